@@ -1,0 +1,116 @@
+"""The one box convention, and every conversion to and from it.
+
+A box is ``x0, y0, x1, y1``: float, half-open, in pixels of the original upright image. Pixel column ``i`` covers
+``[i, i + 1)``, so a box around all of a ``W x H`` image is ``0, 0, W, H`` and its area is ``W * H``. With boxes that come
+from integer, inclusive coordinates the plain IoU below equals the inclusive ("+1") IoU of VOC and ILSVRC exactly.
+
+Arrays of boxes have shape ``(N, 4)`` and dtype float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+BoxesLike = npt.ArrayLike | Sequence[Sequence[float]]
+
+
+def as_boxes(boxes: BoxesLike) -> FloatArray:
+    """Return ``boxes`` as a float64 array of shape ``(N, 4)``; an empty input gives ``(0, 4)``."""
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def area(boxes: BoxesLike) -> FloatArray:
+    """Return areas ``(N,)`` in square pixels; inverted boxes have area 0."""
+    array = as_boxes(boxes)
+    sides = np.clip(array[:, 2:] - array[:, :2], 0, None)
+    return np.asarray(sides[:, 0] * sides[:, 1])
+
+
+def iou(first: BoxesLike, second: BoxesLike) -> FloatArray:
+    """Return the intersection over union ``(N, M)`` of boxes ``(N, 4)`` and ``(M, 4)``; 0 where the union is empty."""
+    a, b = as_boxes(first)[:, None], as_boxes(second)[None]  # (N, 1, 4), (1, M, 4)
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)  # (N, M, 2)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = area(first)[:, None] + area(second)[None] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def clip(boxes: BoxesLike, width: float, height: float) -> FloatArray:
+    """Return boxes cut to an image of ``width x height`` pixels."""
+    return np.clip(as_boxes(boxes), 0, [width, height, width, height])
+
+
+def valid(boxes: BoxesLike) -> npt.NDArray[np.bool_]:
+    """Return ``(N,)``: True where a box is finite and has a positive width and height."""
+    array = as_boxes(boxes)
+    return np.isfinite(array).all(axis=1) & (array[:, 2:] > array[:, :2]).all(axis=1)
+
+
+def full_image(width: float, height: float) -> FloatArray:
+    """Return the one box ``(1, 4)`` over the whole image: the lower of the two floors."""
+    return as_boxes([0, 0, width, height])
+
+
+def centred(width: float, height: float, side: float = 0.75) -> FloatArray:
+    """Return the one box ``(1, 4)`` of ``side * W x side * H`` in the middle of the image: the other floor."""
+    margin = (1 - side) / 2
+    return as_boxes([margin * width, margin * height, (1 - margin) * width, (1 - margin) * height])
+
+
+def from_inclusive(boxes: BoxesLike) -> FloatArray:
+    """Convert 0-based inclusive corners (ILSVRC, Tiny ImageNet) to our boxes."""
+    return as_boxes(boxes) + [0, 0, 1, 1]
+
+
+def to_inclusive(boxes: BoxesLike) -> FloatArray:
+    """Convert our boxes to 0-based inclusive corners (ILSVRC, Tiny ImageNet)."""
+    return as_boxes(boxes) - [0, 0, 1, 1]
+
+
+def from_voc(boxes: BoxesLike) -> FloatArray:
+    """Convert 1-based inclusive corners (VOC XML) to our boxes."""
+    return as_boxes(boxes) - [1, 1, 0, 0]
+
+
+def to_voc(boxes: BoxesLike) -> FloatArray:
+    """Convert our boxes to 1-based inclusive corners (VOC XML)."""
+    return as_boxes(boxes) + [1, 1, 0, 0]
+
+
+def from_xywh(boxes: BoxesLike) -> FloatArray:
+    """Convert ``x, y, width, height`` from the top left corner (COCO, CUB) to our boxes."""
+    array = as_boxes(boxes)
+    return np.concatenate([array[:, :2], array[:, :2] + array[:, 2:]], axis=1)
+
+
+def to_xywh(boxes: BoxesLike) -> FloatArray:
+    """Convert our boxes to ``x, y, width, height`` from the top left corner (COCO)."""
+    array = as_boxes(boxes)
+    return np.concatenate([array[:, :2], array[:, 2:] - array[:, :2]], axis=1)
+
+
+def from_yolo(boxes: BoxesLike, width: float, height: float) -> FloatArray:
+    """Convert ``centre x, centre y, width, height`` as fractions of the image (YOLO) to our boxes."""
+    array = as_boxes(boxes) * [width, height, width, height]
+    return np.concatenate([array[:, :2] - array[:, 2:] / 2, array[:, :2] + array[:, 2:] / 2], axis=1)
+
+
+def to_yolo(boxes: BoxesLike, width: float, height: float) -> FloatArray:
+    """Convert our boxes to ``centre x, centre y, width, height`` as fractions of the image (YOLO)."""
+    array = as_boxes(boxes) / [width, height, width, height]
+    return np.concatenate([(array[:, :2] + array[:, 2:]) / 2, array[:, 2:] - array[:, :2]], axis=1)
+
+
+def to_percent_xywh(boxes: BoxesLike, width: float, height: float) -> FloatArray:
+    """Convert our boxes to ``x, y, width, height`` in percent of the image, from the top left corner (Label Studio)."""
+    return np.asarray(to_xywh(boxes) * 100 / np.array([width, height, width, height], dtype=np.float64))
+
+
+def to_list(box: npt.NDArray[Any]) -> list[float]:
+    """Return one box ``(4,)`` as plain floats for JSON."""
+    return [float(value) for value in box]

@@ -1,0 +1,126 @@
+"""What every data set reader yields, and how a training split is divided."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gwapctl.boxes import FloatArray
+from gwapctl.errors import DataError
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """One class: the readable ``name`` and the data set's own ``id`` (a wnid, or the name again)."""
+
+    name: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with image-level labels and nothing else: all that weakly supervised training ever sees.
+
+    ``id`` is unique in its split and keeps folders and suffix out of the way of other images (relative path or the data
+    set's own id). ``labels`` are the indices of the classes present; ``ignored`` those that are present only as difficult
+    objects: neither positive nor negative. ``size`` is (width, height) of the upright image where the annotation says it.
+    """
+
+    id: str
+    path: Path
+    labels: tuple[int, ...]
+    ignored: tuple[int, ...] = ()
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class BoxedSample(Sample):
+    """A sample with object positions, for evaluation and for the few heads and detectors that say they need them.
+
+    ``boxes`` (N, 4) follow ``gwapctl.boxes``; ``box_labels`` (N,) are class indices; ``difficult`` (N,) flags. ``mask`` is
+    an image file whose non-zero pixels (255 = ignore where the data set says so) are foreground, if there is one.
+    """
+
+    boxes: FloatArray = field(default_factory=lambda: np.zeros((0, 4)))
+    box_labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    difficult: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    mask: Path | None = None
+
+
+class Dataset(ABC):
+    """A data set on disk. Readers implement ``splits`` and ``boxed_samples``; everything else follows."""
+
+    name: str
+    root: Path
+    classes: tuple[ClassName, ...]
+    multi_label: bool  # several classes per image (sigmoid, VOC mAP) or exactly one (softmax, top-k error)
+
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits that are present on disk."""
+
+    @abstractmethod
+    def boxed_samples(self, split: str) -> list[BoxedSample]:
+        """Return the samples of ``split`` with boxes, in a stable order.
+
+        Raises:
+            DataError: the split is missing or empty, or an annotation is broken (the message names the file).
+
+        """
+
+    def samples(self, split: str) -> list[Sample]:
+        """Return the samples of ``split`` without any box: the view of weakly supervised training."""
+        return [without_boxes(sample) for sample in self.boxed_samples(split)]
+
+    def has_boxes(self, split: str) -> bool:
+        """Tell whether any image of ``split`` has a box."""
+        return any(len(sample.boxes) for sample in self.boxed_samples(split))
+
+    def require_split(self, split: str) -> None:
+        """Raise ``DataError`` unless ``split`` is present; the message lists what is."""
+        if split not in self.splits():
+            present = ", ".join(self.splits()) or "none"
+            raise DataError(f"{self.name} at {self.root} has no split {split!r}. Present: {present}.")
+
+
+def without_boxes(sample: Sample) -> Sample:
+    """Drop everything but the image-level part of ``sample``."""
+    return Sample(**{item.name: getattr(sample, item.name) for item in fields(Sample)})
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """Hash ids and image-level labels: the identity of the data that a run was trained or evaluated on."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.id}\t{sample.labels}\t{sample.ignored}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def holdout(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Divide ``samples`` into (train, held out); every class gives the same fraction of its images, order is kept.
+
+    An image belongs to the stratum of its first label. The draw depends on ids and ``seed`` alone.
+
+    Raises:
+        DataError: the fraction leaves nothing on one of the sides.
+
+    """
+    generator = np.random.default_rng(seed)
+    strata: dict[int, list[int]] = {}
+    for index in sorted(range(len(samples)), key=lambda i: samples[i].id):
+        strata.setdefault(samples[index].labels[0] if samples[index].labels else -1, []).append(index)
+    order = [np.asarray(members)[generator.permutation(len(members))] for _, members in sorted(strata.items())]
+    # largest remainders over all strata, so that small classes do not all round to zero
+    ranks = sorted(((place + 0.5) / len(members), int(index)) for members in order for place, index in enumerate(members))
+    held = {index for _, index in ranks[: round(fraction * len(samples))]}
+    train = [sample for index, sample in enumerate(samples) if index not in held]
+    val = [sample for index, sample in enumerate(samples) if index in held]
+    if not train or not val:
+        raise DataError(f"--val-fraction {fraction} of {len(samples)} images leaves an empty part. Choose another fraction.")
+    return train, val
