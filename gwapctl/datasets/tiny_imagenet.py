@@ -1,0 +1,126 @@
+"""Tiny ImageNet (Stanford CS231n) in its official layout: 64x64 photos, 200 classes, one box per image."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from gwapctl.boxes import from_inclusive, valid
+from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.errors import DataError
+
+FOLDER = "tiny-imagenet-200"
+SIZE = (64, 64)
+
+
+class TinyImageNet(Dataset):
+    """``wnids.txt``, ``words.txt``, ``train/<wnid>/images`` and ``val/images`` with their box files.
+
+    The official ``test`` images have no labels, so there is no such split. Boxes are 0-based inclusive on disk. The few
+    that are inverted or have no width are left out; their images stay.
+    """
+
+    name = "tiny-imagenet"
+    multi_label = False
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        wnids = sorted(_lines(root / "wnids.txt"))
+        if not wnids:
+            raise DataError(f"{root / 'wnids.txt'} lists no class. Unpack tiny-imagenet-200.zip again.")
+        self.classes = read_class_names(wnids, root / "words.txt")
+        self._index = {wnid: index for index, wnid in enumerate(wnids)}
+
+    def splits(self) -> tuple[str, ...]:
+        """Return those of ``train`` and ``val`` that are present."""
+        present = {"train": self.root / "train", "val": self.root / "val" / "images"}
+        return tuple(split for split, folder in present.items() if folder.is_dir())
+
+    def boxed_samples(self, split: str) -> list[BoxedSample]:
+        """Return the samples of ``split``, sorted by class and file name (train) or by file name (val)."""
+        self.require_split(split)
+        samples = self._train() if split == "train" else self._val()
+        if not samples:
+            raise DataError(f"{self.name} at {self.root} has no image in split {split!r}. Unpack the archive again.")
+        return samples
+
+    def _train(self) -> list[BoxedSample]:
+        samples: list[BoxedSample] = []
+        for wnid, label in self._index.items():
+            folder = self.root / "train" / wnid
+            rows = _read_rows(folder / f"{wnid}_boxes.txt", columns=5)
+            boxes = {row[0]: row[1:] for row in rows}
+            samples += _samples(folder / "images", {name: label for name in _image_names(folder / "images")}, boxes)
+        return samples
+
+    def _val(self) -> list[BoxedSample]:
+        file = self.root / "val" / "val_annotations.txt"
+        folder = self.root / "val" / "images"
+        rows = {row[0]: row for row in _read_rows(file, columns=6)}
+        labels: dict[str, int] = {}
+        for name in _image_names(folder):
+            if name not in rows:
+                raise DataError(f"{file} has no line for {folder / name}. Remove the image or restore the file.")
+            wnid = rows[name][1]
+            if wnid not in self._index:
+                raise DataError(f"{file}: {name} has class {wnid!r}, which is not in wnids.txt.")
+            labels[name] = self._index[wnid]
+        return _samples(folder, labels, {name: rows[name][2:] for name in labels})
+
+
+def _samples(folder: Path, labels: dict[str, int], boxes: dict[str, list[str]]) -> list[BoxedSample]:
+    """Join file names, labels and the rows of a box file; one conversion for all boxes, views for each sample."""
+    nothing = ["0", "0", "-1", "-1"]  # an image without a line: dropped below like any other empty box
+    names = list(labels)
+    corners = from_inclusive(np.array([boxes.get(name, nothing) for name in names], dtype=np.float64))  # (N, 4)
+    ends = (np.arange(len(names)) + valid(corners)).tolist()
+    box_labels = np.array(list(labels.values()), dtype=np.int64)
+    difficult = np.zeros(len(names), dtype=np.bool_)
+    return [
+        BoxedSample(
+            id=name,
+            path=folder / name,
+            labels=(labels[name],),
+            size=SIZE,
+            boxes=corners[start:end],
+            box_labels=box_labels[start:end],
+            difficult=difficult[start:end],
+        )
+        for start, (name, end) in enumerate(zip(names, ends, strict=True))
+    ]
+
+
+def read_class_names(wnids: Iterable[str], words: Path) -> tuple[ClassName, ...]:
+    """Name each wnid by the first synonym that ``words.txt`` gives; a name used twice gets its wnid behind it."""
+    synonyms = dict(line.split("\t", 1) for line in _lines(words) if "\t" in line) if words.is_file() else {}
+    names = {wnid: synonyms.get(wnid, wnid).split(",")[0].strip() for wnid in wnids}
+    count = Counter(names.values())
+    return tuple(ClassName(name if count[name] == 1 else f"{name} ({wnid})", wnid) for wnid, name in names.items())
+
+
+def _image_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith((".jpeg", ".jpg", ".png")))
+
+
+def _read_rows(file: Path, columns: int) -> list[list[str]]:
+    """Split a tab-separated file; the last four columns are checked to be integers."""
+    if not file.is_file():
+        return []
+    rows = [line.split("\t") for line in _lines(file)]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != columns or not all(value.lstrip("-").isdigit() for value in row[-4:]):
+            raise DataError(f"{file}, line {number}: expected {columns} tab-separated columns ending in 4 integers.")
+    return rows
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}.") from error
