@@ -1,0 +1,381 @@
+"""What ``localize`` writes and ``evaluate``, ``boxes`` and ``report`` read: predictions and maps on disk. No torch.
+
+A folder ``OUT`` holds ``predictions.jsonl`` (one image per line), ``maps/<image id>.npy`` with ``maps/maps.json``,
+``overlays/`` and ``masks/``. An image id is the image's path below the common root of the inputs, posix style, suffix
+kept. Any folder of ``.npy`` maps that somebody else made can be read as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from gwapctl.errors import DataError
+from gwapctl.files import atomic_path, read_json
+
+SCHEMA_VERSION = 1
+PREDICTIONS = "predictions.jsonl"
+MAPS = "maps"
+MAPS_INFO = "maps.json"
+# told apart from a dot in a name
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff"),
+    *(".webp", ".gif", ".ppm", ".pgm", ".jp2", ".avif"),
+)
+
+Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class in one image: ``score`` in 0..1, ``box`` in original pixels (or none), ``map`` file below OUT."""
+
+    label: str
+    label_id: str
+    score: FiniteFloat
+    box: Box | None = None
+    map: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """Why an image has no predictions: the ``type`` of the exception and its ``message``."""
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """Everything said about one image; one line of ``predictions.jsonl``.
+
+    ``image`` is its path as given, ``id`` its name below the inputs' common root (the same as ``image`` where a
+    document does not say). ``width, height`` are pixels of the upright image, 0 where it could not be read.
+    """
+
+    image: str
+    width: int
+    height: int
+    model: str = ""
+    scales: tuple[int, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    error: PredictionError | None = None
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        """Fall back to the path where there is no id."""
+        if not self.id:
+            object.__setattr__(self, "id", self.image)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON document (plain dicts and lists)."""
+        document = _IMAGE.dump_python(self, mode="json")
+        return {"schema_version": SCHEMA_VERSION, **document}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], source: str = "prediction") -> ImagePrediction:
+        """Read a document; fields that this version does not know are ignored. ``source`` names it in errors.
+
+        Raises:
+            DataError: a newer schema, a missing field or a value of the wrong type.
+
+        """
+        check_schema(document, source)
+        try:
+            return _IMAGE.validate_python(document)
+        except ValidationError as error:
+            raise DataError(f"{source}: {_first_problem(error)}.") from error
+
+
+_IMAGE = TypeAdapter(ImagePrediction)
+
+
+def check_schema(document: object, source: str) -> None:
+    """Raise ``DataError`` unless ``document`` is a JSON object of a schema version that we read."""
+    if not isinstance(document, Mapping):
+        raise DataError(f"{source}: expected a JSON object, found {type(document).__name__}.")
+    version = document.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{source}: schema_version {version!r} is not {SCHEMA_VERSION}. Update gwapctl to read it.")
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"field {place!r}: {first['msg']}"
+
+
+# --- predictions -----------------------------------------------------------------------------------------------------
+
+
+def read_predictions(path: Path | str) -> Iterator[ImagePrediction]:
+    """Yield the images of a folder written by ``localize --out``, a ``.jsonl`` or a ``.json`` file, one at a time.
+
+    Raises:
+        DataError: there is no such file, or a line is broken (the message names it).
+
+    """
+    file = _predictions_file(Path(path))
+    if file.suffix.lower() == ".json":
+        document = read_json(file)
+        check_schema(document, str(file))
+        images = document.get("images")
+        if not isinstance(images, list):
+            raise DataError(f'{file} has no list "images". Write it with gwapctl localize --format json.')
+        for place, image in enumerate(images):
+            yield ImagePrediction.from_json(image, f"{file}, image {place}")
+        return
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield ImagePrediction.from_json(_parse(line, file, number), f"{file}, line {number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file}: {error}.") from error
+
+
+def _predictions_file(path: Path) -> Path:
+    file = path / PREDICTIONS if path.is_dir() else path
+    if not file.is_file():
+        where = f"{path} has no {PREDICTIONS}" if path.is_dir() else f"{path} does not exist"
+        raise DataError(f"{where}. Make it with: gwapctl localize IMAGES --out {path if path.is_dir() else 'OUT'}.")
+    return file
+
+
+def _parse(line: str, file: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        advice = "Repeat gwapctl localize with --resume to finish a file that was cut off."
+        raise DataError(f"{file}, line {number} is not valid JSON ({error.msg}). {advice}") from error
+
+
+def finished_ids(file: Path) -> set[str]:
+    """Return the ids of the images that ``file`` (a ``predictions.jsonl``) holds without an error, and repair it.
+
+    A last line torn by a crash is cut off, and images that failed are dropped, so that both are tried again.
+    """
+    if not file.is_file():
+        return set()
+    done: set[str] = set()
+    with file.open("rb") as lines, atomic_path(file) as temporary, temporary.open("wb") as kept:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                break
+            text = line.decode("utf-8", errors="replace")
+            image = ImagePrediction.from_json(_parse(text, file, number), f"{file}, line {number}")
+            if image.error is None and image.id not in done:
+                kept.write(line)
+                done.add(image.id)
+    return done
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MapImage:
+    """Of one image with maps: original size and, for one map per class, the classes in the order of the channels."""
+
+    width: int
+    height: int
+    labels: tuple[str, ...] = ()
+    label_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MapsInfo:
+    """What ``maps.json`` says: how the maps were made.
+
+    ``values`` is ``raw`` (one scale: the map's own numbers) or ``minmax_mean`` (mean over scales and flips of maps in
+    [0, 1]) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all ``labels`` of an image.
+    """
+
+    method: str = "unknown"
+    model: str = ""
+    scales: tuple[int, ...] = ()
+    flip: bool = False
+    resize: str = "warp"
+    values: Literal["raw", "minmax_mean", "unknown"] = "unknown"
+    class_agnostic: bool = True
+    images: dict[str, MapImage] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> bool:
+        """Tell whether values of different images can be compared."""
+        return self.values == "raw"
+
+
+_INFO = TypeAdapter(MapsInfo)
+_MAP_IMAGE = TypeAdapter(MapImage)
+_MAKE_MAPS = "Make some with: gwapctl localize IMAGES --save map --out OUT."
+
+
+class MapFolder:
+    """A folder of ``.npy`` maps: ``OUT``, ``OUT/maps``, or any tree of ``<image id>.npy`` files that others made."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the folder.
+
+        Raises:
+            DataError: it does not exist.
+
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(
+                f"{path} is not a folder of maps. Make one with: gwapctl localize IMAGES --save map --out OUT."
+            )
+        below = path / MAPS
+        self.path = below if below.is_dir() and not any(path.glob("*.npy")) else path
+
+    def ids(self) -> list[str]:
+        """Return the sorted image ids.
+
+        Raises:
+            DataError: there is no ``.npy`` file.
+
+        """
+        found = sorted(file.relative_to(self.path).as_posix()[: -len(".npy")] for file in self.path.rglob("*.npy"))
+        if not found:
+            raise DataError(
+                f"{self.path} holds no .npy maps. Make them with: gwapctl localize IMAGES --save map --out OUT."
+            )
+        return found
+
+    def load(self, image_id: str) -> npt.NDArray[Any]:
+        """Return the map ``(H, W)`` or maps ``(C, H, W)`` of one image, with the dtype they were saved in.
+
+        Raises:
+            DataError: no such file, not a plain numeric array of that shape, or values that are not finite.
+
+        """
+        file = map_path(self.path, image_id)
+        try:
+            array = np.load(file, allow_pickle=False)
+        except FileNotFoundError as error:
+            raise DataError(f"{self.path} has no map of {image_id!r} ({file.name} is missing).") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{file} is not a plain .npy array (cut off, or pickled): {error}.") from error
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{file} is an .npz archive. Save one array (H, W) or (C, H, W) per image.")
+        if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "fiub":
+            raise DataError(f"{file} holds {array.dtype} {array.shape}; a map is a numeric array (H, W) or (C, H, W).")
+        if not np.isfinite(array).all():
+            raise DataError(f"{file} holds values that are not finite (NaN or infinity).")
+        return array
+
+    @cached_property
+    def info(self) -> MapsInfo:
+        """What ``maps.json`` says, or defaults where there is none.
+
+        Raises:
+            DataError: ``maps.json`` is broken.
+
+        """
+        file = self.path / MAPS_INFO
+        if not file.is_file():
+            return MapsInfo()
+        document = read_json(file)
+        check_schema(document, str(file))
+        try:
+            return _INFO.validate_python(document)
+        except ValidationError as error:
+            raise DataError(f"{file}: {_first_problem(error)}.") from error
+
+
+def map_path(folder: Path, image_id: str) -> Path:
+    """Return ``folder/<image id>.npy``.
+
+    Raises:
+        DataError: the id would leave the folder.
+
+    """
+    if PurePosixPath(image_id).is_absolute() or ".." in PurePosixPath(image_id).parts or not image_id:
+        raise DataError(f"image id {image_id!r} points outside {folder}. Ids are relative paths.")
+    return folder / f"{image_id}.npy"
+
+
+def write_map(folder: Path, image_id: str, heatmaps: npt.NDArray[Any]) -> Path:
+    """Save maps ``(H, W)`` or ``(C, H, W)`` of one image below ``folder``, whole or not at all, and return the path."""
+    path = map_path(folder, image_id)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, heatmaps, allow_pickle=False)
+    return path
+
+
+def write_maps_info(folder: Path, info: MapsInfo, images: Iterable[tuple[str, MapImage]] = ()) -> None:
+    """Write ``folder/maps.json``; ``images`` come one at a time, so that any number of them takes no memory."""
+    document = {"schema_version": SCHEMA_VERSION, **_INFO.dump_python(info, mode="json", exclude={"images"})}
+    with atomic_path(folder / MAPS_INFO) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(document, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "images": {')
+        separator = "\n"
+        for image_id, image in images:
+            entry = json.dumps(_MAP_IMAGE.dump_python(image, mode="json"), ensure_ascii=False)
+            file.write(f"{separator}    {json.dumps(image_id, ensure_ascii=False)}: {entry}")
+            separator = ",\n"
+        file.write("\n  }\n}\n")
+
+
+# --- whose map is it? ------------------------------------------------------------------------------------------------
+
+
+class ImageIndex:
+    """Finds an image among ids that others chose: with or without folders in front, with or without the suffix.
+
+    ``JPEGImages/000005.jpg``, ``000005.jpg`` and ``000005`` name the same image as long as only one image fits; two
+    different suffixes or folders never do.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._whole: dict[str, str | None] = {}
+        self._tails: dict[str, str | None] = {}
+        for image_id in ids:
+            whole, *tails = _tails(image_id)
+            self._add(self._whole, whole, image_id)
+            for tail in tails:
+                self._add(self._tails, tail, image_id)
+
+    @staticmethod
+    def _add(table: dict[str, str | None], name: str, image_id: str) -> None:
+        stem = _stem(name)
+        for key in (name,) if stem == name else (name, f"{stem}.*"):
+            table[key] = image_id if table.get(key, image_id) == image_id else None
+
+    def find(self, *candidates: str) -> str | None:
+        """Return the id that fits the first of ``candidates`` (an id, a path) that fits exactly one, or None."""
+        for name in candidates:
+            whole, *tails = _tails(name)
+            found = _first(self._whole, whole) or _first(self._tails, whole) or _first(self._whole, *tails)
+            if found is not None:
+                return found
+        return None
+
+
+def _tails(name: str) -> list[str]:
+    """Return ``a/b/c``, ``b/c``, ``c`` for ``a/b/c``."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return ["/".join(parts[start:]) for start in range(max(1, len(parts)))]
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if name.lower().endswith(IMAGE_SUFFIXES) else name
+
+
+def _first(table: Mapping[str, str | None], *names: str) -> str | None:
+    """Return the first entry that is not ambiguous; only one of the two sides may lack a suffix."""
+    for name in names:
+        stem = _stem(name)
+        for key in (name, f"{name}.*" if stem == name else stem):
+            if table.get(key) is not None:
+                return table[key]
+    return None
