@@ -1,0 +1,143 @@
+"""The command line: one module per verb, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from gwapctl import __version__
+from gwapctl.cli import console, options
+from gwapctl.cli.doctor import doctor
+from gwapctl.errors import GwapctlError
+
+PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="gwapctl",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        console.print_text(f"gwapctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gwapctl(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Find objects with image-level labels only: train, localize, evaluate, export boxes, print the papers' tables."""
+
+
+COMMON = {"quiet": options.Quiet, "verbose": options.Verbose, "debug": options.Debug}
+
+
+def with_common_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add ``-q``, ``-v`` and ``--debug`` to the signature that Typer reads, so that they work after every verb."""
+    signature = inspect.signature(verb, eval_str=True)
+    added = {name: annotation for name, annotation in COMMON.items() if name not in signature.parameters}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+
+    @functools.wraps(verb)
+    def command(**values: Any) -> None:
+        verb(**{name: value for name, value in values.items() if name not in added})
+
+    parameters = [parameter.replace(kind=keyword) for parameter in signature.parameters.values()]
+    parameters += [inspect.Parameter(n, keyword, default=False, annotation=a) for n, a in added.items()]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "doctor": doctor,
+}
+GROUPS: dict[str, typer.Typer] = {}
+
+for _name, _verb in VERBS.items():
+    app.command(_name)(with_common_options(_verb))
+for _name, _group in GROUPS.items():
+    for _command in _group.registered_commands:
+        if _command.callback is not None:
+            _command.callback = with_common_options(_command.callback)
+    app.add_typer(_group, name=_name)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """Run the command line; every error ends as one ``error:`` line on stderr and an exit code of DESIGN's list."""
+    console.settings.debug = os.environ.get("GWAPCTL_DEBUG", "0") not in ("", "0")
+    if not (console.settings.debug or sys.warnoptions):
+        warnings.simplefilter("ignore")  # other libraries' deprecations are nothing a user can act on
+    try:
+        result = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _closed_pipe()
+    except SystemExit as stop:
+        return _closed_pipe() if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)
+    except typer.TyperException as error:
+        return _misused(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except Exception as error:
+        return _failed(error)
+    code = result if isinstance(result, int) else 0
+    return _interrupted() if code == INTERRUPTED else code
+
+
+def _misused(error: typer.TyperException) -> int:
+    """Say what is wrong with the command line; without any argument Typer has printed the help and says nothing."""
+    if not error.format_message():
+        return 0
+    console.error(error.format_message())
+    return error.exit_code
+
+
+def _failed(error: Exception) -> int:
+    """Say what went wrong and return the exit code."""
+    if console.settings.debug:
+        traceback.print_exception(error)
+    if isinstance(error, GwapctlError):
+        console.error(str(error))
+        return error.exit_code
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
+        console.error("the device is out of memory. Use a smaller --batch-size or --image-size, or --device cpu.")
+        return 5
+    if isinstance(error, OSError) and error.filename is not None:
+        console.error(f"{error.filename}: {error.strerror}.")
+        return 4
+    console.error(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
+    return 1
+
+
+def _interrupted() -> int:
+    console.error("interrupted.")
+    return INTERRUPTED
+
+
+def _closed_pipe() -> int:
+    """Point stdout at nothing, so that the interpreter's last flush does not complain about the closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE_CLOSED

@@ -1,0 +1,214 @@
+"""What a person sees: results on stdout, everything else on stderr. The only user of rich.
+
+rich is imported where it draws, so that importing a verb costs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gwapctl.progress import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+@dataclass
+class Settings:
+    """What ``-q``, ``-v`` and ``--debug`` of this call said."""
+
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+
+settings = Settings()
+_live: Console | None = None  # the terminal under a live progress line: what is printed must pass above that line
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+
+
+def _say(text: str, style: str = "") -> None:
+    (_live or _console(stderr=True)).print(text, style=style or None)
+
+
+def error(message: str) -> None:
+    """Say on stderr what went wrong, as one line."""
+    _say("error: " + " ".join(message.split()), style="red")
+
+
+def warn(message: str) -> None:
+    """Say on stderr what the user should know, unless ``-q``."""
+    if not settings.quiet:
+        _say(f"warning: {message}", style="yellow")
+
+
+def note(message: str) -> None:
+    """Say on stderr what happens, unless ``-q``."""
+    if not settings.quiet:
+        _say(message)
+
+
+def detail(message: str) -> None:
+    """Say on stderr what only ``-v`` asks for."""
+    if settings.verbose:
+        _say(message, style="dim")
+
+
+def print_text(text: str) -> None:
+    """Write a result to stdout as it is."""
+    if _live is not None and sys.stdout.isatty():
+        _live.print(text.rstrip("\n"))
+        return
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
+
+
+def print_json(document: Any) -> None:
+    """Write one indented JSON document to stdout."""
+    print_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_jsonl(document: Any) -> None:
+    """Write one JSON document as one line to stdout."""
+    print_text(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", caption: str = ""
+) -> None:
+    """Write a table to stdout: drawn on a terminal, aligned plain text without any cutting otherwise.
+
+    Cells are shown as ``str(cell)``, None as nothing. Columns of numbers are aligned to the right.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    right = [_is_numeric([row[i] for row in cells]) for i in range(len(columns))]
+    if sys.stdout.isatty():
+        _draw_table(columns, cells, right, title, caption)
+        return
+    widths = [max(len(text) for text in [name, *(row[i] for row in cells)]) for i, name in enumerate(columns)]
+    lines = [title] if title else []
+    for row in [list(columns), *cells]:
+        fields = [text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(fields).rstrip())
+    print_text("\n".join([*lines, caption] if caption else lines))
+
+
+def _draw_table(columns: Sequence[str], cells: list[list[str]], right: list[bool], title: str, caption: str) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left", pad_edge=False)
+    for name, is_right in zip(columns, right, strict=True):
+        table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(text) for text in row))
+    console = _console(stderr=False)
+    console.print(table, soft_wrap=False)
+    if caption:
+        console.print(caption, style="dim", soft_wrap=False)
+
+
+def _is_numeric(texts: list[str]) -> bool:
+    """Tell whether every filled cell of a column reads as a number (a percent sign or dash may stand for one)."""
+    filled = [text.rstrip(" %") for text in texts if text not in ("", "-", "–")]
+    return bool(filled) and all(text.lstrip("+-").replace(".", "", 1).isdecimal() for text in filled)
+
+
+@contextmanager
+def progress(description: str) -> Iterator[ProgressCallback]:
+    """Yield a callback that shows progress on stderr: a live line on a terminal, else a line every 30 s.
+
+    With ``-q`` nothing is shown.
+    """
+    if settings.quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _live_bar() as bar:
+            yield _bar_updater(bar, description)
+    else:
+        yield _line_printer(description)
+
+
+@contextmanager
+def _live_bar() -> Iterator[Bar]:
+    global _live
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[count]}", markup=False),
+        TextColumn("{task.fields[text]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        console=_console(stderr=True),
+        redirect_stdout=False,  # results must not move to stderr
+    )
+    with bar:
+        _live = bar.console
+        try:
+            yield bar
+        finally:
+            _live = None
+
+
+def _bar_updater(bar: Bar, description: str) -> ProgressCallback:
+    task = bar.add_task(description, total=None, count="", text="")
+
+    def update(state: Progress) -> None:
+        bar.update(task, completed=state.done, total=state.total, count=_count(state), text=state.text)
+
+    return update
+
+
+def _line_printer(description: str, clock: Callable[[], float] = time.monotonic) -> ProgressCallback:
+    started = last = clock()
+
+    def update(state: Progress) -> None:
+        nonlocal last
+        now = clock()
+        if now - last < SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        note(_line(description, state, now - started))
+
+    return update
+
+
+def _line(description: str, state: Progress, seconds: float) -> str:
+    """Build one status line: what, how many, how fast, how long still."""
+    parts = [f"{description}: {_count(state)}"]
+    if state.done and seconds > 0:
+        rate = state.done / seconds
+        parts.append(f"{rate:.3g} {state.unit}/s")
+        if state.total is not None:
+            parts.append(f"{_duration((state.total - state.done) / rate)} left")
+    return ", ".join([*parts, state.text] if state.text else parts)
+
+
+def _count(state: Progress) -> str:
+    return f"{state.done}/{state.total} {state.unit}" if state.total is not None else f"{state.done} {state.unit}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,217 @@
+"""Options that mean the same in every verb, and the texts they are written in.
+
+A verb declares ``device: options.Device = "auto"``; name, help and panel come from here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gwapctl.cli import console
+from gwapctl.errors import UsageError
+
+DATA, MODEL, OUTPUT, MACHINE = "Data", "Model", "Output", "Machine"
+
+
+def _set_quiet(value: bool) -> bool:
+    console.settings.quiet = console.settings.quiet or value
+    return value
+
+
+def _set_verbose(value: bool) -> bool:
+    console.settings.verbose = console.settings.verbose or value
+    return value
+
+
+def _set_debug(value: bool) -> bool:
+    console.settings.debug = console.settings.debug or value
+    return value
+
+
+DatasetName = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="A data set's name (gwapctl data list), or a folder: VOC layout, class folders, COCO JSON, CSV manifest.",
+        show_default=False,
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        envvar="GWAPCTL_DATA",
+        help="Folder that holds the data set's official folder, or that folder itself. Default: ./data, then the cache.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Split to read.", rich_help_panel=DATA, show_default="the reported one")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Use only the first N images.", rich_help_panel=DATA, show_default=False),
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", envvar="GWAPCTL_OFFLINE", help="Never use the network.", rich_help_panel=MACHINE),
+]
+
+ModelSpec = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A run folder, a zoo entry (gwapctl models list) or a saved model's folder.",
+        rich_help_panel=MODEL,
+        show_default="the bundled one",
+    ),
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(
+        "--scales",
+        help="Input sizes whose maps are averaged, such as 224,448,672.",
+        rich_help_panel=MODEL,
+        show_default="what the model stores",
+    ),
+]
+Resize = Annotated[
+    Literal["warp", "keep"] | None,
+    typer.Option(
+        "--resize",
+        help="Warp each image to the model's aspect ratio, or keep its own.",
+        rich_help_panel=MODEL,
+        show_default="what the model stores",
+    ),
+]
+MapMethod = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        help="Where the map is read from: weight, class or fused.",
+        rich_help_panel=MODEL,
+        show_default="what the model stores",
+    ),
+]
+BoxRule = Annotated[
+    str | None,
+    typer.Option(
+        "--box-rule",
+        help="How a map becomes a box: paper20, otsu or fixed:0.3.",
+        rich_help_panel=MODEL,
+        show_default="what the model stores",
+    ),
+]
+Threshold = Annotated[
+    str | None,
+    typer.Option(
+        "--threshold",
+        help="Short for a box rule: otsu, or a fraction of the map's range such as 0.2.",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Where to write.", rich_help_panel=OUTPUT, show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.", rich_help_panel=OUTPUT)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue where an earlier call stopped.", rich_help_panel=OUTPUT)
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.", rich_help_panel=OUTPUT)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)]
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MACHINE)]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option("--precision", help="Number format of the network's arithmetic.", rich_help_panel=MACHINE),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", "-b", min=1, help="Images per step.", rich_help_panel=MACHINE, show_default=False),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Processes that read images.",
+        rich_help_panel=MACHINE,
+        show_default="one per core, up to 8",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Start of every random choice.", rich_help_panel=MACHINE)]
+
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Only errors on stderr.", callback=_set_quiet, rich_help_panel=MACHINE),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Say more on stderr.", callback=_set_verbose, rich_help_panel=MACHINE),
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        envvar="GWAPCTL_DEBUG",
+        help="Show the traceback of an error.",
+        callback=_set_debug,
+        rich_help_panel=MACHINE,
+    ),
+]
+
+
+def parse_scales(text: str | None) -> tuple[int, ...] | None:
+    """Read ``--scales``: ``"224,448"`` becomes ``(224, 448)``.
+
+    Raises:
+        UsageError: not a comma-separated list of positive whole numbers.
+
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--scales {text!r} is not a list of sizes in pixels. Write it like --scales 224,448,672.")
+    return tuple(int(part) for part in parts)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Read ``--image-size``: ``"224"`` becomes ``(224, 224)``, ``"320x240"`` (width x height) becomes ``(320, 240)``.
+
+    Raises:
+        UsageError: neither of the two forms.
+
+    """
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(
+            f"--image-size {text!r} is not a size in pixels. Write it like 224 or 320x240 (width x height)."
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+def parse_names(text: str | None, option: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Read a comma-separated list whose items must be among ``choices``; None gives ``()``.
+
+    Raises:
+        UsageError: an item is unknown; the message lists the choices.
+
+    """
+    names = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    for name in names:
+        if name not in choices:
+            raise UsageError(f"{option} does not know {name!r}. Choose from: {', '.join(choices)}.")
+    return names
