@@ -1,0 +1,17 @@
+"""From a heatmap to a mask, to regions, to boxes. Numpy and OpenCV only; the all-threshold sweep (numba) is in ``sweep``."""
+
+from __future__ import annotations
+
+from gwapctl.regions.components import Region, largest_component, normalise
+from gwapctl.regions.rules import BOX_RULES, BoxRule, map_to_boxes, parse_box_rule, threshold_rule
+
+__all__ = [
+    "BOX_RULES",
+    "BoxRule",
+    "Region",
+    "largest_component",
+    "map_to_boxes",
+    "normalise",
+    "parse_box_rule",
+    "threshold_rule",
+]
