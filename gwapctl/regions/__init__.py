@@ -1,4 +1,4 @@
-"""From a heatmap to a mask, to regions, to boxes. Numpy and OpenCV only; the all-threshold sweep (numba) is in ``sweep``."""
+"""From a heatmap to a mask, to regions, to boxes. Numpy and OpenCV; the sweep over all thresholds adds numba."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Normalised maps and 8-connected components.
 
-"Largest" counts pixels: the papers say component. (``cv2.contourArea``, the area of a polygon through pixel centres, gives
-a line of 40 pixels the area 0; only the ``wsoleval`` rule uses it.)
+"Largest" counts pixels: the papers say component. (``cv2.contourArea``, the area of a polygon through pixel centres,
+gives a line of 40 pixels the area 0; only the ``wsoleval`` rule uses it.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BoolMask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One connected component: ``box`` (4,) half-open in map pixels, ``score`` the mean heat inside it, its pixel count."""
+    """A connected component: ``box`` (4,) half-open in map pixels, ``score`` the mean heat inside, its pixel count."""
 
     box: FloatArray
     score: float
@@ -63,7 +63,7 @@ def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
 def component_regions(mask: ByteMask, heat: FloatMap, max_boxes: int, min_area: float) -> list[Region]:
     """Return the largest components of ``mask`` (H, W), at most ``max_boxes``, the largest first.
 
-    ``heat`` (H, W) is what ``Region.score`` averages; components under ``min_area`` (a fraction of the map) are left out.
+    ``heat`` (H, W) is what ``Region.score`` averages; components under ``min_area`` (a fraction of the map) are dropped.
     """
     labels, stats = _label(mask)
     smallest = min_area * mask.size

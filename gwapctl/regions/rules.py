@@ -32,7 +32,7 @@ class BoxRule(ABC):
 class ComponentRule(BoxRule):
     """The largest 8-connected components of ``map > threshold`` on the min-max map; strictly above, as in CAM.
 
-    ``threshold`` None is Otsu's on 256 levels: OpenCV returns the upper value of the lower class, so it is strict as well.
+    ``threshold`` None is Otsu's on 256 levels: OpenCV returns the upper value of the lower class, so it is strict too.
     """
 
     name: str
@@ -120,8 +120,8 @@ def threshold_rule(text: str) -> BoxRule:
 def map_to_boxes(heatmap: npt.ArrayLike, rule: BoxRule, *, max_boxes: int = 1, min_area: float = 0.0) -> list[Region]:
     """Return the regions that ``rule`` finds in ``heatmap`` (H, W), the best first; ``[]`` for a constant map.
 
-    At most ``max_boxes``, none under ``min_area`` (a fraction of the map's pixels). Boxes are in map pixels: multiply by
-    ``[W / w, H / h, W / w, H / h]`` for an image of ``W x H``.
+    At most ``max_boxes``, none under ``min_area`` (a fraction of the map's pixels). Boxes are in map pixels: multiply
+    by ``[W / w, H / h, W / w, H / h]`` for an image of ``W x H``.
 
     Raises:
         DataError: the map is not (H, W), or holds NaN or infinity.
