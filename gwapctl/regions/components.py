@@ -16,7 +16,6 @@ from gwapctl.boxes import FloatArray
 from gwapctl.errors import DataError
 
 FloatMap = npt.NDArray[np.float32]
-ByteMask = npt.NDArray[np.uint8]
 BoolMask = npt.NDArray[np.bool_]
 
 
@@ -45,9 +44,9 @@ def normalise(heatmap: npt.ArrayLike) -> FloatMap:
         raise DataError("the heatmap holds NaN or infinity. Write finite values.")
     if span == 0:
         return np.zeros_like(values)
-    stretched = np.subtract(values, low)
-    stretched /= stretched.dtype.type(span)
-    return stretched
+    stretched = values - low
+    stretched /= np.float32(span)
+    return np.asarray(stretched)
 
 
 def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
@@ -55,15 +54,15 @@ def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
 
     Of several equally large ones it is the one that a row-by-row scan meets first.
     """
-    labels, stats = _label(np.ascontiguousarray(mask, dtype=bool).view(np.uint8))
+    labels, stats = _label(np.ascontiguousarray(mask, dtype=bool))
     chosen = _by_area(labels, stats, 1)
     return np.asarray(labels == chosen[0]) if chosen else None
 
 
-def component_regions(mask: ByteMask, heat: FloatMap, max_boxes: int, min_area: float) -> list[Region]:
+def component_regions(mask: BoolMask, heat: FloatMap, max_boxes: int, min_area: float) -> list[Region]:
     """Return the largest components of ``mask`` (H, W), at most ``max_boxes``, the largest first.
 
-    ``heat`` (H, W) is what ``Region.score`` averages; components under ``min_area`` (a fraction of the map) are dropped.
+    ``heat`` (H, W) is what ``Region.score`` averages; components under ``min_area`` (a fraction of the map) are out.
     """
     labels, stats = _label(mask)
     smallest = min_area * mask.size
@@ -74,9 +73,9 @@ def component_regions(mask: ByteMask, heat: FloatMap, max_boxes: int, min_area: 
     ]
 
 
-def _label(mask: ByteMask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    return labels, stats  # (H, W); (components + 1, 5), row 0 is the background
+def _label(mask: BoolMask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    return np.asarray(labels), np.asarray(stats)  # (H, W); (components + 1, 5), row 0 is the background
 
 
 def _by_area(labels: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], count: int) -> list[int]:
@@ -97,6 +96,6 @@ def _by_area(labels: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], count:
 def _region(labels: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], heat: FloatMap, label: int) -> Region:
     x, y, width, height, area = stats[label].tolist()
     window = slice(y, y + height), slice(x, x + width)
-    inside = cv2.compare(labels[window], label, cv2.CMP_EQ)
+    inside = (labels[window] == label).view(np.uint8)
     box = np.array([x, y, x + width, y + height], dtype=np.float64)
     return Region(box, cv2.mean(heat[window], inside)[0], area)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.errors import UsageError, unknown_name
-from gwapctl.regions.components import ByteMask, FloatMap, Region, component_regions, normalise
+from gwapctl.regions.components import BoolMask, FloatMap, Region, component_regions, normalise
 
 
 class BoxRule(ABC):
@@ -20,8 +20,8 @@ class BoxRule(ABC):
     name: str
 
     @abstractmethod
-    def mask(self, heatmap: npt.ArrayLike) -> ByteMask:
-        """Return the foreground of ``heatmap`` (H, W) as a mask (H, W) of 0 and 255; empty for a constant map."""
+    def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
+        """Return the foreground of ``heatmap`` (H, W) as a mask (H, W); empty for a constant map."""
 
     @abstractmethod
     def regions(self, heatmap: npt.ArrayLike, max_boxes: int, min_area: float) -> list[Region]:
@@ -38,8 +38,8 @@ class ComponentRule(BoxRule):
     name: str
     threshold: float | None
 
-    def mask(self, heatmap: npt.ArrayLike) -> ByteMask:
-        """Return ``normalise(heatmap) > threshold`` as 0 and 255."""
+    def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
+        """Return ``normalise(heatmap) > threshold``."""
         return self._binarise(normalise(heatmap))
 
     def regions(self, heatmap: npt.ArrayLike, max_boxes: int, min_area: float) -> list[Region]:
@@ -47,16 +47,17 @@ class ComponentRule(BoxRule):
         heat = normalise(heatmap)
         return component_regions(self._binarise(heat), heat, max_boxes, min_area)
 
-    def _binarise(self, heat: FloatMap) -> ByteMask:
+    def _binarise(self, heat: FloatMap) -> BoolMask:
         if self.threshold is None:
             return otsu_mask(heat)
-        return np.asarray(cv2.compare(heat, float(np.float32(self.threshold)), cv2.CMP_GT))
+        return np.asarray(heat > np.float32(self.threshold))
 
 
-def otsu_mask(heat: FloatMap) -> ByteMask:
-    """Return the pixels of a normalised map (H, W) above Otsu's threshold on 256 levels, as 0 and 255."""
+def otsu_mask(heat: FloatMap) -> BoolMask:
+    """Return the pixels of a normalised map (H, W) above Otsu's threshold on 256 levels."""
     levels = cv2.convertScaleAbs(heat, alpha=255)
-    return np.asarray(cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1])
+    _, above = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return np.asarray(above).view(np.bool_)
 
 
 def _without_argument(rule: BoxRule) -> Callable[[str], BoxRule]:
