@@ -18,7 +18,9 @@ OPTIONAL = ("timm", "openvino", "onnxruntime", "tensorboard", "torchcodec")
 def doctor(json: options.Json = False) -> None:
     """Show versions, devices and known trouble; paste it into a bug report.
 
-    Examples: gwapctl doctor; gwapctl doctor --json
+    Examples:
+        gwapctl doctor
+        gwapctl doctor --json
     """
     report = diagnose()
     if json:

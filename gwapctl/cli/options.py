@@ -1,6 +1,7 @@
 """Options that mean the same in every verb, and the texts they are written in.
 
-A verb declares ``device: options.Device = "auto"``; name, help and panel come from here.
+A verb declares ``device: options.Device = "auto"``; name, help and panel come from here. Its docstring is its help: one
+sentence, and two or three lines under ``Examples:``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Root = Annotated[
     typer.Option(
         "--root",
         envvar="GWAPCTL_DATA",
-        help="Folder that holds the data set's official folder, or that folder itself. Default: ./data, then the cache.",
+        help="Folder that holds the data set's official folder, or that folder itself. Default: ./data or the cache.",
         rich_help_panel=DATA,
         show_default=False,
     ),
