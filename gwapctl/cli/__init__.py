@@ -8,14 +8,13 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from gwapctl import __version__
-from gwapctl.cli import console, options
-from gwapctl.cli.doctor import doctor
+from gwapctl.cli import console, doctor, options
 from gwapctl.errors import GwapctlError
 
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
@@ -67,7 +66,7 @@ def with_common_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    "doctor": doctor,
+    "doctor": doctor.doctor,
 }
 GROUPS: dict[str, typer.Typer] = {}
 
@@ -85,13 +84,17 @@ def main() -> None:
     sys.exit(run())
 
 
-def run() -> int:
-    """Run the command line; every error ends as one ``error:`` line on stderr and an exit code of DESIGN's list."""
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (``sys.argv`` by default) and return its exit code.
+
+    0 done; 1 internal error; 2 usage or recipe; 3 finished but some inputs failed; 4 bad data or checkpoint; 5 missing
+    dependency or device; 10 a gate not met; 130 interrupted. Every error is one ``error:`` line on stderr.
+    """
     console.settings.debug = os.environ.get("GWAPCTL_DEBUG", "0") not in ("", "0")
     if not (console.settings.debug or sys.warnoptions):
         warnings.simplefilter("ignore")  # other libraries' deprecations are nothing a user can act on
     try:
-        result = app(standalone_mode=False)
+        result = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         return _closed_pipe()

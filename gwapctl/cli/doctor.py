@@ -21,6 +21,7 @@ def doctor(json: options.Json = False) -> None:
     Examples:
         gwapctl doctor
         gwapctl doctor --json
+
     """
     report = diagnose()
     if json:

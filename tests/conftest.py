@@ -1,0 +1,57 @@
+"""What every test gets: no network, no colours, no settings of the person who runs the tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from gwapctl import cli
+from gwapctl.cli import console
+
+for _name in list(os.environ):
+    if _name.startswith("GWAPCTL_") or _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
+        del os.environ[_name]
+os.environ |= {"NO_COLOR": "1", "TERMINAL_WIDTH": "80", "COLUMNS": "80", "MPLBACKEND": "Agg"}
+
+
+@dataclass(frozen=True)
+class CliResult:
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test reach another machine."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            raise OSError(f"a test must not use the network (tried {address})")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the -q, -v and --debug of the test before."""
+    monkeypatch.setattr(console, "settings", console.Settings())
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., CliResult]:
+    """Run ``gwapctl`` with the given arguments in this process."""
+
+    def run(*arguments: object) -> CliResult:
+        console.settings = console.Settings()
+        capsys.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        return CliResult(code, *capsys.readouterr())
+
+    return run
