@@ -49,6 +49,13 @@ def normalise(heatmap: npt.ArrayLike) -> FloatMap:
     return np.asarray(stretched)
 
 
+def otsu_mask(heat: FloatMap) -> BoolMask:
+    """Return the pixels of a normalised map (H, W) above Otsu's threshold on 256 levels."""
+    levels = cv2.convertScaleAbs(heat, alpha=255)
+    _, above = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return np.asarray(above).view(np.bool_)
+
+
 def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
     """Return the largest 8-connected component of ``mask`` (H, W) as a mask, or None if nothing is set.
 

@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.errors import UsageError, unknown_name
-from gwapctl.regions.components import BoolMask, FloatMap, Region, component_regions, normalise
+from gwapctl.regions.components import BoolMask, FloatMap, Region, component_regions, normalise, otsu_mask
 
 
 class BoxRule(ABC):
@@ -51,13 +50,6 @@ class ComponentRule(BoxRule):
         if self.threshold is None:
             return otsu_mask(heat)
         return np.asarray(heat > np.float32(self.threshold))
-
-
-def otsu_mask(heat: FloatMap) -> BoolMask:
-    """Return the pixels of a normalised map (H, W) above Otsu's threshold on 256 levels."""
-    levels = cv2.convertScaleAbs(heat, alpha=255)
-    _, above = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    return np.asarray(above).view(np.bool_)
 
 
 def _without_argument(rule: BoxRule) -> Callable[[str], BoxRule]:

@@ -1,0 +1,146 @@
+"""Detection: average precision of many boxes per image (VOC development kit, VOCevaldet), and COCO's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, iou, to_xywh
+from gwapctl.errors import DataError
+from gwapctl.metrics.average_precision import ap_11pt, ap_area, precision_recall, ranking
+
+RIGHT, NEITHER, WRONG = np.int8(1), np.int8(0), np.int8(-1)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """Boxes (N, 4), scores (N,) and classes (N,) found in an image; boxes (M, 4), classes and difficult flags (M,)."""
+
+    boxes: FloatArray
+    scores: FloatArray
+    labels: npt.NDArray[np.int64]
+    true_boxes: FloatArray
+    true_labels: npt.NDArray[np.int64]
+    difficult: npt.NDArray[np.bool_]
+
+
+class DetectionAP:
+    """``det_map_11pt`` and ``det_map_area`` in percent at IoU >= 0.5; with ``coco=True`` also ``coco_map``.
+
+    Per class all detections are ranked by score. Each one looks at the true box it overlaps most: a difficult one
+    makes it count neither way, the first match is right, a second one on the same box and everything else is wrong.
+    ``coco_map`` is COCO's mean over IoU 0.50 to 0.95 with at most 100 detections per image; difficult objects are
+    crowd.
+    """
+
+    def __init__(self, iou_threshold: float = 0.5, eps: float = 0.0, coco: bool = False) -> None:
+        self._iou_threshold = iou_threshold
+        self._eps = eps
+        self._coco = coco
+        self._images: list[_Image] = []
+
+    def update(
+        self,
+        boxes: BoxesLike,
+        scores: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        true_boxes: BoxesLike,
+        true_labels: npt.ArrayLike,
+        difficult: npt.ArrayLike,
+    ) -> None:
+        """Add one image: detections (N, 4), (N,), (N,) and objects (M, 4), (M,), (M,).
+
+        Raises:
+            DataError: the arrays of one side differ in length.
+
+        """
+        image = _Image(
+            as_boxes(boxes),
+            np.asarray(scores, dtype=np.float64).reshape(-1),
+            np.asarray(labels, dtype=np.int64).reshape(-1),
+            as_boxes(true_boxes),
+            np.asarray(true_labels, dtype=np.int64).reshape(-1),
+            np.asarray(difficult, dtype=np.bool_).reshape(-1),
+        )
+        if not len(image.boxes) == len(image.scores) == len(image.labels):
+            raise DataError("detections need one box, one score and one class each.")
+        if not len(image.true_boxes) == len(image.true_labels) == len(image.difficult):
+            raise DataError("objects need one box, one class and one difficult flag each.")
+        self._images.append(image)
+
+    def compute(self) -> dict[str, float]:
+        """Return the means over classes; nothing where no class has an object that counts."""
+        rows = self.per_class().values()
+        if not rows:
+            return {}
+        means = {f"det_map_{form}": float(np.mean([row[f"ap_{form}"] for row in rows])) for form in ("11pt", "area")}
+        return means | ({"coco_map": _coco_map(self._images)} if self._coco else {})
+
+    def per_class(self) -> dict[int, dict[str, float]]:
+        """Return ``{class: {"ap_11pt", "ap_area"}}`` in percent, of the classes with an object that counts."""
+        present = {label for image in self._images for label in image.true_labels[~image.difficult].tolist()}
+        return {label: self._row(label) for label in sorted(present)}
+
+    def _row(self, label: int) -> dict[str, float]:
+        found = [_judge(image, label, self._iou_threshold) for image in self._images]
+        outcome = np.concatenate([outcomes for _, outcomes in found])[ranking(np.concatenate([s for s, _ in found]))]
+        positives = sum(int((~image.difficult[image.true_labels == label]).sum()) for image in self._images)
+        precision, recall = precision_recall(outcome == RIGHT, outcome != NEITHER, positives)
+        return {"ap_11pt": 100 * ap_11pt(precision, recall, self._eps), "ap_area": 100 * ap_area(precision, recall)}
+
+
+def _judge(image: _Image, label: int, iou_threshold: float) -> tuple[FloatArray, npt.NDArray[np.int8]]:
+    """Return scores (n,) and outcomes (n,) of the detections of one class in one image, the highest score first."""
+    found, real = image.labels == label, image.true_labels == label
+    order = ranking(image.scores[found])
+    overlaps = iou(image.boxes[found][order], image.true_boxes[real])  # (n, m)
+    outcomes = np.full(len(order), WRONG)
+    difficult, taken = image.difficult[real], set[int]()
+    for place, row in enumerate(overlaps if overlaps.shape[1] else ()):
+        nearest = int(row.argmax())
+        if row[nearest] < iou_threshold:
+            continue
+        if difficult[nearest]:
+            outcomes[place] = NEITHER
+        elif nearest not in taken:
+            outcomes[place] = RIGHT
+            taken.add(nearest)
+    return image.scores[found][order], outcomes
+
+
+def _coco_map(images: list[_Image]) -> float:
+    """Return COCO's AP in percent (faster-coco-eval), of classes that have an object at all."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    objects: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
+    for number, image in enumerate(images, start=1):
+        for box, label, crowd in zip(to_xywh(image.true_boxes), image.true_labels, image.difficult, strict=True):
+            objects.append(_annotation(number, len(objects) + 1, box, label) | {"iscrowd": int(crowd)})
+        for box, label, score in zip(to_xywh(image.boxes), image.labels, image.scores, strict=True):
+            detections.append(_annotation(number, len(detections) + 1, box, label) | {"score": float(score)})
+    if not detections:
+        return 0.0
+    truth = COCO(
+        {
+            "images": [{"id": number} for number in range(1, len(images) + 1)],
+            "annotations": objects,
+            "categories": [{"id": label} for label in sorted({item["category_id"] for item in objects})],
+        }
+    )
+    evaluation = COCOeval_faster(truth, truth.loadRes(detections), "bbox")
+    evaluation.run()
+    return 100 * float(evaluation.stats[0])
+
+
+def _annotation(image: int, number: int, box: FloatArray, label: np.int64) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": int(label),
+        "bbox": box.tolist(),
+        "area": float(box[2] * box[3]),
+    }

@@ -1,0 +1,101 @@
+"""Localization by one box per class: ILSVRC's top-k error, GT-known, CorLoc, and the two floors beside them.
+
+A box is right when its IoU with any ground-truth box of its class is at least 0.5 (the devkit's "not below"). Boxes are
+half-open, so the plain IoU is ILSVRC's and VOC's inclusive one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, centred, full_image, iou
+
+IOU_THRESHOLD = 0.5
+
+# what a map must beat: boxes (1, 4) that never look at the image, from its width and height
+FLOORS: dict[str, Callable[[float, float], FloatArray]] = {"full_image": full_image, "centred_box": centred}
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One answer of the top-k protocol: a class, and its box (4,), or None where the map gave none."""
+
+    label: int
+    box: BoxesLike | None
+
+
+class TopKLocalization:
+    """``top1_loc_error`` and ``top5_loc_error`` in percent: none of the first k guesses has class and box right.
+
+    The k-th guess is usually the k-th best class; CAM's five-guess heuristic gives a class twice and fills five places.
+    """
+
+    def __init__(self, iou_threshold: float = IOU_THRESHOLD) -> None:
+        self._iou_threshold = iou_threshold
+        self._missed: list[tuple[bool, bool]] = []
+
+    def update(self, guesses: Sequence[Guess], truth: Mapping[int, BoxesLike]) -> None:
+        """Add one image: the guesses, best first, and ``{class: boxes (N, 4)}`` of the objects in it."""
+        right = [
+            guess.label in truth and best_iou(guess.box, truth[guess.label]) >= self._iou_threshold
+            for guess in guesses[:5]
+        ]
+        self._missed.append((not any(right[:1]), not any(right)))
+
+    def compute(self) -> dict[str, float]:
+        """Return both errors over all images."""
+        if not self._missed:
+            return {}
+        top1, top5 = (100 * np.mean(self._missed, axis=0)).tolist()
+        return {"top1_loc_error": top1, "top5_loc_error": top5}
+
+
+class GtKnownLocalization:
+    """``gt_known_error``, ``cor_loc`` (percent) and ``mean_iou`` of the boxes of the classes that are in the image.
+
+    The unit is a class in an image. GT-known pools all of them; CorLoc (Deselaers et al., 2012) is the mean over
+    classes of the share that is right. Several classes in an image are several units, so multi-label data sets fit.
+    """
+
+    def __init__(self, iou_threshold: float = IOU_THRESHOLD) -> None:
+        self._iou_threshold = iou_threshold
+        self._ious: dict[int, list[float]] = {}
+        self.n_degenerate = 0
+
+    def update(self, boxes: Mapping[int, BoxesLike | None], truth: Mapping[int, BoxesLike]) -> None:
+        """Add one image: ``{class: box (4,) or None}`` and ``{class: boxes (N, 4)}`` of the objects in it.
+
+        A true class without a box is wrong; ``n_degenerate`` counts the images that have such a class.
+        """
+        for label, objects in truth.items():
+            self._ious.setdefault(label, []).append(best_iou(boxes.get(label), objects))
+        self.n_degenerate += any(boxes.get(label) is None for label in truth)
+
+    def compute(self) -> dict[str, float]:
+        """Return the numbers over all images."""
+        if not self._ious:
+            return {}
+        pooled = np.concatenate([np.asarray(values) for values in self._ious.values()])
+        return {
+            "gt_known_error": 100 * float(np.mean(pooled < self._iou_threshold)),
+            "cor_loc": float(np.mean([row["cor_loc"] for row in self.per_class().values()])),
+            "mean_iou": float(pooled.mean()),
+        }
+
+    def per_class(self) -> dict[int, dict[str, float]]:
+        """Return ``{class: {"gt_known_error", "cor_loc", "mean_iou"}}``."""
+        return {label: self._row(np.asarray(values)) for label, values in sorted(self._ious.items())}
+
+    def _row(self, ious: FloatArray) -> dict[str, float]:
+        error = 100 * float(np.mean(ious < self._iou_threshold))
+        return {"gt_known_error": error, "cor_loc": 100 - error, "mean_iou": float(ious.mean())}
+
+
+def best_iou(box: BoxesLike | None, objects: BoxesLike) -> float:
+    """Return the highest IoU of one box (4,) with ``objects`` (N, 4); 0 where either is missing."""
+    if box is None or len(as_boxes(objects)) == 0:
+        return 0.0
+    return float(iou(box, objects).max(initial=0.0))
