@@ -43,6 +43,14 @@ def test_every_verb_takes_the_common_options_and_shows_examples(run_cli: Run, ve
         assert part in text
 
 
+@pytest.mark.parametrize("verb", cli.PAGES, ids=" ".join)
+def test_the_quick_help_is_the_help(run_cli: Run, verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = run_cli(*verb, "-h").stdout
+    monkeypatch.setattr(cli, "PAGES", {})
+    assert quick == run_cli(*verb, "-h").stdout
+    assert max(len(line) for line in quick.splitlines()) <= 80
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

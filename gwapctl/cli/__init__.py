@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import os
 import sys
 import traceback
@@ -20,13 +21,13 @@ from gwapctl.errors import GwapctlError
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
 INTERRUPTED = 130
 
-app = typer.Typer(
-    name="gwapctl",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+HELP = ("-h", "--help")
+LOOK: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "rich",
+    "context_settings": {"help_option_names": [*HELP]},
+}
+app = typer.Typer(name="gwapctl", no_args_is_help=True, **LOOK)
 
 
 def _print_version(value: bool) -> None:
@@ -70,13 +71,33 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 GROUPS: dict[str, typer.Typer] = {}
 
-for _name, _verb in VERBS.items():
-    app.command(_name)(with_common_options(_verb))
-for _name, _group in GROUPS.items():
-    for _command in _group.registered_commands:
-        if _command.callback is not None:
-            _command.callback = with_common_options(_command.callback)
-    app.add_typer(_group, name=_name)
+PAGES: dict[tuple[str, ...], typer.Typer] = {}  # each verb as a program of its own, see _help_page
+
+
+def _register() -> None:
+    """Hang every verb under the program."""
+    for name, verb in VERBS.items():
+        command = with_common_options(verb)
+        app.command(name)(command)
+        PAGES[name,] = _page(command)
+    for name, group in GROUPS.items():
+        for info in group.registered_commands:
+            assert info.callback is not None
+            info.name = info.name or info.callback.__name__.replace("_", "-")
+            info.callback = with_common_options(info.callback)
+            PAGES[name, info.name] = _page(info.callback)
+        group.info.context_settings = LOOK["context_settings"]
+        app.add_typer(group, name=name)
+        PAGES[name,] = group
+
+
+def _page(command: Callable[..., None]) -> typer.Typer:
+    page = typer.Typer(add_completion=False, **LOOK)
+    page.command()(command)
+    return page
+
+
+_register()
 
 
 def main() -> None:
@@ -94,7 +115,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if not (console.settings.debug or sys.warnoptions):
         warnings.simplefilter("ignore")  # other libraries' deprecations are nothing a user can act on
     try:
-        result = app(args=arguments, standalone_mode=False)
+        result = _start(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
     except BrokenPipeError:
         return _closed_pipe()
@@ -108,6 +129,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(error)
     code = result if isinstance(result, int) else 0
     return _interrupted() if code == INTERRUPTED else code
+
+
+def _start(arguments: list[str]) -> Any:
+    """Run the program; help for a verb comes from the verb alone.
+
+    Typer sends the options of every level above a verb through pydantic, even those not given, and importing pydantic
+    costs more than drawing the help.
+    """
+    verb = tuple(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    page = PAGES.get(verb[:2]) or PAGES.get(verb[:1])
+    if page is not None and not set(HELP).isdisjoint(arguments):
+        known = verb[:2] if verb[:2] in PAGES else verb[:1]
+        return page(args=["--help"], prog_name=" ".join(["gwapctl", *known]), standalone_mode=False)
+    return app(args=arguments, standalone_mode=False)
 
 
 def _misused(error: typer.TyperException) -> int:
