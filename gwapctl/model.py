@@ -1,0 +1,194 @@
+"""A classifier is a backbone and a head; on disk it is ``weights.safetensors`` and ``model.json``, never a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gwapctl.backbones import build_backbone
+from gwapctl.errors import ModelError
+from gwapctl.files import atomic_path, read_json, write_json
+from gwapctl.heads import HeadOutput, build_head
+
+SCHEMA_VERSION = 1
+
+
+class ClassInfo(BaseModel):
+    """A class as people read it (``name``) and as the data set writes it (``id``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    id: str
+
+
+class ModelInfo(BaseModel):
+    """All that is needed to build a classifier again and to use it as it was meant.
+
+    ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest side seen in training;
+    ``map``, ``box_rule``, ``scales`` and ``resize`` are what `localize` uses when nothing else is asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    backbone: str
+    head: str
+    classes: tuple[ClassInfo, ...] = Field(min_length=1)
+    multi_label: bool
+    input_size: tuple[int, int]
+    train_sizes: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    map: Literal["weight", "class", "fused"] | None = None
+    box_rule: str = "paper20"
+    scales: tuple[int, ...] = ()
+    resize: Literal["warp", "keep"] = "warp"
+    provenance: dict[str, Any] = {}
+
+
+class Classifier(nn.Module):
+    """A backbone and a head under one roof, with the normalisation of the input.
+
+    Images go in as RGB in 0..255 (uint8 or float), so that nothing outside needs to know mean and std.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, info: ModelInfo, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.info = info
+        self.backbone = backbone
+        self.head = head
+        mean, std = torch.tensor(info.mean), torch.tensor(info.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Map RGB images ``(B, 3, H, W)`` in 0..255 to the feature map ``(B, K, h, w)``."""
+        features: Tensor = self.backbone(images.float() * self.scale + self.shift)
+        return features
+
+    def forward(self, images: Tensor) -> HeadOutput:
+        """Map RGB images ``(B, 3, H, W)`` in 0..255 to logits ``(B, C)`` and the head's maps."""
+        output: HeadOutput = self.head(self.feature_map(images))
+        return output
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits ``(B, C)`` into scores in 0..1: one sigmoid per class, or a softmax over classes."""
+        return torch.sigmoid(logits) if self.info.multi_label else torch.softmax(logits, dim=1)
+
+
+def build_classifier(info: ModelInfo, *, pretrained: bool = False) -> Classifier:
+    """Build the classifier that ``info`` describes, with fresh weights (backbone: ImageNet's where ``pretrained``)."""
+    backbone = build_backbone(info.backbone, pretrained=pretrained)
+    return Classifier(info, backbone, build_head(info.head, backbone.channels, len(info.classes)))
+
+
+def save_model(model: Classifier, folder: Path, *, half: bool = False) -> None:
+    """Write ``weights.safetensors`` and ``model.json`` into ``folder``; ``half`` stores float16."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    with atomic_path(folder / "weights.safetensors") as temporary:
+        save_file(tensors, temporary)
+    save_info(model.info, folder)
+
+
+def save_info(info: ModelInfo, folder: Path) -> None:
+    """Write ``model.json`` alone: after calibration the weights are the same."""
+    write_json(folder / "model.json", info.model_dump(mode="json"))
+
+
+def load_info(folder: Path) -> ModelInfo:
+    """Read ``model.json``.
+
+    Raises:
+        ModelError: it is missing or not a model description.
+
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no model (no model.json). Give a run folder or a name from `gwapctl models list`.")
+    try:
+        return ModelInfo.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"{path} is not a model description: {first['loc']}: {first['msg']}.") from None
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Load a saved model in eval mode, on the CPU, in float32.
+
+    Raises:
+        ModelError: files are missing, broken, pickled, or do not fit each other.
+
+    """
+    model = build_classifier(load_info(folder))
+    tensors = load_tensors(folder / "weights.safetensors")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{folder}: weights do not fit model.json: {reason}") from None
+    return model.eval()
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file as float32.
+
+    Raises:
+        ModelError: the file is missing, broken, or a pickle (which is refused: loading one runs its code).
+
+    """
+    if not path.is_file():
+        raise ModelError(f"weights file {path} does not exist.")
+    if path.read_bytes()[:4] in (b"PK\x03\x04",) or path.read_bytes()[:1] == b"\x80":
+        raise ModelError(
+            f"{path} is a pickle, and loading one can run anything: refused. Convert it to safetensors "
+            "(safetensors.torch.save_file) where you trust it."
+        )
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path) -> list[str]:
+    """Copy the layers of ``tensors`` whose name and shape match into ``model``; return the names that did not.
+
+    The classifier of another class list stays behind this way, everything that fits is taken.
+
+    Raises:
+        ModelError: nothing matches at all.
+
+    """
+    own = model.state_dict()
+    matching = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
+    if not matching:
+        raise ModelError(f"no layer of {source} matches {model.info.backbone} + {model.info.head}. Is it another network?")
+    model.load_state_dict(matching, strict=False)
+    return sorted((set(own) | set(tensors)) - set(matching))
+
+
+__all__ = [
+    "ClassInfo",
+    "Classifier",
+    "ModelInfo",
+    "build_classifier",
+    "load_classifier",
+    "load_info",
+    "load_matching",
+    "load_tensors",
+    "save_info",
+    "save_model",
+]

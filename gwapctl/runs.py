@@ -1,0 +1,132 @@
+"""A run is a folder that explains itself: ``run.json``, ``history.jsonl``, weights, ``state.pt``, ``evaluations/``.
+
+Tables and reports are built from these files alone, without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from gwapctl.errors import DataError
+from gwapctl.files import read_json, write_json
+
+SCHEMA_VERSION = 1
+LIBRARIES = ("gwapctl", "torch", "torchvision", "numpy", "opencv-python-headless", "timm")
+
+
+def now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed libraries that decide a result."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+class Run:
+    """One training run on disk."""
+
+    def __init__(self, folder: Path, document: dict[str, Any]) -> None:
+        self.folder = folder
+        self.document = document
+
+    @classmethod
+    def create(cls, folder: Path, document: dict[str, Any]) -> Run:
+        """Start a run in ``folder`` (made ready by the caller) with status ``running``."""
+        complete = {
+            "schema_version": SCHEMA_VERSION,
+            "status": "running",
+            "started": now(),
+            "versions": library_versions(),
+            **document,
+        }
+        write_json(folder / "run.json", complete)
+        return cls(folder, complete)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open the run in ``folder``.
+
+        Raises:
+            DataError: there is no ``run.json``, or it is broken.
+
+        """
+        path = folder / "run.json"
+        if not path.is_file():
+            raise DataError(f"{folder} is not a run: it has no run.json. Give a folder that `gwapctl train` made.")
+        document = read_json(path)
+        if not isinstance(document, dict) or "status" not in document:
+            raise DataError(f"{path} is not a run document.")
+        return cls(folder, document)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    @property
+    def finished(self) -> bool:
+        """Whether training ran to its end."""
+        return bool(self.document["status"] == "finished")
+
+    def update(self, **values: Any) -> None:
+        """Set top-level fields of ``run.json``."""
+        self.document.update(values)
+        write_json(self.folder / "run.json", self.document)
+
+    def append_history(self, row: dict[str, Any]) -> None:
+        """Add one row to ``history.jsonl``."""
+        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the rows of ``history.jsonl``; a last line torn by a crash is left out."""
+        path = self.folder / "history.jsonl"
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def truncate_history(self, iteration: int) -> None:
+        """Drop rows after ``iteration``: they belong to work that a resumed run does again."""
+        rows = [row for row in self.history() if row["iteration"] <= iteration]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (self.folder / "history.jsonl").write_text(text, encoding="utf-8")
+
+    def save_evaluation(self, document: dict[str, Any]) -> Path:
+        """Store an evaluation document under a name made of its data set, split, protocol and options."""
+        folder = self.folder / "evaluations"
+        options = document.get("options") or {}
+        parts = [document["dataset"], document["split"], document["protocol"], *map(str, options.values())]
+        stem = "-".join(_file_part(str(part)) for part in parts if part not in (None, ""))
+        path = folder / f"{stem[:150]}.json"
+        write_json(path, document)
+        return path
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return all stored evaluation documents, in file name order."""
+        return [read_json(path) for path in sorted((self.folder / "evaluations").glob("*.json"))]
+
+
+def _file_part(text: str) -> str:
+    return "".join(char if char.isalnum() or char in "._+" else "_" for char in text).strip("_")
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Return every run at or below ``folder``, sorted by path; none when the folder is missing."""
+    return [Run.open(path.parent) for path in sorted(folder.rglob("run.json"))] if folder.is_dir() else []
