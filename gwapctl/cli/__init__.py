@@ -142,7 +142,7 @@ def _start(arguments: list[str]) -> Any:
     if page is not None and not set(HELP).isdisjoint(arguments):
         known = verb[:2] if verb[:2] in PAGES else verb[:1]
         return page(args=["--help"], prog_name=" ".join(["gwapctl", *known]), standalone_mode=False)
-    return app(args=arguments, standalone_mode=False)
+    return app(args=arguments, prog_name="gwapctl", standalone_mode=False)
 
 
 def _misused(error: typer.TyperException) -> int:
