@@ -1,0 +1,103 @@
+"""The wheel is complete: package, zoo, licence and entry point, and it runs away from the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from gwapctl import __version__
+
+CHECKOUT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel with the locked build tools, without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into a folder of its own; for pure Python that is unpacking it."""
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def run_installed(site: Path, *arguments: str) -> str:
+    """Run Python where only the installed wheel can be found, away from the checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=site.parent, env=environment, check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+
+
+def test_the_wheel_carries_package_zoo_and_licence(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    package = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "gwapctl").rglob("*.py")}
+    zoo = {
+        "gwapctl/_zoo/" + path.relative_to(CHECKOUT / "models").as_posix()
+        for path in (CHECKOUT / "models").rglob("*")
+        if path.is_file()
+    }
+    assert len(package) > 20
+    assert len(zoo) > 5
+    assert package | zoo | {"gwapctl/py.typed"} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not any(name.startswith(("tests", "data", "benchmarks")) for name in names)
+
+
+def test_the_wheel_installs_the_command(installed: Path) -> None:
+    (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "gwapctl = gwapctl.cli:main" in entry_points.read_text(encoding="utf-8")
+
+
+def test_the_installed_wheel_finds_its_own_zoo(installed: Path) -> None:
+    where = run_installed(installed, "-c", "import gwapctl; print(gwapctl.__file__)").strip()
+    assert Path(where).is_relative_to(installed)
+    document = json.loads(run_installed(installed, "-m", "gwapctl", "models", "list", "--json"))
+    bundled = [model["name"] for model in document["models"] if model["bundled"]]
+    assert bundled
+    path = run_installed(
+        installed, "-c", f"from gwapctl.zoo import resolve_model; print(resolve_model({bundled[0]!r}))"
+    )
+    assert Path(path.strip()).is_relative_to(installed)
+
+
+def test_the_version_is_said_once() -> None:
+    assert PROJECT["version"] == __version__
+
+
+def test_every_dependency_says_why_it_is_there() -> None:
+    text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    block = text[text.index("dependencies = [") : text.index("[project.optional-dependencies]")]
+    lines = [line for line in block.splitlines() if line.strip().startswith('"')]
+    assert len(lines) == len(PROJECT["dependencies"])
+    assert [line for line in lines if "#" not in line] == []
+
+
+def test_the_lock_has_hashes_and_no_addresses() -> None:
+    text = (CHECKOUT / "requirements.lock").read_text(encoding="utf-8")
+    assert "http" not in text.replace("httpcore", "").replace("httpx", "")
+    assert "--index-url" not in text
+    pinned = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
+    assert len(pinned) > 50
+    assert all("==" in line and line.endswith("\\") for line in pinned)
+    for dependency in PROJECT["dependencies"]:
+        name = dependency.split(">")[0]
+        assert any(line.startswith(f"{name}==") for line in pinned), f"{name} is not locked: run make lock"
