@@ -1,0 +1,244 @@
+"""What every export format shares: its class numbers, its file names, and writing whole or not at all.
+
+A format is a small class that turns images into text. Formats of one file yield its lines, formats of a folder yield
+one file per image. They see every image twice where they need to (class numbers stand before the boxes), so
+the images are kept in a temporary file meanwhile: memory stays flat over any number of images.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from gwapctl import boxes
+from gwapctl.errors import DataError, UsageError
+from gwapctl.files import atomic_path, write_text
+from gwapctl.predictions import IMAGE_SUFFIXES, Box, ImagePrediction, Prediction
+
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of one export: ``names[i]`` is class ``i``; all names differ and none spans two lines."""
+
+    names: tuple[str, ...]
+    numbers: dict[tuple[str, str], int]  # (label, label_id) -> i
+
+    def number(self, prediction: Prediction) -> int:
+        """Return the number of a prediction's class, counted from 0."""
+        return self.numbers[prediction.label, prediction.label_id]
+
+    def name(self, prediction: Prediction) -> str:
+        """Return the name of a prediction's class."""
+        return self.names[self.number(prediction)]
+
+
+def class_table(found: Iterable[tuple[str, str]], listed: Sequence[str] | None = None) -> ClassTable:
+    """Give the classes ``found``, pairs (label, label id), their numbers: as ``listed``, else by alphabet.
+
+    Two classes of one name (ImageNet has two cranes) get their id behind it.
+
+    Raises:
+        UsageError: ``listed`` lacks a class that was found, or names one twice.
+
+    """
+    if listed is None:
+        pairs = sorted(set(found))
+        shared = Counter(label for label, _ in pairs)
+        names = [label if shared[label] == 1 else f"{label} ({label_id})" for label, label_id in pairs]
+        return ClassTable(tuple(_one_line(name) for name in names), {pair: i for i, pair in enumerate(pairs)})
+    places = {name: place for place, name in enumerate(listed)}
+    if len(places) != len(listed):
+        raise UsageError("the list of classes names a class twice. Name each once.")
+    numbers: dict[tuple[str, str], int] = {}
+    for label, label_id in set(found):
+        place = places.get(label_id, places.get(label))
+        if place is None:
+            raise UsageError(f"class {label!r} (id {label_id!r}) is not in the list of classes. Add it there.")
+        numbers[label, label_id] = place
+    return ClassTable(tuple(_one_line(name) for name in listed), numbers)
+
+
+def _one_line(name: str) -> str:
+    return NOT_XML.sub("\ufffd", " ".join(name.split()))
+
+
+class Spool:
+    """Images in a temporary file: written once, read any number of times, one at a time."""
+
+    def __init__(self, items: Iterable[ImagePrediction]) -> None:
+        """Take all ``items``; those that failed are left out, boxes are cut to their image."""
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="gwapctl-")  # noqa: SIM115 (closed below)
+        self.classes: set[tuple[str, str]] = set()
+        try:
+            for item in usable(items):
+                self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
+                self._file.write(json.dumps(item.to_json()) + "\n")
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[ImagePrediction]:
+        """Yield the images in the order they came."""
+        self._file.seek(0)
+        for line in self._file:
+            yield ImagePrediction.from_json(json.loads(line))
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._file.close()
+
+
+@contextmanager
+def spooled(items: Iterable[ImagePrediction]) -> Iterator[Spool]:
+    """Yield a ``Spool`` of ``items`` and remove it afterwards.
+
+    Raises:
+        DataError: the folder of temporary files is full.
+
+    """
+    try:
+        spool = Spool(items)
+    except OSError as error:
+        raise DataError(
+            f"cannot write a temporary file: {error.strerror or error}. Free space or set TMPDIR."
+        ) from error
+    try:
+        yield spool
+    finally:
+        spool.close()
+
+
+def usable(items: Iterable[ImagePrediction], *, keep_failed: bool = False) -> Iterator[ImagePrediction]:
+    """Yield the images that did not fail (or all), with boxes cut to the image.
+
+    Raises:
+        DataError: an image without a size, an inverted or outlying box, or a name that is no text.
+
+    """
+    for item in items:
+        if item.error is not None:
+            if keep_failed:
+                yield item
+            continue
+        if item.width < 1 or item.height < 1:
+            raise DataError(f"image {item.id!r} has no size ({item.width} x {item.height}). Localize it again.")
+        _check_text(item)
+        yield replace(item, predictions=tuple(_inside(prediction, item) for prediction in item.predictions))
+
+
+def _check_text(item: ImagePrediction) -> None:
+    names = [item.id, item.image, item.model, *(text for p in item.predictions for text in (p.label, p.label_id))]
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"image {item.id!r}: a file or class name is not valid UTF-8 text. Rename it.") from error
+
+
+def _inside(prediction: Prediction, item: ImagePrediction) -> Prediction:
+    if prediction.box is None:
+        return prediction
+    cut = boxes.clip(prediction.box, item.width, item.height)
+    if not boxes.valid(cut)[0]:
+        size = f"{item.width} x {item.height}"
+        raise DataError(f"image {item.id!r} ({size}): the box {list(prediction.box)} is inverted or outside the image.")
+    x0, y0, x1, y1 = boxes.to_list(cut[0])
+    return replace(prediction, box=(x0, y0, x1, y1))
+
+
+def boxed(item: ImagePrediction) -> Iterator[tuple[Prediction, Box]]:
+    """Yield the predictions of an image that have a box, with it."""
+    for prediction in item.predictions:
+        if prediction.box is not None:
+            yield prediction, prediction.box
+
+
+class Exporter(ABC):
+    """One format. ``classes`` fixes the class numbers; without it they follow the alphabet of what occurs."""
+
+    @abstractmethod
+    def write(self, path: Path, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> None:
+        """Write ``items`` to ``path``; images that failed are left out.
+
+        Raises:
+            DataError: a broken item, or the disk is full.
+            UsageError: ``classes`` lacks a class, or two images would share one file.
+
+        """
+
+    def setup(self, table: ClassTable) -> str:
+        """Return what the reading tool must be told before it can import the result, or an empty string."""
+        return ""
+
+
+class FileExporter(Exporter):
+    """A format of one file."""
+
+    filename: ClassVar[str]  # the file's name where only a folder is given; its suffix is the format's
+    one_look: ClassVar[bool] = False  # whether the images need to be seen only once, and have no class numbers
+
+    @abstractmethod
+    def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
+        """Yield the file's text, whole lines at a time; ``items`` can be looked at several times."""
+
+    def text(self, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> Iterator[str]:
+        """Yield the text of ``items``."""
+        if self.one_look:
+            yield from self.lines(items, ClassTable((), {}))
+            return
+        with spooled(items) as spool:
+            yield from self.lines(spool, class_table(spool.classes, classes))
+
+    def write(self, path: Path, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> None:
+        """Write the file, whole or not at all."""
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(self.text(items, classes))
+
+
+class FolderExporter(Exporter):
+    """A format of one file per image, named as the image and in the same tree."""
+
+    @abstractmethod
+    def files(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[tuple[str, str]]:
+        """Yield every file as (path below the folder, text)."""
+
+    def write(self, path: Path, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> None:
+        """Write the folder, each file whole or not at all; nothing is written if two images would share a file."""
+        with spooled(items) as spool:
+            check_names(item.id for item in spool)
+            for name, text in self.files(spool, class_table(spool.classes, classes)):
+                write_text(path / name, text)
+
+
+def annotation_name(image_id: str) -> str:
+    """Return the name of an image's annotation, without suffix: its id less its own, never outside the folder."""
+    parts = [part for part in PurePosixPath(image_id).parts if part not in ("/", "//", "..") and not part.endswith(":")]
+    name = "/".join(parts)
+    return str(PurePosixPath(name).with_suffix("")) if name.lower().endswith(IMAGE_SUFFIXES) else name
+
+
+def check_names(image_ids: Iterable[str]) -> None:
+    """Refuse images that would share one annotation file, such as ``a.jpg`` and ``a.png`` in one folder.
+
+    Raises:
+        UsageError: two images share a name, or one has none.
+
+    """
+    owners: dict[str, str] = {}
+    for image_id in image_ids:
+        name = annotation_name(image_id)
+        other = owners.setdefault(name, image_id)
+        if other != image_id:
+            advice = "Rename one, or choose a format of one file: csv, jsonl, coco, label-studio, cvat"
+            raise UsageError(f"{other!r} and {image_id!r} would share the annotation {name!r}. {advice}.")
+        if not name:
+            raise UsageError(f"image id {image_id!r} gives no file name. Ids are relative paths.")

@@ -1,0 +1,207 @@
+"""Where boxes come from without a network: predictions as recorded, or maps cut anew. No torch.
+
+Cut anew means: another box rule, more boxes per class or a smallest area, found on exactly the arrays that
+``localize`` saved, so the same rule gives the same boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gwapctl import boxes
+from gwapctl.errors import DataError
+from gwapctl.images import find_inputs, image_size
+from gwapctl.predictions import (
+    MAPS,
+    PREDICTIONS,
+    ImageIndex,
+    ImagePrediction,
+    MapFolder,
+    MapImage,
+    Prediction,
+    PredictionError,
+    read_predictions,
+)
+from gwapctl.regions import BoxRule, Region, map_to_boxes
+
+UNNAMED = "object"  # the class of a map that says no class
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a map becomes boxes: the rule, at most ``max_boxes`` per class, none under ``min_area`` of the map."""
+
+    rule: BoxRule
+    max_boxes: int = 1
+    min_area: float = 0.0
+
+    def regions(self, heatmap: npt.NDArray[np.generic], width: int, height: int) -> list[Region]:
+        """Return the regions of ``heatmap`` (h, w), their boxes in pixels of the image of ``width x height``."""
+        rows, columns = heatmap.shape
+        scale = np.array([width / columns, height / rows] * 2)
+        found = map_to_boxes(heatmap, self.rule, max_boxes=self.max_boxes, min_area=self.min_area)
+        return [replace(region, box=region.box * scale) for region in found]
+
+
+def predictions_file(path: Path) -> Path | None:
+    """Return the predictions that ``path`` is or holds: a ``.jsonl`` or ``.json`` file, ``OUT`` or ``OUT/maps``."""
+    if path.is_file():
+        return path if path.suffix.lower() in (".jsonl", ".json") else None
+    places = [path, path.parent] if path.name == MAPS else [path]
+    return next((place / PREDICTIONS for place in places if (place / PREDICTIONS).is_file()), None)
+
+
+def holds_maps(folder: Path) -> bool:
+    """Tell whether there is any ``.npy`` file below ``folder``."""
+    return folder.is_dir() and next(folder.rglob("*.npy"), None) is not None
+
+
+def recorded(file: Path) -> Iterator[ImagePrediction]:
+    """Yield predictions with the boxes that ``localize`` recorded.
+
+    Raises:
+        DataError: the file is broken, or holds no image.
+
+    """
+    item = None
+    for item in read_predictions(file):
+        yield item
+    if item is None:
+        raise DataError(f"{file} holds no image. Make it with: gwapctl localize IMAGES --out OUT.")
+
+
+def recut(file: Path, maps: MapFolder, cut: Cut) -> Iterator[ImagePrediction]:
+    """Yield predictions with boxes cut anew from ``maps``; an image whose map cannot be used carries the error.
+
+    The best box of a class keeps the class's score, others get the part of it that their mean heat has of the best's.
+    """
+    for item in recorded(file):
+        if item.error is None and item.predictions:
+            try:
+                item = replace(item, predictions=tuple(_recut(item, maps, cut)))
+            except DataError as error:
+                item = failed(item, error)
+        yield item
+
+
+def failed(item: ImagePrediction, error: DataError) -> ImagePrediction:
+    """Return ``item`` without predictions, saying why."""
+    return replace(item, predictions=(), error=PredictionError(type(error).__name__, str(error)))
+
+
+def _recut(item: ImagePrediction, maps: MapFolder, cut: Cut) -> Iterator[Prediction]:
+    best: dict[tuple[str, str], Prediction] = {}
+    for prediction in sorted(item.predictions, key=lambda prediction: -prediction.score):
+        best.setdefault((prediction.label, prediction.label_id), prediction)
+    classes = list(best.values())
+    channels, of_class = _channels(maps, item.id, classes)
+    regions = [cut.regions(channel, item.width, item.height) for channel in channels]
+    for prediction, channel in zip(classes, of_class, strict=True):
+        yield from _boxes_of(prediction, regions[channel])
+
+
+def _boxes_of(prediction: Prediction, regions: list[Region]) -> Iterator[Prediction]:
+    """Yield ``prediction`` once per region, the hottest first, or without a box if there is none."""
+    if not regions:
+        yield replace(prediction, box=None)
+    hottest = max((region.score for region in regions), default=0.0)
+    for region in _hottest_first(regions):
+        part = region.score / hottest if hottest > 0 else 1.0
+        yield _placed(prediction, region, prediction.score * part)
+
+
+def _hottest_first(regions: list[Region]) -> list[Region]:
+    return sorted(regions, key=lambda region: -region.score)
+
+
+def _placed(prediction: Prediction, region: Region, score: float) -> Prediction:
+    x0, y0, x1, y1 = boxes.to_list(region.box)
+    return replace(prediction, box=(x0, y0, x1, y1), score=score)
+
+
+def _channels(maps: MapFolder, image_id: str, classes: list[Prediction]) -> tuple[npt.NDArray[np.generic], list[int]]:
+    """Return the maps ``(C, h, w)`` of an image, and for each of ``classes`` which of them is its own.
+
+    Raises:
+        DataError: the map is missing or broken, or it says no such class.
+
+    """
+    array = maps.load(image_id)
+    channels = array[None] if array.ndim == 2 else array
+    if len(channels) == 1:
+        return channels, [0] * len(classes)
+    about = maps.info.images.get(image_id, MapImage(0, 0))
+    known = list(about.label_ids or about.labels)
+    names = [item.label_id if about.label_ids else item.label for item in classes]
+    if len(known) == len(channels) and set(names) <= set(known):
+        return channels, [known.index(name) for name in names]
+    raise DataError(
+        f"the maps of {image_id!r} in {maps.path} have {len(channels)} channels, and maps.json does not say which "
+        f"shows {names[0]!r}. Localize again with --save map."
+    )
+
+
+def from_maps(maps: MapFolder, cut: Cut, images: Path | None = None) -> Iterator[ImagePrediction]:
+    """Yield the boxes of maps that come without predictions. A box's score is its mean heat, in 0..1.
+
+    Classes and sizes are those of ``maps.json``; without it a single map shows an ``object``, channel ``i`` shows
+    class ``i``, and the size is that of the image below the folder ``images``, or the map's own if there is none.
+    """
+    found = _images_below(images)
+    index = ImageIndex(found)
+    for image_id in maps.ids():
+        item = ImagePrediction(image_id, 0, 0, maps.info.model, maps.info.scales)
+        try:
+            yield _from_map(item, maps, cut, found, index)
+        except DataError as error:
+            yield failed(item, error)
+
+
+def _images_below(images: Path | None) -> dict[str, Path]:
+    return {} if images is None else {entry.id: entry.path for entry in find_inputs([str(images)])}
+
+
+def _from_map(
+    item: ImagePrediction, maps: MapFolder, cut: Cut, found: dict[str, Path], index: ImageIndex
+) -> ImagePrediction:
+    array = maps.load(item.id)
+    channels = array[None] if array.ndim == 2 else array
+    about = maps.info.images.get(item.id, MapImage(0, 0))
+    image = index.find(item.id)
+    if found and image is None:
+        raise DataError(f"no image below the given folder fits the map {item.id!r}.")
+    width, height = (about.width, about.height) if about.width else (channels.shape[2], channels.shape[1])
+    if image is not None:
+        width, height = image_size(found[image])
+        item = replace(item, image=found[image].as_posix(), id=image)
+    regions = [cut.regions(channel, width, height) for channel in channels]
+    predictions = [
+        _placed(Prediction(label, label_id, 0.0), region, region.score)
+        for label, label_id, channel in _labels(about, len(channels), item.id)
+        for region in _hottest_first(regions[channel])
+    ]
+    return replace(item, width=width, height=height, predictions=tuple(predictions))
+
+
+def _labels(about: MapImage, channels: int, image_id: str) -> list[tuple[str, str, int]]:
+    """Return (label, label id, channel) of every class that the maps of an image show."""
+    if not about.labels:
+        return [(UNNAMED, UNNAMED, 0)] if channels == 1 else [(str(i), str(i), i) for i in range(channels)]
+    if channels not in (1, len(about.labels)):
+        raise DataError(f"{image_id!r} has {channels} maps but maps.json names {len(about.labels)} classes for it.")
+    ids = about.label_ids or about.labels
+    return [
+        (label, label_id, min(place, channels - 1))
+        for place, (label, label_id) in enumerate(zip(about.labels, ids, strict=True))
+    ]
+
+
+def confident(items: Iterator[ImagePrediction], min_score: float) -> Iterator[ImagePrediction]:
+    """Yield the images with those predictions that have at least ``min_score``."""
+    for item in items:
+        yield replace(item, predictions=tuple(p for p in item.predictions if p.score >= min_score))
