@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from defusedxml import ElementTree
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gwapctl import boxes
@@ -393,6 +393,7 @@ def test_voc_rounds_to_the_nearest_pixel_and_loses_no_box() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(label="a,b", stem="\r")
 @given(
     label=st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
     stem=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0\\:"), min_size=1, max_size=8),

@@ -35,8 +35,8 @@ def _cells(prediction: Prediction | None) -> tuple[object, ...]:
 
 def _row(cells: Iterable[object]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # quotes the characters of its line end, both are wanted
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 class Jsonl(FileExporter):
