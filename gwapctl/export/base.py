@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gwapctl import boxes
 from gwapctl.errors import DataError, UsageError
@@ -160,6 +160,17 @@ def boxed(item: ImagePrediction) -> Iterator[tuple[Prediction, Box]]:
     for prediction in item.predictions:
         if prediction.box is not None:
             yield prediction, prediction.box
+
+
+def json_rows(documents: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield the items of a JSON list, one per line, with a comma behind all but the last."""
+    row = ""
+    for document in documents:
+        if row:
+            yield f"{row},\n"
+        row = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    if row:
+        yield f"{row}\n"
 
 
 class Exporter(ABC):

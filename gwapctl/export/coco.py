@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from gwapctl import __version__, boxes
-from gwapctl.export.base import ClassTable, FileExporter, boxed
+from gwapctl.export.base import ClassTable, FileExporter, boxed, json_rows
 from gwapctl.predictions import ImagePrediction
 
 
@@ -20,22 +20,13 @@ class Coco(FileExporter):
     def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
         """Yield the document, one image, annotation and category per line."""
         info = {"description": "Boxes found by gwapctl", "version": __version__}
-        yield "{\n" + f'"info": {json.dumps(info)},\n"licenses": [],\n'
-        yield from _list("images", (_image(number, item) for number, item in enumerate(items, start=1)))
-        yield ",\n"
-        yield from _list("annotations", _annotations(items, table))
-        yield ",\n"
-        yield from _list("categories", _categories(table))
-        yield "\n}\n"
-
-
-def _list(name: str, documents: Iterable[dict[str, Any]]) -> Iterator[str]:
-    yield f'"{name}": ['
-    separator = "\n"
-    for document in documents:
-        yield separator + json.dumps(document, ensure_ascii=False, allow_nan=False)
-        separator = ",\n"
-    yield "\n]"
+        yield f'{{\n"info": {json.dumps(info)},\n"licenses": [],\n"images": [\n'
+        yield from json_rows(_image(number, item) for number, item in enumerate(items, start=1))
+        yield '],\n"annotations": [\n'
+        yield from json_rows(_annotations(items, table))
+        yield '],\n"categories": [\n'
+        yield from json_rows(_categories(table))
+        yield "]\n}\n"
 
 
 def _image(number: int, item: ImagePrediction) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from gwapctl import boxes
-from gwapctl.export.base import ClassTable, FileExporter, boxed
+from gwapctl.export.base import ClassTable, FileExporter, boxed, json_rows
 from gwapctl.predictions import ImagePrediction
 
 LOCAL_FILES = "/data/local-files/?d="  # how a Label Studio server names files below its document root
@@ -28,11 +27,9 @@ class LabelStudio(FileExporter):
 
     def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
         """Yield one task per line."""
-        separator = "[\n"
-        for item in items:
-            yield separator + json.dumps(self._task(item, table), ensure_ascii=False, allow_nan=False)
-            separator = ",\n"
-        yield "\n]\n" if separator != "[\n" else "[]\n"
+        yield "[\n"
+        yield from json_rows(self._task(item, table) for item in items)
+        yield "]\n"
 
     def _task(self, item: ImagePrediction, table: ClassTable) -> dict[str, Any]:
         result = _result(item, table)

@@ -27,8 +27,9 @@ from gwapctl.predictions import (
     PredictionError,
     read_predictions,
 )
-from gwapctl.regions import BoxRule, Region, map_to_boxes
+from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
 
+DEFAULT_RULE = "paper20"
 UNNAMED = "object"  # the class of a map that says no class
 
 
@@ -205,3 +206,60 @@ def confident(items: Iterator[ImagePrediction], min_score: float) -> Iterator[Im
     """Yield the images with those predictions that have at least ``min_score``."""
     for item in items:
         yield replace(item, predictions=tuple(p for p in item.predictions if p.score >= min_score))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images to export: ``items`` come one at a time, ``total`` (None: unknown) of them, made as ``about`` says."""
+
+    items: Iterator[ImagePrediction]
+    total: int | None
+    about: str
+    warning: str = ""
+
+
+def open_source(
+    path: Path,
+    *,
+    rule: BoxRule | None = None,
+    max_boxes: int | None = None,
+    min_area: float | None = None,
+    images: Path | None = None,
+) -> Source | None:
+    """Find out what ``path`` holds: predictions, whose boxes are cut anew if anything is asked, or maps, or neither.
+
+    None for ``rule`` is the one that was recorded, else ``paper20``. ``images`` is a folder that tells the sizes of
+    maps that come without predictions.
+
+    Raises:
+        DataError: boxes are to be cut anew, but there are no maps.
+
+    """
+    file = predictions_file(path)
+    if file is not None and rule is None and max_boxes is None and min_area is None:
+        return Source(recorded(file), _count(file), f"the boxes recorded in {file}")
+    folder = path if file is None else file.parent / MAPS
+    if not holds_maps(folder):
+        if file is None:
+            return None
+        raise DataError(
+            f"{file.parent} holds no maps to cut boxes from. Localize again with --save map, or leave out --box-rule, "
+            "--threshold, --max-boxes and --min-area."
+        )
+    maps = MapFolder(folder)
+    cut = Cut(
+        rule or parse_box_rule(getattr(maps.info, "box_rule", "") or DEFAULT_RULE), max_boxes or 1, min_area or 0.0
+    )
+    about = f"boxes by {cut.rule.name} from the maps of {maps.path}"
+    if file is not None:
+        return Source(recut(file, maps, cut), _count(file), about)
+    known = images is not None or bool(maps.info.images)
+    warning = "" if known else f"{maps.path} does not say how large its images are: boxes are in pixels of the maps."
+    return Source(from_maps(maps, cut, images), len(maps.ids()), about, warning)
+
+
+def _count(file: Path) -> int | None:
+    if file.suffix.lower() == ".json":
+        return None
+    with file.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())

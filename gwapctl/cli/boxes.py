@@ -1,0 +1,250 @@
+"""``gwapctl boxes``: predictions, maps or images become boxes in the formats of other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gwapctl.cli import console, options
+from gwapctl.errors import UsageError
+from gwapctl.progress import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from gwapctl.export import Exporter
+    from gwapctl.export.sources import Source
+    from gwapctl.predictions import ImagePrediction
+
+BOXES = "Boxes"
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="INPUT",
+        help="What localize --out wrote, a predictions.jsonl, a folder of .npy maps, or images to localize.",
+        show_default=False,
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="csv, jsonl, coco, voc, yolo, label-studio or cvat.",
+        rich_help_panel=options.OUTPUT,
+        show_default="by the suffix of --out, else csv",
+    ),
+]
+BoxRule = Annotated[
+    str | None,
+    typer.Option(
+        "--box-rule",
+        help="Cut boxes anew by this rule: paper20, otsu or fixed:0.3.",
+        rich_help_panel=BOXES,
+        show_default="as recorded",
+    ),
+]
+Threshold = Annotated[
+    str | None,
+    typer.Option(
+        "--threshold",
+        help="Short for a box rule: otsu, or a fraction of the map's range such as 0.2.",
+        rich_help_panel=BOXES,
+        show_default=False,
+    ),
+]
+MaxBoxes = Annotated[
+    int | None,
+    typer.Option(
+        "--max-boxes",
+        min=1,
+        help="At most so many boxes per class and image.",
+        rich_help_panel=BOXES,
+        show_default="as recorded, else 1",
+    ),
+]
+MinArea = Annotated[
+    float | None,
+    typer.Option(
+        "--min-area",
+        min=0.0,
+        max=1.0,
+        help="Smallest area of a region, as a fraction of the image.",
+        rich_help_panel=BOXES,
+        show_default=False,
+    ),
+]
+MinScore = Annotated[
+    float,
+    typer.Option("--min-score", min=0.0, max=1.0, help="Leave out what scores less.", rich_help_panel=BOXES),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        help="Text file of class names, one per line: fixes the class numbers of coco and yolo.",
+        rich_help_panel=options.OUTPUT,
+        show_default="by alphabet",
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="Folder of the images behind somebody else's maps: tells their sizes.",
+        rich_help_panel=options.DATA,
+        show_default=False,
+    ),
+]
+YoloScores = Annotated[
+    bool, typer.Option("--yolo-scores", help="Add the score as a sixth column.", rich_help_panel=options.OUTPUT)
+]
+ImagePrefix = Annotated[
+    str | None,
+    typer.Option(
+        "--image-prefix",
+        help="Address of the image folder as Label Studio sees it.",
+        rich_help_panel=options.OUTPUT,
+        show_default="/data/local-files/?d=",
+    ),
+]
+
+
+def boxes(
+    input: Input,
+    format: Format = None,
+    out: options.Out = None,
+    box_rule: BoxRule = None,
+    threshold: Threshold = None,
+    max_boxes: MaxBoxes = None,
+    min_area: MinArea = None,
+    min_score: MinScore = 0.0,
+    classes: Classes = None,
+    images: Images = None,
+    yolo_scores: YoloScores = False,
+    image_prefix: ImagePrefix = None,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Write boxes as CSV, JSON lines, COCO, VOC, YOLO, Label Studio or CVAT.
+
+    Boxes are those that localize recorded, or cut anew from its maps. No network runs, unless INPUT is images.
+
+    [bold]Examples[/bold]
+
+    gwapctl boxes out --format coco --out boxes.json
+
+    gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out labels
+
+    gwapctl boxes photos --format label-studio --out tasks.json
+    """
+    from gwapctl.export.destination import check_destination, read_class_list
+
+    name, exporter = _exporter(format, out, yolo_scores, image_prefix)
+    path = check_destination(exporter, name, out, overwrite=overwrite)
+    listed = None if classes is None else read_class_list(classes)
+    source = _source(input, box_rule, threshold, max_boxes, min_area, images)
+    if dry_run:
+        total = "an unknown number of" if source.total is None else source.total
+        console.note(f"would write {source.about} ({total} images) as {name} to {path or 'stdout'}")
+        return
+    tally = _export(exporter, source, min_score, path, listed)
+    _finish(exporter, tally, path, listed)
+
+
+def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefix: str | None) -> tuple[str, Exporter]:
+    from gwapctl.export import EXPORTERS
+    from gwapctl.export.destination import format_name
+    from gwapctl.export.label_studio import LabelStudio
+    from gwapctl.export.yolo import Yolo
+
+    name = format_name(name, out, EXPORTERS)
+    for option, given, wanted in (
+        ("--yolo-scores", yolo_scores, "yolo"),
+        ("--image-prefix", image_prefix is not None, "label-studio"),
+    ):
+        if given and name != wanted:
+            raise UsageError(f"{option} goes with --format {wanted}, not {name}.")
+    if yolo_scores:
+        return name, Yolo(scores=True)
+    return name, EXPORTERS[name]() if image_prefix is None else LabelStudio(image_prefix)
+
+
+def _source(
+    text: str,
+    box_rule: str | None,
+    threshold: str | None,
+    max_boxes: int | None,
+    min_area: float | None,
+    images: Path | None,
+) -> Source:
+    from gwapctl.export.sources import open_source
+    from gwapctl.regions import parse_box_rule, threshold_rule
+
+    if box_rule is not None and threshold is not None:
+        raise UsageError("--threshold is short for a --box-rule. Give one of them.")
+    rule = parse_box_rule(box_rule) if box_rule is not None else None
+    rule = threshold_rule(threshold) if threshold is not None else rule
+    source = open_source(Path(text), rule=rule, max_boxes=max_boxes, min_area=min_area, images=images)
+    if source is None:
+        raise UsageError("images: later")
+    if source.warning:
+        console.warn(source.warning)
+    return source
+
+
+@dataclass
+class Tally:
+    """What went through: images and boxes written, their classes (label, label id), images that failed."""
+
+    images: int = 0
+    boxes: int = 0
+    failed: int = 0
+    classes: set[tuple[str, str]] = field(default_factory=set)
+
+    def watch(
+        self, items: Iterable[ImagePrediction], total: int | None, progress: ProgressCallback
+    ) -> Iterator[ImagePrediction]:
+        """Pass ``items`` on, count them, and name those that failed."""
+        for item in items:
+            if item.error is None:
+                self.images += 1
+                self.boxes += sum(prediction.box is not None for prediction in item.predictions)
+                self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
+            else:
+                self.failed += 1
+                console.warn(f"{item.image}: {item.error.message}")
+            progress(Progress(self.images + self.failed, total, "images"))
+            yield item
+
+
+def _export(exporter: Exporter, source: Source, min_score: float, path: Path | None, listed: list[str] | None) -> Tally:
+    from gwapctl.export import FileExporter
+    from gwapctl.export.sources import confident
+
+    tally = Tally()
+    with console.progress("boxes") as progress:
+        items = tally.watch(confident(source.items, min_score), source.total, progress)
+        if path is not None:
+            exporter.write(path, items, listed)
+        elif isinstance(exporter, FileExporter):
+            for lines in exporter.text(items, listed):
+                console.print_text(lines)
+    return tally
+
+
+def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[str] | None) -> None:
+    """Say what was written and what the reading tool needs, and leave with 3 if images failed."""
+    from gwapctl.export.base import class_table
+
+    setup = exporter.setup(class_table(tally.classes, listed))
+    if setup:
+        console.note(f"Set the project up with these labels:\n{setup}")
+    if path is not None:
+        console.note(f"{tally.boxes} boxes of {tally.images} images in {path}")
+    if tally.failed:
+        console.warn(f"{tally.failed} images failed and are left out.")
+        raise typer.Exit(3)
