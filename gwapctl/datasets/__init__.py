@@ -1,4 +1,4 @@
-"""Data sets by name or by looking at a folder."""
+"""Data sets by name, or by looking at a folder."""
 
 from __future__ import annotations
 
@@ -7,51 +7,119 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gwapctl.datasets.base import Dataset
-from gwapctl.datasets.tiny_imagenet import TinyImageNet
+from gwapctl.datasets.class_folders import open_class_folders
+from gwapctl.datasets.coco import open_coco
+from gwapctl.datasets.manifest import open_manifest
+from gwapctl.datasets.places import data_places
+from gwapctl.datasets.tiny_imagenet import TinyImageNet, open_tiny_imagenet
+from gwapctl.datasets.voc import Voc, is_voc_layout, open_voc0712, open_voc2007, open_voc2012
 from gwapctl.errors import DataError, unknown_name
 
-DATASETS: dict[str, Callable[[Path], Dataset]] = {
-    "tiny-imagenet": TinyImageNet,
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "voc": open_voc2007,
+    "voc2012": open_voc2012,
+    "voc07+12": open_voc0712,
+    "tiny-imagenet": open_tiny_imagenet,
 }
-OFFICIAL_FOLDERS: dict[str, str] = {
-    "tiny-imagenet": "tiny-imagenet-200",
-}
+
+_PAPER_TRAINS_ON_TRAINVAL = ("voc", "voc07+12")
 
 
 def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
-    """Open a data set by name (below ``root``, ``$GWAPCTL_DATA``, ``./data`` or the cache)."""
-    if name_or_folder not in DATASETS:
-        raise unknown_name("dataset", name_or_folder, DATASETS)
-    folder = OFFICIAL_FOLDERS[name_or_folder]
-    for place in data_roots(root):
-        for candidate in (place / folder, place):
-            if (candidate / "wnids.txt").is_file():
-                return DATASETS[name_or_folder](candidate)
+    """Open a data set by name, or a folder (a CSV manifest, a COCO JSON file) recognised by looking at it.
+
+    Names, and folders that do not exist as given, are looked for below ``root``; without one below ``$GWAPCTL_DATA``,
+    ``./data`` and the cache.
+
+    Raises:
+        UsageError: neither a known name nor a path.
+        DataError: the data set is not there, or cannot be recognised; the message says what was looked for.
+
+    """
+    places = data_places(root)
+    if name_or_folder in DATASETS:
+        return DATASETS[name_or_folder](places)
+    for path in [Path(name_or_folder), *(place / name_or_folder for place in places)]:
+        if path.exists():
+            return recognise(path)
+    if os.sep in name_or_folder or "." in name_or_folder:
+        raise DataError(f"{name_or_folder} does not exist. Give a folder, or one of: {', '.join(DATASETS)}.")
+    raise unknown_name("dataset", name_or_folder, DATASETS)
+
+
+def recognise(path: Path) -> Dataset:
+    """Open the data set that ``path`` holds, whatever its layout.
+
+    Raises:
+        DataError: it is in no layout that we know; the message says what was looked for.
+
+    """
+    if not path.is_dir():
+        return _recognise_file(path)
+    if (path / "wnids.txt").is_file():
+        return TinyImageNet(path)
+    if is_voc_layout(path):
+        return Voc(path.resolve().name, path, [path])
+    for opener in (open_coco, open_manifest, open_class_folders):
+        dataset = opener(path)
+        if dataset is not None:
+            return dataset
     raise DataError(
-        f"{name_or_folder} is not below {', '.join(map(str, data_roots(root)))}. Give its place with --root."
+        f"{path} is no data set that we recognise. Looked for: Annotations/ + JPEGImages/ (VOC), annotations/*.json"
+        " (COCO), a .csv with columns image,label, folders <class>/ or <split>/<class>/ of images, wnids.txt (Tiny"
+        " ImageNet)."
     )
 
 
-def data_roots(root: Path | None = None) -> list[Path]:
-    """Return the folders in which named data sets are looked for: ``root`` alone if given, else the usual places."""
-    if root is not None:
-        return [root]
-    from platformdirs import user_cache_path
-
-    given = os.environ.get("GWAPCTL_DATA")
-    return [*([Path(given)] if given else []), Path("data"), user_cache_path("gwapctl")]
+def _recognise_file(path: Path) -> Dataset:
+    openers: dict[str, Callable[[Path], Dataset | None]] = {
+        ".csv": open_manifest,
+        ".tsv": open_manifest,
+        ".json": open_coco,
+    }
+    opener = openers.get(path.suffix.lower())
+    dataset = opener(path) if opener is not None else None
+    if dataset is None:
+        raise DataError(f"{path} is no data set that we recognise. Give a folder, a CSV manifest or a COCO JSON file.")
+    return dataset
 
 
 def training_splits(dataset: Dataset) -> tuple[str, str | None]:
-    """Return the split to train on, and the set's own validation split unless results are reported on it."""
+    """Return the split to train on, and the set's own validation split unless results are reported on that.
+
+    Without one, hold out a part of the first (``datasets.base.holdout``).
+
+    Raises:
+        DataError: the set has several splits and none is for training.
+
+    """
     present = dataset.splits()
-    report = reporting_split(dataset)
-    val = "val" if "val" in present and report != "val" else None
-    if "trainval" in present and val is None:
+    tests = "test" in present
+    if "trainval" in present and tests and (dataset.name in _PAPER_TRAINS_ON_TRAINVAL or "train" not in present):
         return "trainval", None
-    return "train", val
+    if "train" in present:
+        return "train", "val" if "val" in present and tests else None
+    if len(present) == 1:
+        return present[0], None
+    raise DataError(
+        f"{dataset.name} at {dataset.root} has no split to train on. Present: {', '.join(present) or 'none'}."
+    )
 
 
 def reporting_split(dataset: Dataset) -> str:
-    """Return the split that results are reported on: ``test``, else ``val``."""
-    return "test" if "test" in dataset.splits() else "val"
+    """Return the split that results are reported on: ``test``, else ``val``, else the only one if it is not ``train``.
+
+    Raises:
+        DataError: there is none.
+
+    """
+    present = dataset.splits()
+    for split in ("test", "val"):
+        if split in present:
+            return split
+    if len(present) == 1 and present[0] not in ("train", "trainval"):
+        return present[0]
+    listed = ", ".join(present) or "none"
+    raise DataError(
+        f"{dataset.name} at {dataset.root} has no test or val split. Choose with --split. Present: {listed}."
+    )

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,9 @@ class Sample:
     """One image with image-level labels and nothing else: all that weakly supervised training ever sees.
 
     ``id`` is unique in its split and keeps folders and suffix out of the way of other images (relative path or the data
-    set's own id). ``labels`` are the indices of the classes present; ``ignored`` those that are present only as difficult
-    objects: neither positive nor negative. ``size`` is (width, height) of the upright image where the annotation says it.
+    set's own id). ``labels`` are the indices of the classes present; ``ignored`` those that are present only as
+    difficult objects: neither positive nor negative. ``size`` is (width, height) of the upright image where the
+    annotation says it.
     """
 
     id: str
@@ -43,14 +45,36 @@ class Sample:
 class BoxedSample(Sample):
     """A sample with object positions, for evaluation and for the few heads and detectors that say they need them.
 
-    ``boxes`` (N, 4) follow ``gwapctl.boxes``; ``box_labels`` (N,) are class indices; ``difficult`` (N,) flags. ``mask`` is
-    an image file whose non-zero pixels (255 = ignore where the data set says so) are foreground, if there is one.
+    ``boxes`` (N, 4) follow ``gwapctl.boxes``; ``box_labels`` (N,) are class indices; ``difficult`` (N,) flags. ``mask``
+    is an image file whose non-zero pixels (255 = ignore where the data set says so) are foreground, if there is one.
     """
 
     boxes: FloatArray = field(default_factory=lambda: np.zeros((0, 4)))
     box_labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     difficult: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     mask: Path | None = None
+
+
+class Problems:
+    """What a reader finds wrong with a data set: raised at once, or ``collecting`` for ``gwapctl data check``.
+
+    ``warnings`` are about what a reader mended or left out (an inverted box): never raised, each kept once.
+    """
+
+    def __init__(self) -> None:
+        self.collecting = False
+        self.errors: list[str] = []
+        self.warnings: dict[str, None] = {}
+
+    def error(self, message: str) -> None:
+        """Raise ``DataError``, or note the message and let the reader go on without the image."""
+        if not self.collecting:
+            raise DataError(message)
+        self.errors.append(message)
+
+    def warn(self, message: str) -> None:
+        """Note what was mended."""
+        self.warnings[message] = None
 
 
 class Dataset(ABC):
@@ -60,6 +84,11 @@ class Dataset(ABC):
     root: Path
     classes: tuple[ClassName, ...]
     multi_label: bool  # several classes per image (sigmoid, VOC mAP) or exactly one (softmax, top-k error)
+
+    @cached_property
+    def problems(self) -> Problems:
+        """What this reader found wrong so far."""
+        return Problems()
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
@@ -117,10 +146,10 @@ def holdout(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list
         strata.setdefault(samples[index].labels[0] if samples[index].labels else -1, []).append(index)
     order = [np.asarray(members)[generator.permutation(len(members))] for _, members in sorted(strata.items())]
     # largest remainders over all strata, so that small classes do not all round to zero
-    ranks = sorted(((place + 0.5) / len(members), int(index)) for members in order for place, index in enumerate(members))
+    ranks = sorted((((i + 0.5) / len(members)), int(index)) for members in order for i, index in enumerate(members))
     held = {index for _, index in ranks[: round(fraction * len(samples))]}
     train = [sample for index, sample in enumerate(samples) if index not in held]
     val = [sample for index, sample in enumerate(samples) if index in held]
     if not train or not val:
-        raise DataError(f"--val-fraction {fraction} of {len(samples)} images leaves an empty part. Choose another fraction.")
+        raise DataError(f"--val-fraction {fraction} of {len(samples)} images leaves an empty part. Choose another.")
     return train, val

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gwapctl.boxes import from_inclusive, valid
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.places import find_folder
 from gwapctl.errors import DataError
 
-FOLDER = "tiny-imagenet-200"
 SIZE = (64, 64)
 
 
@@ -70,6 +70,11 @@ class TinyImageNet(Dataset):
                 raise DataError(f"{file}: {name} has class {wnid!r}, which is not in wnids.txt.")
             labels[name] = self._index[wnid]
         return _samples(folder, labels, {name: rows[name][2:] for name in labels})
+
+
+def open_tiny_imagenet(places: Sequence[Path]) -> TinyImageNet:
+    """Open the official folder ``tiny-imagenet-200``, whatever its name is now."""
+    return TinyImageNet(find_folder("tiny-imagenet", ["tiny-imagenet-200", "."], places, proof="wnids.txt"))
 
 
 def _samples(folder: Path, labels: dict[str, int], boxes: dict[str, list[str]]) -> list[BoxedSample]:

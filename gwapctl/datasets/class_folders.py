@@ -1,0 +1,68 @@
+"""Class folders: ``<split>/<class>/*`` or ``<class>/*``; the folder's name is the label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.places import list_images
+from gwapctl.errors import DataError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class ClassFolders(Dataset):
+    """One label per image, no boxes. Sample ids are ``<class>/<file>``."""
+
+    multi_label = False
+
+    def __init__(self, root: Path, split_folders: dict[str, Path]) -> None:
+        self.name = root.resolve().name
+        self.root = root
+        self._folders = split_folders
+        names = sorted({name for folder in split_folders.values() for name in _subfolders(folder)})
+        self.classes = tuple(ClassName(name, name) for name in names)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits that have a folder."""
+        return tuple(self._folders)
+
+    def boxed_samples(self, split: str) -> list[BoxedSample]:
+        """Return the samples of ``split``, sorted by class and file name; none has a box."""
+        self.require_split(split)
+        folder = self._folders[split]
+        samples: list[BoxedSample] = []
+        for label, item in enumerate(self.classes):
+            images = list_images(folder / item.name)
+            if not images and (folder / item.name).is_dir():
+                self.problems.error(f"{folder / item.name} has no image. Put some there or remove the folder.")
+            samples += [BoxedSample(f"{item.name}/{name}", path, (label,)) for name, path in images.items()]
+        if not samples:
+            raise DataError(f"{folder} has no image in its class folders. Put images there or choose another split.")
+        return samples
+
+
+def open_class_folders(folder: Path) -> ClassFolders | None:
+    """Open ``folder`` if its subfolders are classes, or splits with classes; None if they are neither."""
+    subfolders = _subfolders(folder)
+    named = {SPLIT_NAMES[name.lower()]: path for name, path in subfolders.items() if name.lower() in SPLIT_NAMES}
+    splits = {split: path for split, path in named.items() if _has_class_folders(path)}
+    if splits:
+        return ClassFolders(folder, {split: splits[split] for split in ("train", "val", "test") if split in splits})
+    return ClassFolders(folder, {"train": folder}) if not named and _has_class_folders(folder) else None
+
+
+def _has_class_folders(folder: Path) -> bool:
+    return any(list_images(path) for path in _subfolders(folder).values())
+
+
+def _subfolders(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}

@@ -1,0 +1,58 @@
+"""Where data sets lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from gwapctl.errors import DataError
+from gwapctl.images import SUFFIXES
+
+
+def data_places(root: Path | None = None) -> list[Path]:
+    """Return where named data sets are looked for: ``root`` alone if given, else the usual folders, best first.
+
+    These are ``$GWAPCTL_DATA``, ``./data`` and the user's cache.
+    """
+    if root is not None:
+        return [root]
+    from platformdirs import user_cache_path
+
+    given = os.environ.get("GWAPCTL_DATA")
+    return [*([Path(given)] if given else []), Path("data"), user_cache_path("gwapctl")]
+
+
+def find_folder(name: str, folders: Sequence[str], places: Sequence[Path], proof: str) -> Path:
+    """Return the folder of data set ``name``: one of ``folders`` below a place, or a place that is that folder itself.
+
+    ``proof`` is what the folder must hold.
+
+    Raises:
+        DataError: it is nowhere; the message says where it was looked for and how to get it.
+
+    """
+    own = {folder.rpartition("/")[2] for folder in folders}
+    for place in places:
+        below = [place / folder for folder in folders]
+        for folder in [*below, place] if place.resolve().name in own else below:
+            if (folder / proof).exists():
+                return folder
+    looked = ", ".join(str(place / folders[0]) for place in places)
+    raise DataError(f"{name} is not here: no {looked}. Say where with --root, or run: gwapctl data get {name}.")
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Map the names (posix paths from ``folder``) of all images below it to their paths, sorted.
+
+    Hidden files do not count. A folder that does not exist has none.
+    """
+    found: dict[str, Path] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        start = Path(place)
+        prefix = "" if start == folder else f"{start.relative_to(folder).as_posix()}/"
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
+                found[prefix + name] = start / name
+    return dict(sorted(found.items()))
