@@ -1,1 +1,1 @@
-"""See the modules of this package."""
+"""The papers' tables beside what was measured, and a page per run. Built from run folders alone, without torch."""

@@ -1,0 +1,200 @@
+"""A filled table as a grid of short texts with notes: what the terminal, markdown, LaTeX and HTML all draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gwapctl.report.fill import Cell, FilledRow, FilledTable, Measured
+from gwapctl.report.results import Result
+from gwapctl.report.spec import Column
+
+STACKED_FROM = 3  # columns of numbers from which measured numbers stand below the paper's instead of beside them
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What stands below the table about a cell: where a measured number comes from, or the command that makes it."""
+
+    kind: Literal["measured", "command"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell to draw."""
+
+    text: str = ""
+    bold: bool = False
+    kind: Literal["label", "paper", "measured", "empty", "quoted"] = "label"
+    note: Note | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """One column head: the column's name, and whose numbers stand below it (empty for labels)."""
+
+    name: str
+    whose: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to draw: ``labels`` leading columns of text, then columns of numbers; ``remarks`` on the whole table.
+
+    ``breaks`` are the rows above which a thin line belongs.
+    """
+
+    title: str
+    caption: str
+    heads: tuple[Head, ...]
+    labels: int
+    rows: tuple[tuple[Entry, ...], ...]
+    breaks: frozenset[int]
+    remarks: tuple[str, ...]
+
+    def notes(self) -> list[Note]:
+        """Return the distinct notes in the order of the cells."""
+        return list(dict.fromkeys(entry.note for row in self.rows for entry in row if entry.note is not None))
+
+
+def make_grid(table: FilledTable) -> Grid:
+    """Lay a filled table out: measured numbers beside the paper's, or below them where there are many columns."""
+    stacked = table.ground.home and len(table.spec.columns) >= STACKED_FROM
+    labels = [Head(name) for name in table.spec.label_columns]
+    heads = _stacked_heads(table) if stacked else _heads(table)
+    rows: list[tuple[Entry, ...]] = []
+    breaks: set[int] = set()
+    for index, row in enumerate(table.rows):
+        if index and _starts_group(table, index):
+            breaks.add(len(rows))
+        rows += _stacked_rows(table, row) if stacked else [_row(table, row)]
+    return Grid(
+        title=table.spec.number,
+        caption=table.caption,
+        heads=(*labels, *heads),
+        labels=len(labels) + stacked,
+        rows=tuple(rows),
+        breaks=frozenset(breaks),
+        remarks=tuple(_remarks(table)),
+    )
+
+
+def note_mark(place: int) -> str:
+    """Return the letters of the ``place``-th note, from 0: a to z, then aa. Letters, because [6] is a citation."""
+    return (note_mark(place // 26 - 1) if place >= 26 else "") + "abcdefghijklmnopqrstuvwxyz"[place % 26]
+
+
+def _starts_group(table: FilledTable, index: int) -> bool:
+    """Tell whether a row starts a part of the table: another network's rows, or rows that the paper does not have."""
+    row, above = table.rows[index], table.rows[index - 1]
+    return row.extra != above.extra or (not row.extra and len(row.labels) > 1 and row.labels[1] != above.labels[1])
+
+
+def _heads(table: FilledTable) -> list[Head]:
+    if not table.ground.home:
+        return [Head(column.name, table.ground.name) for column in table.spec.columns]
+    return [Head(column.name, whose) for column in table.spec.columns for whose in ("paper", "measured")]
+
+
+def _stacked_heads(table: FilledTable) -> list[Head]:
+    return [Head(""), *[Head(column.name) for column in table.spec.columns]]
+
+
+def _row(table: FilledTable, row: FilledRow) -> tuple[Entry, ...]:
+    entries = [Entry(label) for label in row.labels]
+    for column, cell in zip(table.spec.columns, row.cells, strict=True):
+        entries += [_paper(column, cell)] if table.ground.home else []
+        entries.append(_measured(table, row, column, cell))
+    return tuple(entries)
+
+
+def _stacked_rows(table: FilledTable, row: FilledRow) -> list[tuple[Entry, ...]]:
+    pairs = list(zip(table.spec.columns, row.cells, strict=True))
+    paper = [_paper(column, cell) for column, cell in pairs]
+    measured = [_measured(table, row, column, cell) for column, cell in pairs]
+    labels = [Entry(label) for label in row.labels]
+    rows = [(*labels, Entry("paper"), *paper)] if any(entry.text for entry in paper) else []
+    if any(entry.kind in ("measured", "empty") for entry in measured):
+        rows.append((*([Entry()] * len(labels) if rows else labels), Entry("measured"), *measured))
+    return rows
+
+
+def _paper(column: Column, cell: Cell) -> Entry:
+    if cell.paper is None:
+        return Entry(kind="paper")
+    return Entry(f"{cell.paper:.{column.decimals}f}", cell.paper_bold, "paper")
+
+
+def _measured(table: FilledTable, row: FilledRow, column: Column, cell: Cell) -> Entry:
+    if cell.measured is not None:
+        text = number(cell.measured, column.decimals)
+        return Entry(text, cell.measured_bold, "measured", Note("measured", provenance(cell.measured, row, table)))
+    if cell.command is not None:
+        return Entry(DASH, False, "empty", Note("command", cell.command))
+    return Entry(DASH if cell.quoted else "", False, "quoted")
+
+
+def number(measured: Measured, decimals: int) -> str:
+    """Write a measured number with the decimals of the paper's column."""
+    mean = f"{measured.value:.{decimals}f}"
+    return mean if measured.sd is None else f"{mean} ± {measured.sd:.{decimals}f}"
+
+
+def provenance(measured: Measured, row: FilledRow, table: FilledTable) -> str:
+    """Say where a measured number comes from: runs, data set, split, images, seeds, date, and what to know besides."""
+    first = measured.results[0]
+    dates = sorted({result.date for result in measured.results})
+    date = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    parts = [", ".join(result.run for result in measured.results)]
+    seeds = ", ".join("?" if result.seed is None else str(result.seed) for result in measured.results)
+    count = len(measured.results)
+    parts.append(f"{first.dataset} {first.split}, n = {first.n:,}, seed{'s' * (count > 1)} {seeds}, {date}")
+    if count > 1:
+        parts.append(f"mean ± standard deviation of {count} seeds")
+    parts += _besides(measured, row, table, first)
+    return "; ".join(parts)
+
+
+def _besides(measured: Measured, row: FilledRow, table: FilledTable, first: Result) -> list[str]:
+    said = []
+    wanted = next((spec_row.config.get("backbone") for spec_row in table.spec.rows if spec_row.id == row.id), None)
+    if wanted is not None and wanted != first.backbone:
+        said.append(f"{first.backbone} stands in for {wanted}")
+    if measured.others:
+        said.append(f"{measured.others} older experiment{'s' * (measured.others > 1)} not shown")
+    return said
+
+
+def _remarks(table: FilledTable) -> list[str]:
+    """Say what holds for the whole table: which numbers can only be quoted, and the floors of its metrics."""
+    reasons: dict[str, list[str]] = {}
+    for column in table.spec.columns:
+        if column.quoted is not None:
+            reasons.setdefault(column.quoted, []).append(column.name)
+    for row in table.spec.rows:
+        if row.quoted is not None:
+            reasons.setdefault(row.quoted, []).append(row.labels[0])
+    said = "; ".join(f"{', '.join(what)}: {reason}" for reason, what in reasons.items())
+    quoted = [f"{DASH} quoted only, not measured here ({said})."] if said and table.ground.home else []
+    paper = [*table.spec.remarks, f"Paper: {table.spec.source}."] if table.ground.home else []
+    return [*quoted, *_floors(table), *paper]
+
+
+def _floors(table: FilledTable) -> list[str]:
+    """State the floors, where every evaluation in the table agrees on them (the data set's alone, not the model's)."""
+    said = []
+    for column in table.spec.columns:
+        pairs = {
+            (result.floors["full_image"][column.metric], result.floors["centred_box"][column.metric])
+            for result in table.results()
+            if column.metric is not None and all(column.metric in floor for floor in result.floors.values())
+            if {"full_image", "centred_box"} <= set(result.floors)
+        }
+        if len(pairs) == 1:
+            full, centred = next(iter(pairs))
+            name = f"{column.name} of " if len(table.spec.columns) > 1 else ""
+            text = f"{full:.{column.decimals}f} (full image), {centred:.{column.decimals}f} (centred box)"
+            said.append(f"Floors: {name}{text}.")
+    return said

@@ -1,0 +1,135 @@
+"""Which results belong into which cell of a table, and the command that fills a cell which has none."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from gwapctl.report.results import Result
+from gwapctl.report.spec import Column, EvaluateOptions, Row, Setting, TableSpec
+from gwapctl.zoo import zoo_folder
+
+# settings that must be off in a row's runs unless the row asks for them
+OFF_UNLESS_ASKED = ("cam_conv", "freeze_backbone", "detector", "box_proportion")
+# settings in which a run that names a row's recipe may differ away from the paper's data: a small network stands in
+STAND_IN = ("backbone", "cam_conv")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a table's numbers are measured on: trained on, evaluated on, split, how many images.
+
+    ``home``: that of the paper (``n`` is None, the paper's own counts hold). ``split`` and ``n`` are None also where
+    nothing was measured yet. ``argument``: how the user names the training data on the command line.
+    """
+
+    train_dataset: str
+    dataset: str
+    split: str | None
+    n: int | None
+    home: bool
+    argument: str
+
+    @property
+    def name(self) -> str:
+        """Data set and split for a heading."""
+        return self.dataset if self.split is None else f"{self.dataset} {self.split}"
+
+
+def home_ground(spec: TableSpec) -> Ground:
+    """Return what the paper measured on."""
+    return Ground(spec.train_dataset, spec.dataset, spec.split, None, True, spec.train_dataset)
+
+
+def ground_of(spec: TableSpec, result: Result) -> Ground:
+    """Return what ``result`` was measured on: the paper's ground only if everything agrees, down to the image count."""
+    home = home_ground(spec)
+    measured = (result.train_dataset, result.dataset, result.split)
+    if measured == (home.train_dataset, home.dataset, home.split) and result.n in spec.images:
+        return home
+    return Ground(*measured, result.n, False, str(result.settings.get("dataset", result.train_dataset)))
+
+
+def concerns(spec: TableSpec, result: Result) -> bool:
+    """Tell whether ``result`` holds a number of the table's kind: its protocol, its metrics, trained for the data."""
+    trained_for_it = result.train_dataset in (result.dataset, spec.train_dataset)
+    metrics = {column.metric for column in spec.columns}
+    return result.protocol == spec.protocol and trained_for_it and not metrics.isdisjoint(result.metrics)
+
+
+def fits_training(row: Row, column: Column, result: Result, ground: Ground) -> bool:
+    """Tell whether the run of ``result`` is a training of this row (and column)."""
+    wanted = {**row.config, **column.config}
+    free = STAND_IN if not ground.home and row.recipe is not None and result.recipe == row.recipe else ()
+    off = {key: False for key in OFF_UNLESS_ASKED if key not in wanted}
+    return all(_same(value, result.settings.get(key)) for key, value in {**off, **wanted}.items() if key not in free)
+
+
+def _same(wanted: Setting, value: object) -> bool:
+    """Compare a setting; a run that does not mention one has it off."""
+    if value is None:
+        return wanted in (False, "none")
+    return value == wanted or (wanted is False and value == "none")
+
+
+def fits_options(wanted: EvaluateOptions, result: Result, ground: Ground) -> bool:
+    """Tell whether ``result`` was evaluated as the row asks.
+
+    Away from home the paper's several scales stand for any several scales: other networks have other input sizes.
+    """
+    if wanted.map is not None and result.options.get("map") != wanted.map:
+        return False
+    if wanted.box_rule is not None and result.options.get("box_rule") != wanted.box_rule:
+        return False
+    if wanted.scales is None:
+        return True
+    if wanted.scales == "own":
+        return len(result.scales) <= 1 and result.own_scale in (None, *result.scales)
+    return result.scales == wanted.scales if ground.home else len(result.scales) > 1
+
+
+def fill_command(row: Row, column: Column, ground: Ground, trained: str | None, runs: Path) -> str:
+    """Return the command that fills a cell: the evaluation of the ``trained`` run, or the training and then that.
+
+    ``runs`` is the folder into which new runs go.
+    """
+    if trained is not None:
+        return _evaluate(trained, row.evaluate, ground)
+    run = str(runs / run_name(row, column, ground))
+    return f"{_train(row, column, ground, run)} && {_evaluate(run, row.evaluate, ground)}"
+
+
+def run_name(row: Row, column: Column, ground: Ground) -> str:
+    """Return the name of a row's run folder: its recipe, the column's settings, and any data set but the paper's."""
+    parts = [row.recipe or row.id, *map(str, column.config.values())]
+    return "-".join(parts if ground.home else [*parts, "on", PurePath(ground.argument).name])
+
+
+def _train(row: Row, column: Column, ground: Ground, run: str) -> str:
+    """Write the training: by the recipe where this version has it, else by its settings."""
+    has_recipe = row.recipe is not None and (zoo_folder() / "recipes" / f"{row.recipe}.toml").is_file()
+    settings = column.config if has_recipe else {**row.config, **column.config}
+    recipe = ["--recipe", str(row.recipe)] if has_recipe else []
+    return shlex.join(["gwapctl", "train", ground.argument, *recipe, *_flags(settings), "--out", run])
+
+
+def _flags(settings: Mapping[str, Setting]) -> list[str]:
+    """Write settings as options of ``gwapctl train``."""
+    flags: list[str] = []
+    for key, value in settings.items():
+        option = f"--{key.replace('_', '-')}"
+        flags += [option] if value is True else [option, str(value)]
+    return flags
+
+
+def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:
+    options = [] if wanted.map is None else ["--map", wanted.map]
+    if isinstance(wanted.scales, tuple):
+        options += ["--scales", ",".join(map(str, wanted.scales))]
+    if wanted.box_rule is not None:
+        options += ["--box-rule", wanted.box_rule]
+    if ground.train_dataset != ground.dataset:
+        options += ["--dataset", ground.dataset]
+    return shlex.join(["gwapctl", "evaluate", run, *options])

@@ -1,0 +1,72 @@
+"""The papers' tables, from specification and runs to text: what ``gwapctl report --table`` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gwapctl.errors import UsageError, unknown_name
+from gwapctl.files import write_text
+from gwapctl.report.fill import FilledTable, fill_table
+from gwapctl.report.pages import render_html
+from gwapctl.report.render import render_csv, render_json, render_latex, render_markdown
+from gwapctl.report.results import collect_results
+from gwapctl.report.spec import load_table, table_names
+from gwapctl.report.text import render_text
+
+FORMATS: dict[str, Callable[[Sequence[FilledTable]], str]] = {
+    "table": render_text,
+    "markdown": render_markdown,
+    "latex": render_latex,
+    "csv": render_csv,
+    "json": render_json,
+    "html": render_html,
+}
+
+DEFAULT_RUNS = Path("runs")
+
+
+def build_tables(name: str, *, runs: Path | None = None, dataset: str | None = None) -> list[FilledTable]:
+    """Return a paper's table (or ``all`` of them) filled from the finished runs below ``runs``.
+
+    Each is followed by a table per other data set that the runs were measured on; ``dataset`` asks for that one alone.
+
+    Raises:
+        UsageError: no such table, or ``runs`` was given and is not a folder.
+        DataError: a run's documents are broken.
+
+    """
+    names = table_names(name)
+    if runs is not None and not runs.is_dir():
+        raise UsageError(f"--runs {runs} is not a folder. Give the folder that holds the runs of gwapctl train.")
+    folder = DEFAULT_RUNS if runs is None else runs
+    results = collect_results(folder)
+    return [table for one in names for table in fill_table(load_table(one), results, dataset=dataset, runs=folder)]
+
+
+def report_tables(name: str, kind: str, *, runs: Path | None = None, dataset: str | None = None) -> str:
+    """Return ``build_tables`` as text of format ``kind``.
+
+    Raises:
+        UsageError: no such table or format, or ``runs`` was given and is not a folder.
+        DataError: a run's documents are broken.
+
+    """
+    if kind not in FORMATS:
+        raise unknown_name("format", kind, FORMATS)
+    return FORMATS[kind](build_tables(name, runs=runs, dataset=dataset))
+
+
+def write_report(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write a report, whole or not at all.
+
+    Raises:
+        UsageError: the file exists and ``overwrite`` is not set, or ``path`` is a folder.
+        DataError: it cannot be written.
+
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Give a file with --out.")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists. Replace it with --overwrite, or choose another --out.")
+    write_text(path, text)
