@@ -5,28 +5,75 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gwapctl.backbones.base import Backbone
+from gwapctl.backbones.caffenet import caffenet
+from gwapctl.backbones.cam_conv import WithCamConv
+from gwapctl.backbones.pretrained import PretrainedWeights
 from gwapctl.backbones.resnet_s import ResNetS
+from gwapctl.backbones.timm_nets import PREFIX, timm_backbone, timm_weights
+from gwapctl.backbones.torchvision_nets import WEIGHTS, alexnet, googlenet, googlenet_full, resnet18, resnet50, vgg16
 from gwapctl.errors import UsageError, unknown_name
 
+__all__ = ["BACKBONES", "Backbone", "PretrainedWeights", "build_backbone", "pretrained_weights_info"]
 
-def _resnet_s(*, pretrained: bool) -> Backbone:
-    if pretrained:
-        raise UsageError("resnet-s has no ImageNet weights. Use --weights none, or a run or zoo entry of ours.")
-    return ResNetS()
-
-
+# what builds a backbone: with ``pretrained=True`` from ImageNet where WEIGHTS has its weights, else from scratch
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "resnet-s": _resnet_s,
+    "alexnet": alexnet,
+    "caffenet": caffenet,
+    "googlenet": googlenet,
+    "googlenet-full": googlenet_full,
+    "resnet-s": ResNetS,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "vgg16": vgg16,
 }
+# what may follow a name, and the groups of the extra convolution it stands for
+_CAM_CONV = {"+cam": 1, "+cam2": 2}
 
 
 def build_backbone(name: str, *, pretrained: bool = False) -> Backbone:
     """Build the backbone ``name``, with ImageNet weights where ``pretrained``.
 
+    Args:
+        name: one of ``BACKBONES`` or ``timm:NAME``; with ``+cam`` (or ``+cam2`` for two groups) behind it, CAM's extra
+            3x3 convolution of 1024 channels follows.
+        pretrained: load ImageNet weights; they are downloaded once (``pretrained_weights_info`` says from where).
+
     Raises:
         UsageError: there is no such backbone (the message names the nearest), or it has no ImageNet weights.
+        MissingDependencyError: ``timm:NAME`` without timm.
+        ModelError: the weights cannot be fetched.
 
     """
+    for suffix, groups in _CAM_CONV.items():
+        if name.endswith(suffix):
+            return WithCamConv(build_backbone(name.removesuffix(suffix), pretrained=pretrained), groups=groups)
+    if name.startswith(PREFIX):
+        return timm_backbone(name.removeprefix(PREFIX), pretrained=pretrained)
     if name not in BACKBONES:
-        raise unknown_name("backbone", name, BACKBONES)
-    return BACKBONES[name](pretrained=pretrained)
+        raise unknown_name("backbone", name, [*BACKBONES, "timm:NAME"])
+    if not pretrained:
+        return BACKBONES[name]()
+    if pretrained_weights_info(name) is None:
+        raise UsageError(
+            f"{name} has no ImageNet weights to download. Use --weights none, a run or a zoo entry of ours."
+        )
+    return BACKBONES[name](pretrained=True)
+
+
+def pretrained_weights_info(name: str) -> PretrainedWeights | None:
+    """Return ``(url, size_mb)`` of what ``build_backbone(name, pretrained=True)`` downloads; None: it has no weights.
+
+    ``.cached`` on the result says that the file is here already.
+
+    Raises:
+        UsageError: there is no such backbone.
+        MissingDependencyError: ``timm:NAME`` without timm.
+
+    """
+    for suffix in _CAM_CONV:
+        name = name.removesuffix(suffix)
+    if name.startswith(PREFIX):
+        return timm_weights(name.removeprefix(PREFIX))
+    if name not in BACKBONES:
+        raise unknown_name("backbone", name, [*BACKBONES, "timm:NAME"])
+    return WEIGHTS.get(name.removesuffix("-full"))

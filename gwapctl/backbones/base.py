@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -9,11 +11,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """A fully convolutional network without pooling and classifier.
+    """A fully convolutional network without pooling and classifier, for images of any size and shape.
 
     Attributes:
         channels: K, the channels of the feature map.
-        stride: input pixels per feature map cell (rounded up by networks that round up).
+        stride: input pixels per feature map cell: an input larger by ``stride`` pixels has a map larger by one cell.
         mean, std: of the RGB input in 0..1; the classifier applies them, so that loaders hand over plain RGB in 0..255.
 
     """
@@ -26,3 +28,28 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images ``(B, 3, H, W)`` to a feature map ``(B, K, h, w)``."""
         raise NotImplementedError
+
+
+class LayerChain(Backbone):
+    """Layers one after the other, each under the name it has where its weights come from."""
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        *,
+        channels: int,
+        stride: int,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.channels, self.stride, self.mean, self.std = channels, stride, mean, std
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images ``(B, 3, H, W)`` to a feature map ``(B, K, h, w)``."""
+        features = images
+        for layer in self.children():
+            features = layer(features)
+        return features

@@ -1,0 +1,70 @@
+"""ImageNet weights: where they come from, how large they are, and fetching them once."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor
+
+from gwapctl.errors import ModelError
+
+
+class PretrainedWeights(NamedTuple):
+    """A download: its address and its size in megabytes (10^6 bytes), to be announced before it starts."""
+
+    url: str
+    size_mb: float
+
+    @property
+    def path(self) -> Path:
+        """Where torch.hub keeps the file (``TORCH_HOME`` moves it); a file put there by hand is used as it is."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(self.url).path).name
+
+    @property
+    def cached(self) -> bool:
+        """Whether the file is here already, so that nothing will be downloaded."""
+        address = urlparse(self.url)
+        if address.netloc == "huggingface.co":  # timm's weights: their hub keeps a cache of its own
+            from huggingface_hub import try_to_load_from_cache
+
+            owner, repository = address.path.split("/")[1:3]
+            return isinstance(try_to_load_from_cache(f"{owner}/{repository}", Path(address.path).name), str)
+        return self.path.is_file()
+
+
+def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
+    """Return the tensors of ``weights`` by name, downloading the file first where it is not cached.
+
+    The download goes to a temporary name, is compared with the SHA-256 prefix in its file name, and is then renamed. A
+    bar on stderr appears only on a terminal. The file is read with torch's restricted reader, which runs no code.
+
+    Raises:
+        ModelError: the file cannot be downloaded or read; the message names the manual way.
+
+    """
+    if not weights.cached:
+        _download(weights)
+    try:
+        state: dict[str, Tensor] = torch.load(weights.path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in many ways (zip, pickle, EOF), all of them mean the same
+        raise ModelError(f"{weights.path} is not a readable weights file. Delete it and run again.") from error
+    return state
+
+
+def _download(weights: PretrainedWeights) -> None:
+    match = re.search(r"-([0-9a-f]{8,})\.", weights.path.name)
+    try:
+        weights.path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            weights.url, str(weights.path), match.group(1) if match else None, progress=sys.stderr.isatty()
+        )
+    except (OSError, RuntimeError) as error:  # no network, HTTP errors, full disk; RuntimeError: wrong checksum
+        raise ModelError(
+            f"cannot download {weights.url} ({weights.size_mb:.0f} MB): {error}. Offline: put that file at "
+            f"{weights.path} by hand, or use --weights none, or --weights PATH with a run or weights.safetensors."
+        ) from error

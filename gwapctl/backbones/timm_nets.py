@@ -1,0 +1,140 @@
+"""``timm:NAME``: any network of timm that takes free image sizes, convolutional or transformer, before its pooling."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gwapctl.backbones.base import Backbone
+from gwapctl.backbones.pretrained import PretrainedWeights
+from gwapctl.errors import MissingDependencyError, ModelError, UsageError
+
+PREFIX = "timm:"
+# how timm's transformers are told to take any size: ViT and EVA by the first, Swin by the second; the rest take neither
+_FREE_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+_TRIAL_SIZE = (128, 192)
+
+
+class TimmBackbone(Backbone):
+    """``forward_features`` of a timm network, as a feature map whatever its layout is.
+
+    Tokens ``(B, P + h w, K)`` lose their P prefix tokens (class, distillation, registers) and go back to their grid;
+    channels-last maps are turned around. Networks that cut an image into patches get it padded at the right and the
+    bottom with the mean colour to whole patches, so that every size works.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        net: Any = network
+        self.network = net
+        self.channels, self.stride = int(net.num_features), int(net.feature_info[-1]["reduction"])
+        self.mean, self.std = tuple(net.default_cfg["mean"]), tuple(net.default_cfg["std"])
+        self._prefix_tokens = int(getattr(net, "num_prefix_tokens", 0))
+        self._channels_last = getattr(net, "output_fmt", "NCHW") == "NHWC"
+        self._cuts_patches = hasattr(net, "patch_embed")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images ``(B, 3, H, W)`` to a feature map ``(B, K, h, w)``."""
+        height, width = images.shape[2:]
+        if self._cuts_patches:
+            images = functional.pad(images, (0, -width % self.stride, 0, -height % self.stride))
+        features: Tensor = self.network.forward_features(images)
+        if features.ndim == 3:  # (B, P + h w, K)
+            rows, columns = -(-height // self.stride), -(-width // self.stride)
+            features = features[:, self._prefix_tokens :].transpose(1, 2)  # (B, K, h w)
+            return features.reshape(len(images), self.channels, rows, columns)
+        return features.permute(0, 3, 1, 2) if self._channels_last else features
+
+
+def timm_backbone(name: str, *, pretrained: bool = False) -> Backbone:
+    """Build the timm network ``name``, with timm's weights (from the Hugging Face hub) where ``pretrained``.
+
+    Raises:
+        MissingDependencyError: timm is not installed.
+        UsageError: timm has no such network, or it takes one image size only.
+        ModelError: its weights cannot be fetched.
+
+    """
+    timm = _import_timm()
+    _check_name(timm, name)
+    backbone = TimmBackbone(_create(timm, name, pretrained))
+    _check_free_size(name, backbone)
+    return backbone
+
+
+def timm_weights(name: str) -> PretrainedWeights | None:
+    """Return where the weights of the timm network ``name`` come from and how large they are, None without any.
+
+    Raises:
+        MissingDependencyError: timm is not installed.
+        UsageError: timm has no such network.
+
+    """
+    timm = _import_timm()
+    _check_name(timm, name)
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return None
+    url = (
+        f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors" if config.hf_hub_id else config.url
+    )
+    with torch.device("meta"):  # shapes only: nothing is allocated or drawn
+        parameters = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+    return PretrainedWeights(url, parameters * 4 / 1e6)
+
+
+def _import_timm() -> ModuleType:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise MissingDependencyError("timm:NAME needs the package timm. Run: pip install 'gwapctl[timm]'") from error
+
+
+def _check_name(timm: ModuleType, name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        nearest = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
+        hint = f" Nearest: {', '.join(PREFIX + other for other in nearest)}." if nearest else ""
+        raise UsageError(f'timm has no network {name!r}.{hint} All: python -c "import timm; print(timm.list_models())"')
+    tags = [other.partition(".")[2] for other in timm.list_pretrained(architecture)]
+    if tag and tag not in tags:
+        raise UsageError(f"timm has no weights {tag!r} of {architecture}, only: {', '.join(tags) or 'none'}.")
+
+
+def _create(timm: ModuleType, name: str, pretrained: bool) -> nn.Module:
+    for options in _FREE_SIZE:
+        try:
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        except TypeError:  # this network does not know the option
+            continue
+        except (OSError, RuntimeError, ValueError) as error:
+            if not pretrained:
+                raise
+            raise ModelError(
+                f"cannot fetch the weights of timm:{name}: {error}. Offline: use --weights none, or --weights PATH "
+                "with a run or weights.safetensors."
+            ) from error
+        return network
+    raise AssertionError("the last options are empty, which every network takes")
+
+
+def _check_free_size(name: str, backbone: Backbone) -> None:
+    """Run one small non-square image, so that a network of one fixed size is refused here and not in mid-training."""
+    height, width = _TRIAL_SIZE
+    try:
+        with torch.no_grad():
+            channels = backbone.eval()(torch.zeros(1, 3, height, width)).shape[1]
+    except Exception as error:  # each network complains in its own way
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"timm:{name} does not take images of any size ({reason}). Try timm:vit_small_patch16_224 or a CNN."
+        ) from error
+    if channels != backbone.channels:
+        raise UsageError(f"timm:{name} does not say how many channels it has. Try timm:vit_small_patch16_224 or a CNN.")
+    backbone.train()

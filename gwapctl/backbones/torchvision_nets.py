@@ -1,0 +1,110 @@
+"""Networks whose layer names and ImageNet weights are torchvision's, cut before their pooling."""
+
+from __future__ import annotations
+
+import itertools
+
+import torchvision
+from torch import nn
+
+from gwapctl.backbones.base import Backbone, LayerChain
+from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
+
+_HOST = "https://download.pytorch.org/models"
+WEIGHTS = {  # the paper's generation of weights: IMAGENET1K_V1 throughout
+    "alexnet": PretrainedWeights(f"{_HOST}/alexnet-owt-7be5be79.pth", 244.4),
+    "vgg16": PretrainedWeights(f"{_HOST}/vgg16-397923af.pth", 553.4),
+    "googlenet": PretrainedWeights(f"{_HOST}/googlenet-1378be20.pth", 52.1),
+    "resnet18": PretrainedWeights(f"{_HOST}/resnet18-f37072fd.pth", 46.8),
+    "resnet50": PretrainedWeights(f"{_HOST}/resnet50-0676ba61.pth", 102.5),
+}
+
+# torchvision's GoogLeNet weights come from TensorFlow, whose inputs lie in -1..1. torchvision re-scales inside its own
+# forward (transform_input); a cut network states the same as its normalisation: (x - 0.5) / 0.5.
+_TENSORFLOW = (0.5, 0.5, 0.5)
+
+
+def alexnet(*, pretrained: bool = False) -> Backbone:
+    """Build AlexNet up to conv5's ReLU: torchvision's variant (one weird trick, arXiv 1404.5997), ``features[:12]``."""
+    features = nn.Sequential(
+        nn.Conv2d(3, 64, 11, stride=4, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )
+    _initialise(features)
+    return _with_weights(LayerChain({"features": features}, channels=256, stride=16), "alexnet", pretrained)
+
+
+def vgg16(*, pretrained: bool = False) -> Backbone:
+    """Build VGG-16 (arXiv 1409.1556) up to conv5_3's ReLU, ``features[:30]``: pool5 is not part of it."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = width
+        layers.append(nn.MaxPool2d(2, stride=2))
+    features = nn.Sequential(*layers[:-1])
+    _initialise(features)
+    return _with_weights(LayerChain({"features": features}, channels=512, stride=16), "vgg16", pretrained)
+
+
+def googlenet(*, pretrained: bool = False) -> Backbone:
+    """Build GoogLeNet (arXiv 1409.4842, torchvision's with batch norm) up to inception4e; no auxiliary classifiers."""
+    return _googlenet(last="inception4e", channels=832, stride=16, pretrained=pretrained)
+
+
+def googlenet_full(*, pretrained: bool = False) -> Backbone:
+    """Build the unmodified GoogLeNet up to inception5b: its own pooling is a mean already, so the head is ``gap``."""
+    return _googlenet(last="inception5b", channels=1024, stride=32, pretrained=pretrained)
+
+
+def _googlenet(*, last: str, channels: int, stride: int, pretrained: bool) -> Backbone:
+    network = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
+    names = [name for name, _ in network.named_children()]
+    layers = dict(itertools.islice(network.named_children(), names.index(last) + 1))
+    backbone = LayerChain(layers, channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW)
+    _initialise(backbone)
+    return _with_weights(backbone, "googlenet", pretrained)
+
+
+def resnet18(*, pretrained: bool = False) -> Backbone:
+    """Build ResNet-18 (arXiv 1512.03385) up to layer4."""
+    return _resnet("resnet18", channels=512, pretrained=pretrained)
+
+
+def resnet50(*, pretrained: bool = False) -> Backbone:
+    """Build ResNet-50 (arXiv 1512.03385) up to layer4."""
+    return _resnet("resnet50", channels=2048, pretrained=pretrained)
+
+
+def _resnet(name: str, *, channels: int, pretrained: bool) -> Backbone:
+    network = torchvision.models.get_model(name, weights=None)
+    layers = {child: layer for child, layer in network.named_children() if child not in ("avgpool", "fc")}
+    return _with_weights(LayerChain(layers, channels=channels, stride=32), name, pretrained)
+
+
+def _initialise(network: nn.Module) -> None:
+    """Draw convolutions as He et al. do (arXiv 1502.01852), so that signals keep their size through a fresh network."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _with_weights(backbone: Backbone, name: str, pretrained: bool) -> Backbone:
+    if pretrained:
+        own = backbone.state_dict()
+        state = load_pretrained(WEIGHTS[name])
+        backbone.load_state_dict({key: value for key, value in state.items() if key in own})
+    return backbone
