@@ -1,0 +1,106 @@
+"""Protocol ``wsoleval``: the numbers of clovaai/wsolevaluation to the last digit (Choe et al., arXiv 2001.07437).
+
+Its habits are part of the protocol: maps and objects live on a grid of 224 x 224, coordinates of objects are cut to
+integers, maps to 256 levels, the threshold is a fraction of the highest level, the region is the contour with the
+largest polygon, and a box's right and lower sides lie one pixel outside of it unless the map ends there. Its inclusive
+IoU is the plain IoU of half-open boxes.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, from_inclusive, iou, to_inclusive
+from gwapctl.errors import DataError
+from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve
+from gwapctl.regions.sweep import contour_boxes, contour_ious
+
+SIDE = 224  # of the square grid
+_NO_CONTOUR = as_boxes([0, 0, 1, 1])  # its inclusive [0, 0, 0, 0] for a map of zeros
+
+
+class WsolevalBoxAccuracy:
+    """``max_box_acc`` and ``max_box_acc_v2`` in percent, with their parts, on the 224 x 224 grid.
+
+    ``max_box_acc`` (``_30``, ``_50``, ``_70``, ``_threshold``) has one contour per threshold. ``max_box_acc_v2`` takes
+    the best of all contours, inner ones too, and is the mean of its own ``_v2_30``, ``_v2_50`` and ``_v2_70``.
+    """
+
+    def __init__(self, thresholds: FloatArray = THRESHOLDS) -> None:
+        self.curve = AccuracyCurve(thresholds)
+        self.curve_v2 = AccuracyCurve(thresholds)
+        self.n_degenerate = 0
+
+    def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> None:
+        """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
+
+        Raises:
+            DataError: the map is not (h, w), or holds NaN or infinity.
+
+        """
+        levels = byte_levels(grid_map(heatmap))
+        truth = grid_objects(objects, width, height)
+        highest = int(levels.max())
+        if highest == 0:
+            nothing = np.full(len(self.curve.thresholds), iou(_NO_CONTOUR, truth).max(initial=0.0))
+            self.curve.add(nothing)
+            self.curve_v2.add(nothing)
+            self.n_degenerate += 1
+            return
+        cuts = (self.curve.thresholds * highest).astype(np.int64)
+        self.curve.add(iou(loose_boxes(contour_boxes(levels, cuts), SIDE, SIDE), truth).max(axis=1, initial=0.0))
+        self.curve_v2.add(contour_ious(levels, cuts, truth))
+
+    def compute(self) -> dict[str, float]:
+        """Return the maxima over thresholds."""
+        if self.curve.n == 0:
+            return {}
+        maxima, maxima_v2 = self.curve.maxima("max_box_acc"), self.curve_v2.maxima("max_box_acc_v2")
+        return {
+            "max_box_acc": maxima["max_box_acc_50"],
+            **maxima,
+            "max_box_acc_threshold": self.curve.best_threshold(),
+            "max_box_acc_v2": float(np.mean(list(maxima_v2.values()))),
+            **maxima_v2,
+        }
+
+
+def grid_map(heatmap: npt.ArrayLike) -> FloatArray:
+    """Return a map as float64 ``(224, 224)`` in [0, 1].
+
+    One that is so already stays as it is; others are resized (bicubic), then stretched by minimum and maximum; a
+    constant one gives zeros.
+
+    Raises:
+        DataError: the map is not two-dimensional, is empty, or holds NaN or infinity.
+
+    """
+    values = np.asarray(heatmap, dtype=np.float64)
+    if values.ndim != 2 or values.size == 0:
+        raise DataError(f"a heatmap has shape (H, W), this one {values.shape}. Give one map per class and image.")
+    if not np.isfinite(values).all():
+        raise DataError("the heatmap holds NaN or infinity. Write finite values.")
+    if values.shape == (SIDE, SIDE) and values.min() >= 0 and values.max() <= 1:
+        return values
+    resized = np.asarray(cv2.resize(values, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
+    lifted = resized - resized.min()
+    return np.asarray(lifted / max(lifted.max(), np.finfo(np.float64).tiny))
+
+
+def byte_levels(scores: FloatArray) -> npt.NDArray[np.uint8]:
+    """Return the 256 levels of a map in [0, 1], cut off, not rounded."""
+    return (scores * 255).astype(np.uint8)
+
+
+def grid_objects(objects: BoxesLike, width: int, height: int) -> FloatArray:
+    """Return objects (N, 4) on the grid: their inclusive corners scaled from ``width x height`` and cut to integers."""
+    scale = np.array([SIDE, SIDE, SIDE, SIDE], dtype=np.float64)
+    corners = to_inclusive(objects) * scale / np.array([width, height, width, height], dtype=np.float64)
+    return from_inclusive(np.trunc(corners))
+
+
+def loose_boxes(boxes: BoxesLike, width: int, height: int) -> FloatArray:
+    """Return half-open boxes (N, 4) as wsolevaluation has them: a pixel more to the right and below inside the map."""
+    return np.minimum(from_inclusive(boxes), [width, height, width, height])
