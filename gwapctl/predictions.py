@@ -198,6 +198,7 @@ class MapsInfo:
 
     ``values`` is ``raw`` (one scale: the map's own numbers) or ``minmax_mean`` (mean over scales and flips of maps in
     [0, 1]) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all ``labels`` of an image.
+    ``box_rule`` is the one that the boxes beside the maps were made with.
     """
 
     method: str = "unknown"
@@ -207,6 +208,7 @@ class MapsInfo:
     resize: str = "warp"
     values: Literal["raw", "minmax_mean", "unknown"] = "unknown"
     class_agnostic: bool = True
+    box_rule: str = ""
     images: dict[str, MapImage] = field(default_factory=dict)
 
     @property

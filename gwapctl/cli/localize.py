@@ -1,0 +1,212 @@
+"""``gwapctl localize``: images in; classes, boxes and maps out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gwapctl.cli import console, options
+from gwapctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from gwapctl.localize import Finder
+    from gwapctl.predictions import ImagePrediction
+
+SAVES = ("overlay", "map", "mask")
+SOME_FAILED = 3
+ROWS_PER_TABLE = 1000  # so that any number of images fits into memory
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Images, folders, globs, .txt lists of paths, or - for paths on standard input.",
+        show_default=False,
+    ),
+]
+TopK = Annotated[int, typer.Option("--top-k", min=1, help="Classes per image.", rich_help_panel=options.MODEL)]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Average over the mirrored image, too.", rich_help_panel=options.MODEL)
+]
+Save = Annotated[
+    str | None,
+    typer.Option(
+        "--save",
+        help="What to write below --out, of overlay, map and mask.",
+        rich_help_panel=options.OUTPUT,
+        show_default="all three",
+    ),
+]
+Format = Annotated[
+    Literal["table", "json", "jsonl"],
+    typer.Option("--format", "-f", help="What to print.", rich_help_panel=options.OUTPUT),
+]
+Recursive = Annotated[
+    bool,
+    typer.Option("--recursive/--no-recursive", help="Look into subfolders.", rich_help_panel=options.DATA),
+]
+
+
+def localize(
+    inputs: Inputs,
+    model: options.ModelSpec = None,
+    scales: options.Scales = None,
+    resize: options.Resize = None,
+    map: options.MapMethod = None,
+    box_rule: options.BoxRule = None,
+    threshold: options.Threshold = None,
+    top_k: TopK = 1,
+    flip: Flip = False,
+    save: Save = None,
+    out: options.Out = None,
+    format: Format = "table",
+    recursive: Recursive = True,
+    limit: options.Limit = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+) -> None:
+    """Find where the classes of a model are in images: classes, boxes and heatmaps.
+
+    [bold]Examples[/bold]
+
+    gwapctl localize image.jpg --scales 224,448,672
+
+    gwapctl localize photos --model runs/a --format jsonl > boxes.jsonl
+
+    gwapctl localize photos --save overlay,map --out found
+    """
+    from gwapctl.images import find_inputs
+    from gwapctl.localize import load_model, localize_inputs
+
+    saved = _saved(save, out, resume, overwrite)
+    sizes, rule = options.parse_scales(scales), _rule_name(box_rule, threshold)
+    images = find_inputs(inputs, recursive=recursive)[:limit]
+    loaded = load_model(model, device=device, precision=precision)
+    finder = loaded.finder(
+        scales=sizes, map=map, box_rule=rule, top_k=top_k, flip=flip, resize=resize, batch_size=batch_size
+    )
+    _say_how(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
+    if dry_run:
+        return
+    tally = Tally()
+    with console.progress("localize") as progress:
+        found = localize_inputs(
+            finder,
+            loaded.name,
+            images,
+            out=out,
+            save=saved,
+            resume=resume,
+            overwrite=overwrite,
+            workers=workers,
+            progress=progress,
+        )
+        PRINTERS[format](tally.watch(found))
+    _finish(tally, len(images), out)
+
+
+def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) -> tuple[str, ...]:
+    """Return what to write below ``--out``; options that need ``--out`` do not go without it."""
+    needs_out = [name for name, given in (("--save", save), ("--resume", resume), ("--overwrite", overwrite)) if given]
+    if out is None and needs_out:
+        raise UsageError(f"{needs_out[0]} needs a folder. Give one with --out.")
+    return SAVES if save is None else options.parse_names(save, "--save", SAVES)
+
+
+def _rule_name(box_rule: str | None, threshold: str | None) -> str | None:
+    """Return the box rule asked for, checked before anything slow happens."""
+    from gwapctl.regions import parse_box_rule, threshold_rule
+
+    if box_rule is not None and threshold is not None:
+        raise UsageError("--threshold is short for a --box-rule. Give one of them.")
+    if threshold is not None:
+        return threshold_rule(threshold).name
+    return None if box_rule is None else parse_box_rule(box_rule).name
+
+
+def _say_how(
+    finder: Finder, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
+) -> None:
+    from gwapctl.localize import scale_warning
+
+    localizer = finder.localizer
+    scales = ",".join(str(scale) for scale in localizer.scales) or "x".join(
+        str(side) for side in finder.info.input_size
+    )
+    how = f"{images} images, model {model}, map {localizer.map_method}, scales {scales}, box rule {finder.rule.name}"
+    where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
+    (console.note if dry_run else console.detail)(f"{how} on {localizer.device}{where}")
+    if warning := scale_warning(finder.info, localizer.scales):
+        console.warn(warning)
+
+
+@dataclass
+class Tally:
+    """How many images went through, and how many of them failed."""
+
+    done: int = 0
+    failed: int = 0
+
+    def watch(self, images: Iterable[ImagePrediction]) -> Iterator[ImagePrediction]:
+        """Pass ``images`` on, count them, and name those that failed."""
+        for image in images:
+            self.done += 1
+            if image.error is not None:
+                self.failed += 1
+                console.warn(image.error.message)
+            yield image
+
+
+def _print_jsonl(images: Iterable[ImagePrediction]) -> None:
+    for image in images:
+        console.print_jsonl(image.to_json())
+
+
+def _print_json(images: Iterable[ImagePrediction]) -> None:
+    """Write one document, piece by piece: it may be longer than memory."""
+    separator = '{"schema_version": 1, "images": [\n'
+    for image in images:
+        console.print_text(separator + json.dumps(image.to_json(), ensure_ascii=False, allow_nan=False))
+        separator = ","
+    console.print_text("]}" if separator == "," else separator + "]}")
+
+
+def _print_table(images: Iterable[ImagePrediction]) -> None:
+    stream = iter(images)
+    while part := list(islice(stream, ROWS_PER_TABLE)):
+        rows = [row for image in part for row in _rows(image)]
+        console.print_table(("image", "class", "score", "x0", "y0", "x1", "y1"), rows)
+
+
+def _rows(image: ImagePrediction) -> Iterator[tuple[str, ...]]:
+    for item in image.predictions:
+        corners = ("",) * 4 if item.box is None else tuple(f"{value:.1f}" for value in item.box)
+        yield (image.id, item.label, f"{item.score:.3f}", *corners)
+
+
+PRINTERS: dict[str, Callable[[Iterable[ImagePrediction]], None]] = {
+    "table": _print_table,
+    "json": _print_json,
+    "jsonl": _print_jsonl,
+}
+
+
+def _finish(tally: Tally, total: int, out: Path | None) -> None:
+    """Say what was done, and leave with 3 if images failed."""
+    if out is not None:
+        earlier = f" ({total - tally.done} were done before)" if tally.done < total else ""
+        console.note(f"{tally.done - tally.failed} images in {out}{earlier}")
+    if tally.failed:
+        console.warn(f"{tally.failed} of {tally.done} images failed.")
+        raise typer.Exit(SOME_FAILED)

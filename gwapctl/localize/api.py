@@ -1,0 +1,247 @@
+"""The model as Python sees it: three lines from images to boxes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gwapctl.boxes import FloatArray
+from gwapctl.errors import DataError, UsageError
+from gwapctl.images import find_inputs
+from gwapctl.localize.result import Localization, Source, load
+from gwapctl.regions import BoxRule, map_to_boxes, parse_box_rule
+
+if TYPE_CHECKING:
+    from gwapctl.maps import Localizer, MapResult
+    from gwapctl.maps.localizer import FloatArray as FloatMap
+    from gwapctl.maps.localizer import PreparedImage
+    from gwapctl.model import Classifier, ModelInfo
+
+OnError = Literal["raise", "keep"]
+
+
+def load_model(spec: str | Path | None = None, *, device: str = "auto", precision: str = "auto") -> Model:
+    """Load a model: a run folder, a zoo entry's name, a folder of ``weights.safetensors``; None is the bundled one.
+
+    ``precision``: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes it natively.
+
+    Raises:
+        UsageError: nothing has that name.
+        ModelError: the files are missing or broken.
+        MissingDependencyError: ``device`` is not there.
+
+    """
+    from gwapctl.maps.inference import resolve_device
+    from gwapctl.model import load_classifier
+    from gwapctl.zoo import resolve_model
+
+    resolve_device(device)
+    folder = resolve_model(None if spec is None else str(spec))
+    name = folder.name if spec is None else str(spec)
+    return Model(load_classifier(folder), name, device=device, precision=precision)
+
+
+class Model:
+    """A trained classifier that localizes. Made by ``gwapctl.load_model``."""
+
+    def __init__(self, classifier: Classifier, name: str, *, device: str = "auto", precision: str = "auto") -> None:
+        self.classifier = classifier
+        self.name = name
+        self.device = device
+        self.precision = precision
+
+    @property
+    def info(self) -> ModelInfo:
+        """Classes, input size, and the scales, map and box rule that are used unless told otherwise."""
+        return self.classifier.info
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The readable names of all classes."""
+        return tuple(item.name for item in self.info.classes)
+
+    def localize(
+        self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
+    ) -> list[Localization]:
+        """Localize one or many images and return the results in order. See ``stream`` for the options.
+
+        Raises:
+            DataError: an image cannot be read; with ``on_error="keep"`` its result says so in ``error`` instead.
+            UsageError: an option's value is unknown.
+
+        """
+        return list(self.stream(images, on_error=on_error, **options))
+
+    def stream(
+        self,
+        images: Source | Iterable[Source],
+        *,
+        scales: Sequence[int] | None = None,
+        map: str | None = None,
+        box_rule: str | None = None,
+        top_k: int = 1,
+        flip: bool = False,
+        resize: str | None = None,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Iterator[Localization]:
+        """Yield one result per image, in order, while later images are worked on; memory stays flat.
+
+        Args:
+            images: a path, a folder (its images, sorted), an array ``(H, W, 3)`` uint8 RGB, or an iterable of these.
+            scales: input sizes whose maps are averaged. None, here and below: what the model stores.
+            map: ``weight``, ``class`` or ``fused``.
+            box_rule: ``paper20``, ``otsu`` or ``fixed:0.3``.
+            top_k: how many classes per image.
+            flip: average over the mirrored image, too.
+            resize: ``warp`` each image to a square, or ``keep`` its aspect ratio (the shorter side gets the size).
+            batch_size: images per forward pass.
+            workers: threads; None: one per core; 0: none.
+            on_error: whether an image that cannot be read raises, or is kept as a result with ``error``.
+
+        """
+        finder = self.finder(
+            scales=scales,
+            map=map,
+            box_rule=box_rule,
+            top_k=top_k,
+            flip=flip,
+            resize=resize,
+            batch_size=batch_size,
+        )
+        if warning := scale_warning(self.info, finder.localizer.scales):
+            warnings.warn(warning, stacklevel=2)
+        return _checked(finder.stream(_sources(images), workers), on_error)
+
+    def finder(
+        self,
+        *,
+        scales: Sequence[int] | None = None,
+        map: str | None = None,
+        box_rule: str | None = None,
+        top_k: int = 1,
+        flip: bool = False,
+        resize: str | None = None,
+        batch_size: int | None = None,
+    ) -> Finder:
+        """Return the object that does the work, every option checked; they mean what they mean in ``stream``."""
+        from gwapctl.maps import Localizer
+
+        if top_k < 1:
+            raise UsageError(f"top_k is {top_k}. Ask for at least one class.")
+        rule = parse_box_rule(box_rule or self.info.box_rule)
+        localizer = Localizer(
+            self.classifier,
+            scales=scales,
+            map_method=map,
+            flip=flip,
+            resize=resize,
+            precision=self.precision,
+            device=self.device,
+            batch_size=batch_size,
+        )
+        return Finder(self.info, localizer, rule, top_k)
+
+
+@dataclass(frozen=True)
+class Finder:
+    """From images to boxes: the localizer, the box rule and the class names in one place. Threads may share it."""
+
+    info: ModelInfo
+    localizer: Localizer
+    rule: BoxRule
+    top_k: int
+
+    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Localization]:
+        """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
+        from gwapctl.maps.threads import in_threads
+
+        return in_threads(self.find, sources, chunk=self.localizer.batch_size, workers=workers)
+
+    def find(self, sources: Sequence[Source]) -> list[Localization]:
+        """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
+        prepared = [self._prepare(source) for source in sources]
+        readable = [item for item in prepared if not isinstance(item, DataError)]
+        results = iter(self.localizer.run(readable, top_k=self.top_k))
+        return [
+            Localization(_name(source), 0, 0, error=item, source=source)
+            if isinstance(item, DataError)
+            else self._describe(source, item, next(results))
+            for source, item in zip(sources, prepared, strict=True)
+        ]
+
+    def _prepare(self, source: Source) -> PreparedImage | DataError:
+        try:
+            return self.localizer.prepare(load(source))
+        except DataError as error:
+            return error
+
+    def _describe(self, source: Source, image: PreparedImage, result: MapResult) -> Localization:
+        chosen = [self.info.classes[index] for index in result.classes]
+        size = (image.width, image.height)
+        boxes = [self._box(result.heatmap(place), *size) for place in range(len(result.heatmaps))]
+        return Localization(
+            _name(source),
+            *size,
+            classes=tuple(item.name for item in chosen),
+            class_ids=tuple(item.id for item in chosen),
+            scores=result.probabilities[list(result.classes)].astype(np.float64),
+            boxes=np.broadcast_to(boxes, (len(chosen), 4)),
+            maps=np.broadcast_to(result.heatmaps, (len(chosen), *result.heatmaps.shape[1:])),
+            shared=result.shared,
+            source=source,
+        )
+
+    def _box(self, heatmap: FloatMap, width: int, height: int) -> FloatArray:
+        """Return the box ``(4,)`` of a heatmap ``(h, w)`` in original pixels; NaN where there is none."""
+        regions = map_to_boxes(heatmap, self.rule)
+        if not regions:
+            return np.full(4, np.nan)
+        rows, columns = heatmap.shape
+        return np.asarray(regions[0].box * [width / columns, height / rows, width / columns, height / rows])
+
+
+def scale_warning(info: ModelInfo, scales: Sequence[int]) -> str | None:
+    """Return a warning where a scale is more than twice the largest size that the model was trained with."""
+    trained = info.train_sizes[1]
+    foreign = ", ".join(str(scale) for scale in scales if scale > 2 * trained)
+    if not foreign:
+        return None
+    return f"scale {foreign} is more than twice the largest size in training ({trained} px): maps may be poor there."
+
+
+def _checked(results: Iterator[Localization], on_error: OnError) -> Iterator[Localization]:
+    for found in results:
+        if found.error is not None and on_error == "raise":
+            raise found.error
+        yield found
+
+
+def _sources(images: Source | Iterable[Source]) -> Iterator[Source]:
+    """Yield single images; folders become their images."""
+    if isinstance(images, str | Path | np.ndarray):
+        images = [images]
+    for image in images:
+        if isinstance(image, np.ndarray):
+            yield _checked_array(image)
+        elif Path(image).is_dir():
+            yield from (item.path for item in find_inputs([str(image)]))
+        else:
+            yield image
+
+
+def _checked_array(image: Source) -> Source:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UsageError(f"an image is a path or a uint8 array (H, W, 3) in RGB, this one is {found}.")
+    return image
+
+
+def _name(source: Source) -> str:
+    return "" if isinstance(source, np.ndarray) else str(source)
