@@ -24,7 +24,9 @@ def report(
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option("--runs", help="Folder whose runs fill the table.", rich_help_panel=options.DATA, show_default="runs"),
+        typer.Option(
+            "--runs", help="Folder whose runs fill the table.", rich_help_panel=options.DATA, show_default="runs"
+        ),
     ] = None,
     dataset: Annotated[
         str | None,
@@ -39,7 +41,10 @@ def report(
     format: Annotated[
         str | None,
         typer.Option(
-            "--format", help=f"{', '.join(FORMATS)}.", rich_help_panel=options.OUTPUT, show_default="by --out, else table"
+            "--format",
+            help=f"{', '.join(FORMATS)}.",
+            rich_help_panel=options.OUTPUT,
+            show_default="by --out, else table",
         ),
     ] = None,
     out: options.Out = None,
@@ -49,20 +54,21 @@ def report(
 
     Examples: gwapctl report --table ii; gwapctl report --table all --format markdown; gwapctl report runs/a
     """
-    from gwapctl.report import pages, tables
+    from gwapctl.report.output import write_report
+    from gwapctl.report.run_page import write_run_page
+    from gwapctl.report.tables import build_tables, render_tables
 
-    if (run is None) == (table is None):
+    if run is not None and table is None:
+        console.print_text(str(write_run_page(run, out, root=root, overwrite=overwrite)))
+    elif table is not None and run is None:
+        kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
+        text = render_tables(build_tables(table, runs=runs, dataset=dataset), kind)
+        if out is None:
+            console.print_text(text)
+        else:
+            write_report(out, lambda: text, overwrite=overwrite)
+            console.note(f"wrote {out}")
+    else:
         raise UsageError(
-            "say what to report: a run folder (gwapctl report runs/a) or a table (gwapctl report --table i, or all)."
+            "give a run for its page (gwapctl report runs/a) or a table (gwapctl report --table i, or all)."
         )
-    if run is not None:
-        written = pages.write_run_page(run, out, root=root, overwrite=overwrite)
-        console.print_text(str(written))
-        return
-    kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
-    text = tables.report_tables(str(table), kind, runs=runs, dataset=dataset)
-    if out is None:
-        console.print_text(text)
-        return
-    tables.write_tables(out, text, overwrite=overwrite)
-    console.note(f"wrote {out}")

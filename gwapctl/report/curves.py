@@ -59,7 +59,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def draw_chart(title: str, x_label: str, lines: Sequence[Line], *, y_label: str = "", mark: float | None = None) -> Picture:
+def draw_chart(
+    title: str, x_label: str, lines: Sequence[Line], *, y_label: str = "", mark: float | None = None
+) -> Picture:
     """Draw a chart of ``lines``; ``mark`` is an x where a dashed line stands."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -77,7 +79,9 @@ def draw_chart(title: str, x_label: str, lines: Sequence[Line], *, y_label: str 
         _style(axes, x_label, y_label, legend=len(lines) > 1 or not y_label)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     ends = [f"{line.label} from {line.y[0]:.4g} to {line.y[-1]:.4g}" for line in lines]
-    return Picture(title, f"{title} over {x_label}: {', '.join(ends)}", data_uri("image/svg+xml", buffer.getvalue().encode()))
+    return Picture(
+        title, f"{title} over {x_label}: {', '.join(ends)}", data_uri("image/svg+xml", buffer.getvalue().encode())
+    )
 
 
 def _style(axes: Axes, x_label: str, y_label: str, *, legend: bool) -> None:

@@ -56,7 +56,8 @@ def concerns(spec: TableSpec, result: Result) -> bool:
     """Tell whether ``result`` holds a number of the table's kind: its protocol, its metrics, trained for the data."""
     trained_for_it = result.train_dataset in (result.dataset, spec.train_dataset)
     metrics = {column.metric for column in spec.columns}
-    return result.protocol == spec.protocol and trained_for_it and not metrics.isdisjoint(result.metrics)
+    judged = result.protocol == spec.protocol and not result.chosen_on
+    return judged and trained_for_it and not metrics.isdisjoint(result.metrics)
 
 
 def fits_training(row: Row, column: Column, result: Result, ground: Ground) -> bool:
@@ -77,8 +78,11 @@ def _same(wanted: Setting, value: object) -> bool:
 def fits_options(wanted: EvaluateOptions, result: Result, ground: Ground) -> bool:
     """Tell whether ``result`` was evaluated as the row asks.
 
-    Away from home the paper's several scales stand for any several scales: other networks have other input sizes.
+    The papers warp and do not flip. Away from home the paper's several scales stand for any several scales: other
+    networks have other input sizes.
     """
+    if wanted.asked() and (result.options.get("flip") or result.options.get("resize", "warp") != "warp"):
+        return False
     if wanted.map is not None and result.options.get("map") != wanted.map:
         return False
     if wanted.box_rule is not None and result.options.get("box_rule") != wanted.box_rule:

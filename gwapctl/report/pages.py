@@ -1,41 +1,65 @@
-"""HTML: the papers' tables, and one self-contained page per run. No scripts, nothing fetched; every text is escaped."""
+"""HTML pages: one self-contained file each. No scripts, nothing fetched, every text escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
 
 from gwapctl import __version__
-from gwapctl.errors import UsageError
-from gwapctl.files import write_text
-from gwapctl.report.curves import Line, Picture, draw_chart, learning_curves
-from gwapctl.report.examples import Example, find_examples
 from gwapctl.report.fill import FilledTable
-from gwapctl.report.grid import Entry, Grid, Note, make_grid, note_mark
-from gwapctl.runs import Run
+from gwapctl.report.grid import Grid, make_grid, note_mark
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
-RUN_PAGE = "report.html"
+def render_page(template: str, **values: Any) -> str:
+    """Fill a template of this package; what the templates get is text, never markup."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-# what a number of an evaluation is called, and how it is written; in the order of importance
-METRICS: dict[str, tuple[str, str]] = {
-    "voc_map_11pt": ("VOC mAP, 11-point (%)", ".1f"),
-    "voc_map_area": ("VOC mAP, area (%)", ".1f"),
-    "top1_error": ("top-1 error (%)", ".2f"),
-    "top5_error": ("top-5 error (%)", ".2f"),
-    "gt_known_error": ("GT-known localization error (%)", ".2f"),
-    "top1_loc_error": ("top-1 localization error (%)", ".2f"),
-    "top5_loc_error": ("top-5 localization error (%)", ".2f"),
-    "cor_loc": ("CorLoc (%)", ".1f"),
-    "f_measure": ("F-measure", ".4f"),
-    "f_of_means": ("F of mean precision, recall", ".4f"),
-    "mean_iou": ("mean IoU", ".4f"),
-    "max_box_acc": ("MaxBoxAcc (%)", ".2f"),
-    "max_box_acc_v2": ("MaxBoxAccV2 (%)", ".2f"),
-    "px_ap": ("PxAP (%)", ".2f"),
-    "det_map_11pt": ("detection mAP, 11-point (%)", ".2f"),
-    "coco_map": ("COCO mAP (%)", ".2f"),
-}
+    environment = Environment(
+        loader=PackageLoader("gwapctl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(version=__version__, **values)
+
+
+def render_html(tables: Sequence[FilledTable]) -> str:
+    """Write tables as one page."""
+    numbers = list(dict.fromkeys(table.spec.number for table in tables))
+    title = numbers[0] if len(numbers) == 1 else "The papers' tables"
+    return render_page("tables.html", title=title, grids=[_view(make_grid(table)) for table in tables])
+
+
+def _view(grid: Grid) -> dict[str, Any]:
+    """Return what the template draws of one table."""
+    notes = grid.notes()
+    marks = {note: note_mark(place) for place, note in enumerate(notes)}
+    rows = [
+        {
+            "starts_part": index in grid.breaks,
+            "cells": [
+                {
+                    "text": entry.text,
+                    "kind": entry.kind,
+                    "bold": entry.bold,
+                    "mark": marks[entry.note] if entry.note is not None else "",
+                    "note": entry.note.text if entry.note is not None else "",
+                }
+                for entry in row
+            ],
+        }
+        for index, row in enumerate(grid.rows)
+    ]
+    return {
+        "title": grid.title,
+        "caption": grid.caption,
+        "labels": grid.labels,
+        "heads": grid.heads,
+        "grouped": any(head.whose for head in grid.heads),
+        "names": [(name, len(list(members))) for name, members in groupby(grid.heads, key=lambda head: head.name)],
+        "rows": rows,
+        "remarks": grid.remarks,
+        "notes": [{"mark": marks[note], "kind": note.kind, "text": note.text} for note in notes],
+    }

@@ -10,13 +10,16 @@ from typing import Any
 from gwapctl.errors import DataError
 from gwapctl.runs import Run, find_runs
 
+HELD_OUT = "held-out"  # how `evaluate --split held-out` calls the images that a run kept out of its training
+
 
 @dataclass(frozen=True)
 class Result:
     """One evaluation of one finished run, with everything that a table must know to place it.
 
     ``settings`` are the run's resolved settings; ``options`` those of the evaluation; ``n`` counts images; ``created``
-    is when it was measured (ISO 8601).
+    is when it was measured (ISO 8601). ``chosen_on``: the images are those on which the run's settings were chosen, so
+    the number is no result.
     """
 
     run: str
@@ -29,6 +32,7 @@ class Result:
     protocol: str
     n: int
     created: str
+    chosen_on: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     floors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -92,6 +96,7 @@ def run_results(run: Run) -> list[Result]:
 def _result(run: Run, document: Mapping[str, Any]) -> Result:
     settings: dict[str, Any] = run.document.get("config") or {}
     data: dict[str, Any] = run.document.get("dataset") or {}
+    split = str(document["split"])
     return Result(
         run=str(run.folder),
         settings=settings,
@@ -99,10 +104,11 @@ def _result(run: Run, document: Mapping[str, Any]) -> Result:
         train_dataset=str(data.get("name", "")),
         seed=run.document.get("seed", settings.get("seed")),
         dataset=str(document["dataset"]),
-        split=str(document["split"]),
+        split=split,
         protocol=str(document["protocol"]),
         n=int(document["n"]),
         created=str(document.get("created", "")),
+        chosen_on=split.startswith(HELD_OUT) or split == data.get("val_split"),
         options=document.get("options") or {},
         metrics={key: float(value) for key, value in document["metrics"].items() if value is not None},
         floors=document.get("floors") or {},

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gwapctl.errors import UsageError, unknown_name
-from gwapctl.files import write_text
 from gwapctl.report.fill import FilledTable, fill_table
 from gwapctl.report.pages import render_html
 from gwapctl.report.render import render_csv, render_json, render_latex, render_markdown
@@ -44,29 +43,13 @@ def build_tables(name: str, *, runs: Path | None = None, dataset: str | None = N
     return [table for one in names for table in fill_table(load_table(one), results, dataset=dataset, runs=folder)]
 
 
-def report_tables(name: str, kind: str, *, runs: Path | None = None, dataset: str | None = None) -> str:
-    """Return ``build_tables`` as text of format ``kind``.
+def render_tables(tables: Sequence[FilledTable], kind: str) -> str:
+    """Return tables as text of format ``kind``.
 
     Raises:
-        UsageError: no such table or format, or ``runs`` was given and is not a folder.
-        DataError: a run's documents are broken.
+        UsageError: there is no such format.
 
     """
     if kind not in FORMATS:
         raise unknown_name("format", kind, FORMATS)
-    return FORMATS[kind](build_tables(name, runs=runs, dataset=dataset))
-
-
-def write_report(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write a report, whole or not at all.
-
-    Raises:
-        UsageError: the file exists and ``overwrite`` is not set, or ``path`` is a folder.
-        DataError: it cannot be written.
-
-    """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder. Give a file with --out.")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists. Replace it with --overwrite, or choose another --out.")
-    write_text(path, text)
+    return FORMATS[kind](tables)

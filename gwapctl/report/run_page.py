@@ -1,0 +1,226 @@
+"""The page of one run: result, learning curves, threshold, best and worst localizations, classes, settings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gwapctl.report.curves import Line, Picture, draw_chart, learning_curves
+from gwapctl.report.examples import find_examples
+from gwapctl.report.output import write_report
+from gwapctl.report.pages import render_page
+from gwapctl.report.results import HELD_OUT
+from gwapctl.runs import Run
+
+PAGE = "report.html"
+
+# how the numbers of an evaluation are called and written, in the order of importance
+METRICS: dict[str, tuple[str, str]] = {
+    "voc_map_11pt": ("VOC mAP, 11 points (%)", ".1f"),
+    "voc_map_area": ("VOC mAP, area (%)", ".1f"),
+    "top1_error": ("top-1 error (%)", ".2f"),
+    "top5_error": ("top-5 error (%)", ".2f"),
+    "gt_known_error": ("GT-known localization error (%)", ".2f"),
+    "top1_loc_error": ("top-1 localization error (%)", ".2f"),
+    "top5_loc_error": ("top-5 localization error (%)", ".2f"),
+    "cor_loc": ("CorLoc (%)", ".1f"),
+    "f_measure": ("F-measure", ".4f"),
+    "f_of_means": ("F-measure of mean precision and recall", ".4f"),
+    "mean_iou": ("mean IoU", ".4f"),
+    "max_box_acc": ("MaxBoxAcc (%)", ".2f"),
+    "max_box_acc_v2": ("MaxBoxAccV2 (%)", ".2f"),
+    "px_ap": ("PxAP (%)", ".2f"),
+    "det_map_11pt": ("detection mAP, 11 points (%)", ".2f"),
+    "det_map_area": ("detection mAP, area (%)", ".2f"),
+    "coco_map": ("COCO mAP (%)", ".2f"),
+}
+FRACTIONS = frozenset(("f_measure", "f_of_means", "mean_iou"))  # 0..1; all other metrics are percent
+FLOORS = {"full_image": "full image", "centred_box": "centred box"}
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A cell of a plain table; ``share`` in percent draws a bar behind it."""
+
+    text: str
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class PlainTable:
+    """A table of the page: ``text_columns`` columns of text, then numbers."""
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[TableCell, ...], ...] = ()
+    text_columns: int = 1
+
+
+def write_run_page(folder: Path, out: Path | None = None, *, root: Path | None = None, overwrite: bool = False) -> Path:
+    """Write the page of the run in ``folder`` and return where: ``out``, by default ``report.html`` in the run.
+
+    ``root`` is where the run's data set is now, for pictures of images that have moved.
+
+    Raises:
+        DataError: ``folder`` is not a run, or the page cannot be written.
+        UsageError: the page exists and ``overwrite`` is not set.
+
+    """
+    run = Run.open(folder)
+    path = out or folder / PAGE
+    write_report(path, lambda: render_run_page(run, root), overwrite=overwrite)
+    return path
+
+
+def render_run_page(run: Run, root: Path | None = None) -> str:
+    """Return the page of a run as HTML."""
+    evaluations = sorted(run.evaluations(), key=lambda document: str(document.get("created", "")), reverse=True)
+    main = _main_evaluation(evaluations)
+    settings: dict[str, Any] = run.document.get("config") or {}
+    dataset = str(settings.get("dataset", ""))
+    return render_page(
+        "run.html",
+        title=run.name,
+        lead=_lead(run),
+        cards=[] if main is None else _cards(main),
+        judged_on="" if main is None else _judged_on(main),
+        notes=[] if main is None else main.get("notes") or [],
+        evaluate_command=shlex.join(["gwapctl", "evaluate", str(run.folder)]),
+        curves=learning_curves(run.history()),
+        thresholds=[] if main is None else threshold_curves(main),
+        examples=find_examples(main or {}, dataset, root),
+        evaluations=_all_evaluations(evaluations),
+        classes=PlainTable() if main is None else _classes(main.get("per_class") or []),
+        settings=_facts(settings),
+        data=_facts(_data(run.document.get("dataset") or {})),
+        versions=_facts({"device": run.document.get("device"), **(run.document.get("versions") or {})}),
+    )
+
+
+def _main_evaluation(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Choose the newest evaluation, of images that nothing was chosen on if there is one."""
+    reported = [document for document in evaluations if not str(document.get("split", "")).startswith(HELD_OUT)]
+    return next(iter([*reported, *evaluations]), None)
+
+
+def _lead(run: Run) -> str:
+    settings, data = run.document.get("config") or {}, run.document.get("dataset") or {}
+    model = " + ".join(str(settings[key]) for key in ("backbone", "head") if settings.get(key))
+    trained = f"trained on {data.get('name', '?')}"
+    if data.get("train_split"):
+        trained += f" {data['train_split']}"
+    if data.get("n_train"):
+        trained += f" ({data['n_train']:,} images, {len(data.get('classes') or []):,} classes)"
+    when = str(run.document.get("finished") or run.document.get("started") or "")[:16].replace("T", " ")
+    return f"{model or 'A model'}, {trained}. {run.document['status'].capitalize()}{', ' + when if when else ''}."
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _cards(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the known metrics with the floors beside them."""
+    metrics: dict[str, Any] = evaluation.get("metrics") or {}
+    cards = []
+    for key, (name, form) in METRICS.items():
+        if metrics.get(key) is not None:
+            floors = [
+                f"{title} {floor[key]:{form}}"
+                for floor_name, title in FLOORS.items()
+                if (floor := (evaluation.get("floors") or {}).get(floor_name) or {}).get(key) is not None
+            ]
+            text = f"floors: {', '.join(floors)}" if floors else ""
+            cards.append({"name": name, "value": f"{metrics[key]:{form}}", "floor": text})
+    return cards
+
+
+def _judged_on(evaluation: Mapping[str, Any]) -> str:
+    parts = [f"{evaluation['dataset']} {evaluation['split']}", f"{evaluation['n']:,} images"]
+    if evaluation.get("n_degenerate"):
+        parts.append(f"{evaluation['n_degenerate']:,} with an empty or constant map (counted as wrong)")
+    parts.append(f"protocol {evaluation['protocol']}")
+    parts += [f"{key.replace('_', ' ')} {_text(value)}" for key, value in (evaluation.get("options") or {}).items()]
+    parts.append(str(evaluation.get("created", ""))[:10])
+    return "; ".join(part for part in parts if part)
+
+
+def _all_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> PlainTable:
+    """Return one row per evaluation, with the metrics that any of them has."""
+    keys = [key for key in METRICS if any(key in (document.get("metrics") or {}) for document in evaluations)]
+    rows = []
+    for document in evaluations:
+        options = document.get("options") or {}
+        words = [document["dataset"], document["split"], document["protocol"]]
+        words += [options.get(key, "") for key in ("map", "scales", "box_rule")]
+        numbers = [_number(key, (document.get("metrics") or {}).get(key)) for key in keys]
+        row = [str(document.get("created", ""))[:10], *map(_text, words), f"{document['n']:,}", *numbers]
+        rows.append(tuple(TableCell(cell) for cell in row))
+    names = ("date", "data set", "split", "protocol", "map", "scales", "box rule", "images")
+    return PlainTable((*names, *(METRICS[key][0] for key in keys)), tuple(rows), text_columns=7)
+
+
+def _classes(per_class: Sequence[Mapping[str, Any]]) -> PlainTable:
+    """Return one row per class with a bar behind each number."""
+    keys = list(dict.fromkeys(key for row in per_class for key in row if key not in ("class", "id", "n")))
+    with_id = any(row.get("id") not in (None, row.get("class")) for row in per_class)
+    names = ["class", *(["id"] if with_id else []), "images"]
+    rows = []
+    for row in per_class:
+        words = [str(row.get("class", "")), *([str(row.get("id", ""))] if with_id else [])]
+        cells = [*map(TableCell, words), TableCell(_text(row.get("n", "")))]
+        rows.append((*cells, *(TableCell(_number(key, row.get(key)), _share(key, row.get(key))) for key in keys)))
+    columns = [*names, *(METRICS.get(key, (key.replace("_", " "),))[0] for key in keys)]
+    return PlainTable(tuple(columns), tuple(rows), text_columns=len(names) - 1)
+
+
+def _number(key: str, value: float | None) -> str:
+    return "" if value is None else f"{value:{METRICS.get(key, ('', '.2f'))[1]}}"
+
+
+def _share(key: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    return min(max(value * (100 if key in FRACTIONS else 1), 0.0), 100.0)
+
+
+def threshold_curves(evaluation: Mapping[str, Any]) -> list[Picture]:
+    """Draw the curves over the box threshold that an evaluation carries, if it does.
+
+    ``threshold_curve`` is ``{"thresholds": [...], METRIC: [...], ...}``, ``chosen`` (optional) the threshold in use.
+    """
+    curve: Mapping[str, Any] = evaluation.get("threshold_curve") or {}
+    x = curve.get("thresholds") or []
+    named = [(key, value) for key, value in curve.items() if isinstance(value, list) and key != "thresholds"]
+    lines = [
+        Line(METRICS.get(key, (key.replace("_", " "),))[0], x, value) for key, value in named if len(value) == len(x)
+    ]
+    return [draw_chart("Box threshold", "threshold", lines, mark=curve.get("chosen"))] if lines else []
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+def _data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the run's data with the list of classes counted."""
+    return {key: len(value) if key == "classes" else value for key, value in data.items()}
+
+
+def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), _text(value)) for key, value in values.items() if value not in (None, [], "", {})]
+
+
+def _text(value: object) -> str:
+    """Write a setting for a person."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ", ".join(str(item) for item in value)
+    return str(value)
