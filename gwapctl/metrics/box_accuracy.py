@@ -1,7 +1,7 @@
 """MaxBoxAcc: localization accuracy at every box threshold, and the best of it (Choe et al., arXiv 2001.07437).
 
-The best threshold is found on the very data it is reported on: an oracle. The accuracy at a threshold that was chosen on
-other data (``AccuracyCurve.at``) is the honest figure.
+The best threshold is found on the very data it is reported on: an oracle. The accuracy at a threshold that was chosen
+on other data (``AccuracyCurve.at``) is the honest figure.
 """
 
 from __future__ import annotations

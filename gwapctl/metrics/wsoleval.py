@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, from_inclusive, iou, to_inclusive
-from gwapctl.errors import DataError
 from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve
+from gwapctl.regions.components import normalise_double
+from gwapctl.regions.contours import byte_levels, loose_boxes
 from gwapctl.regions.sweep import contour_boxes, contour_ious
 
 SIDE = 224  # of the square grid
@@ -78,20 +79,12 @@ def grid_map(heatmap: npt.ArrayLike) -> FloatArray:
 
     """
     values = np.asarray(heatmap, dtype=np.float64)
-    if values.ndim != 2 or values.size == 0:
-        raise DataError(f"a heatmap has shape (H, W), this one {values.shape}. Give one map per class and image.")
-    if not np.isfinite(values).all():
-        raise DataError("the heatmap holds NaN or infinity. Write finite values.")
-    if values.shape == (SIDE, SIDE) and values.min() >= 0 and values.max() <= 1:
+    if values.shape == (SIDE, SIDE) and ((values >= 0) & (values <= 1)).all():
         return values
-    resized = np.asarray(cv2.resize(values, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
-    lifted = resized - resized.min()
-    return np.asarray(lifted / max(lifted.max(), np.finfo(np.float64).tiny))
-
-
-def byte_levels(scores: FloatArray) -> npt.NDArray[np.uint8]:
-    """Return the 256 levels of a map in [0, 1], cut off, not rounded."""
-    return (scores * 255).astype(np.uint8)
+    stretched = normalise_double(values)  # refuses what is not a map
+    if values.shape == (SIDE, SIDE):
+        return stretched
+    return normalise_double(cv2.resize(stretched, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
 
 
 def grid_objects(objects: BoxesLike, width: int, height: int) -> FloatArray:
@@ -99,8 +92,3 @@ def grid_objects(objects: BoxesLike, width: int, height: int) -> FloatArray:
     scale = np.array([SIDE, SIDE, SIDE, SIDE], dtype=np.float64)
     corners = to_inclusive(objects) * scale / np.array([width, height, width, height], dtype=np.float64)
     return from_inclusive(np.trunc(corners))
-
-
-def loose_boxes(boxes: BoxesLike, width: int, height: int) -> FloatArray:
-    """Return half-open boxes (N, 4) as wsolevaluation has them: a pixel more to the right and below inside the map."""
-    return np.minimum(from_inclusive(boxes), [width, height, width, height])

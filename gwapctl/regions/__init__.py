@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from gwapctl.regions.components import Region, largest_component, normalise
-from gwapctl.regions.rules import BOX_RULES, BoxRule, map_to_boxes, parse_box_rule, threshold_rule
+from gwapctl.regions.components import BoolMask, BoxRule, FloatMap, Region, largest_component, normalise
+from gwapctl.regions.rules import BOX_RULES, five_guesses, map_to_boxes, parse_box_rule, threshold_rule
 
 __all__ = [
     "BOX_RULES",
+    "BoolMask",
     "BoxRule",
+    "FloatMap",
     "Region",
+    "five_guesses",
     "largest_component",
     "map_to_boxes",
     "normalise",

@@ -1,4 +1,4 @@
-"""Normalised maps and 8-connected components.
+"""Normalised maps, and the 8-connected components of a thresholded map.
 
 "Largest" counts pixels: the papers say component. (``cv2.contourArea``, the area of a polygon through pixel centres,
 gives a line of 40 pixels the area 0; only the ``wsoleval`` rule uses it.)
@@ -6,13 +6,15 @@ gives a line of 40 pixels the area 0; only the ``wsoleval`` rule uses it.)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray
+from gwapctl.boxes import BoxesLike, FloatArray, as_boxes
 from gwapctl.errors import DataError
 
 FloatMap = npt.NDArray[np.float32]
@@ -28,6 +30,20 @@ class Region:
     area_px: int
 
 
+class BoxRule(ABC):
+    """How one heatmap becomes boxes. ``name`` is what ``parse_box_rule`` reads back."""
+
+    name: str
+
+    @abstractmethod
+    def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
+        """Return the foreground of ``heatmap`` (H, W) as a mask (H, W); empty for a constant map."""
+
+    @abstractmethod
+    def regions(self, heatmap: npt.ArrayLike, max_boxes: int, min_area: float) -> list[Region]:
+        """Return at most ``max_boxes`` regions, the best first; none for a constant map."""
+
+
 def normalise(heatmap: npt.ArrayLike) -> FloatMap:
     """Return ``heatmap`` (H, W) stretched to [0, 1] by its minimum and maximum, as float32; a constant map gives zeros.
 
@@ -35,7 +51,15 @@ def normalise(heatmap: npt.ArrayLike) -> FloatMap:
         DataError: the map is not two-dimensional, is empty, or holds NaN or infinity.
 
     """
-    values = np.asarray(heatmap, dtype=np.float32)
+    return _stretch(np.asarray(heatmap, dtype=np.float32))
+
+
+def normalise_double(heatmap: npt.ArrayLike) -> FloatArray:
+    """Return the same in double precision, for rules that cut the map into levels without rounding."""
+    return _stretch(np.asarray(heatmap, dtype=np.float64))
+
+
+def _stretch(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if values.ndim != 2 or values.size == 0:
         raise DataError(f"a heatmap has shape (H, W), this one {values.shape}. Give one map per class and image.")
     low = values.min()
@@ -45,8 +69,49 @@ def normalise(heatmap: npt.ArrayLike) -> FloatMap:
     if span == 0:
         return np.zeros_like(values)
     stretched = values - low
-    stretched /= np.float32(span)
+    stretched /= values.dtype.type(span)
     return np.asarray(stretched)
+
+
+def region_in_box(box: BoxesLike, mask: BoolMask, heat: FloatMap) -> Region:
+    """Return the region of the pixels of ``mask`` (H, W) that lie in a box (4,) of whole map pixels."""
+    bounds = as_boxes(box)[0]
+    x0, y0, x1, y1 = bounds.astype(int).tolist()
+    inside = mask[y0:y1, x0:x1]
+    pixels = int(np.count_nonzero(inside))
+    score = float(heat[y0:y1, x0:x1][inside].mean()) if pixels else 0.0
+    return Region(bounds, score, pixels)
+
+
+@dataclass(frozen=True)
+class ComponentRule(BoxRule):
+    """The largest components of ``map > threshold`` on the min-max map; strictly above, as in CAM (arXiv 1512.04150).
+
+    ``threshold`` None is Otsu's on 256 levels: OpenCV returns the upper value of the lower class, so it is strict too.
+    """
+
+    name: str
+    threshold: float | None
+
+    def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
+        """Return ``normalise(heatmap) > threshold``."""
+        return self._binarise(normalise(heatmap))
+
+    def regions(self, heatmap: npt.ArrayLike, max_boxes: int, min_area: float) -> list[Region]:
+        """Return the largest components; of equally large ones those first that a row-by-row scan meets first."""
+        heat = normalise(heatmap)
+        labels, stats = _label(self._binarise(heat))
+        smallest = min_area * heat.size
+        return [
+            _region(labels, stats, heat, label)
+            for label in _by_area(labels, stats, max_boxes)
+            if stats[label, cv2.CC_STAT_AREA] >= smallest
+        ]
+
+    def _binarise(self, heat: FloatMap) -> BoolMask:
+        if self.threshold is None:
+            return otsu_mask(heat)
+        return np.asarray(heat > np.float32(self.threshold))
 
 
 def otsu_mask(heat: FloatMap) -> BoolMask:
@@ -64,20 +129,6 @@ def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
     labels, stats = _label(np.ascontiguousarray(mask, dtype=bool))
     chosen = _by_area(labels, stats, 1)
     return np.asarray(labels == chosen[0]) if chosen else None
-
-
-def component_regions(mask: BoolMask, heat: FloatMap, max_boxes: int, min_area: float) -> list[Region]:
-    """Return the largest components of ``mask`` (H, W), at most ``max_boxes``, the largest first.
-
-    ``heat`` (H, W) is what ``Region.score`` averages; components under ``min_area`` (a fraction of the map) are out.
-    """
-    labels, stats = _label(mask)
-    smallest = min_area * mask.size
-    return [
-        _region(labels, stats, heat, label)
-        for label in _by_area(labels, stats, max_boxes)
-        if stats[label, cv2.CC_STAT_AREA] >= smallest
-    ]
 
 
 def _label(mask: BoolMask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
