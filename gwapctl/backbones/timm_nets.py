@@ -64,7 +64,7 @@ def timm_backbone(name: str, *, pretrained: bool = False) -> Backbone:
     timm = _import_timm()
     _check_name(timm, name)
     backbone = TimmBackbone(_create(timm, name, pretrained))
-    _check_free_size(name, backbone)
+    _try_out(name, backbone)
     return backbone
 
 
@@ -124,17 +124,22 @@ def _create(timm: ModuleType, name: str, pretrained: bool) -> nn.Module:
     raise AssertionError("the last options are empty, which every network takes")
 
 
-def _check_free_size(name: str, backbone: Backbone) -> None:
-    """Run one small non-square image, so that a network of one fixed size is refused here and not in mid-training."""
-    height, width = _TRIAL_SIZE
+def _try_out(name: str, backbone: Backbone) -> None:
+    """Run one small non-square image, so that a network of one fixed size is refused here and not in mid-training.
+
+    What the feature map does not depend on (a norm that timm keeps with the classifier) is then not trained either.
+    """
     try:
-        with torch.no_grad():
-            channels = backbone.eval()(torch.zeros(1, 3, height, width)).shape[1]
+        features = backbone.eval()(torch.zeros(1, 3, *_TRIAL_SIZE))
     except Exception as error:  # each network complains in its own way
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"timm:{name} does not take images of any size ({reason}). Try timm:vit_small_patch16_224 or a CNN."
         ) from error
-    if channels != backbone.channels:
+    if features.shape[1] != backbone.channels:
         raise UsageError(f"timm:{name} does not say how many channels it has. Try timm:vit_small_patch16_224 or a CNN.")
+    features.sum().backward()
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+    backbone.zero_grad()
     backbone.train()

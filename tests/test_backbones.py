@@ -1,0 +1,360 @@
+"""Backbones: where they are cut, what they declare, and that they equal the networks they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from gwapctl.backbones import BACKBONES, Backbone, build_backbone, pretrained_weights_info
+from gwapctl.backbones.caffenet import caffenet
+from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
+from gwapctl.backbones.torchvision_nets import WEIGHTS
+from gwapctl.errors import MissingDependencyError, ModelError, UsageError
+
+TIMM = ["timm:resnet18", "timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224", "timm:convnext_atto"]
+DECLARED = {
+    "alexnet": (256, 16),
+    "caffenet": (256, 16),
+    "googlenet": (832, 16),
+    "googlenet-full": (1024, 32),
+    "resnet-s": (256, 8),
+    "resnet18": (512, 32),
+    "resnet50": (2048, 32),
+    "vgg16": (512, 16),
+    "vgg16+cam": (1024, 16),
+    "googlenet+cam2": (1024, 16),
+    "timm:resnet18": (512, 32),
+    "timm:vit_tiny_patch16_224": (192, 16),
+    "timm:swin_tiny_patch4_window7_224": (768, 32),
+    "timm:convnext_atto": (320, 32),
+}
+
+SMALL = [
+    "alexnet",
+    "caffenet",
+    "googlenet",
+    "resnet-s+cam",
+    "resnet18",
+    "timm:vit_tiny_patch16_224",
+    "timm:convnext_atto",
+]
+
+
+def on_meta(name: str) -> Backbone:
+    with torch.device("meta"):
+        return build_backbone(name)
+
+
+def grid(backbone: nn.Module, height: int, width: int) -> tuple[int, ...]:
+    """Return (h, w) of the feature map by a forward pass that computes shapes only."""
+    return tuple(backbone(torch.zeros(2, 3, height, width, device="meta")).shape[2:])
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Path]:
+    """Give torch.hub an empty cache; yield its folder of checkpoints."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path))
+    yield tmp_path / "checkpoints"
+    torch.hub.set_dir(before)
+
+
+def test_every_backbone_has_a_row_here() -> None:
+    assert set(BACKBONES) <= set(DECLARED)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_declared_channels_and_stride_are_true(name: str) -> None:
+    backbone = on_meta(name)
+    assert (backbone.channels, backbone.stride) == DECLARED[name]
+    rng = random.Random(name)
+    height, width, rows, columns = rng.randint(64, 300), rng.randint(64, 300), rng.randint(1, 5), rng.randint(1, 5)
+    batch, channels, *small = backbone(torch.zeros(2, 3, height, width, device="meta")).shape
+    larger = grid(backbone, height + rows * backbone.stride, width + columns * backbone.stride)
+    assert (batch, channels) == (2, backbone.channels)
+    assert larger == (small[0] + rows, small[1] + columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("googlenet", {224: 14, 448: 28, 600: 37, 672: 42}),  # METHODS: grids of the paper's networks
+        ("googlenet-full", {224: 7}),
+        ("alexnet", {224: 13, 600: 36}),
+        ("caffenet", {227: 13, 600: 37}),
+        ("vgg16+cam", {224: 14}),
+        ("resnet-s", {64: 8}),
+        ("timm:vit_tiny_patch16_224", {224: 14, 230: 15}),
+    ],
+)
+def test_grid_sizes(name: str, sizes: dict[int, int]) -> None:
+    backbone = on_meta(name)
+    for size, cells in sizes.items():
+        assert grid(backbone, size, size) == (cells, cells)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_batch_is_its_images_and_gradients_reach_every_layer(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name).eval()
+    images = torch.randn(2, 3, 67, 97)
+    together = backbone(images)
+    assert together.std() > 0
+    torch.testing.assert_close(backbone(images[1:]), together[1:], rtol=0, atol=1e-3 * together.std().item())
+    together.square().sum().backward()
+    for parameter_name, parameter in backbone.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), parameter_name
+
+
+def features_at(network: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """Run all of ``network`` and return what ``layer`` put out, caught by a hook."""
+    caught: list[Tensor] = []
+    hook = network.get_submodule(layer).register_forward_hook(
+        lambda _module, _inputs, output: caught.append(output.clone())
+    )
+    with torch.no_grad():
+        network(images)
+    hook.remove()
+    return caught[0]
+
+
+def randomise_batch_norm(network: nn.Module) -> None:
+    """Give batch norms statistics and scales that are not the neutral ones."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("alexnet", "features.11"),
+        ("googlenet", "inception4e"),
+        ("googlenet-full", "inception5b"),
+        ("resnet18", "layer4"),
+    ],
+)
+def test_features_equal_torchvisions_network(name: str, layer: str) -> None:
+    torch.manual_seed(0)
+    builder = name.removesuffix("-full")
+    options = {"transform_input": True, "init_weights": False} if builder == "googlenet" else {}
+    network = torchvision.models.get_model(builder, weights=None, **options).double().eval()
+    randomise_batch_norm(network)
+    backbone = build_backbone(name).double().eval()
+    backbone.load_state_dict(
+        {key: value for key, value in network.state_dict().items() if key in backbone.state_dict()}
+    )
+
+    pixels = torch.randint(0, 256, (1, 3, 89, 131)).double()  # RGB in 0..255, non-square
+
+    def normalise(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        return (pixels / 255 - torch.tensor(mean).double().view(3, 1, 1)) / torch.tensor(std).double().view(3, 1, 1)
+
+    # torchvision wants ImageNet's mean and std and re-scales by itself (transform_input); ours declares its own
+    theirs = features_at(network, layer, normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        ours = backbone(normalise(backbone.mean, backbone.std))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_vgg_is_torchvisions_first_thirty_layers() -> None:
+    with torch.device("meta"):  # half a gigabyte of weights: names, shapes and order suffice
+        theirs = torchvision.models.vgg16(weights=None).features[:30]
+    ours = on_meta("vgg16").get_submodule("features")
+    assert [str(layer) for layer in ours] == [str(layer) for layer in theirs]  # type: ignore[union-attr, arg-type]
+
+
+def test_caffenet_is_caffes() -> None:
+    backbone = caffenet()
+    parameters = [
+        sum(p.numel() for p in layer.parameters()) for layer in backbone.children() if list(layer.parameters())
+    ]
+    assert parameters == [34_944, 307_456, 885_120, 663_936, 442_624]  # conv1..conv5 with their groups
+    biases = {name: layer.bias[0].item() for name, layer in backbone.named_children() if isinstance(layer, nn.Conv2d)}
+    assert biases == {"conv1": 0, "conv2": 1, "conv3": 0, "conv4": 1, "conv5": 1}
+    names = [name for name, _ in backbone.named_children()]
+    assert names.index("pool1") < names.index("norm1")  # CaffeNet pools first, AlexNet normalises first
+
+    x = torch.randn(1, 96, 2, 3).abs() * 100
+    c = 40  # Caffe: x_c / (1 + alpha / n * sum of squares over the n = 5 channels around c) ^ beta
+    expected = x[:, c] / (1 + 1e-4 / 5 * x[:, c - 2 : c + 3].square().sum(1)) ** 0.75
+    torch.testing.assert_close(backbone.get_submodule("norm1")(x)[:, c], expected)
+
+
+def test_caffe_input_is_unscaled_pixels_minus_the_mean() -> None:
+    backbone = caffenet()
+    pixel = torch.tensor([200.0, 100.0, 50.0])
+    normalised = (pixel / 255 - torch.tensor(backbone.mean)) / torch.tensor(backbone.std)
+    torch.testing.assert_close(normalised, pixel - torch.tensor([122.7717, 115.9465, 102.9801]))
+
+
+def test_cam_conv_follows_any_backbone() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet-s+cam2").eval()
+    base = build_backbone("resnet-s")
+    assert (backbone.mean, backbone.std, backbone.stride) == (base.mean, base.std, base.stride)
+    conv = backbone.get_submodule("cam_conv.0")
+    assert isinstance(conv, nn.Conv2d)
+    assert (conv.groups, conv.kernel_size, conv.out_channels) == (2, (3, 3), 1024)
+    assert conv.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    images = torch.randn(1, 3, 40, 56)
+    expected = torch.relu(conv(backbone.get_submodule("base")(images)))
+    torch.testing.assert_close(backbone(images), expected)
+    assert on_meta("resnet-s+cam").get_submodule("cam_conv.0").groups == 1
+
+
+def test_unknown_names_say_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"unknown backbone 'googlnet'. Did you mean 'googlenet'\?"):
+        build_backbone("googlnet")
+    with pytest.raises(UsageError, match=r"Did you mean 'vgg16'"):
+        pretrained_weights_info("vgg61+cam")
+
+
+# --- weights ---
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_are_torchvisions_first(name: str) -> None:
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1  # type: ignore[attr-defined]
+    assert pretrained_weights_info(f"{name}+cam") == WEIGHTS[name]
+    assert WEIGHTS[name].url == weights.url
+    assert WEIGHTS[name].size_mb == pytest.approx(weights.meta["_file_size"] * 2**20 / 1e6, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "googlenet-full+cam"])
+def test_pretrained_loads_every_layer_before_the_cut(name: str, hub: Path) -> None:
+    weights = pretrained_weights_info(name)
+    assert weights is not None
+    assert not weights.cached
+    options = {"init_weights": False} if name.startswith("googlenet") else {}
+    network = torchvision.models.get_model(name.partition("+")[0].removesuffix("-full"), weights=None, **options)
+    randomise_batch_norm(network)
+    hub.mkdir()
+    torch.save(network.state_dict(), weights.path)
+    assert weights.cached
+    backbone = build_backbone(name, pretrained=True)
+    theirs = network.state_dict()
+    ours = {key.removeprefix("base."): v for key, v in backbone.state_dict().items() if not key.startswith("cam_conv")}
+    assert len(ours) > 50
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+@pytest.mark.parametrize("name", ["resnet-s", "caffenet"])
+def test_what_has_no_weights_says_so(name: str) -> None:
+    assert pretrained_weights_info(name) is None
+    with pytest.raises(UsageError, match=r"no ImageNet weights.*--weights none"):
+        build_backbone(name, pretrained=True)
+
+
+def test_offline_names_the_manual_way_and_leaves_nothing(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_arguments: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    with pytest.raises(
+        ModelError, match=r"cannot download .*googlenet.*52 MB.*by hand.*--weights none.*--weights PATH"
+    ):
+        build_backbone("googlenet", pretrained=True)
+    assert list(hub.iterdir()) == []
+
+
+def test_a_download_is_checked_and_whole(hub: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "source.pth"
+    torch.save({"layer": torch.ones(3)}, source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+    good = source.rename(tmp_path / f"net-{digest}.pth")
+    assert torch.equal(load_pretrained(PretrainedWeights(good.as_uri(), 0.1))["layer"], torch.ones(3))
+    assert [path.name for path in hub.iterdir()] == [good.name]
+    assert capfd.readouterr().out == ""  # stdout is for results
+
+    bad = good.rename(tmp_path / "net-00000000.pth")
+    with pytest.raises(ModelError, match="invalid hash"):
+        load_pretrained(PretrainedWeights(bad.as_uri(), 0.1))
+    assert [path.name for path in hub.iterdir()] == [good.name]
+
+
+def test_a_damaged_cached_file_is_named(hub: Path) -> None:
+    hub.mkdir()
+    WEIGHTS["resnet18"].path.write_bytes(b"not weights")
+    with pytest.raises(ModelError, match=r"resnet18-f37072fd.pth is not a readable weights file. Delete it"):
+        build_backbone("resnet18", pretrained=True)
+
+
+# --- timm ---
+
+
+def test_timm_features_are_its_own() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("timm:resnet18").eval()
+    images = torch.randn(1, 3, 70, 101)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), backbone.network.forward_features(images))  # type: ignore[operator, union-attr]
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("vit_tiny_patch16_224", 1), ("vit_small_patch14_reg4_dinov2", 5)])
+def test_timm_tokens_go_back_to_their_grid(name: str, prefix: int) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(f"timm:{name}").eval()
+    rows, columns = 3, 5
+    images = torch.randn(1, 3, rows * backbone.stride, columns * backbone.stride)
+    with torch.no_grad():
+        tokens = backbone.network.forward_features(images)  # type: ignore[operator, union-attr]
+        features = backbone(images)
+    assert tokens.shape[1] == prefix + rows * columns
+    for row in range(rows):
+        for column in range(columns):
+            torch.testing.assert_close(features[0, :, row, column], tokens[0, prefix + row * columns + column])
+
+
+def test_timm_channels_last_maps_are_turned_around() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("timm:swin_tiny_patch4_window7_224").eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = backbone.network.forward_features(images)  # type: ignore[operator, union-attr]
+        torch.testing.assert_close(backbone(images), expected.permute(0, 3, 1, 2))
+
+
+def test_timm_pads_to_whole_patches_with_the_mean_colour() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone("timm:vit_tiny_patch16_224").eval()
+    images = torch.randn(1, 3, 48, 80)
+    images[:, :, 40:] = 0
+    images[:, :, :, 66:] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images[:, :, :40, :66]), backbone(images))
+
+
+def test_timm_mean_and_std_travel_with_the_network() -> None:
+    assert on_meta("timm:vit_tiny_patch16_224").mean == (0.5, 0.5, 0.5)
+    assert on_meta("timm:resnet18").std == (0.229, 0.224, 0.225)
+
+
+def test_timm_names_and_tags() -> None:
+    with pytest.raises(UsageError, match=r"timm has no network 'resnet81'. Nearest: .*timm:resnet18"):
+        build_backbone("timm:resnet81")
+    with pytest.raises(UsageError, match=r"timm has no weights 'nonsense' of resnet18, only: .*a1_in1k"):
+        build_backbone("timm:resnet18.nonsense")
+    with pytest.raises(UsageError, match=r"timm:mixer_s32_224 does not take images of any size"):
+        build_backbone("timm:mixer_s32_224")
+    weights = pretrained_weights_info("timm:resnet18.tv_in1k+cam")
+    assert weights is not None
+    assert "resnet18.tv_in1k" in weights.url
+    assert weights.size_mb == pytest.approx(46.8, abs=0.1)
+
+
+def test_timm_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'gwapctl\[timm\]'"):
+        build_backbone("timm:resnet18")
