@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +15,11 @@ from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from gwapctl.export import Exporter
-    from gwapctl.export.sources import Source
+    from gwapctl.export.sources import Cut, Source
+    from gwapctl.images import ImageInput
+    from gwapctl.localize import Finder
     from gwapctl.predictions import ImagePrediction
+    from gwapctl.regions import BoxRule as Rule
 
 BOXES = "Boxes"
 
@@ -113,6 +116,11 @@ ImagePrefix = Annotated[
 ]
 
 
+TopK = Annotated[
+    int, typer.Option("--top-k", min=1, help="Classes per image, for images.", rich_help_panel=options.MODEL)
+]
+
+
 def boxes(
     input: Input,
     format: Format = None,
@@ -124,6 +132,11 @@ def boxes(
     min_score: MinScore = 0.0,
     classes: Classes = None,
     images: Images = None,
+    model: options.ModelSpec = None,
+    scales: options.Scales = None,
+    map: options.MapMethod = None,
+    top_k: TopK = 1,
+    device: options.Device = "auto",
     yolo_scores: YoloScores = False,
     image_prefix: ImagePrefix = None,
     overwrite: options.Overwrite = False,
@@ -146,13 +159,44 @@ def boxes(
     name, exporter = _exporter(format, out, yolo_scores, image_prefix)
     path = check_destination(exporter, name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
-    source = _source(input, box_rule, threshold, max_boxes, min_area, images)
+    cutting = Cutting(_rule(box_rule, threshold), max_boxes, min_area)
+    network = Network(model, options.parse_scales(scales), map, top_k, device)
+    source = _from_disk(input, cutting, images, network) or _from_images(input, cutting, network, exporter)
+    if source.warning:
+        console.warn(source.warning)
     if dry_run:
         total = "an unknown number of" if source.total is None else source.total
         console.note(f"would write {source.about} ({total} images) as {name} to {path or 'stdout'}")
         return
     tally = _export(exporter, source, min_score, path, listed)
     _finish(exporter, tally, path, listed)
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """What was asked about cutting boxes; None: nothing."""
+
+    rule: Rule | None
+    max_boxes: int | None
+    min_area: float | None
+
+
+@dataclass(frozen=True)
+class Network:
+    """What was asked about the network that images need."""
+
+    model: str | None
+    scales: tuple[int, ...] | None
+    map: str | None
+    top_k: int
+    device: str
+
+    def check_unused(self, text: str) -> None:
+        """Refuse options that would have no effect because ``text`` is not images."""
+        given = {"--model": self.model, "--scales": self.scales, "--map": self.map, "--top-k": self.top_k > 1 or None}
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option} is for images; {text} holds what a network found already. Leave it out.")
 
 
 def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefix: str | None) -> tuple[str, Exporter]:
@@ -173,27 +217,64 @@ def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefi
     return name, EXPORTERS[name]() if image_prefix is None else LabelStudio(image_prefix)
 
 
-def _source(
-    text: str,
-    box_rule: str | None,
-    threshold: str | None,
-    max_boxes: int | None,
-    min_area: float | None,
-    images: Path | None,
-) -> Source:
-    from gwapctl.export.sources import open_source
+def _rule(box_rule: str | None, threshold: str | None) -> Rule | None:
     from gwapctl.regions import parse_box_rule, threshold_rule
 
     if box_rule is not None and threshold is not None:
         raise UsageError("--threshold is short for a --box-rule. Give one of them.")
-    rule = parse_box_rule(box_rule) if box_rule is not None else None
-    rule = threshold_rule(threshold) if threshold is not None else rule
-    source = open_source(Path(text), rule=rule, max_boxes=max_boxes, min_area=min_area, images=images)
-    if source is None:
-        raise UsageError("images: later")
-    if source.warning:
-        console.warn(source.warning)
+    if threshold is not None:
+        return threshold_rule(threshold)
+    return None if box_rule is None else parse_box_rule(box_rule)
+
+
+def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Network) -> Source | None:
+    from gwapctl.export.sources import open_source
+
+    source = open_source(
+        Path(text), rule=cutting.rule, max_boxes=cutting.max_boxes, min_area=cutting.min_area, images=images
+    )
+    if source is not None:
+        network.check_unused(text)
     return source
+
+
+def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter) -> Source:
+    from gwapctl.export import FolderExporter
+    from gwapctl.export.base import check_names
+    from gwapctl.export.sources import Cut, Source
+    from gwapctl.images import find_inputs
+    from gwapctl.localize import load_model, scale_warning
+
+    inputs = find_inputs([text])
+    if isinstance(exporter, FolderExporter):
+        check_names(item.id for item in inputs)
+    model = load_model(network.model, device=network.device)
+    rule = None if cutting.rule is None else cutting.rule.name
+    finder = model.finder(scales=network.scales, map=network.map, box_rule=rule, top_k=network.top_k)
+    cut = Cut(finder.rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
+    warning = scale_warning(finder.info, finder.localizer.scales) or ""
+    about = f"boxes by {cut.rule.name} of model {model.name}"
+    return Source(_localized(finder, model.name, inputs, cut), len(inputs), about, warning)
+
+
+def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[ImagePrediction]:
+    from gwapctl.export.sources import failed, with_boxes
+    from gwapctl.predictions import ImagePrediction, Prediction
+
+    results = finder.stream([item.path for item in inputs])
+    for item, found in zip(inputs, results, strict=True):
+        classes = zip(found.classes, found.class_ids, found.scores.tolist(), strict=True)
+        image = ImagePrediction(
+            found.image,
+            found.width,
+            found.height,
+            model,
+            finder.localizer.scales,
+            tuple(Prediction(label, label_id, score) for label, label_id, score in classes),
+            id=item.id,
+        )
+        shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
+        yield failed(image, found.error) if found.error else with_boxes(image, found.maps, shown, cut)
 
 
 @dataclass

@@ -6,7 +6,7 @@ Cut anew means: another box rule, more boxes per class or a smallest area, found
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl import boxes
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, GwapctlError, UsageError
 from gwapctl.images import find_inputs, image_size
 from gwapctl.predictions import (
     MAPS,
@@ -51,7 +51,7 @@ class Cut:
 
 def predictions_file(path: Path) -> Path | None:
     """Return the predictions that ``path`` is or holds: a ``.jsonl`` or ``.json`` file, ``OUT`` or ``OUT/maps``."""
-    if path.is_file():
+    if not path.is_dir():
         return path if path.suffix.lower() in (".jsonl", ".json") else None
     places = [path, path.parent] if path.name == MAPS else [path]
     return next((place / PREDICTIONS for place in places if (place / PREDICTIONS).is_file()), None)
@@ -77,33 +77,41 @@ def recorded(file: Path) -> Iterator[ImagePrediction]:
 
 
 def recut(file: Path, maps: MapFolder, cut: Cut) -> Iterator[ImagePrediction]:
-    """Yield predictions with boxes cut anew from ``maps``; an image whose map cannot be used carries the error.
-
-    The best box of a class keeps the class's score, others get the part of it that their mean heat has of the best's.
-    """
+    """Yield predictions with boxes cut anew from ``maps``; an image whose map cannot be used carries the error."""
     for item in recorded(file):
         if item.error is None and item.predictions:
+            item = replace(item, predictions=_best_of_class(item.predictions))
             try:
-                item = replace(item, predictions=tuple(_recut(item, maps, cut)))
+                item = with_boxes(item, *_channels(maps, item), cut)
             except DataError as error:
                 item = failed(item, error)
         yield item
 
 
-def failed(item: ImagePrediction, error: DataError) -> ImagePrediction:
+def failed(item: ImagePrediction, error: GwapctlError) -> ImagePrediction:
     """Return ``item`` without predictions, saying why."""
     return replace(item, predictions=(), error=PredictionError(type(error).__name__, str(error)))
 
 
-def _recut(item: ImagePrediction, maps: MapFolder, cut: Cut) -> Iterator[Prediction]:
+def with_boxes(
+    item: ImagePrediction, heatmaps: npt.NDArray[np.generic], channels: Sequence[int], cut: Cut
+) -> ImagePrediction:
+    """Return ``item`` with boxes cut from ``heatmaps`` (C, h, w); prediction ``i`` is seen in channel ``channels[i]``.
+
+    The hottest box of a class keeps the class's score, others get the part of it that their mean heat has of the
+    hottest's. A class whose map shows nothing stays without a box.
+    """
+    regions = {channel: cut.regions(heatmaps[channel], item.width, item.height) for channel in set(channels)}
+    pairs = zip(item.predictions, channels, strict=True)
+    found = [placed for prediction, channel in pairs for placed in _boxes_of(prediction, regions[channel])]
+    return replace(item, predictions=tuple(found))
+
+
+def _best_of_class(predictions: Sequence[Prediction]) -> tuple[Prediction, ...]:
     best: dict[tuple[str, str], Prediction] = {}
-    for prediction in sorted(item.predictions, key=lambda prediction: -prediction.score):
+    for prediction in sorted(predictions, key=lambda prediction: -prediction.score):
         best.setdefault((prediction.label, prediction.label_id), prediction)
-    classes = list(best.values())
-    channels, of_class = _channels(maps, item.id, classes)
-    regions = [cut.regions(channel, item.width, item.height) for channel in channels]
-    for prediction, channel in zip(classes, of_class, strict=True):
-        yield from _boxes_of(prediction, regions[channel])
+    return tuple(best.values())
 
 
 def _boxes_of(prediction: Prediction, regions: list[Region]) -> Iterator[Prediction]:
@@ -125,24 +133,24 @@ def _placed(prediction: Prediction, region: Region, score: float) -> Prediction:
     return replace(prediction, box=(x0, y0, x1, y1), score=score)
 
 
-def _channels(maps: MapFolder, image_id: str, classes: list[Prediction]) -> tuple[npt.NDArray[np.generic], list[int]]:
-    """Return the maps ``(C, h, w)`` of an image, and for each of ``classes`` which of them is its own.
+def _channels(maps: MapFolder, item: ImagePrediction) -> tuple[npt.NDArray[np.generic], list[int]]:
+    """Return the maps ``(C, h, w)`` of an image, and for each of its predictions which of them is its own.
 
     Raises:
-        DataError: the map is missing or broken, or it says no such class.
+        DataError: the map is missing or broken, or none is of that class.
 
     """
-    array = maps.load(image_id)
-    channels = array[None] if array.ndim == 2 else array
-    if len(channels) == 1:
-        return channels, [0] * len(classes)
-    about = maps.info.images.get(image_id, MapImage(0, 0))
+    array = maps.load(item.id)
+    heatmaps = array[None] if array.ndim == 2 else array
+    if len(heatmaps) == 1:
+        return heatmaps, [0] * len(item.predictions)
+    about = maps.info.images.get(item.id, MapImage(0, 0))
     known = list(about.label_ids or about.labels)
-    names = [item.label_id if about.label_ids else item.label for item in classes]
-    if len(known) == len(channels) and set(names) <= set(known):
-        return channels, [known.index(name) for name in names]
+    names = [prediction.label_id if about.label_ids else prediction.label for prediction in item.predictions]
+    if len(known) == len(heatmaps) and set(names) <= set(known):
+        return heatmaps, [known.index(name) for name in names]
     raise DataError(
-        f"the maps of {image_id!r} in {maps.path} have {len(channels)} channels, and maps.json does not say which "
+        f"the maps of {item.id!r} in {maps.path} have {len(heatmaps)} channels, and maps.json does not say which "
         f"shows {names[0]!r}. Localize again with --save map."
     )
 
@@ -232,10 +240,15 @@ def open_source(
     maps that come without predictions.
 
     Raises:
-        DataError: boxes are to be cut anew, but there are no maps.
+        DataError: ``path`` is a file that does not exist, or boxes are to be cut anew, but there are no maps.
+        UsageError: ``path`` is one map.
 
     """
+    if path.suffix.lower() == ".npy" and not path.is_dir():
+        raise UsageError(f"{path} is one map. Give the folder of maps that it is in.")
     file = predictions_file(path)
+    if file is not None and not file.is_file():
+        raise DataError(f"{file} does not exist. Make it with: gwapctl localize IMAGES --out OUT.")
     if file is not None and rule is None and max_boxes is None and min_area is None:
         return Source(recorded(file), _count(file), f"the boxes recorded in {file}")
     folder = path if file is None else file.parent / MAPS
@@ -247,9 +260,7 @@ def open_source(
             "--threshold, --max-boxes and --min-area."
         )
     maps = MapFolder(folder)
-    cut = Cut(
-        rule or parse_box_rule(getattr(maps.info, "box_rule", "") or DEFAULT_RULE), max_boxes or 1, min_area or 0.0
-    )
+    cut = Cut(rule or parse_box_rule(maps.info.box_rule or DEFAULT_RULE), max_boxes or 1, min_area or 0.0)
     about = f"boxes by {cut.rule.name} from the maps of {maps.path}"
     if file is not None:
         return Source(recut(file, maps, cut), _count(file), about)
