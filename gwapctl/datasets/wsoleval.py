@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gwapctl.boxes import as_boxes, from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError
-from gwapctl.images import read_image
+from gwapctl.images import image_size, read_image
 
 IGNORE = 255
 Rows = dict[str, list[list[str]]]
@@ -95,6 +95,7 @@ class WsolevalDataset(Dataset):
         size = _numbers(sizes[image][0], 2, folder / "image_sizes.txt") if image in sizes else None
         path, shape = self.root / image, (int(size[0]), int(size[1])) if size else None
         if masks is not None:
+            shape = shape or image_size(masks / rows[0][0])
             ignore = next((row[1] for row in rows if len(row) > 1 and row[1]), None)
             return WsolevalSample(
                 image,

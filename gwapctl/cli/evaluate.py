@@ -1,0 +1,205 @@
+"""``gwapctl evaluate``: numbers for a run, a model, maps or boxes, with the floors beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gwapctl.cli import console, options
+from gwapctl.errors import UsageError
+
+GATE_NOT_MET = 10
+LOWER_IS_BETTER = "_error"
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help="A run, a model (folder or zoo entry), a folder of maps, or a file of boxes (JSON lines, CSV).",
+        show_default=False,
+    ),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="A data set's name or folder, or a metadata folder of wsolevaluation.",
+        rich_help_panel=options.DATA,
+        show_default="the run's own",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Split to measure on; held-out: the images that the run kept out of its training.",
+        rich_help_panel=options.DATA,
+        show_default="the reported one",
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        help="Folder of masks, <image id>.png: adds px_ap and fg_iou.",
+        rich_help_panel=options.DATA,
+        show_default="the data set's own",
+    ),
+]
+Protocol = Annotated[
+    Literal["paper", "wsoleval"],
+    typer.Option("--protocol", help="paper: original pixels, largest component. wsoleval: as clovaai/wsolevaluation."),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Average maps over the mirrored image, too.", rich_help_panel=options.MODEL)
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option("--calibrate", help="First choose the box threshold on the run's held-out images, and store it."),
+]
+FailUnder = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-under",
+        metavar="METRIC=VALUE",
+        help="Exit with 10 if the metric is worse than that (errors: above it). Can be repeated.",
+        show_default=False,
+    ),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "auto"],
+    typer.Option("--precision", help="Number format of the network's arithmetic.", rich_help_panel=options.MACHINE),
+]
+
+
+def evaluate(
+    target: Target,
+    dataset: Dataset = None,
+    root: options.Root = None,
+    split: Split = None,
+    masks: Masks = None,
+    limit: options.Limit = None,
+    protocol: Protocol = "paper",
+    calibrate: Calibrate = False,
+    map: options.MapMethod = None,
+    scales: options.Scales = None,
+    resize: options.Resize = None,
+    flip: Flip = False,
+    box_rule: options.BoxRule = None,
+    threshold: options.Threshold = None,
+    precision: Precision = "fp32",
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = None,
+    workers: options.Workers = None,
+    fail_under: FailUnder = None,
+    json: options.Json = False,
+    out: options.Out = None,
+) -> None:
+    """Measure classification and localization, beside two floors that never look at the image.
+
+    [bold]Examples[/bold]
+
+        gwapctl evaluate runs/a --scales 224,448,672
+
+        gwapctl evaluate maps/ --dataset metadata/CUB/test --protocol wsoleval --json
+    """
+    from gwapctl import evaluate as verb
+
+    gates = [_gate(text) for text in fail_under or ()]
+    asked = verb.Options(
+        dataset=dataset,
+        root=root,
+        split=split,
+        protocol=protocol,
+        masks=masks,
+        map=map,
+        scales=options.parse_scales(scales),
+        resize=resize,
+        flip=flip,
+        box_rule=_rule(box_rule, threshold),
+        calibrate=calibrate,
+        limit=limit,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    with console.progress("evaluate") as progress:
+        document = verb.evaluate(target, asked, out=out, progress=progress)
+    console.print_json(document) if json else _print(document)
+    missed = [text for text in (_missed(gate, document["metrics"]) for gate in gates) if text]
+    for text in missed:
+        console.error(text)
+    if missed:
+        raise typer.Exit(GATE_NOT_MET)
+
+
+def _rule(box_rule: str | None, threshold: str | None) -> str | None:
+    """Return the name of the box rule that the two options ask for."""
+    from gwapctl.regions import parse_box_rule, threshold_rule
+
+    if box_rule and threshold:
+        raise UsageError("--threshold is short for a box rule: give one of --threshold and --box-rule.")
+    if threshold:
+        return threshold_rule(threshold).name
+    return parse_box_rule(box_rule).name if box_rule else None
+
+
+def _gate(text: str) -> tuple[str, float]:
+    """Read ``METRIC=VALUE``."""
+    metric, _, value = text.partition("=")
+    try:
+        return metric.strip(), float(value)
+    except ValueError:
+        raise UsageError(f"--fail-under {text!r} is not METRIC=VALUE. Write it like gt_known_error=45.") from None
+
+
+def _missed(gate: tuple[str, float], metrics: dict[str, float]) -> str | None:
+    """Return what to say where a gate is not met, or None."""
+    metric, bound = gate
+    value = metrics.get(metric)
+    if value is None:
+        raise UsageError(f"--fail-under: {metric!r} was not measured. Measured: {', '.join(metrics)}.")
+    if metric.endswith(LOWER_IS_BETTER):
+        return f"{metric} is {value:.4g}, above the allowed {bound:g}." if value > bound else None
+    return f"{metric} is {value:.4g}, below the required {bound:g}." if value < bound else None
+
+
+def _print(document: dict[str, Any]) -> None:
+    """Show the document as a table of at most 80 columns, and what was left out on stderr."""
+    floors = document["floors"]
+    options_used = ", ".join(f"{key} {_short(value)}" for key, value in document["options"].items())
+    console.print_table(
+        ("metric", "value", "full image", "centred box"),
+        _rows(document["metrics"], floors.get("full_image", {}), floors.get("centred_box", {})),
+        title=f"{document['model']} on {document['dataset']} {document['split']}: {document['n']} images",
+        caption=f"protocol {document['protocol']}; {options_used}; {document['n_degenerate']} images without a box",
+    )
+    if "calibration" in document:
+        chosen = document["calibration"]
+        console.note(
+            f"box rule {chosen['box_rule']}, chosen on {chosen['split']} ({chosen['accuracy']:.2f} % there): "
+            f"{chosen['transferred']:.2f} % here, oracle {chosen['oracle']:.2f} %. Stored in the model."
+        )
+    for text in document["notes"]:
+        console.warn(text)
+
+
+def _rows(*columns: dict[str, float]) -> Iterator[tuple[str, ...]]:
+    for metric in columns[0]:
+        yield (metric, *(_cell(metric, column.get(metric)) for column in columns))
+
+
+def _cell(metric: str, value: float | None) -> str:
+    """Show rates in percent with two digits, what lies in 0..1 with four."""
+    if value is None:
+        return ""
+    fraction = metric.startswith(("f_", "fg_iou", "mean_iou")) or metric.endswith("_threshold")
+    return f"{value:.4f}" if fraction else f"{value:.2f}"
+
+
+def _short(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

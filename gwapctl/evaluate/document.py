@@ -1,0 +1,75 @@
+"""From evidence to the document of ``evaluate --json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.errors import DataError
+from gwapctl.evaluate.evidence import Evidence
+from gwapctl.evaluate.paper import Verdict
+from gwapctl.progress import Progress, ProgressCallback
+from gwapctl.runs import now
+
+SCHEMA_VERSION = 1
+Document = dict[str, Any]
+
+
+class JudgingProtocol(Protocol):
+    """A named, frozen way of judging: one ``update`` per image, then the ``verdict``."""
+
+    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+        """Judge one image."""
+
+    def verdict(self) -> Verdict:
+        """Return all metrics that the data allows."""
+
+
+def judge(
+    protocol: JudgingProtocol,
+    samples: Sequence[BoxedSample],
+    evidence: Iterable[Evidence],
+    progress: ProgressCallback | None = None,
+) -> Verdict:
+    """Judge all ``samples`` by their ``evidence``, one at a time.
+
+    Raises:
+        DataError: an image or map cannot be used, or no metric can be computed.
+
+    """
+    for done, (sample, found) in enumerate(zip(samples, evidence, strict=True), start=1):
+        protocol.update(sample, found)
+        if progress is not None:
+            progress(Progress(done, len(samples), "images"))
+    verdict = protocol.verdict()
+    if not verdict.metrics:
+        why = "; ".join(verdict.notes) or "the split has neither boxes nor masks, and there are no predicted classes"
+        raise DataError(f"nothing can be measured: {why}.")
+    return verdict
+
+
+def build_document(
+    verdict: Verdict, *, model: str, dataset: Dataset, split: str, protocol: str, options: dict[str, Any]
+) -> Document:
+    """Return the JSON document; numbers that are not finite become null."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": model,
+        "dataset": dataset.name,
+        "split": split,
+        "protocol": protocol,
+        **{key: _plain(value) for key, value in asdict(verdict).items()},
+        "options": {key: value for key, value in options.items() if value is not None},
+        "created": now(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

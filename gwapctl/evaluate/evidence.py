@@ -1,0 +1,128 @@
+"""What is known about one image when it is judged, in the classes of the data set, wherever it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from gwapctl.boxes import FloatArray, as_boxes
+from gwapctl.datasets.base import ClassName
+from gwapctl.errors import DataError
+from gwapctl.regions import BoxRule, map_to_boxes
+
+ANY = -1  # in place of a class: a map or box that stands for every class (the weight map)
+FOREIGN = -2  # a predicted class that the data set does not have: always wrong
+
+Heatmap = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One image: its size, class scores, maps and boxes. Classes are indices of the data set, ``ANY`` or ``FOREIGN``.
+
+    ``scores`` (C,) has one score per class of the data set; ``ranked`` the predicted classes, best first; None where
+    nothing is said. ``maps`` (h, w) cover the whole image at any resolution. ``boxes`` (N, 4) are in original pixels,
+    best first; an empty array means that the map gave no box.
+    """
+
+    width: int
+    height: int
+    scores: FloatArray | None = None
+    ranked: tuple[int, ...] | None = None
+    maps: Mapping[int, Heatmap] = field(default_factory=dict)
+    boxes: Mapping[int, FloatArray] = field(default_factory=dict)
+
+    def map_of(self, label: int) -> Heatmap | None:
+        """Return the map of a class, or the one for every class; None where there is neither."""
+        return self.maps.get(label, self.maps.get(ANY))
+
+    def boxes_of(self, label: int) -> FloatArray | None:
+        """Return the boxes ``(N, 4)`` of a class, or those for every class; None where nothing is known."""
+        return self.boxes.get(label, self.boxes.get(ANY))
+
+
+def boxes_from_maps(maps: Mapping[int, Heatmap], rule: BoxRule, width: int, height: int) -> dict[int, FloatArray]:
+    """Return one box per map, ``(1, 4)`` in pixels of the original image of ``width x height``; ``(0, 4)`` for none."""
+    return {label: _box_from_map(heatmap, rule, width, height) for label, heatmap in maps.items()}
+
+
+def _box_from_map(heatmap: Heatmap, rule: BoxRule, width: int, height: int) -> FloatArray:
+    rows, columns = heatmap.shape
+    to_original = np.array([width / columns, height / rows] * 2)
+    return np.asarray(as_boxes([region.box for region in map_to_boxes(heatmap, rule)]) * to_original)
+
+
+class ClassMatcher:
+    """Finds the data set's class that another file or model calls by its id or name; never by its number."""
+
+    def __init__(self, classes: Sequence[ClassName]) -> None:
+        self._ids = {item.id: index for index, item in enumerate(classes)}
+        self._names = _unambiguous((item.name, index) for index, item in enumerate(classes))
+        self._plain = _unambiguous((_plain(item.name), index) for index, item in enumerate(classes))
+
+    def index(self, name: str, class_id: str = "") -> int:
+        """Return the index in the data set, or ``FOREIGN``. The id decides where both sides have it."""
+        for table, key in (
+            (self._ids, class_id),
+            (self._names, name),
+            (self._ids, name),
+            (self._plain, _plain(name)),
+        ):
+            if key in table:
+                return table[key]
+        return FOREIGN
+
+
+def match_classes(
+    known: Sequence[ClassName], classes: Sequence[ClassName], needed: Iterable[int], source: str, dataset: str
+) -> npt.NDArray[np.int64]:
+    """Return ``(len(known),)``: the data set's index of each class that ``source`` knows, or ``FOREIGN``.
+
+    Raises:
+        DataError: the two share no class, or ``source`` lacks a class of the data set that is ``needed``.
+
+    """
+    matcher = ClassMatcher(classes)
+    found = np.array([matcher.index(item.name, item.id) for item in known], dtype=np.int64)
+    missing = [classes[label].name for label in sorted(set(needed) - set(found.tolist()))]
+    if not (found >= 0).any():
+        raise DataError(
+            f"{source} and {dataset} share no class name or id: {source} knows {_some(item.name for item in known)}, "
+            f"{dataset} has {_some(item.name for item in classes)}. Evaluate on the data set it was trained for."
+        )
+    if missing:
+        raise DataError(
+            f"{source} does not know {len(missing)} of the classes of {dataset}: {_some(missing)}. "
+            "Use a model trained on these classes."
+        )
+    return found
+
+
+def spread(values: FloatArray, match: npt.NDArray[np.int64], count: int) -> FloatArray:
+    """Return the values ``(len(match),)`` of the known classes in the data set's order ``(count,)``; others get 0."""
+    scores = np.zeros(count)
+    scores[match[match >= 0]] = values[match >= 0]
+    return scores
+
+
+def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Build a table without the keys that stand for two classes (ImageNet has two cranes)."""
+    table: dict[str, int] = {}
+    twice: set[str] = set()
+    for key, value in pairs:
+        if table.setdefault(key, value) != value:
+            twice.add(key)
+    return {key: value for key, value in table.items() if key not in twice}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    every = list(names)
+    shown = ", ".join(repr(name) for name in every[:most])
+    return shown + (f" and {len(every) - most} more" if len(every) > most else "")

@@ -1,0 +1,76 @@
+"""Evidence from a model: images through the network once, with the maps of the classes that the metrics look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.evaluate.evidence import ANY, FOREIGN, Evidence, Heatmap, boxes_from_maps, match_classes, spread
+from gwapctl.evaluate.paper import TOP
+from gwapctl.images import read_image
+from gwapctl.regions import BoxRule
+
+if TYPE_CHECKING:
+    from gwapctl.maps import Localizer, MapResult
+
+
+def evidence_from_model(
+    localizer: Localizer,
+    dataset: Dataset,
+    samples: Sequence[BoxedSample],
+    rule: BoxRule | None,
+    *,
+    name: str = "the model",
+    workers: int | None = None,
+) -> Iterator[Evidence]:
+    """Yield the evidence of each of ``samples``; classes of model and data set are matched by id or name.
+
+    One map per image where it stands for all classes, otherwise those of the classes present and of the five best.
+
+    Raises:
+        DataError: the classes do not match, or an image cannot be read.
+
+    """
+    from gwapctl.maps.threads import in_threads
+
+    classes = localizer.model.info.classes
+    present = {label for sample in samples for label in sample.labels}
+    match = match_classes(classes, dataset.classes, present, name, dataset.name)
+    of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
+
+    def work(part: list[BoxedSample]) -> list[Evidence]:
+        images = [localizer.prepare(read_image(sample.path)) for sample in part]
+        wanted = [[of_model[label] for label in sample.labels] for sample in part]
+        results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP)
+        return [
+            _evidence(result, match, len(dataset.classes), rule, image.width, image.height)
+            for image, result in zip(images, results, strict=True)
+        ]
+
+    yield from in_threads(work, samples, chunk=localizer.batch_size, workers=workers)
+
+
+def _evidence(
+    result: MapResult, match: npt.NDArray[np.int64], classes: int, rule: BoxRule | None, width: int, height: int
+) -> Evidence:
+    maps = _maps(result, match)
+    best = np.argsort(-result.probabilities, kind="stable")[:TOP]
+    return Evidence(
+        width,
+        height,
+        scores=spread(result.probabilities.astype(np.float64), match, classes),
+        ranked=tuple(match[best].tolist()),
+        maps=maps,
+        boxes={} if rule is None else boxes_from_maps(maps, rule, width, height),
+    )
+
+
+def _maps(result: MapResult, match: npt.NDArray[np.int64]) -> Mapping[int, Heatmap]:
+    if result.shared:
+        return {ANY: result.heatmaps[0]}
+    labels = match[list(result.classes)].tolist()
+    return {label: heatmap for label, heatmap in zip(labels, result.heatmaps, strict=True) if label != FOREIGN}

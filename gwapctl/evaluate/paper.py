@@ -1,0 +1,234 @@
+"""The protocol of the papers: VOC AP, ILSVRC's errors, CorLoc, F-measure; boxes in original pixels, largest component.
+
+Every localization metric is computed for three candidates on the same images: what is judged, and the two floors that
+never look at the image. The floors of top-1 and top-5 localization use the judged model's own classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gwapctl.boxes import FloatArray, iou
+from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.evaluate.evidence import ANY, Evidence, Heatmap
+from gwapctl.evaluate.truth import Masks, Truth
+from gwapctl.metrics.box_accuracy import THRESHOLDS, BoxAccuracy
+from gwapctl.metrics.classification import ClassificationAP, TopKError
+from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
+from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization
+from gwapctl.metrics.pixel_ap import PixelAP
+from gwapctl.regions.components import BoolMask, FloatMap, normalise
+
+SURE = 0.5  # a class counts as predicted above this score
+TOP = 5
+ONE_THRESHOLD = np.zeros(1)  # a floor's box is the same at every threshold
+
+AP_KEYS = ("voc_map_11pt", "voc_map_area", "ap_11pt", "ap_area")
+RANK_KEYS = ("top1_error", "top5_error", "top1_loc_error", "top5_loc_error")
+TOP5_KEYS = ("top5_error", "top5_loc_error")
+BOX_KEYS = ("gt_known_error", "cor_loc", "mean_iou")
+MAP_KEYS = (
+    *("f_measure", "f_of_means", "px_ap"),
+    *("fg_iou", "fg_iou_threshold", "fg_iou_pooled", "fg_iou_pooled_threshold"),
+    *("max_box_acc", "max_box_acc_30", "max_box_acc_50", "max_box_acc_70", "max_box_acc_threshold", "max_box_acc_v2"),
+)
+
+
+@dataclass
+class Verdict:
+    """The outcome of a protocol: what goes into the document of ``evaluate --json``. ``notes`` say what is left out."""
+
+    n: int
+    n_degenerate: int
+    metrics: dict[str, float]
+    floors: dict[str, dict[str, float]]
+    per_class: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+
+class PaperProtocol:
+    """Judges one image after the other; ``verdict`` ends it."""
+
+    def __init__(self, dataset: Dataset, masks: Masks) -> None:
+        self._dataset = dataset
+        self._masks = masks
+        self._average_precision = ClassificationAP(len(dataset.classes))
+        self._top_k_error = TopKError()
+        self._judged = _Candidate(dataset.multi_label)
+        self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
+        self._predicted = FMeasure()
+        self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
+        self._images = np.zeros(len(dataset.classes), np.int64)
+        self._n = self._n_degenerate = 0
+
+    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+        """Judge one image."""
+        width, height = evidence.width, evidence.height
+        self._n += 1
+        self._images[list(sample.labels)] += 1
+        self._judge_classes(sample, evidence)
+        truth = Truth.of(sample, width, height, self._masks)
+        self._n_degenerate += any(_is_empty(evidence.boxes_of(label)) for label in sample.labels)
+        self._omissions.update(truth, evidence)
+        self._judged.update(truth, evidence)
+        self._judged.update_sweep(truth, evidence)
+        heat = _heatmap(evidence, sample.labels)
+        if heat is not None:
+            self._judged.update_foreground(truth, otsu_foreground(heat, width, height), to_image(heat, width, height))
+        for name, floor in FLOORS.items():
+            self._judge_floor(self._floors[name], floor(width, height), truth, evidence)
+        self._judge_predicted(truth, evidence)
+
+    def _judge_floor(self, floor: _Candidate, box: FloatArray, truth: Truth, evidence: Evidence) -> None:
+        width, height = evidence.width, evidence.height
+        blind = Evidence(width, height, ranked=evidence.ranked, boxes={ANY: box})
+        floor.update(truth, blind)
+        floor.update_sweep(truth, blind)
+        if evidence.maps:
+            inside = boxes_mask(box, width, height)
+            floor.update_foreground(truth, inside, inside.astype(np.float32))
+
+    def _judge_classes(self, sample: BoxedSample, evidence: Evidence) -> None:
+        if self._dataset.multi_label:
+            if evidence.scores is not None:
+                self._average_precision.update(evidence.scores, sample.labels, sample.ignored)
+        elif evidence.ranked is not None:
+            self._top_k_error.update(evidence.ranked, sample.labels[0])
+
+    def _judge_predicted(self, truth: Truth, evidence: Evidence) -> None:
+        """Judge the foreground of the predicted classes' maps, where every class has its own."""
+        if truth.area is None or not evidence.maps or ANY in evidence.maps or evidence.scores is None:
+            return
+        sure = np.flatnonzero(evidence.scores > SURE).tolist() or [int(evidence.scores.argmax())]
+        heat = _heatmap(evidence, tuple(label for label in sure if evidence.map_of(label) is not None))
+        if heat is not None:
+            self._predicted.update(otsu_foreground(heat, evidence.width, evidence.height), truth.area)
+
+    def verdict(self) -> Verdict:
+        """Return all metrics that the data allows."""
+        omissions = self._omissions.found()
+        omitted = {key for keys in omissions for key in keys}
+        predicted = {f"{key}_predicted": value for key, value in self._predicted.compute().items()}
+        parts = [self._classification().compute(), self._judged.compute(), predicted]
+        metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
+        floors = {
+            name: {k: v for k, v in floor.compute().items() if k in metrics and not k.endswith("_threshold")}
+            for name, floor in self._floors.items()
+        }
+        notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions.items()]
+        return Verdict(self._n, self._n_degenerate, metrics, floors, self._per_class(omitted), notes)
+
+    def _classification(self) -> ClassificationAP | TopKError:
+        return self._average_precision if self._dataset.multi_label else self._top_k_error
+
+    def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
+        parts = [self._classification().per_class(), self._judged.gt_known.per_class()]
+        rows = []
+        for label in np.flatnonzero(self._images).tolist():
+            item = self._dataset.classes[label]
+            numbers = {key: value for part in parts for key, value in part.get(label, {}).items() if key not in omitted}
+            rows.append({"class": item.name, "id": item.id, "n": int(self._images[label]), **numbers})
+        return rows
+
+
+class _Candidate:
+    """The localization metrics of what is judged, or of a floor."""
+
+    def __init__(self, multi_label: bool, thresholds: FloatArray = THRESHOLDS) -> None:
+        self.gt_known = GtKnownLocalization()
+        self._multi_label = multi_label
+        self._top_k = TopKLocalization()
+        self._accuracy = BoxAccuracy(thresholds)
+        self._f_measure = FMeasure()
+        self._pixels = PixelAP()
+        self._fg_iou = ForegroundIoU()
+
+    def update(self, truth: Truth, evidence: Evidence) -> None:
+        """Add the boxes of one image."""
+        if not truth.boxes:
+            return
+        self.gt_known.update({label: _first(evidence.boxes_of(label)) for label in truth.boxes}, truth.boxes)
+        if not self._multi_label and evidence.ranked is not None:
+            guesses = [Guess(label, _first(evidence.boxes_of(label))) for label in evidence.ranked[:TOP]]
+            self._top_k.update(guesses, truth.boxes)
+
+    def update_sweep(self, truth: Truth, evidence: Evidence) -> None:
+        """Add the boxes of one image's maps at all thresholds; a floor's box is the same at each."""
+        for label, objects in truth.boxes.items():
+            heatmap, boxes = evidence.map_of(label), evidence.boxes_of(label)
+            if heatmap is not None:
+                self._accuracy.update(heatmap, objects, evidence.width, evidence.height)
+            elif boxes is not None:
+                self._accuracy.curve.add(iou(boxes, objects).max(axis=1))
+
+    def update_foreground(self, truth: Truth, found: BoolMask, heat: FloatMap) -> None:
+        """Add the foreground ``found`` (H, W) of ``heat`` (H, W) in [0, 1], both in pixels of the image."""
+        if truth.area is not None:
+            self._f_measure.update(found, truth.area)
+        if truth.mask is not None:
+            self._pixels.update(heat, truth.mask)
+            self._fg_iou.update(cv2.convertScaleAbs(heat, alpha=255), truth.mask)  # bytes: a floor is constant inside
+
+    def compute(self) -> dict[str, float]:
+        """Return what there is of each metric."""
+        parts = (self.gt_known, self._top_k, self._accuracy, self._f_measure, self._pixels, self._fg_iou)
+        return {key: value for part in parts for key, value in part.compute().items()}
+
+
+class _Omissions:
+    """Counts what keeps a metric from being computed over all images, so that none is computed over some of them."""
+
+    def __init__(self, multi_label: bool, classes: int) -> None:
+        self._multi_label = multi_label
+        self._ranks_needed = min(TOP, classes)
+        self._n = self._unscored = self._unranked = self._short = self._no_box = self._no_map = 0
+
+    def update(self, truth: Truth, evidence: Evidence) -> None:
+        """Look at one image."""
+        self._n += 1
+        self._unscored += evidence.scores is None
+        self._unranked += evidence.ranked is None
+        self._short += bool(evidence.ranked) and len(evidence.ranked or ()) < self._ranks_needed
+        self._no_box += any(evidence.boxes_of(label) is None for label in truth.boxes)
+        self._no_map += any(evidence.map_of(label) is None for label in truth.labels)
+
+    def found(self) -> dict[tuple[str, ...], str]:
+        """Return ``{metrics: why they are left out}``."""
+        rows = [
+            (self._multi_label and self._unscored, AP_KEYS, "without a score for every class"),
+            (not self._multi_label and self._unranked, RANK_KEYS, "without predicted classes"),
+            (not self._multi_label and self._short, TOP5_KEYS, f"with fewer than {self._ranks_needed} ranked classes"),
+            (self._no_box, BOX_KEYS, "without a box of a class that is there"),
+            (self._no_map, MAP_KEYS, "without a map of a class that is there"),
+        ]
+        return {keys: f"{count} of {self._n} images are {why}" for count, keys, why in rows if count}
+
+
+def _heatmap(evidence: Evidence, labels: Sequence[int]) -> Heatmap | None:
+    """Return the map that stands for all of ``labels``: the shared one, or the maximum of their own."""
+    maps = [evidence.map_of(label) for label in labels]
+    if ANY in evidence.maps:
+        return evidence.maps[ANY]
+    known = [heatmap for heatmap in maps if heatmap is not None]
+    return union_of_maps(known) if known and len(known) == len(maps) else None
+
+
+def to_image(heatmap: Heatmap, width: int, height: int) -> FloatMap:
+    """Return a map (h, w) in [0, 1] in the pixels of its image: bilinear, from minimum to maximum."""
+    heat = normalise(heatmap)
+    if heat.shape != (height, width):
+        heat = normalise(cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR))
+    return heat
+
+
+def _first(boxes: FloatArray | None) -> FloatArray | None:
+    return None if boxes is None or not len(boxes) else boxes[0]
+
+
+def _is_empty(boxes: FloatArray | None) -> bool:
+    return boxes is not None and not len(boxes)

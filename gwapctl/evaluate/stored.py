@@ -1,0 +1,136 @@
+"""Evidence from disk: folders of maps and files of boxes, whoever made them. No model, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gwapctl.boxes import FloatArray, as_boxes
+from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.errors import DataError
+from gwapctl.evaluate.evidence import ANY, FOREIGN, ClassMatcher, Evidence, Heatmap, boxes_from_maps
+from gwapctl.images import image_size
+from gwapctl.predictions import PREDICTIONS, ImageIndex, ImagePrediction, MapFolder, MapImage, read_predictions
+from gwapctl.regions import BoxRule
+
+
+def evidence_from_maps(
+    folder: Path, dataset: Dataset, samples: Sequence[BoxedSample], rule: BoxRule | None
+) -> Iterator[Evidence]:
+    """Yield the evidence of a folder of maps for each of ``samples``; classes are ranked where it holds predictions.
+
+    Raises:
+        DataError: an image has no map, a map cannot be used, or its channels say no class of the data set.
+
+    """
+    maps = MapFolder(folder)
+    stored = find_images(samples, maps.ids(), str(maps.path), "map")
+    matcher = ClassMatcher(dataset.classes)
+    predictions = _stored_predictions(folder, dataset, samples)
+    for sample, image_id in zip(samples, stored, strict=True):
+        about = maps.info.images.get(image_id, MapImage(0, 0))
+        width, height = _original_size(sample, about.width, about.height)
+        by_class = _maps_by_class(maps, image_id, about, matcher)
+        boxes = {} if rule is None else boxes_from_maps(by_class, rule, width, height)
+        yield replace(predictions[sample.id], width=width, height=height, maps=by_class, boxes=boxes)
+
+
+def evidence_from_boxes(file: Path, dataset: Dataset, samples: Sequence[BoxedSample]) -> Iterator[Evidence]:
+    """Yield the evidence of a file of predicted boxes for each of ``samples``; an image it leaves out has no box.
+
+    Raises:
+        DataError: the file is broken, or has no image of ``samples``.
+
+    """
+    evidence = _read_evidence(file, dataset, samples)
+    if not evidence:
+        raise DataError(f"{file} has no image of {dataset.name}: expected names like {samples[0].id!r}.")
+    for sample in samples:
+        found = evidence.get(sample.id) or Evidence(0, 0, boxes={ANY: as_boxes([])})
+        width, height = _original_size(sample, found.width, found.height)
+        yield replace(found, width=width, height=height)
+
+
+def find_images(samples: Sequence[BoxedSample], ids: Sequence[str], source: str, what: str) -> list[str]:
+    """Return the stored id of each sample.
+
+    Raises:
+        DataError: some samples are not there; the message counts and names them.
+
+    """
+    index = ImageIndex(ids)
+    found = [index.find(sample.id, sample.path.as_posix()) for sample in samples]
+    missing = [sample.id for sample, image_id in zip(samples, found, strict=True) if image_id is None]
+    if missing:
+        example = f"It has {ids[0]!r}, for example." if len(missing) == len(samples) else "Localize the whole split."
+        raise DataError(
+            f"{source} has no {what} for {len(missing)} of {len(samples)} images, such as {missing[0]!r}. {example}"
+        )
+    return [image_id for image_id in found if image_id is not None]
+
+
+def _maps_by_class(maps: MapFolder, image_id: str, about: MapImage, matcher: ClassMatcher) -> dict[int, Heatmap]:
+    """Load the maps of one image. A single map stands for any class, unless maps.json names the one it is of."""
+    array = maps.load(image_id)
+    channels = array[None] if array.ndim == 2 else array
+    if len(channels) == 1 and (maps.info.class_agnostic or not about.labels):
+        return {ANY: channels[0]}
+    if len(channels) != len(about.labels):
+        raise DataError(
+            f"the maps of {image_id!r} in {maps.path} have {len(channels)} channels but maps.json names "
+            f"{len(about.labels)} classes for them. Save one map per image, or name the class of every channel."
+        )
+    ids = about.label_ids or ("",) * len(about.labels)
+    labels = [matcher.index(name, class_id) for name, class_id in zip(about.labels, ids, strict=True)]
+    return {label: heatmap for label, heatmap in zip(labels, channels, strict=True) if label != FOREIGN}
+
+
+def _original_size(sample: BoxedSample, width: int, height: int) -> tuple[int, int]:
+    """Return (width, height) of the upright image: as stored, else as annotated, else from the image's header."""
+    return (width, height) if width and height else sample.size or image_size(sample.path)
+
+
+def _stored_predictions(folder: Path, dataset: Dataset, samples: Sequence[BoxedSample]) -> Mapping[str, Evidence]:
+    """Return the evidence of the ``predictions.jsonl`` that ``localize`` wrote beside its maps; empty without one."""
+    file = next((place / PREDICTIONS for place in (folder, folder.parent) if (place / PREDICTIONS).is_file()), None)
+    found = {} if file is None else _read_evidence(file, dataset, samples)
+    return {sample.id: found.get(sample.id, Evidence(0, 0)) for sample in samples}
+
+
+def _read_evidence(file: Path, dataset: Dataset, samples: Sequence[BoxedSample]) -> dict[str, Evidence]:
+    """Return the evidence of predictions by sample id, of those images that are among ``samples``."""
+    index = ImageIndex(sample.id for sample in samples)
+    matcher = ClassMatcher(dataset.classes)
+    found: dict[str, Evidence] = {}
+    for image in read_predictions(file):
+        sample_id = index.find(image.id, image.image)
+        if sample_id is None:
+            continue
+        if image.error is not None:
+            raise DataError(f"{file}: {image.image} failed ({image.error.message}). Localize it again with --resume.")
+        found[sample_id] = _evidence_of(image, matcher, dataset.classes)
+    return found
+
+
+def _evidence_of(image: ImagePrediction, matcher: ClassMatcher, classes: Sequence[ClassName]) -> Evidence:
+    """Turn one line of predictions, best first, into evidence."""
+    predictions = sorted(image.predictions, key=lambda item: -item.score)
+    labels = [matcher.index(item.label, item.label_id) for item in predictions]
+    boxes: dict[int, list[FloatArray]] = {label: [] for label in labels if label != FOREIGN}
+    scores = np.full(len(classes), np.nan)
+    for label, item in zip(reversed(labels), reversed(predictions), strict=True):
+        if label != FOREIGN:
+            scores[label] = item.score
+    for label, item in zip(labels, predictions, strict=True):
+        if label != FOREIGN and item.box is not None:
+            boxes[label].append(as_boxes(item.box))
+    return Evidence(
+        image.width,
+        image.height,
+        scores=None if np.isnan(scores).any() else scores,
+        ranked=tuple(label for place, label in enumerate(labels) if label == FOREIGN or label not in labels[:place]),
+        boxes={label: np.concatenate([as_boxes([]), *found]) for label, found in boxes.items()},
+    )

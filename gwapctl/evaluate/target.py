@@ -1,0 +1,113 @@
+"""What is evaluated, and on which images: the words of the command line turned into paths, data sets and samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gwapctl.datasets import open_dataset, reporting_split, training_splits
+from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
+from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
+from gwapctl.errors import DataError, UsageError
+from gwapctl.predictions import PREDICTIONS
+from gwapctl.runs import Run
+from gwapctl.zoo import resolve_model
+
+HELD_OUT = "held-out"  # the images that a run kept out of its training: what settings may be chosen on
+BOX_FILES = (".jsonl", ".json", ".csv")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model, a folder of maps or a file of boxes; ``run`` where the model is a run's."""
+
+    kind: Literal["model", "maps", "boxes"]
+    path: Path
+    name: str
+    run: Run | None = None
+
+
+def find_target(spec: str) -> Target:
+    """Tell what ``spec`` is by looking at it: a run, a model's folder, maps, boxes, or the name of a zoo entry.
+
+    Raises:
+        DataError: a file or folder that is none of these.
+        ModelError: no such file, folder or zoo entry.
+
+    """
+    path = Path(spec)
+    if path.is_file():
+        if path.suffix.lower() not in BOX_FILES:
+            raise DataError(f"{path} is no file of boxes ({', '.join(BOX_FILES)}). Make one with gwapctl boxes.")
+        return Target("boxes", path, spec)
+    if path.is_dir() and not (path / "model.json").is_file() and not (path / "run.json").is_file():
+        if next(path.rglob("*.npy"), None) is not None:
+            return Target("maps", path, spec)
+        if (path / PREDICTIONS).is_file():
+            return Target("boxes", path, spec)
+        raise DataError(
+            f"{path} is neither a run or model (run.json, model.json), nor does it hold maps (.npy) or {PREDICTIONS}. "
+            "Train one with gwapctl train, or make maps with gwapctl localize --save map --out."
+        )
+    folder = resolve_model(spec)
+    return Target("model", folder, spec, Run.open(folder) if (folder / "run.json").is_file() else None)
+
+
+def find_dataset(target: Target, name: str | None, root: Path | None, masks: Path | None) -> Dataset:
+    """Open the data set called ``name``, by default the one that the run was trained on.
+
+    Raises:
+        UsageError: no name is given and the target is not a run.
+        DataError: the data set is not there.
+
+    """
+    name = name or _config(target).get("dataset")
+    if name is None:
+        raise UsageError(f"{target.name} does not say on which data set to evaluate it. Give one with --dataset.")
+    for place in (Path(name), *([root / name] if root else [])):
+        if place.is_dir() and is_wsoleval(place):
+            return WsolevalDataset(place, masks)
+    return open_dataset(name, root)
+
+
+def find_samples(target: Target, dataset: Dataset, split: str | None) -> tuple[str, list[BoxedSample]]:
+    """Return the split's name and its samples; by default the split that results are reported on.
+
+    Raises:
+        DataError: there is no such split, or it is empty.
+        UsageError: ``held-out`` of something that held no image out.
+
+    """
+    if split == HELD_OUT:
+        return _held_out(target, dataset)
+    split = split or reporting_split(dataset)
+    return split, dataset.boxed_samples(split)
+
+
+def _held_out(target: Target, dataset: Dataset) -> tuple[str, list[BoxedSample]]:
+    """Divide the training split as ``train`` did and return the part that training did not see."""
+    config, run = _config(target), target.run
+    train_split, val_split = training_splits(dataset)
+    if val_split is not None:
+        return val_split, dataset.boxed_samples(val_split)
+    fraction = float(config.get("val_fraction") or 0)
+    if run is None or not fraction:
+        raise UsageError(
+            f"{target.name} kept no image out of its training, so there is nothing to choose settings on. "
+            "Train with --val-fraction 0.1."
+        )
+    samples = dataset.boxed_samples(train_split)
+    trained, held = holdout(samples, fraction, int(config["seed"]))
+    if fingerprint(trained) != run.document["dataset"]["fingerprint"]:
+        raise DataError(
+            f"{dataset.name} at {dataset.root} is not what {target.name} was trained on, so the images that it kept "
+            "out are not known. Give the place of the same data with --root."
+        )
+    ids = {sample.id for sample in held}
+    name = f"{HELD_OUT} {fraction:g} of {train_split}, seed {config['seed']}"
+    return name, [sample for sample in samples if sample.id in ids]
+
+
+def _config(target: Target) -> dict[str, Any]:
+    return dict(target.run.document.get("config") or {}) if target.run else {}

@@ -1,0 +1,283 @@
+"""The verb: find what is evaluated and on what, gather the evidence, judge it, write the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.evaluate.document import Document, JudgingProtocol, build_document, judge
+from gwapctl.evaluate.evidence import Evidence
+from gwapctl.evaluate.network import evidence_from_model
+from gwapctl.evaluate.paper import PaperProtocol
+from gwapctl.evaluate.stored import evidence_from_boxes, evidence_from_maps
+from gwapctl.evaluate.target import HELD_OUT, Target, find_dataset, find_samples, find_target
+from gwapctl.evaluate.truth import Masks, true_boxes
+from gwapctl.evaluate.wsoleval import WsolevalProtocol
+from gwapctl.files import write_json
+from gwapctl.localize import scale_warning
+from gwapctl.metrics.box_accuracy import BoxAccuracy
+from gwapctl.predictions import MapFolder
+from gwapctl.progress import Progress, ProgressCallback
+from gwapctl.regions import BoxRule, parse_box_rule
+
+if TYPE_CHECKING:
+    from gwapctl.maps import Localizer
+
+PROTOCOLS: dict[str, Callable[[Dataset, Masks], JudgingProtocol]] = {
+    "paper": PaperProtocol,
+    "wsoleval": WsolevalProtocol,
+}
+DEFAULT_RULE = "paper20"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be asked of an evaluation; None is the model's, the run's or the protocol's own choice.
+
+    ``split`` may be ``held-out``: the images that a run kept out of its training. ``map``, ``scales``, ``resize``,
+    ``flip``, ``precision``, ``device``, ``batch_size`` and ``workers`` are a model's. ``limit``: only the first images.
+    """
+
+    dataset: str | None = None
+    root: Path | None = None
+    split: str | None = None
+    protocol: str = "paper"
+    masks: Path | None = None
+    map: str | None = None
+    scales: tuple[int, ...] | None = None
+    resize: str | None = None
+    flip: bool = False
+    box_rule: str | None = None
+    calibrate: bool = False
+    limit: int | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is measured on: ``samples`` of a ``split``, by which ``protocol``; ``masks`` is their folder."""
+
+    dataset: Dataset
+    split: str
+    samples: Sequence[BoxedSample]
+    protocol: str = "paper"
+    masks: Path | None = None
+
+
+def evaluate(
+    spec: str, options: Options, *, out: Path | None = None, progress: ProgressCallback | None = None
+) -> Document:
+    """Evaluate a run, model, folder of maps or file of boxes, and return the document of ``evaluate --json``.
+
+    The result of a run is stored in the run as well, unless ``limit`` made it a part of the split.
+
+    Raises:
+        UsageError: options that do not fit each other or what is evaluated.
+        DataError: the data, maps or boxes cannot be used, or do not fit each other.
+        ModelError: the model cannot be used.
+
+    """
+    target = find_target(spec)
+    _check_options(target, options)
+    dataset = find_dataset(target, options.dataset, options.root, options.masks)
+    split, samples = find_samples(target, dataset, options.split)
+    ground = Ground(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    document = _evaluate_on(ground, target, options, progress)
+    if target.run is not None:
+        document |= {"run": target.run.name, "seed": target.run.document.get("seed")}
+        if options.limit is None:
+            target.run.save_evaluation(document)
+    if out is not None:
+        write_json(out, document)
+    return document
+
+
+def _check_options(target: Target, options: Options) -> None:
+    """Refuse options that the target cannot follow, rather than ignore them."""
+    reading = {"--map": options.map, "--scales": options.scales, "--resize": options.resize, "--flip": options.flip}
+    cutting = {"--box-rule": options.box_rule, "--protocol wsoleval": options.protocol == "wsoleval"}
+    by_kind: dict[str, dict[str, Any]] = {
+        "model": {},
+        "maps": {**reading, "--calibrate": options.calibrate},
+        "boxes": {**reading, **cutting, "--calibrate": options.calibrate, "--masks": options.masks},
+    }
+    given = [name for name, value in by_kind[target.kind].items() if value]
+    if given:
+        raise UsageError(f"{', '.join(given)} cannot be used on {target.kind}: {target.name} is not a model.")
+    if options.protocol not in PROTOCOLS:
+        raise unknown_name("protocol", options.protocol, PROTOCOLS)
+    if options.protocol == "wsoleval" and (options.box_rule or options.calibrate):
+        raise UsageError("protocol wsoleval has its own box rule, at every threshold. Drop --box-rule and --calibrate.")
+    if options.calibrate and (target.run is None or options.box_rule or options.limit):
+        raise UsageError("--calibrate chooses a run's own box rule: give it a run, without --box-rule and --limit.")
+
+
+def _evaluate_on(ground: Ground, target: Target, options: Options, progress: ProgressCallback | None) -> Document:
+    if target.kind == "boxes":
+        return evaluate_boxes(target.path, ground, progress=progress)
+    if target.kind == "maps":
+        return evaluate_maps(target.path, ground, box_rule=options.box_rule, progress=progress)
+    localizer = _open_localizer(target, options)
+    chosen: Document = {}
+    if options.calibrate:
+        split, held_out = find_samples(target, ground.dataset, HELD_OUT)
+        chosen = calibrate(localizer, replace(ground, split=split, samples=held_out), target.path, progress=progress)
+    rule = chosen.get("box_rule") or options.box_rule
+    document = evaluate_model(
+        localizer, ground, name=target.name, box_rule=rule, workers=options.workers, progress=progress
+    )
+    if chosen:
+        metrics = document["metrics"]
+        figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
+        document["calibration"] = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
+    return document
+
+
+def _open_localizer(target: Target, options: Options) -> Localizer:
+    from gwapctl.maps import Localizer
+    from gwapctl.model import load_classifier
+
+    return Localizer(
+        load_classifier(target.path),
+        scales=options.scales,
+        map_method=options.map,
+        flip=options.flip,
+        resize=options.resize,
+        precision=options.precision,
+        device=options.device,
+        batch_size=options.batch_size,
+    )
+
+
+def evaluate_model(
+    localizer: Localizer,
+    ground: Ground,
+    *,
+    name: str,
+    box_rule: str | None = None,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Document:
+    """Evaluate a model as ``localizer`` reads it; ``name`` is what the document calls it.
+
+    Raises:
+        DataError: model and data set share no classes, or an image cannot be read.
+
+    """
+    rule = _rule(ground, box_rule or localizer.model.info.box_rule)
+    evidence = evidence_from_model(localizer, ground.dataset, ground.samples, rule, name=name, workers=workers)
+    settings = {
+        "map": localizer.map_method,
+        "box_rule": rule and rule.name,
+        "scales": list(localizer.scales),
+        "resize": localizer.resize,
+        "flip": localizer.flip or None,
+        "precision": localizer.precision,
+    }
+    warning = scale_warning(localizer.model.info, localizer.scales)
+    return _document(name, ground, evidence, settings, progress, [warning] if warning else [])
+
+
+def calibrate(
+    localizer: Localizer,
+    ground: Ground,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Document:
+    """Choose the box threshold with the best accuracy (IoU >= 0.5, class given) on ``ground``; store it in the model.
+
+    ``model.json`` in ``folder`` gets it as ``box_rule``, along with the map and scales that it was chosen for: a
+    threshold is good for these alone. Returns the rule, where it was chosen, and the accuracy there in percent.
+
+    Raises:
+        DataError: there is no box to choose by.
+
+    """
+    from gwapctl.model import save_info
+
+    accuracy = BoxAccuracy()
+    evidence = evidence_from_model(localizer, ground.dataset, ground.samples, None)
+    for done, (sample, found) in enumerate(zip(ground.samples, evidence, strict=True), start=1):
+        for label, objects in true_boxes(sample).items():
+            heatmap = found.map_of(label)
+            if heatmap is not None:
+                accuracy.update(heatmap, objects, found.width, found.height)
+        if progress is not None:
+            progress(Progress(done, len(ground.samples), "images", "choosing the threshold"))
+    if not accuracy.curve.n:
+        raise DataError(f"{ground.split} of {ground.dataset.name} has no boxes to choose a threshold by.")
+    rule = f"fixed:{accuracy.curve.best_threshold():.3f}"
+    chosen = {
+        "box_rule": rule,
+        "split": ground.split,
+        "n": len(ground.samples),
+        "accuracy": accuracy.compute()["max_box_acc"],
+    }
+    info = localizer.model.info
+    settings = {"box_rule": rule, "map": localizer.map_method, "scales": localizer.scales, "resize": localizer.resize}
+    provenance = {**info.provenance, "calibration": chosen}
+    save_info(info.model_copy(update={**settings, "provenance": provenance}), folder)
+    return chosen
+
+
+def evaluate_maps(
+    folder: Path, ground: Ground, *, box_rule: str | None = None, progress: ProgressCallback | None = None
+) -> Document:
+    """Evaluate a folder of maps, with the predicted classes that ``localize`` recorded beside them, if it did.
+
+    Raises:
+        DataError: a map is missing or cannot be used.
+
+    """
+    rule = _rule(ground, box_rule or DEFAULT_RULE)
+    evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule)
+    info = MapFolder(folder).info
+    settings = {
+        "map": info.method,
+        "box_rule": rule and rule.name,
+        "scales": list(info.scales) or None,
+        "resize": info.resize if info.scales else None,
+        "flip": info.flip or None,
+    }
+    return _document(info.model or str(folder), ground, evidence, settings, progress)
+
+
+def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | None = None) -> Document:
+    """Evaluate predicted boxes: what ``localize`` or ``boxes`` wrote as JSON lines or CSV.
+
+    Raises:
+        DataError: the file is broken, or is about other images.
+
+    """
+    evidence = evidence_from_boxes(file, ground.dataset, ground.samples)
+    return _document(str(file), ground, evidence, {}, progress)
+
+
+def _rule(ground: Ground, name: str) -> BoxRule | None:
+    """Return the rule called ``name``, or None where the protocol finds its own boxes."""
+    return None if ground.protocol == "wsoleval" else parse_box_rule(name)
+
+
+def _document(
+    name: str,
+    ground: Ground,
+    evidence: Iterable[Evidence],
+    settings: dict[str, Any],
+    progress: ProgressCallback | None,
+    notes: Sequence[str] = (),
+) -> Document:
+    protocol = PROTOCOLS[ground.protocol](ground.dataset, Masks(ground.masks))
+    verdict = judge(protocol, ground.samples, evidence, progress)
+    verdict.notes.extend(notes)
+    return build_document(
+        verdict, model=name, dataset=ground.dataset, split=ground.split, protocol=ground.protocol, options=settings
+    )

@@ -1,0 +1,74 @@
+"""The protocol ``wsoleval``: clovaai/wsolevaluation's numbers to the last digit, from maps of the true classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gwapctl.boxes import iou
+from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.errors import DataError
+from gwapctl.evaluate.evidence import Evidence
+from gwapctl.evaluate.paper import ONE_THRESHOLD, Verdict
+from gwapctl.evaluate.truth import Masks, true_boxes
+from gwapctl.metrics.foreground import boxes_mask
+from gwapctl.metrics.localization import FLOORS
+from gwapctl.metrics.pixel_ap import PixelAP
+from gwapctl.metrics.wsoleval import SIDE, WsolevalBoxAccuracy, grid_map, grid_objects
+
+
+class WsolevalProtocol:
+    """MaxBoxAcc and MaxBoxAccV2 where there are boxes, PxAP where there are masks, on a grid of 224 x 224.
+
+    The map of an image is that of its true class; the best threshold is chosen on the data it is reported on.
+    """
+
+    def __init__(self, dataset: Dataset, masks: Masks) -> None:
+        self._dataset = dataset
+        self._masks = masks
+        self._boxes = WsolevalBoxAccuracy()
+        self._pixels = PixelAP()
+        self._floors = {name: (WsolevalBoxAccuracy(ONE_THRESHOLD), PixelAP()) for name in FLOORS}
+        self._n = self._n_degenerate = 0
+
+    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+        """Judge one image.
+
+        Raises:
+            DataError: the image has no map of its class, or has several classes.
+
+        """
+        if len(sample.labels) != 1:
+            raise DataError(f"{sample.id!r} has {len(sample.labels)} classes; protocol wsoleval needs exactly one.")
+        heatmap = evidence.map_of(sample.labels[0])
+        if heatmap is None:
+            name = self._dataset.classes[sample.labels[0]].name
+            raise DataError(
+                f"there is no map of {name!r}, the true class of {sample.id!r}. Protocol wsoleval needs it."
+            )
+        self._n += 1
+        scores = grid_map(heatmap)
+        self._n_degenerate += not scores.any()
+        objects = true_boxes(sample).get(sample.labels[0])
+        mask = self._masks.at(sample, SIDE, SIDE)
+        if objects is not None:
+            self._boxes.update(scores, objects, evidence.width, evidence.height)
+        if mask is not None:
+            self._pixels.update(scores, mask)
+        for name, floor in FLOORS.items():
+            accuracy, pixels = self._floors[name]
+            box = floor(SIDE, SIDE)
+            if objects is not None:
+                found = iou(box, grid_objects(objects, evidence.width, evidence.height)).max(axis=1)
+                accuracy.curve.add(found)
+                accuracy.curve_v2.add(found)
+            if mask is not None:
+                pixels.update(boxes_mask(box, SIDE, SIDE).astype(np.float64), mask)
+
+    def verdict(self) -> Verdict:
+        """Return the metrics that the data has positions for."""
+        metrics = self._boxes.compute() | self._pixels.compute()
+        floors = {
+            name: {k: v for part in parts for k, v in part.compute().items() if not k.endswith("_threshold")}
+            for name, parts in self._floors.items()
+        }
+        return Verdict(self._n, self._n_degenerate, metrics, floors, [])
