@@ -1,4 +1,4 @@
-"""``resnet-s``: a compact residual network of ours for small images (64 pixels), about half a million parameters."""
+"""``resnet-s``: a compact residual network of ours for small images (64 pixels), 0.37 million parameters."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class ResNetS(Backbone):
             ConvNormReLU(3, 24, 3, 2),
             ConvNormReLU(24, 48, 3, 2),
             ResidualBlock(48, 48, 1),
-            ResidualBlock(48, 112, stride // 4),
-            ResidualBlock(112, 112, 1),
-            ConvNormReLU(112, 256, 1),
+            ResidualBlock(48, 96, stride // 4),
+            ResidualBlock(96, 96, 1),
+            ConvNormReLU(96, 256, 1),
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,0 +1,143 @@
+"""From samples to batches: decode, crop, resize, mirror; RGB in 0..255, the classifier normalises.
+
+What is done to an image is a pure function of (seed, epoch, index), and which images form a batch is a pure function of
+(seed, iteration). So a resumed run sees exactly what the uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from gwapctl.datasets.base import Sample
+from gwapctl.images import read_image
+
+Image = npt.NDArray[np.uint8]
+ASPECTS = (3 / 4, 4 / 3)  # of random crops, relative to the image's own aspect ratio
+
+
+def resize(image: Image, size: tuple[int, int]) -> Image:
+    """Resize ``(H, W, 3)`` to ``size`` (width, height): area averaging when shrinking, bilinear when growing."""
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return image
+    shrinks = size[0] * size[1] < width * height
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8)
+
+
+def random_crop(image: Image, min_area: float, generator: np.random.Generator) -> Image:
+    """Cut out a window of ``min_area`` to all of the area, its aspect ratio changed by at most 4/3."""
+    height, width = image.shape[:2]
+    share = generator.uniform(min_area, 1)
+    stretch = np.exp(generator.uniform(*np.log(ASPECTS)) / 2)
+    crop_width = min(width, max(1, round(width * np.sqrt(share) * stretch)))
+    crop_height = min(height, max(1, round(height * np.sqrt(share) / stretch)))
+    x = int(generator.integers(0, width - crop_width + 1))
+    y = int(generator.integers(0, height - crop_height + 1))
+    return image[y : y + crop_height, x : x + crop_width]
+
+
+class Key(NamedTuple):
+    """One training image to make: which sample, in which epoch, at which size (width, height)."""
+
+    index: int
+    epoch: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TrainingImages(TorchDataset[tuple[Image, int]]):
+    """Training images by ``Key``: randomly cropped, warped to the size, mirrored half of the time."""
+
+    samples: Sequence[Sample]
+    seed: int
+    flip: bool
+    min_crop: float
+
+    def __getitem__(self, key: Key) -> tuple[Image, int]:
+        """Return the image ``(H, W, 3)`` and the sample's index."""
+        generator = np.random.default_rng([self.seed, key.epoch, key.index])
+        image = read_image(self.samples[key.index].path)
+        if self.min_crop < 1:
+            image = random_crop(image, self.min_crop, generator)
+        image = resize(image, key.size)
+        if self.flip and generator.random() < 0.5:
+            image = image[:, ::-1]
+        return image, key.index
+
+
+@dataclass(frozen=True)
+class EvaluationImages(TorchDataset[tuple[Image, int]]):
+    """Whole images warped to one size (width, height), as the paper tests."""
+
+    samples: Sequence[Sample]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image, int]:
+        """Return the image ``(H, W, 3)`` and the sample's index."""
+        return resize(read_image(self.samples[index].path), self.size), index
+
+
+def collate(items: Sequence[tuple[Image, int]]) -> tuple[Tensor, Tensor]:
+    """Stack images to uint8 ``(B, 3, H, W)``, channels last in memory, and indices to ``(B,)``."""
+    images = torch.from_numpy(np.stack([image for image, _ in items])).permute(0, 3, 1, 2)
+    return images, torch.tensor([index for _, index in items])
+
+
+@dataclass(frozen=True)
+class TrainingBatches(Sampler[list[Key]]):
+    """The batches of iterations ``start`` to ``stop``: every epoch a new permutation, every batch one size.
+
+    A size out of ``sizes`` is drawn with probability proportional to its side to the power -4, so that time goes to
+    the small ones and the large ones are seen now and then.
+    """
+
+    count: int
+    batch_size: int
+    sizes: tuple[tuple[int, int], ...]
+    seed: int
+    start: int
+    stop: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Full batches in one epoch; the rest of the permutation is left out (a lone image ruins batch norm)."""
+        return max(1, self.count // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yield lists of keys."""
+        chances = np.array([max(size) ** -4.0 for size in self.sizes])
+        order, order_epoch = np.zeros(0, np.int64), -1
+        for iteration in range(self.start, self.stop):
+            epoch, step = divmod(iteration, self.per_epoch)
+            if epoch != order_epoch:
+                order, order_epoch = np.random.default_rng([self.seed, epoch]).permutation(self.count), epoch
+            draw = np.random.default_rng([self.seed, epoch, self.count, step]).choice(
+                len(self.sizes), p=chances / chances.sum()
+            )
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [Key(int(index), epoch, self.sizes[int(draw)]) for index in chosen]
+
+
+def targets(samples: Sequence[Sample], classes: int) -> tuple[Tensor, Tensor]:
+    """Return labels ``(n, C)`` in {0, 1} and ``counts`` ``(n, C)``: 0 where a class is only difficult and is ignored."""
+    labels, counts = torch.zeros(len(samples), classes), torch.ones(len(samples), classes)
+    for row, sample in enumerate(samples):
+        labels[row, list(sample.labels)] = 1
+        counts[row, list(sample.ignored)] = 0
+    return labels, counts
