@@ -65,8 +65,8 @@ class GAP(PoolThenClassify):
 class GWAP(PoolThenClassify):
     """Class-agnostic global weighted average pooling (Qiu, arXiv 1809.08264, eq. 3-5).
 
-    ``M = exp(sigmoid(w F + b))`` (3), ``alpha = M / sum M`` (4), ``f = sum alpha F`` (5), then one linear layer. (3) and
-    (4) together are a softmax over positions of ``sigmoid(w F + b)``, which is how they are computed; pooling runs in
+    ``M = exp(sigmoid(w F + b))`` (3), ``alpha = M / sum M`` (4), ``f = sum alpha F`` (5), then one linear layer. (3)
+    and (4) together are a softmax over positions of ``sigmoid(w F + b)``, which is how they are computed; pooling runs in
     float32 also under autocast. ``w`` starts near zero, so training starts at GAP: our choice.
     """
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gwapctl.backbones import build_backbone
+from gwapctl.datasets.base import ClassName
 from gwapctl.errors import ModelError
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.heads import HeadOutput, build_head
@@ -20,19 +21,10 @@ from gwapctl.heads import HeadOutput, build_head
 SCHEMA_VERSION = 1
 
 
-class ClassInfo(BaseModel):
-    """A class as people read it (``name``) and as the data set writes it (``id``)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    id: str
-
-
 class ModelInfo(BaseModel):
     """All that is needed to build a classifier again and to use it as it was meant.
 
-    ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest side seen in training;
+    ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest sides of training;
     ``map``, ``box_rule``, ``scales`` and ``resize`` are what `localize` uses when nothing else is asked for.
     """
 
@@ -41,7 +33,7 @@ class ModelInfo(BaseModel):
     schema_version: int = SCHEMA_VERSION
     backbone: str
     head: str
-    classes: tuple[ClassInfo, ...] = Field(min_length=1)
+    classes: tuple[ClassName, ...] = Field(min_length=1)
     multi_label: bool
     input_size: tuple[int, int]
     train_sizes: tuple[int, int]
@@ -117,7 +109,9 @@ def load_info(folder: Path) -> ModelInfo:
     """
     path = folder / "model.json"
     if not path.is_file():
-        raise ModelError(f"{folder} holds no model (no model.json). Give a run folder or a name from `gwapctl models list`.")
+        raise ModelError(
+            f"{folder} holds no model (no model.json). Give a run folder or a name from `gwapctl models list`."
+        )
     try:
         return ModelInfo.model_validate(read_json(path))
     except ValidationError as error:
@@ -175,20 +169,8 @@ def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path
     own = model.state_dict()
     matching = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     if not matching:
-        raise ModelError(f"no layer of {source} matches {model.info.backbone} + {model.info.head}. Is it another network?")
+        raise ModelError(
+            f"no layer of {source} matches {model.info.backbone} + {model.info.head}. Is it another network?"
+        )
     model.load_state_dict(matching, strict=False)
     return sorted((set(own) | set(tensors)) - set(matching))
-
-
-__all__ = [
-    "ClassInfo",
-    "Classifier",
-    "ModelInfo",
-    "build_classifier",
-    "load_classifier",
-    "load_info",
-    "load_matching",
-    "load_tensors",
-    "save_info",
-    "save_model",
-]

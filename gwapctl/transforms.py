@@ -135,7 +135,7 @@ class TrainingBatches(Sampler[list[Key]]):
 
 
 def targets(samples: Sequence[Sample], classes: int) -> tuple[Tensor, Tensor]:
-    """Return labels ``(n, C)`` in {0, 1} and ``counts`` ``(n, C)``: 0 where a class is only difficult and is ignored."""
+    """Return labels ``(n, C)`` in {0, 1} and counts ``(n, C)``: 0 where a class is only difficult, hence ignored."""
     labels, counts = torch.zeros(len(samples), classes), torch.ones(len(samples), classes)
     for row, sample in enumerate(samples):
         labels[row, list(sample.labels)] = 1
