@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl import __version__
-from gwapctl.cli import boxes, console, doctor, options, report
+from gwapctl.cli import boxes, console, doctor, evaluate, localize, options, report
 from gwapctl.errors import GwapctlError
 
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
@@ -67,6 +67,8 @@ def with_common_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 VERBS: dict[str, Callable[..., None]] = {
+    "localize": localize.localize,
+    "evaluate": evaluate.evaluate,
     "boxes": boxes.boxes,
     "report": report.report,
     "doctor": doctor.doctor,
