@@ -174,3 +174,17 @@ def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path
         )
     model.load_state_dict(matching, strict=False)
     return sorted((set(own) | set(tensors)) - set(matching))
+
+
+def describe_model(folder: Path) -> dict[str, Any]:
+    """Return what a person wants to know of a saved model; ``layers`` are its convolutions in order, by name."""
+    model = load_classifier(folder)
+    info = model.info.model_dump(mode="json")
+    names = [item["name"] for item in info.pop("classes")]
+    return {
+        **info,
+        "classes": len(names),
+        "class_names": names[:10] + (["..."] if len(names) > 10 else []),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "layers": [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)],
+    }

@@ -9,6 +9,7 @@ import json
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,14 @@ class Run:
 
 
 def _file_part(text: str) -> str:
-    return "".join(char if char.isalnum() or char in "._+" else "_" for char in text).strip("_")
+    return "".join(char if char.isalnum() or char in "._+-" else "_" for char in text).strip("_")
+
+
+def new_run_folder(parent: Path, name: str) -> Path:
+    """Return ``parent/name``, or ``parent/name-2`` and so on: the first that does not exist yet."""
+    safe = _file_part(name)
+    candidates = (parent / (safe if number == 1 else f"{safe}-{number}") for number in count(1))
+    return next(path for path in candidates if not path.exists())
 
 
 def find_runs(folder: Path) -> list[Run]:

@@ -6,6 +6,7 @@ Boxes never come here: samples are the weak view of a data set (``Dataset.sample
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,7 @@ class TrainData:
         """Return the ``dataset`` part of ``run.json``."""
         return {
             "name": self.dataset.name,
+            "root": str(self.dataset.root.resolve()),
             "fingerprint": fingerprint(self.train),
             "train_split": self.train_split,
             "val_split": self.val_split,
@@ -263,11 +265,14 @@ def train(
     *,
     root: Path | None = None,
     device: str = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     resume: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Train a classifier into the run folder ``folder``, or continue the run that is there.
+
+    The folder is made ready by the caller (``files.prepare_output_folder``). ``workers`` are processes that read
+    images; by default one per core but one, at most 8.
 
     Raises:
         KeyboardInterrupt: it was stopped; the state is saved and ``resume`` continues exactly.
@@ -282,7 +287,7 @@ def train(
     run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
     try:
         with _interrupt_flag() as interrupted:
-            _train_loop(training, run, workers, interrupted, progress)
+            _train_loop(training, run, default_workers() if workers is None else workers, interrupted, progress)
     except KeyboardInterrupt:
         _save_state(training, run)
         run.update(status="interrupted", iterations=training.iteration)
@@ -292,6 +297,11 @@ def train(
     (folder / "state.pt").unlink(missing_ok=True)
     run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
     return run
+
+
+def default_workers() -> int:
+    """Return how many processes read images: the cores but one, at least 1 and at most 8."""
+    return min(8, max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 2))
 
 
 def _train_loop(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gwapctl.errors import DataError, ModelError, closest
+
+if TYPE_CHECKING:
+    from gwapctl.model import Classifier
 
 DEFAULT_MODEL = "resnet-s-gwap-tiny-imagenet"
 _PACKAGED = Path(__file__).parent / "_zoo"
@@ -101,3 +107,45 @@ def list_models() -> list[dict[str, Any]]:
         fields = {key: card.get(key) for key in ("task", "backbone", "head", "dataset", "metrics")}
         rows.append({"name": name, "bundled": (folder / "weights.safetensors").is_file(), **fields})
     return rows
+
+
+def verify_entry(folder: Path) -> list[str]:
+    """Recompute what the card says of the weights: checksum, size, parameters, and logits on a made-up image.
+
+    Returns:
+        One line per check that holds.
+
+    Raises:
+        ModelError: a check does not hold.
+
+    """
+    from gwapctl.model import load_classifier
+
+    said = read_card(folder).get("check")
+    if not isinstance(said, dict):
+        raise ModelError(f"{folder / 'card.md'} has no [check] table to verify against.")
+    model = load_classifier(folder)
+    file = folder / "weights.safetensors"
+    found: dict[str, Any] = {
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "bytes": file.stat().st_size,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "logits": check_logits(model),
+    }
+    for name, value in found.items():
+        same = np.allclose(value, said[name], atol=1e-3) if name == "logits" else value == said[name]
+        if not same:
+            raise ModelError(f"{folder}: {name} is {value}, but card.md says {said[name]}. Is the file complete?")
+    return [f"{name}: {value}" for name, value in found.items()]
+
+
+def check_logits(model: Classifier) -> list[float]:
+    """Return the first five logits of ``model`` on a fixed image of its input size: colour ramps, no file needed."""
+    import torch
+
+    width, height = model.info.input_size
+    x = torch.linspace(0, 255, width).expand(height, width)
+    y = torch.linspace(0, 255, height).unsqueeze(1).expand(height, width)
+    image = torch.stack([x, y, (x * y).sqrt()]).unsqueeze(0)  # (1, 3, H, W)
+    with torch.inference_mode():
+        return [round(value, 4) for value in model(image).logits[0, :5].tolist()]

@@ -1,4 +1,4 @@
-"""``resnet-s``: a compact residual network of ours for small images (64 pixels), 0.37 million parameters."""
+"""``resnet-s``: a compact residual network of ours for small images (64 pixels), 0.33 million parameters."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class ResNetS(Backbone):
             raise ValueError(f"resnet-s has stride 4 or 8, not {stride}")
         self.channels, self.stride = 256, stride
         self.layers = nn.Sequential(
-            ConvNormReLU(3, 24, 3, 2),
-            ConvNormReLU(24, 48, 3, 2),
-            ResidualBlock(48, 48, 1),
-            ResidualBlock(48, 96, stride // 4),
+            ConvNormReLU(3, 16, 3, 2),
+            ConvNormReLU(16, 32, 3, 2),
+            ResidualBlock(32, 32, 1),
+            ResidualBlock(32, 96, stride // 4),
             ResidualBlock(96, 96, 1),
             ConvNormReLU(96, 256, 1),
         )

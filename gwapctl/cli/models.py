@@ -1,0 +1,73 @@
+"""``gwapctl models``: the zoo."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from gwapctl.cli import console, options
+
+app = typer.Typer(help="The models that come with gwapctl: list them, show one, verify its files and numbers.")
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A zoo entry, run folder or model folder.", show_default=False)
+]
+
+
+@app.command("list")
+def list_all(json: options.Json = False) -> None:
+    """List the zoo.
+
+    Examples:
+      gwapctl models list
+
+    """
+    from gwapctl.zoo import list_models
+
+    rows = list_models()
+    if json:
+        console.print_json({"schema_version": 1, "models": rows})
+        return
+    columns = ["name", "backbone", "head", "dataset", "bundled"]
+    console.print_table(columns, [[_text(row[name]) for name in columns] for row in rows])
+
+
+@app.command()
+def show(name: Name, json: options.Json = False) -> None:
+    """Show what a model is: network, classes, sizes, defaults, layers.
+
+    Examples:
+      gwapctl models show resnet-s-gwap-tiny-imagenet
+
+    """
+    from gwapctl.model import describe_model
+    from gwapctl.zoo import resolve_model
+
+    document = describe_model(resolve_model(name))
+    if json:
+        console.print_json({"schema_version": 1, **document})
+        return
+    layers = document.pop("layers")
+    console.print_table(["field", "value"], [(key, _text(value)) for key, value in document.items()])
+    console.print_table(["layer", "name"], list(enumerate(layers)), title="layers")
+
+
+@app.command()
+def verify(name: Name) -> None:
+    """Check a zoo entry: the files' checksums and the stored output on a stored input.
+
+    Examples:
+      gwapctl models verify resnet-s-gwap-tiny-imagenet
+
+    """
+    from gwapctl.zoo import resolve_model, verify_entry
+
+    for line in verify_entry(resolve_model(name)):
+        console.print_text(line)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)

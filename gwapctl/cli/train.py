@@ -1,0 +1,197 @@
+"""``gwapctl train``: from a data set with image-level labels to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from gwapctl.cli import console, options
+from gwapctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from gwapctl.config import TrainConfig
+    from gwapctl.runs import Run
+
+NETWORK, SCHEDULE, IMAGES = "Network", "Schedule", "Images"
+
+
+def _setting(flag: str, text: str, panel: str, **more: Any) -> Any:
+    """Declare one setting: unset means what the recipe or the data set's defaults say."""
+    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+def train(
+    context: typer.Context,
+    dataset: options.DatasetName,
+    root: options.Root = None,
+    offline: options.Offline = False,
+    recipe: Annotated[
+        str | None, _setting("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)
+    ] = None,
+    backbone: Annotated[str | None, _setting("--backbone", "Network that reads the image.", NETWORK)] = None,
+    head: Annotated[str | None, _setting("--head", "Pooling and classifier: gwap, gap, ...", NETWORK)] = None,
+    weights: Annotated[
+        str | None, _setting("--weights", "First weights: imagenet, none, a file, a run or a zoo entry.", NETWORK)
+    ] = None,
+    freeze_backbone: Annotated[
+        bool | None, _setting("--freeze-backbone/--train-backbone", "Train the head alone.", NETWORK)
+    ] = None,
+    batch_norm: Annotated[
+        Literal["auto", "frozen", "train"] | None,
+        _setting("--batch-norm", "auto: frozen when pretrained and the batch is small.", NETWORK),
+    ] = None,
+    image_size: Annotated[
+        str | None, _setting("--image-size", "Input size, 224 or 320x240 (width x height).", IMAGES)
+    ] = None,
+    train_sizes: Annotated[
+        str | None, _setting("--train-sizes", "Draw each batch's size from these, such as 64,96,128.", IMAGES)
+    ] = None,
+    batch_size: options.BatchSize = None,
+    flip: Annotated[bool | None, _setting("--flip/--no-flip", "Mirror half of the images.", IMAGES)] = None,
+    min_crop: Annotated[
+        float | None, _setting("--min-crop", "Random crops of at least this share of the image; 1 = none.", IMAGES)
+    ] = None,
+    val_fraction: Annotated[
+        float | None, _setting("--val-fraction", "Share of train held out where there is no val split.", IMAGES)
+    ] = None,
+    keep: Annotated[
+        Literal["best", "last"] | None, _setting("--keep", "Weights to keep: best on validation, or last.", SCHEDULE)
+    ] = None,
+    epochs: Annotated[int | None, _setting("--epochs", "Length in passes over the images.", SCHEDULE)] = None,
+    iterations: Annotated[int | None, _setting("--iterations", "Length in optimizer steps.", SCHEDULE)] = None,
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, _setting("--optimizer", "sgd or adamw.", SCHEDULE)] = None,
+    lr: Annotated[float | None, _setting("--lr", "Learning rate.", SCHEDULE)] = None,
+    head_lr_factor: Annotated[float | None, _setting("--head-lr-factor", "The head learns faster.", SCHEDULE)] = None,
+    bias_lr_factor: Annotated[float | None, _setting("--bias-lr-factor", "Biases learn faster.", SCHEDULE)] = None,
+    momentum: Annotated[float | None, _setting("--momentum", "Of SGD.", SCHEDULE)] = None,
+    weight_decay: Annotated[float | None, _setting("--weight-decay", "On weights, not biases.", SCHEDULE)] = None,
+    schedule: Annotated[
+        Literal["step", "cosine", "constant"] | None, _setting("--schedule", "Of the learning rate.", SCHEDULE)
+    ] = None,
+    step_every: Annotated[int | None, _setting("--step-every", "Iterations between steps.", SCHEDULE)] = None,
+    step_factor: Annotated[float | None, _setting("--step-factor", "Factor of a step.", SCHEDULE)] = None,
+    warmup: Annotated[int | None, _setting("--warmup", "Iterations of linear warm-up.", SCHEDULE)] = None,
+    accumulate: Annotated[int | None, _setting("--accumulate", "Batches per optimizer step.", SCHEDULE)] = None,
+    ema: Annotated[float | None, _setting("--ema", "Keep a moving average of the weights, 0.999.", SCHEDULE)] = None,
+    seed: Annotated[int | None, _setting("--seed", "Start of every random choice.", SCHEDULE)] = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None, _setting("--precision", "auto: bf16 where native.", options.MACHINE)
+    ] = None,
+    compile: Annotated[bool | None, _setting("--compile/--no-compile", "Use torch.compile.", options.MACHINE)] = None,
+    deterministic: Annotated[
+        bool | None, _setting("--deterministic/--fast", "Only deterministic algorithms.", options.MACHINE)
+    ] = None,
+    workers: options.Workers = None,
+) -> None:
+    """Train a classifier that says where it looks, from image-level labels alone.
+
+    Examples:
+      gwapctl train voc --backbone googlenet
+      gwapctl train my-photos --epochs 20 --out runs/mine
+
+    """
+    from gwapctl.config import TrainConfig, build_train_config
+    from gwapctl.runs import new_run_folder
+    from gwapctl.zoo import find_recipe
+
+    chosen = {name: context.params[name] for name in TrainConfig.model_fields if name not in ("dataset", "recipe")}
+    chosen |= {"image_size": options.parse_size(image_size), "train_sizes": options.parse_scales(train_sizes)}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if resume:
+        config = _resumed_config(dataset, out, given)
+    else:
+        config = build_train_config(dataset, find_recipe(recipe) if recipe else None, given)
+    folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.head}")
+    if dry_run:
+        _show_plan(config, folder, root, json)
+        return
+    _run(config, folder, root, offline, resume, overwrite, device, workers, json)
+
+
+def _resumed_config(dataset: str, out: Path | None, given: dict[str, Any]) -> TrainConfig:
+    """Take the settings from the run that is resumed; a flag that says otherwise is a mistake."""
+    from gwapctl.config import TrainConfig
+    from gwapctl.runs import Run
+
+    if out is None:
+        raise UsageError("--resume needs the run folder. Give it with --out.")
+    stored = TrainConfig(**Run.open(out).document["config"])
+    asked = {"dataset": dataset, **given}
+    wrong = [name for name, value in asked.items() if getattr(stored, name) != value]
+    if wrong:
+        was = ", ".join(f"{name} = {getattr(stored, name)}" for name in wrong)
+        raise UsageError(f"{out} was started with {was}. Resume it with the same settings, or start another --out.")
+    return stored
+
+
+def _run(
+    config: TrainConfig,
+    folder: Path,
+    root: Path | None,
+    offline: bool,
+    resume: bool,
+    overwrite: bool,
+    device: str,
+    workers: int | None,
+    json: bool,
+) -> None:
+    """Fetch what is missing and may be fetched, train, and say what came out."""
+    from gwapctl.datasets.download import ensure_dataset
+    from gwapctl.files import prepare_output_folder
+    from gwapctl.train import train as train_run
+
+    with console.progress("downloading") as fetched:
+        ensure_dataset(config.dataset, root, offline=offline, progress=fetched, announce=console.note)
+    _announce_weights(config, offline)
+    prepare_output_folder(folder, overwrite=overwrite, resume=resume)
+    console.note(f"training {config.backbone} + {config.head} on {config.dataset} into {folder}")
+    with console.progress("training") as shown:
+        run = train_run(config, folder, root=root, device=device, workers=workers, resume=resume, progress=shown)
+    _show_result(run, json)
+
+
+def _announce_weights(config: TrainConfig, offline: bool) -> None:
+    """Say what will be downloaded, or refuse when nothing may be."""
+    from gwapctl.backbones import pretrained_weights_info
+
+    info = pretrained_weights_info(config.backbone) if config.weights == "imagenet" else None
+    if info is None or info.cached:
+        return
+    if offline:
+        raise UsageError(
+            f"--weights imagenet needs {info.url} ({info.size_mb:.0f} MB), and --offline forbids it. Put the file at "
+            f"{info.path}, or use --weights none, a run, a zoo entry or a weights.safetensors."
+        )
+    console.note(f"downloading ImageNet weights of {config.backbone}: {info.size_mb:.0f} MB from {info.url}")
+
+
+def _show_plan(config: TrainConfig, folder: Path, root: Path | None, json: bool) -> None:
+    """Print the settings as they would be written to ``run.json``, and where the run would go."""
+    settings = config.model_dump(mode="json")
+    if json:
+        console.print_json({"schema_version": 1, "out": str(folder), "root": root and str(root), "config": settings})
+        return
+    console.print_table(["setting", "value"], [(name, _text(value)) for name, value in settings.items()])
+    console.note(f"would train into {folder}")
+
+
+def _show_result(run: Run, json: bool) -> None:
+    best = {name: value for name, value in run.document["best"].items() if name not in ("iteration", "selection")}
+    if json:
+        console.print_json({"schema_version": 1, "run": str(run.folder), **run.document["best"]})
+        return
+    numbers = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
+    console.note(f"finished {run.folder}" + (f"; validation: {numbers}" if numbers else ""))
+    console.note(f"next: gwapctl evaluate {run.folder}, or gwapctl localize IMAGE --model {run.folder}")
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
