@@ -88,8 +88,8 @@ class PaperProtocol:
         width, height = evidence.width, evidence.height
         blind = Evidence(width, height, ranked=evidence.ranked, boxes={ANY: box})
         floor.update(truth, blind)
-        floor.update_sweep(truth, blind)
         if evidence.maps:
+            floor.update_fixed(truth, box)
             inside = boxes_mask(box, width, height)
             floor.update_foreground(truth, inside, inside.astype(np.float32))
 
@@ -158,13 +158,16 @@ class _Candidate:
             self._top_k.update(guesses, truth.boxes)
 
     def update_sweep(self, truth: Truth, evidence: Evidence) -> None:
-        """Add the boxes of one image's maps at all thresholds; a floor's box is the same at each."""
+        """Add the boxes of one image's maps at all thresholds."""
         for label, objects in truth.boxes.items():
-            heatmap, boxes = evidence.map_of(label), evidence.boxes_of(label)
+            heatmap = evidence.map_of(label)
             if heatmap is not None:
                 self._accuracy.update(heatmap, objects, evidence.width, evidence.height)
-            elif boxes is not None:
-                self._accuracy.curve.add(iou(boxes, objects).max(axis=1))
+
+    def update_fixed(self, truth: Truth, box: FloatArray) -> None:
+        """Add one box (1, 4) that is the same for all classes and at all thresholds."""
+        for objects in truth.boxes.values():
+            self._accuracy.curve.add(iou(box, objects).max(axis=1))
 
     def update_foreground(self, truth: Truth, found: BoolMask, heat: FloatMap) -> None:
         """Add the foreground ``found`` (H, W) of ``heat`` (H, W) in [0, 1], both in pixels of the image."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -12,8 +16,18 @@ from gwapctl.boxes import FloatArray, as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.evidence import ANY, FOREIGN, ClassMatcher, Evidence, Heatmap, boxes_from_maps
+from gwapctl.export.tables import COLUMNS
 from gwapctl.images import image_size
-from gwapctl.predictions import PREDICTIONS, ImageIndex, ImagePrediction, MapFolder, MapImage, read_predictions
+from gwapctl.predictions import (
+    PREDICTIONS,
+    Box,
+    ImageIndex,
+    ImagePrediction,
+    MapFolder,
+    MapImage,
+    Prediction,
+    read_predictions,
+)
 from gwapctl.regions import BoxRule
 
 
@@ -49,7 +63,7 @@ def evidence_from_boxes(file: Path, dataset: Dataset, samples: Sequence[BoxedSam
     if not evidence:
         raise DataError(f"{file} has no image of {dataset.name}: expected names like {samples[0].id!r}.")
     for sample in samples:
-        found = evidence.get(sample.id) or Evidence(0, 0, boxes={ANY: as_boxes([])})
+        found = evidence.get(sample.id) or Evidence(0, 0, ranked=(), boxes={ANY: as_boxes([])})
         width, height = _original_size(sample, found.width, found.height)
         yield replace(found, width=width, height=height)
 
@@ -105,7 +119,7 @@ def _read_evidence(file: Path, dataset: Dataset, samples: Sequence[BoxedSample])
     index = ImageIndex(sample.id for sample in samples)
     matcher = ClassMatcher(dataset.classes)
     found: dict[str, Evidence] = {}
-    for image in read_predictions(file):
+    for image in _read_csv(file) if file.suffix.lower() == ".csv" else read_predictions(file):
         sample_id = index.find(image.id, image.image)
         if sample_id is None:
             continue
@@ -134,3 +148,31 @@ def _evidence_of(image: ImagePrediction, matcher: ClassMatcher, classes: Sequenc
         ranked=tuple(label for place, label in enumerate(labels) if label == FOREIGN or label not in labels[:place]),
         boxes={label: np.concatenate([as_boxes([]), *found]) for label, found in boxes.items()},
     )
+
+
+def _read_csv(file: Path) -> Iterator[ImagePrediction]:
+    """Yield the images of a table of boxes as ``gwapctl boxes --format csv`` writes it, rows of an image together.
+
+    Raises:
+        DataError: a column is missing, or a cell is not a number.
+
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = csv.DictReader(lines)
+            missing = set(COLUMNS) - set(rows.fieldnames or ())
+            if missing:
+                raise DataError(f"{file} lacks the columns {', '.join(sorted(missing))}. Write it with gwapctl boxes.")
+            for image, group in groupby(rows, key=itemgetter("image")):
+                yield _image_of(image, list(group))
+    except (OSError, TypeError, ValueError, csv.Error) as error:  # TypeError: a row is too short
+        raise DataError(f"cannot read {file}: {error}.") from error
+
+
+def _image_of(image: str, rows: Sequence[Mapping[str, str]]) -> ImagePrediction:
+    found = []
+    for row in rows:
+        if row["label"]:  # an image without any class keeps a row with empty cells
+            box = None if not row["x0"] else tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))
+            found.append(Prediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
+    return ImagePrediction(image, int(rows[0]["width"]), int(rows[0]["height"]), predictions=tuple(found))
