@@ -382,6 +382,7 @@ BAD = [  # arguments after the folder "out", exit code, what the one line says
     (["--format", "voc", "--out", "boxes.xml"], 2, "writes a folder of files"),
     (["--format", "voc", "--out", "file"], 2, "file is a file"),
     (["--format", "coco", "--out", "boxes.csv"], 2, "writes .json files, not boxes.csv"),
+    (["--out", "/dev/null", "--overwrite"], 2, "not a regular file"),
     (["--box-rule", "otsu", "--threshold", "0.2"], 2, "Give one of them"),
     (["--box-rule", "paper2"], 2, "Did you mean 'paper20'?"),
     (["--threshold", "2"], 2, "threshold '2'"),

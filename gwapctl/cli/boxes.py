@@ -150,7 +150,7 @@ def boxes(
 
     gwapctl boxes out --format coco --out boxes.json
 
-    gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out labels
+    gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
 
     gwapctl boxes photos --format label-studio --out tasks.json
     """

@@ -83,6 +83,7 @@ class Spool:
             for item in usable(items):
                 self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
                 self._file.write(json.dumps(item.to_json()) + "\n")
+            self._file.flush()  # a full disk shows here
         except BaseException:
             self.close()
             raise

@@ -39,6 +39,8 @@ def check_destination(exporter: Exporter, name: str, out: Path | None, *, overwr
     suffix = Path(exporter.filename).suffix
     if path.suffix.lower() in BY_SUFFIX and path.suffix.lower() != suffix:
         raise UsageError(f"--format {name} writes {suffix} files, not {path.name}. Change --format or --out.")
+    if path.exists() and not path.is_file():  # replacing /dev/stdout or a socket would break it for everybody
+        raise UsageError(f"{path} is not a regular file. Leave out --out to print.")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists. Replace it with --overwrite, or choose another --out.")
     return path

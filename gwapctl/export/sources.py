@@ -58,8 +58,8 @@ def predictions_file(path: Path) -> Path | None:
 
 
 def holds_maps(folder: Path) -> bool:
-    """Tell whether there is any ``.npy`` file below ``folder``."""
-    return folder.is_dir() and next(folder.rglob("*.npy"), None) is not None
+    """Tell whether there is any ``.npy`` file below ``folder``, but for hidden ones: what a killed writer left."""
+    return folder.is_dir() and any(not file.name.startswith(".") for file in folder.rglob("*.npy"))
 
 
 def recorded(file: Path) -> Iterator[ImagePrediction]:
