@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl import __version__
-from gwapctl.cli import boxes, console, doctor, evaluate, localize, options, report
+from gwapctl.cli import boxes, console, doctor, evaluate, localize, models, options, report, train
 from gwapctl.errors import GwapctlError
 
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
@@ -67,13 +67,16 @@ def with_common_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 VERBS: dict[str, Callable[..., None]] = {
+    "train": train.train,
     "localize": localize.localize,
     "evaluate": evaluate.evaluate,
     "boxes": boxes.boxes,
     "report": report.report,
     "doctor": doctor.doctor,
 }
-GROUPS: dict[str, typer.Typer] = {}
+GROUPS: dict[str, typer.Typer] = {
+    "models": models.app,
+}
 
 PAGES: dict[tuple[str, ...], typer.Typer] = {}  # each verb as a program of its own, see _help_page
 
@@ -90,9 +93,9 @@ def _register() -> None:
             info.name = info.name or info.callback.__name__.replace("_", "-")
             info.callback = with_common_options(info.callback)
             PAGES[name, info.name] = _page(info.callback)
-        group.info.context_settings = LOOK["context_settings"]
-        app.add_typer(group, name=name)
-        PAGES[name,] = group
+        app.add_typer(group, name=name, no_args_is_help=True)
+        PAGES[name,] = page = typer.Typer(help=group.info.help, add_completion=False, **LOOK)
+        page.registered_commands = group.registered_commands
 
 
 def _page(command: Callable[..., None]) -> typer.Typer:

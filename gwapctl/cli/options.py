@@ -44,10 +44,9 @@ Root = Annotated[
     Path | None,
     typer.Option(
         "--root",
-        envvar="GWAPCTL_DATA",
-        help="Folder that holds the data set's official folder, or that folder itself. Default: ./data or the cache.",
+        help="Folder that holds the data set's official folder, or that folder itself.",
         rich_help_panel=DATA,
-        show_default=False,
+        show_default="$GWAPCTL_DATA, ./data, then the cache",
     ),
 ]
 Split = Annotated[
