@@ -23,22 +23,25 @@ def data_places(root: Path | None = None) -> list[Path]:
     return [*([Path(given)] if given else []), Path("data"), user_cache_path("gwapctl")]
 
 
-def find_folder(name: str, folders: Sequence[str], places: Sequence[Path], proof: str) -> Path:
-    """Return the folder of data set ``name``: one of ``folders`` below a place, or a place that is that folder itself.
+def candidates(place: Path, folder: str) -> list[Path]:
+    """Return where ``folder`` (``VOCdevkit/VOC2007``) may be: below ``place``, or ``place`` is a part of it or all."""
+    parts = Path(folder).parts
+    below = [place.joinpath(*parts[start:]) for start in range(len(parts))]
+    return [*below, place] if place.resolve().name == parts[-1] else below
 
-    ``proof`` is what the folder must hold.
+
+def find_folder(name: str, folder: str, places: Sequence[Path], proof: str) -> Path:
+    """Return the first of the candidates for ``folder`` that holds ``proof``.
 
     Raises:
         DataError: it is nowhere; the message says where it was looked for and how to get it.
 
     """
-    own = {folder.rpartition("/")[2] for folder in folders}
     for place in places:
-        below = [place / folder for folder in folders]
-        for folder in [*below, place] if place.resolve().name in own else below:
-            if (folder / proof).exists():
-                return folder
-    looked = ", ".join(str(place / folders[0]) for place in places)
+        for candidate in candidates(place, folder):
+            if (candidate / proof).exists():
+                return candidate
+    looked = ", ".join(str(place / folder) for place in places)
     raise DataError(f"{name} is not here: no {looked}. Say where with --root, or run: gwapctl data get {name}.")
 
 

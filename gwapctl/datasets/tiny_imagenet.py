@@ -73,8 +73,8 @@ class TinyImageNet(Dataset):
 
 
 def open_tiny_imagenet(places: Sequence[Path]) -> TinyImageNet:
-    """Open the official folder ``tiny-imagenet-200``, whatever its name is now."""
-    return TinyImageNet(find_folder("tiny-imagenet", ["tiny-imagenet-200", "."], places, proof="wnids.txt"))
+    """Open the official folder ``tiny-imagenet-200``."""
+    return TinyImageNet(find_folder("tiny-imagenet", "tiny-imagenet-200", places, proof="wnids.txt"))
 
 
 def _samples(folder: Path, labels: dict[str, int], boxes: dict[str, list[str]]) -> list[BoxedSample]:

@@ -169,7 +169,7 @@ def open_voc0712(places: Sequence[Path]) -> Voc:
 
 
 def _find_year(name: str, year: str, places: Sequence[Path]) -> Path:
-    return find_folder(name, [f"VOCdevkit/{year}", year], places, proof="Annotations")
+    return find_folder(name, f"VOCdevkit/{year}", places, proof="Annotations")
 
 
 def is_voc_layout(folder: Path) -> bool:
