@@ -11,7 +11,7 @@ INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip
 .PHONY: demo test lint lock
 
 demo: $(VENV)/.installed
-	$(BIN)/gwapctl demo $(DEMO)
+	$(BIN)/gwapctl demo --overwrite
 
 test: lint
 	$(BIN)/pytest

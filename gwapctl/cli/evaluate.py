@@ -129,7 +129,7 @@ def evaluate(
     )
     with console.progress("evaluate") as progress:
         document = verb.evaluate(target, asked, out=out, progress=progress)
-    console.print_json(document) if json else _print(document)
+    console.print_json(document) if json else print_document(document)
     missed = [text for text in (_missed(gate, document["metrics"]) for gate in gates) if text]
     for text in missed:
         console.error(text)
@@ -168,7 +168,7 @@ def _missed(gate: tuple[str, float], metrics: dict[str, float]) -> str | None:
     return f"{metric} is {value:.4g}, below the required {bound:g}." if value < bound else None
 
 
-def _print(document: dict[str, Any]) -> None:
+def print_document(document: dict[str, Any]) -> None:
     """Show the document as a table of at most 80 columns, and what was left out on stderr."""
     floors = document["floors"]
     options_used = ", ".join(f"{key} {_short(value)}" for key, value in document["options"].items())

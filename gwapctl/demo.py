@@ -1,0 +1,100 @@
+"""The whole way in a few minutes: synthetic scenes, training, numbers, maps, boxes, report. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gwapctl import evaluate
+from gwapctl.config import build_train_config
+from gwapctl.datasets import open_dataset, reporting_split
+from gwapctl.datasets.synthetic import make_synthetic_voc
+from gwapctl.export import EXPORTERS
+from gwapctl.export.sources import open_source
+from gwapctl.files import prepare_output_folder
+from gwapctl.images import find_inputs
+from gwapctl.localize import load_model, localize_inputs
+from gwapctl.progress import Progress, ProgressCallback
+from gwapctl.report.run_page import write_run_page
+
+IMAGES = 700
+SETTINGS: dict[str, Any] = {
+    "backbone": "resnet-s",
+    "weights": "none",
+    "image_size": (96, 96),
+    "batch_size": 32,
+    "epochs": 60,
+    "lr": 0.05,
+    "schedule": "cosine",
+    "warmup": 40,
+}
+READING = {"map": "fused", "box_rule": "otsu"}  # chosen on val
+
+Step = Callable[[str], AbstractContextManager[ProgressCallback]]
+"""Opens a step of the work by its name and hands out the callback for its progress."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo left behind: folders and files, and the document of the evaluation."""
+
+    data: Path
+    run: Path
+    found: Path
+    boxes: Path
+    page: Path
+    evaluation: dict[str, Any]
+
+
+def run_demo(folder: Path, *, step: Step, seed: int = 0, images: int = IMAGES, overwrite: bool = False) -> Demo:
+    """Make scenes, train on their image-level labels, and localize, measure, export and report on held-out ones.
+
+    Raises:
+        UsageError: ``folder`` is in use and ``overwrite`` is not set.
+        DataError: something cannot be written.
+
+    """
+    from gwapctl.train import train
+
+    prepare_output_folder(folder, overwrite=overwrite)
+    demo = Demo(folder / "data", folder / "run", folder / "found", folder / "boxes.json", folder / "report.html", {})
+    with step("1/6 making scenes") as progress:
+        make_synthetic_voc(demo.data, images=images, seed=seed, overwrite=overwrite, progress=progress)
+    if (demo.run / "run.json").is_file():
+        shutil.rmtree(demo.run)  # an older run's history and numbers are not this one's
+    with step("2/6 training") as progress:
+        demo.run.mkdir(exist_ok=True)
+        config = build_train_config(str(demo.data), None, {**SETTINGS, "seed": seed})
+        train(config, demo.run, progress=progress)
+    with step("3/6 measuring") as progress:
+        demo.evaluation.update(evaluate.evaluate(str(demo.run), evaluate.Options(**READING), progress=progress))
+    with step("4/6 localizing") as progress:
+        _localize(demo, overwrite, progress)
+    with step("5/6 writing boxes") as progress:
+        _write_boxes(demo, progress)
+    with step("6/6 reporting") as progress:
+        write_run_page(demo.run, demo.page, overwrite=overwrite)
+        progress(Progress(1, 1, "page"))
+    return demo
+
+
+def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:
+    """Localize the images of the reported split, with overlays, maps and masks."""
+    dataset = open_dataset(str(demo.data))
+    paths = [str(sample.path) for sample in dataset.samples(reporting_split(dataset))]
+    finder = load_model(demo.run).finder(**READING)
+    for _ in localize_inputs(
+        finder, demo.run.name, find_inputs(paths), out=demo.found, overwrite=overwrite, progress=progress
+    ):
+        pass
+
+
+def _write_boxes(demo: Demo, progress: ProgressCallback) -> None:
+    source = open_source(demo.found)
+    assert source is not None  # it was written a moment ago
+    EXPORTERS["coco"]().write(demo.boxes, source.items)
+    progress(Progress(1, 1, "file"))
