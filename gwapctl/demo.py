@@ -21,7 +21,6 @@ from gwapctl.localize import load_model, localize_inputs
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.report.run_page import write_run_page
 
-IMAGES = 700
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet-s",
     "weights": "none",
@@ -32,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "schedule": "cosine",
     "warmup": 40,
 }
-READING = {"map": "fused", "box_rule": "otsu"}  # chosen on val
+MAP, BOX_RULE = "fused", "otsu"  # chosen on val
 
 Step = Callable[[str], AbstractContextManager[ProgressCallback]]
 """Opens a step of the work by its name and hands out the callback for its progress."""
@@ -50,7 +49,7 @@ class Demo:
     evaluation: dict[str, Any]
 
 
-def run_demo(folder: Path, *, step: Step, seed: int = 0, images: int = IMAGES, overwrite: bool = False) -> Demo:
+def run_demo(folder: Path, *, step: Step, images: int, seed: int = 0, overwrite: bool = False) -> Demo:
     """Make scenes, train on their image-level labels, and localize, measure, export and report on held-out ones.
 
     Raises:
@@ -71,7 +70,9 @@ def run_demo(folder: Path, *, step: Step, seed: int = 0, images: int = IMAGES, o
         config = build_train_config(str(demo.data), None, {**SETTINGS, "seed": seed})
         train(config, demo.run, progress=progress)
     with step("3/6 measuring") as progress:
-        demo.evaluation.update(evaluate.evaluate(str(demo.run), evaluate.Options(**READING), progress=progress))
+        demo.evaluation.update(
+            evaluate.evaluate(str(demo.run), evaluate.Options(map=MAP, box_rule=BOX_RULE), progress=progress)
+        )
     with step("4/6 localizing") as progress:
         _localize(demo, overwrite, progress)
     with step("5/6 writing boxes") as progress:
@@ -86,7 +87,7 @@ def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:
     """Localize the images of the reported split, with overlays, maps and masks."""
     dataset = open_dataset(str(demo.data))
     paths = [str(sample.path) for sample in dataset.samples(reporting_split(dataset))]
-    finder = load_model(demo.run).finder(**READING)
+    finder = load_model(demo.run).finder(map=MAP, box_rule=BOX_RULE)
     for _ in localize_inputs(
         finder, demo.run.name, find_inputs(paths), out=demo.found, overwrite=overwrite, progress=progress
     ):
