@@ -52,8 +52,9 @@ class Head(nn.Module):
             linearly.
 
         """
-        weights = at_least_float32(self.class_weights())[classes]  # (B, k, K)
-        return torch.einsum("bck,bkhw->bchw", weights, at_least_float32(feature_map))
+        with without_autocast(feature_map):
+            weights = at_least_float32(self.class_weights())[classes]  # (B, k, K)
+            return torch.einsum("bck,bkhw->bchw", weights, at_least_float32(feature_map))
 
 
 def new_linear(channels: int, outputs: int) -> nn.Linear:
