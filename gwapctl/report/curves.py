@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID = "#1f2933", "#6b7785", "#e3e8ee"
 LINES = ("#0b63c5", "#d1495b", "#2a9d62", "#8e5bd0", "#b7791f", "#4a5568")
-SIZE = (5.6, 3.0)  # inches; two stand side by side on a page
+SIZE = (4.2, 2.7)  # inches; three stand side by side on a page
 
 
 @dataclass(frozen=True)

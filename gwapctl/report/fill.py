@@ -65,17 +65,21 @@ class FilledTable:
     rows: tuple[FilledRow, ...]
 
     @property
+    def title(self) -> str:
+        """The paper's number of the table, and what it was measured on where that is not the paper's data."""
+        return self.spec.number if self.ground.home else f"{self.spec.number} on {self.ground.name}"
+
+    @property
     def caption(self) -> str:
         """The paper's caption, or what is measured here instead."""
         spec, ground = self.spec, self.ground
         if ground.home:
             return spec.caption
-        count = "" if ground.n is None else f" ({ground.n:,} image{'s' * (ground.n != 1)})"
         trained = "" if ground.train_dataset == ground.dataset else f", trained on {ground.train_dataset}"
         paper = f"{spec.dataset} {spec.split} ({spec.images[0]:,} images)"
         return (
-            f"The rows of {spec.number} measured on {ground.name}{count}{trained}. "
-            f"The paper measured on {paper}: not comparable with its numbers."
+            f"The paper's rows measured on {ground.name}{trained}. "
+            f"Not comparable with the paper's numbers, which were measured on {paper}."
         )
 
     def results(self) -> list[Result]:
@@ -92,7 +96,7 @@ def fill_table(
     ``dataset`` (a name or folder) asks for tables on this data set alone, with every row; otherwise other data sets'
     tables show the rows that were measured. ``runs`` is where the commands for empty cells put their runs.
     """
-    name = None if dataset is None else dataset_name(dataset)
+    name = None if dataset is None else dataset_name(dataset, results)
     home = home_ground(spec)
     grounds: dict[Ground, list[Result]] = {home: []} if name in (None, home.dataset) else {}
     for result in results:
@@ -108,9 +112,16 @@ def fill_table(
     return tables
 
 
-def dataset_name(dataset: str) -> str:
-    """Return the name under which results on ``dataset`` (a name, or a folder) are stored."""
-    return PurePath(dataset).name or Path(dataset).resolve().name
+def dataset_name(dataset: str, results: Sequence[Result]) -> str:
+    """Return the name under which results on ``dataset`` (a name, a folder or a file) are stored.
+
+    A folder may hold a data set that has a name of its own: then the runs that were trained on it say so.
+    """
+    path = PurePath(dataset)
+    last = path.stem if path.suffix in (".csv", ".tsv", ".json") else path.name or Path(dataset).resolve().name
+    known = {result.dataset for result in results}
+    trained = {PurePath(str(r.settings.get("dataset", ""))).name: r.train_dataset for r in results}
+    return last if last in known else trained.get(path.name, last)
 
 
 def _order(ground: Ground) -> tuple[bool, str, str, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gwapctl.report.fill import Cell, FilledRow, FilledTable, Measured
-from gwapctl.report.results import Result
+from gwapctl.report.match import departures
 from gwapctl.report.spec import Column
 
 STACKED_FROM = 3  # columns of numbers from which measured numbers stand below the paper's instead of beside them
@@ -71,7 +71,7 @@ def make_grid(table: FilledTable) -> Grid:
             breaks.add(len(rows))
         rows += _stacked_rows(table, row) if stacked else [_row(table, row)]
     return Grid(
-        title=table.spec.number,
+        title=table.title,
         caption=table.caption,
         heads=(*labels, *heads),
         labels=len(labels) + stacked,
@@ -130,7 +130,9 @@ def _paper(column: Column, cell: Cell) -> Entry:
 def _measured(table: FilledTable, row: FilledRow, column: Column, cell: Cell) -> Entry:
     if cell.measured is not None:
         text = number(cell.measured, column.decimals)
-        return Entry(text, cell.measured_bold, "measured", Note("measured", provenance(cell.measured, row, table)))
+        return Entry(
+            text, cell.measured_bold, "measured", Note("measured", provenance(cell.measured, row, column, table))
+        )
     if cell.command is not None:
         return Entry(DASH, False, "empty", Note("command", cell.command))
     return Entry(DASH if cell.quoted else "", False, "quoted")
@@ -142,26 +144,30 @@ def number(measured: Measured, decimals: int) -> str:
     return mean if measured.sd is None else f"{mean} ± {measured.sd:.{decimals}f}"
 
 
-def provenance(measured: Measured, row: FilledRow, table: FilledTable) -> str:
+def provenance(measured: Measured, row: FilledRow, column: Column, table: FilledTable) -> str:
     """Say where a measured number comes from: runs, data set, split, images, seeds, date, and what to know besides."""
-    first = measured.results[0]
+    first, count = measured.results[0], len(measured.results)
     dates = sorted({result.date for result in measured.results})
     date = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    parts = [", ".join(result.run for result in measured.results)]
     seeds = ", ".join("?" if result.seed is None else str(result.seed) for result in measured.results)
-    count = len(measured.results)
-    parts.append(f"{first.dataset} {first.split}, n = {first.n:,}, seed{'s' * (count > 1)} {seeds}, {date}")
-    if count > 1:
-        parts.append(f"mean ± standard deviation of {count} seeds")
-    parts += _besides(measured, row, table, first)
+    parts = [
+        ", ".join(result.run for result in measured.results),
+        f"{first.dataset} {first.split}, n = {first.n:,}, seed{'s' * (count > 1)} {seeds}, {date}",
+        *([f"mean ± standard deviation of {count} seeds"] if count > 1 else []),
+        *_besides(measured, row, column, table),
+    ]
     return "; ".join(parts)
 
 
-def _besides(measured: Measured, row: FilledRow, table: FilledTable, first: Result) -> list[str]:
-    said = []
-    wanted = next((spec_row.config.get("backbone") for spec_row in table.spec.rows if spec_row.id == row.id), None)
-    if wanted is not None and wanted != first.backbone:
-        said.append(f"{first.backbone} stands in for {wanted}")
+def _besides(measured: Measured, row: FilledRow, column: Column, table: FilledTable) -> list[str]:
+    """Say what sets the run apart from what the row asks for."""
+    first, said = measured.results[0], []
+    asked = next((one for one in table.spec.rows if one.id == row.id), None)
+    if asked is not None and asked.config.get("backbone", first.backbone) != first.backbone:
+        said.append(f"{first.backbone} stands in for {asked.config['backbone']}")
+    if asked is not None and table.ground.home:
+        different = departures(table.spec, asked, column, first)
+        said += [f"departs from the paper's settings: {', '.join(different)}"] if different else []
     if measured.others:
         said.append(f"{measured.others} older experiment{'s' * (measured.others > 1)} not shown")
     return said

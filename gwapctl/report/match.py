@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from gwapctl.config import DEFAULTS, TrainConfig, build_train_config
 from gwapctl.report.results import Result
 from gwapctl.report.spec import Column, EvaluateOptions, Row, Setting, TableSpec
 from gwapctl.zoo import zoo_folder
@@ -15,6 +16,8 @@ from gwapctl.zoo import zoo_folder
 OFF_UNLESS_ASKED = ("cam_conv", "freeze_backbone", "detector", "box_proportion")
 # settings in which a run that names a row's recipe may differ away from the paper's data: a small network stands in
 STAND_IN = ("backbone", "cam_conv")
+# settings that change nothing about what is trained
+NO_DEPARTURE = frozenset(("dataset", "recipe", "seed", "precision", "compile", "deterministic"))
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,10 @@ class Ground:
 
     @property
     def name(self) -> str:
-        """Data set and split for a heading."""
-        return self.dataset if self.split is None else f"{self.dataset} {self.split}"
+        """Data set, split and number of images for a heading."""
+        split = "" if self.split is None else f" {self.split}"
+        count = "" if self.n is None else f" ({self.n:,} image{'s' * (self.n != 1)})"
+        return f"{self.dataset}{split}{count}"
 
 
 def home_ground(spec: TableSpec) -> Ground:
@@ -94,6 +99,26 @@ def fits_options(wanted: EvaluateOptions, result: Result, ground: Ground) -> boo
     return result.scales == wanted.scales if ground.home else len(result.scales) > 1
 
 
+def departures(spec: TableSpec, row: Row, column: Column, result: Result) -> list[str]:
+    """Say in which settings a run departs from the row's own: a short training is no reproduction.
+
+    The row's own are those of its recipe, else the defaults on the paper's data set; without both nothing is said.
+    """
+    recipe = None if row.recipe is None else recipe_file(row.recipe)
+    if recipe is None and spec.train_dataset not in DEFAULTS:
+        return []
+    known = {key: value for key, value in {**row.config, **column.config}.items() if key in TrainConfig.model_fields}
+    own = build_train_config(spec.train_dataset, recipe, known).model_dump(mode="json")
+    compared = [key for key in own if key not in NO_DEPARTURE and key in result.settings]
+    return [f"{key} {result.settings[key]} ({own[key]})" for key in compared if result.settings[key] != own[key]]
+
+
+def recipe_file(name: str) -> Path | None:
+    """Return the file of a recipe, None where this version does not have it."""
+    path = zoo_folder() / "recipes" / f"{name}.toml"
+    return path if path.is_file() else None
+
+
 def fill_command(row: Row, column: Column, ground: Ground, trained: str | None, runs: Path) -> str:
     """Return the command that fills a cell: the evaluation of the ``trained`` run, or the training and then that.
 
@@ -113,7 +138,7 @@ def run_name(row: Row, column: Column, ground: Ground) -> str:
 
 def _train(row: Row, column: Column, ground: Ground, run: str) -> str:
     """Write the training: by the recipe where this version has it, else by its settings."""
-    has_recipe = row.recipe is not None and (zoo_folder() / "recipes" / f"{row.recipe}.toml").is_file()
+    has_recipe = row.recipe is not None and recipe_file(row.recipe) is not None
     settings = column.config if has_recipe else {**row.config, **column.config}
     recipe = ["--recipe", str(row.recipe)] if has_recipe else []
     return shlex.join(["gwapctl", "train", ground.argument, *recipe, *_flags(settings), "--out", run])

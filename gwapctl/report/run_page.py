@@ -36,6 +36,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "det_map_11pt": ("detection mAP, 11 points (%)", ".2f"),
     "det_map_area": ("detection mAP, area (%)", ".2f"),
     "coco_map": ("COCO mAP (%)", ".2f"),
+    "ap_11pt": ("AP, 11 points (%)", ".1f"),
+    "ap_area": ("AP, area (%)", ".1f"),
 }
 FRACTIONS = frozenset(("f_measure", "f_of_means", "mean_iou"))  # 0..1; all other metrics are percent
 FLOORS = {"full_image": "full image", "centred_box": "centred box"}

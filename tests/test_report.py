@@ -1,0 +1,593 @@
+"""The papers' tables: every number against a list typed by hand, and which measured number may stand where."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gwapctl.errors import DataError, UsageError
+from gwapctl.report.fill import FilledTable, fill_table
+from gwapctl.report.results import Result, collect_results
+from gwapctl.report.spec import TABLES, load_table, read_table, table_names, tables_folder
+from gwapctl.report.tables import FORMATS, build_tables, render_tables
+from gwapctl.report.text import wrap_command
+from gwapctl.runs import Run
+
+# typed from the papers, independently of models/tables; None: the paper prints nothing there
+PAPER: dict[str, list[tuple[tuple[str, ...], list[float | None]]]] = {
+    "i": [
+        (("GAP", "C"), [68.6]),
+        (("GWAP w/o σ", "C"), [57.7]),
+        (("GWAP w/o exp", "C"), [68.4]),
+        (("GWAP", "C"), [70.4]),
+        (("GWAP-gt", "C"), [73.7]),
+        (("GAP", "G"), [84.7]),
+        (("GWAP w/o σ", "G"), [81.5]),
+        (("GWAP w/o exp", "G"), [83.7]),
+        (("GWAP", "G"), [85.1]),
+        (("GWAP-gt", "G"), [86.5]),
+    ],
+    "ii": [
+        (("GAP", "C"), [0.3517]),
+        (("GWAP w/o σ", "C"), [0.1344]),
+        (("GWAP w/o exp", "C"), [0.3611]),
+        (("GWAP", "C"), [0.5060]),
+        (("GAP", "G"), [0.4164]),
+        (("GWAP w/o σ", "G"), [0.1905]),
+        (("GWAP w/o exp", "G"), [0.4577]),
+        (("GWAP", "G"), [0.5450]),
+    ],
+    "iii": [
+        (("VGGnet-GAP [6]",), [33.4, 12.2]),
+        (("GoogLeNet-GAP [6]",), [35.0, 13.2]),
+        (("AlexNet*-GAP [6]",), [44.9, 20.9]),
+        (("AlexNet-GAP [6]",), [51.1, 26.3]),
+        (("GoogLeNet [6]",), [31.9, 11.3]),
+        (("VGGnet [6]",), [31.2, 11.4]),
+        (("AlexNet [6]",), [42.6, 19.5]),
+        (("NIN [6]",), [41.9, 19.6]),
+        (("GoogLeNet-GMP [6]",), [35.6, 13.9]),
+        (("GoogLeNet-GWAP",), [31.8, 11.3]),
+    ],
+    "iv": [
+        (("GoogLeNet-GAP [6]",), [56.40]),
+        (("VGGnet-GAP [6]",), [57.20]),
+        (("GoogLeNet [6]",), [60.09]),
+        (("AlexNet*-GAP [6]",), [63.75]),
+        (("AlexNet-GAP [6]",), [67.19]),
+        (("NIN [6]",), [65.47]),
+        (("Backprop on GoogLeNet [6]",), [61.31]),
+        (("Backprop on VGGnet [6]",), [61.12]),
+        (("Backprop on AlexNet [6]",), [65.17]),
+        (("GoogLeNet-GMP [6]",), [57.78]),
+        (("GoogLeNet-GWAP",), [54.99]),
+        (("GoogLeNet-GWAP (multi-scale)",), [54.09]),
+    ],
+    "v": [
+        (("R-FCN",), [29.89, 40.25, 53.24, 61.05]),
+        (("R-FCN + GAP",), [39.10, 45.85, 57.36, 62.32]),
+        (("R-FCN + GWAP (ours)",), [39.86, 47.53, 57.34, 63.17]),
+        (("R-FCN + GWAP + GAP (ours)",), [40.24, 47.20, 57.48, 62.55]),
+    ],
+    "cam": [
+        (("GoogLeNet-GAP",), [56.40, 43.00, 42.9]),
+        (("GoogLeNet-GAP (heuristics)",), [None, None, 37.1]),
+        (("VGGnet-GAP",), [57.20, 45.14, None]),
+        (("GoogLeNet",), [60.09, 49.34, None]),
+        (("AlexNet*-GAP",), [63.75, 49.53, None]),
+        (("AlexNet-GAP",), [67.19, 52.16, None]),
+        (("NIN",), [65.47, 54.19, None]),
+        (("Backprop on GoogLeNet",), [61.31, 50.55, None]),
+        (("Backprop on VGGnet",), [61.12, 51.46, None]),
+        (("Backprop on AlexNet",), [65.17, 52.64, None]),
+        (("GoogLeNet-GMP",), [57.78, 45.26, None]),
+        (("Backprop",), [None, None, 46.4]),
+        (("GoogLeNet (fully supervised)",), [None, None, 26.7]),
+        (("OverFeat (fully supervised)",), [None, None, 29.9]),
+        (("AlexNet (fully supervised)",), [None, None, 34.2]),
+    ],
+}
+COLUMNS = {
+    "i": (["method", "net"], ["mAP"]),
+    "ii": (["method", "net"], ["F-measure"]),
+    "iii": (["Networks"], ["top-1 val. error", "top-5 val. error"]),
+    "iv": (["Networks"], ["top-1 val. error"]),
+    "v": (["Method \\ Proportion"], ["0.01", "0.02", "0.05", "0.1"]),
+    "cam": (["Method"], ["top-1 val. error", "top-5 val. error", "top-5 test error"]),
+}
+CAPTIONS = {
+    "i": "VOC 2007 TEST CLASSIFICATION AVERAGE PRECISION (%) OF THE ABLATION EXPERIMENTS (C: CAFFENET, G: GOOGLENET, "
+    "W/O: WITHOUT, σ: SIGMOID FUNCTION, exp EXPONENTIATE OPERATION, -GT: USING GROUND TRUTH ATTENTION MAP).",
+    "ii": "ATTENTION EFFECTIVENESS ON THE VOC 2007 TEST SET (C: CAFFENET, G: GOOGLENET, W/O: WITHOUT, σ: SIGMOID "
+    "FUNCTION, exp EXPONENTIATE OPERATION).",
+    "iii": "CLASSIFICATION ERROR ON THE ILSVRC VALIDATION SET. (%)",
+    "iv": "LOCALIZATION ERROR ON THE ILSVRC VALIDATION SET. (%)",
+    "v": "COMPARISONS ON PASCAL VOC 2007 TEST SET WITH DIFFERENT PROPORTIONS OF IMAGES THAT HAVE GROUND TRUTH BOUNDING "
+    "BOXES. (mAP(%))",
+    "cam": "LOCALIZATION ERROR ON THE ILSVRC VALIDATION AND TEST SETS OF THE CAM PAPER (%).",
+}
+BOLD = {
+    "i": {("caffenet-gwap", "map"), ("googlenet-gwap", "map")},
+    "ii": {("caffenet-gwap", "f"), ("googlenet-gwap", "f")},
+    "iii": {("googlenet-gwap", "top1"), ("googlenet-gwap", "top5")},
+    "iv": {("googlenet-gwap", "top1"), ("googlenet-gwap-multi-scale", "top1")},
+    "v": {("rfcn-gwap", "0.02"), ("rfcn-gwap", "0.1"), ("rfcn-gwap-gap", "0.01"), ("rfcn-gwap-gap", "0.05")},
+    "cam": set(),
+}
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Make a finished run with one evaluation per call; the same name again adds an evaluation."""
+
+    def make(
+        name: str,
+        metrics: dict[str, float],
+        *,
+        dataset: str = "voc",
+        split: str = "test",
+        n: int = 4952,
+        trained_on: str | None = None,
+        settings: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        floors: dict[str, Any] | None = None,
+        seed: int = 0,
+        created: str = "2026-11-20T10:00:00+00:00",
+        status: str = "finished",
+        protocol: str = "paper",
+    ) -> Path:
+        folder = tmp_path / "runs" / name
+        config = {"dataset": trained_on or dataset, "backbone": "caffenet", "head": "gap", "seed": seed}
+        config |= {"image_size": [600, 600], "recipe": None, **(settings or {})}
+        if not (folder / "run.json").is_file():
+            data = {"name": trained_on or dataset, "val_split": "0.1 of train, seed 0"}
+            Run.create(folder, {"config": config, "dataset": data, "seed": seed, "device": "cpu"})
+        run = Run.open(folder)
+        run.update(status=status)
+        where = {"dataset": dataset, "split": split, "protocol": protocol, "n": n}
+        document = {"schema_version": 1, "model": name, **where, "metrics": metrics, "floors": floors or {}}
+        run.save_evaluation({**document, "per_class": [], "options": options or {}, "created": created})
+        return folder
+
+    return make
+
+
+def results_of(tmp_path: Path) -> list[Result]:
+    return collect_results(tmp_path / "runs")
+
+
+def measured(table: FilledTable, row_id: str, column: int = 0) -> float | None:
+    row = next(row for row in table.rows if row.id == row_id)
+    found = row.cells[column].measured
+    return None if found is None else found.value
+
+
+# --- the papers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_number_row_column_and_caption_is_the_papers(name: str) -> None:
+    (table,) = fill_table(load_table(name), [])
+    assert [(row.labels, [cell.paper for cell in row.cells]) for row in table.rows] == PAPER[name]
+    labels, columns = COLUMNS[name]
+    assert list(table.spec.label_columns) == labels
+    assert [column.name for column in table.spec.columns] == columns
+    assert table.caption == CAPTIONS[name]
+    assert table.spec.number == (f"TABLE {name.upper()}" if name != "cam" else "CAM TABLE")
+    keys = [column.key for column in table.spec.columns]
+    bold = {(row.id, key) for row in table.rows for key, cell in zip(keys, row.cells, strict=True) if cell.paper_bold}
+    assert bold == BOLD[name]
+
+
+def test_the_folder_holds_these_tables_and_no_other() -> None:
+    assert sorted(path.stem for path in tables_folder().glob("*")) == sorted(TABLES)
+    assert table_names("all") == TABLES
+    assert set(PAPER) == set(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in ("csv", "json")])
+def test_every_format_prints_every_paper_number_in_order(name: str, kind: str) -> None:
+    text = render_tables(build_tables(name), kind)
+    spec = load_table(name)
+    place = text.index("paper")  # in the head, or in front of the first row
+    for row in spec.rows:
+        for column in spec.columns:
+            if column.key in row.paper:
+                place = text.index(f"{row.paper[column.key]:.{column.decimals}f}", place)
+
+
+def test_rows_that_share_a_training_name_one_recipe_with_one_set_of_settings() -> None:
+    settings: dict[str, Any] = {}
+    for name in TABLES:
+        for row in load_table(name).rows:
+            if row.recipe is not None:
+                assert settings.setdefault(row.recipe, row.config) == row.config
+    assert {row.recipe for row in load_table("ii").rows} <= {row.recipe for row in load_table("i").rows}
+    assert {row.recipe for row in load_table("iv").rows} == {row.recipe for row in load_table("iii").rows}
+    assert len(settings) == 10 + 10 + 4
+
+
+# --- which number stands where --------------------------------------------------------------------------------------
+
+
+def test_a_number_on_the_papers_data_stands_beside_the_papers(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("a", {"voc_map_11pt": 67.25})
+    (table,) = fill_table(load_table("i"), results_of(tmp_path))
+    assert table.ground.home
+    assert measured(table, "caffenet-gap") == 67.25
+    assert [row.id for row in table.rows if any(cell.measured for cell in row.cells)] == ["caffenet-gap"]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"dataset": "fruits-voc"},
+        {"split": "val"},
+        {"n": 10},
+        {"trained_on": "voc07+12"},
+        {"trained_on": "fruits-voc"},
+        {"protocol": "wsoleval"},
+        {"split": "held-out 0.1 of train, seed 0"},
+        {"status": "interrupted"},
+        {"settings": {"freeze_backbone": True}},
+        {"settings": {"cam_conv": True}},
+        {"settings": {"backbone": "resnet-s", "recipe": "voc-caffenet-gap"}},
+    ],
+    ids=str,
+)
+def test_any_other_number_never_stands_in_the_papers_rows(
+    tmp_path: Path, make_run: MakeRun, foreign: dict[str, Any]
+) -> None:
+    make_run("a", {"voc_map_11pt": 12.34}, **foreign)
+    home, *others = fill_table(load_table("i"), results_of(tmp_path))
+    assert all(cell.measured is None for row in home.rows if not row.extra for cell in row.cells)
+    for other in others:
+        assert not other.ground.home
+        assert all(cell.paper is None for row in other.rows for cell in row.cells)
+
+
+def test_each_other_data_set_gets_a_table_that_carries_its_name(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("a", {"voc_map_11pt": 67.2})
+    make_run("f", {"voc_map_11pt": 88.8}, dataset="fruits-voc", n=60)
+    make_run("part", {"voc_map_11pt": 99.9}, n=10)
+    home, fruits, part = fill_table(load_table("i"), results_of(tmp_path))
+    assert [table.title for table in (home, fruits, part)] == [
+        "TABLE I",
+        "TABLE I on fruits-voc test (60 images)",
+        "TABLE I on voc test (10 images)",
+    ]
+    assert "Not comparable" in fruits.caption
+    assert [row.id for row in fruits.rows] == ["caffenet-gap"]
+    assert measured(fruits, "caffenet-gap") == 88.8
+    for kind in ("table", "markdown", "latex", "html"):
+        text = render_tables([fruits], kind)
+        assert "fruits-voc test" in text
+        assert "88.8" in text
+        assert "68.6" not in text  # the paper's number for this row
+
+
+@pytest.mark.parametrize("name", ["fruits-voc", "data/fruits-voc", "elsewhere/fruits-voc/"])
+def test_dataset_asks_for_that_data_set_alone_with_all_rows(tmp_path: Path, make_run: MakeRun, name: str) -> None:
+    make_run("a", {"voc_map_11pt": 67.2})
+    make_run("f", {"voc_map_11pt": 88.8}, dataset="fruits-voc", n=60)
+    (table,) = fill_table(load_table("i"), results_of(tmp_path), dataset=name)
+    assert table.ground.dataset == "fruits-voc"
+    assert len(table.rows) == 10
+    commands = [cell.command for row in table.rows for cell in row.cells if cell.command]
+    assert len(commands) == 9
+    assert all(command.startswith(f"gwapctl train {name} ") for command in commands)
+
+
+def test_a_folder_is_known_by_the_data_set_in_it(tmp_path: Path, make_run: MakeRun) -> None:
+    settings = {"dataset": "data/tiny-imagenet-200", "backbone": "resnet-s", "head": "gwap"}
+    make_run("t", {"top1_error": 45.0}, dataset="tiny-imagenet", split="val", n=10_000, settings=settings)
+    (table,) = fill_table(load_table("iii"), results_of(tmp_path), dataset="data/tiny-imagenet-200")
+    assert table.ground.dataset == "tiny-imagenet"
+    assert table.rows[-1].labels == ("resnet-s-gwap",)
+
+
+def test_dataset_without_any_run_shows_what_to_run(tmp_path: Path) -> None:
+    (table,) = fill_table(load_table("ii"), [], dataset="cats")
+    assert table.title == "TABLE II on cats"
+    assert all(cell.paper is None and cell.command for row in table.rows for cell in row.cells)
+
+
+def test_other_networks_follow_as_rows_of_their_own(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("a", {"voc_map_11pt": 77.7}, settings={"backbone": "resnet50", "head": "gwap"})
+    (table,) = fill_table(load_table("i"), results_of(tmp_path))
+    *paper_rows, extra = table.rows
+    assert len(paper_rows) == 10
+    assert extra.extra
+    assert extra.labels == ("gwap", "resnet50")
+    assert extra.cells[0].paper is None
+    assert extra.cells[0].measured is not None
+
+
+def test_away_from_home_a_small_network_stands_in_for_a_recipes(tmp_path: Path, make_run: MakeRun) -> None:
+    settings = {"backbone": "resnet-s", "recipe": "voc-caffenet-gap"}
+    make_run("f", {"voc_map_11pt": 88.8}, dataset="fruits-voc", n=60, settings=settings)
+    _, fruits = fill_table(load_table("i"), results_of(tmp_path))
+    assert [row.id for row in fruits.rows] == ["caffenet-gap"]
+    assert "resnet-s stands in for caffenet" in render_tables([fruits], "markdown")
+
+
+# --- evaluation options, seeds, experiments -------------------------------------------------------------------------
+
+IMAGENET = {"dataset": "imagenet", "split": "val", "n": 50_000}
+GOOGLENET_GWAP = {"backbone": "googlenet", "head": "gwap", "cam_conv": True, "image_size": [224, 224]}
+SINGLE = {"map": "weight", "scales": [224], "box_rule": "paper20", "resize": "warp"}
+
+
+@pytest.mark.parametrize(
+    ("options", "row"),
+    [
+        (SINGLE, "googlenet-gwap"),
+        ({**SINGLE, "scales": [224, 448, 672]}, "googlenet-gwap-multi-scale"),
+        ({**SINGLE, "scales": [224, 448]}, None),
+        ({**SINGLE, "scales": [448]}, None),
+        ({**SINGLE, "map": "class"}, None),
+        ({**SINGLE, "box_rule": "otsu"}, None),
+        ({**SINGLE, "flip": True}, None),
+        ({**SINGLE, "resize": "keep"}, None),
+    ],
+    ids=str,
+)
+def test_table_iv_places_a_number_by_its_evaluation_options(
+    tmp_path: Path, make_run: MakeRun, options: dict[str, Any], row: str | None
+) -> None:
+    make_run("g", {"top1_loc_error": 55.5}, options=options, settings=GOOGLENET_GWAP, **IMAGENET)
+    (table,) = fill_table(load_table("iv"), results_of(tmp_path))
+    filled = [one.id for one in table.rows if one.cells[0].measured and not one.extra]
+    assert filled == ([] if row is None else [row])
+    assert len([one for one in table.rows if one.extra]) == (1 if row is None else 0)
+
+
+def test_both_counts_of_the_blacklist_are_the_papers_data(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("g", {"top1_loc_error": 55.5}, options=SINGLE, settings=GOOGLENET_GWAP, **{**IMAGENET, "n": 48_238})
+    (table,) = fill_table(load_table("iv"), results_of(tmp_path))
+    assert measured(table, "googlenet-gwap") == 55.5
+
+
+def test_seeds_of_one_experiment_give_mean_and_sample_deviation(tmp_path: Path, make_run: MakeRun) -> None:
+    for seed, value in enumerate([70.0, 71.0, 75.0]):
+        make_run(f"a{seed}", {"voc_map_11pt": value}, seed=seed, settings={"head": "gwap"})
+    make_run("a2", {"voc_map_11pt": 10.0}, options={"map": "class"}, created="2026-11-19T10:00:00+00:00")  # older
+    (table,) = fill_table(load_table("i"), results_of(tmp_path))
+    cell = next(row for row in table.rows if row.id == "caffenet-gwap").cells[0].measured
+    assert cell is not None
+    assert cell.value == pytest.approx(72.0)
+    assert cell.sd == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
+    assert [result.seed for result in cell.results] == [0, 1, 2]
+    assert "72.0 ± 2.6" in render_tables([table], "table")
+    assert "seeds 0, 1, 2, 2026-11-20" in render_tables([table], "markdown")
+
+
+def test_two_experiments_are_not_averaged(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("long", {"voc_map_11pt": 70.0}, settings={"iterations": 60_000})
+    newer = "2026-11-21T10:00:00+00:00"
+    make_run("short", {"voc_map_11pt": 20.0}, settings={"iterations": 20}, seed=1, created=newer)
+    (table,) = fill_table(load_table("i"), results_of(tmp_path))
+    assert measured(table, "caffenet-gap") == 20.0  # the newest
+    text = " ".join(render_tables([table], "table").split())
+    assert "iterations 20 (60000)" in text  # and its departure from the paper is said
+    assert "1 older experiment not shown" in text
+
+
+def test_a_run_of_the_rows_recipe_goes_before_a_newer_one(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("recipe", {"voc_map_11pt": 70.0}, settings={"recipe": "voc-caffenet-gap"})
+    make_run("newer", {"voc_map_11pt": 20.0}, settings={"lr": 0.1}, created="2026-11-21T10:00:00+00:00")
+    (table,) = fill_table(load_table("i"), results_of(tmp_path))
+    assert measured(table, "caffenet-gap") == 70.0
+
+
+def test_the_best_measured_of_each_network_is_bold_but_never_the_upper_bound(tmp_path: Path, make_run: MakeRun) -> None:
+    for head, value in [("gap", 60.0), ("gwap", 62.0), ("gwap-gt", 70.0)]:
+        make_run(head, {"voc_map_11pt": value}, settings={"head": head})
+    make_run("alone", {"voc_map_11pt": 80.0}, settings={"backbone": "googlenet"})
+    (table,) = fill_table(load_table("i"), results_of(tmp_path))
+    assert [row.id for row in table.rows if row.cells[0].measured_bold] == ["caffenet-gwap"]
+
+
+def test_lower_is_better_for_errors(tmp_path: Path, make_run: MakeRun) -> None:
+    settings = {"head": "gap", "cam_conv": True}
+    for backbone, value in [("vgg16", 33.0), ("googlenet", 36.0)]:
+        metrics = {"top1_error": value, "top5_error": value / 3}
+        make_run(backbone, metrics, settings={**settings, "backbone": backbone}, **IMAGENET)
+    (table,) = fill_table(load_table("iii"), results_of(tmp_path))
+    assert [row.id for row in table.rows if row.cells[0].measured_bold] == ["vgg16-gap"]
+
+
+def test_table_v_has_one_training_per_proportion(tmp_path: Path, make_run: MakeRun) -> None:
+    base = {"backbone": "resnet50", "detector": "rfcn", "weak": "gwap"}
+    for part, value in [(0.01, 40.0), (0.1, 63.0)]:
+        settings = {**base, "box_proportion": part}
+        make_run(f"v{part}", {"det_map_11pt": value}, trained_on="voc07+12", settings=settings)
+    (table,) = fill_table(load_table("v"), results_of(tmp_path))
+    assert [measured(table, "rfcn-gwap", column) for column in range(4)] == [40.0, None, None, 63.0]
+    assert not [row for row in table.rows if row.extra]
+    command = next(row for row in table.rows if row.id == "rfcn-gwap").cells[1].command
+    assert command is not None
+    assert "--box-proportion 0.02" in command
+    assert command.endswith("--dataset voc")
+
+
+# --- commands of empty cells ----------------------------------------------------------------------------------------
+
+
+def test_every_cell_is_filled_or_says_how(tmp_path: Path) -> None:
+    for name in TABLES:
+        (table,) = fill_table(load_table(name), [], runs=tmp_path / "my runs")
+        for row in table.rows:
+            for cell in row.cells:
+                assert (cell.command is None) == (cell.quoted is not None)
+                if cell.command is not None:
+                    assert re.match(r"gwapctl train .+ --out '.+' && gwapctl evaluate '.+'", cell.command)
+
+
+def test_where_the_training_exists_only_the_evaluation_is_missing(tmp_path: Path, make_run: MakeRun) -> None:
+    folder = make_run("g", {"top1_loc_error": 55.5}, options=SINGLE, settings=GOOGLENET_GWAP, **IMAGENET)
+    (table,) = fill_table(load_table("iv"), results_of(tmp_path))
+    command = next(row for row in table.rows if row.id == "googlenet-gwap-multi-scale").cells[0].command
+    assert command == f"gwapctl evaluate {folder} --map weight --scales 224,448,672 --box-rule paper20"
+
+
+def test_commands_are_wrapped_so_that_they_can_be_pasted() -> None:
+    command = "gwapctl train voc --backbone caffenet --head gap --out runs/a && gwapctl evaluate runs/a --map weight"
+    lines = wrap_command(command, 40, "    ")
+    assert max(map(len, lines)) <= 40
+    assert len(lines) > 2
+    assert " ".join("\n".join(lines).replace("\\\n", "").split()) == command
+
+
+# --- formats --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> list[FilledTable]:
+    """Table II with one measured row at home, and one on another data set whose name wants escaping."""
+    monkeypatch.chdir(tmp_path)
+    options = {"map": "class", "scales": [600]}
+    floors = {"full_image": {"f_measure": 0.25}, "centred_box": {"f_measure": 0.3}}
+    make_run("a_1", {"f_measure": 0.33333}, options=options, floors=floors)
+    make_run("b", {"f_measure": 0.5}, dataset="odd_set&<b>", n=1, options=options)
+    return build_tables("ii")
+
+
+def test_text_fits_80_columns_and_shows_provenance(filled: list[FilledTable]) -> None:
+    text = render_tables(filled, "table")
+    assert max(map(len, text.splitlines())) <= 80
+    gap, gwap = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("GAP  ", "GWAP  "))
+    assert gap.split() == ["GAP", "C", "0.3517", "0.3333", "[a]"]
+    assert gwap.split() == ["GWAP", "C", "0.5060*", "–", "[d]"]
+    assert gap.index("0.3517") == gwap.index("0.5060")  # digits below digits
+    assert gap.index("[a]") == gwap.index("[d]")
+    assert "[a] runs/a_1; voc test, n = 4,952, seed 0, 2026-11-20" in text
+    assert "Floors: 0.2500 (full image), 0.3000 (centred box)." in text
+    assert "TABLE II on odd_set&<b> test (1 image)." in text
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_empty_tables_fit_80_columns(name: str) -> None:
+    lines = render_tables(build_tables(name), "table").splitlines()
+    assert max(map(len, lines)) <= 80
+
+
+def test_markdown(filled: list[FilledTable]) -> None:
+    lines = render_tables(filled, "markdown").splitlines()
+    assert lines[2] == "| method | net | F-measure (paper) | F-measure (measured) |"
+    assert lines[3] == "| :--- | :--- | ---: | ---: |"
+    assert lines[4] == "| GAP | C | 0.3517 | 0.3333 [a] |"
+    assert lines[7] == "| GWAP | C | **0.5060** | – [d] |"
+    assert "- [a] runs/a\\_1; voc test, n = 4,952, seed 0, 2026-11-20" in "\n".join(lines)
+    assert "**TABLE II on odd\\_set&\\<b\\> test (1 image).**" in "\n".join(lines)
+    rows = [line for line in lines if line.startswith("|")]
+    assert {line.count(" | ") for line in rows[:10]} == {3}
+
+
+def test_latex(filled: list[FilledTable]) -> None:
+    text = render_tables(filled, "latex")
+    assert "\\begin{tabular}{llrr}\n\\toprule\nmethod & net & \\multicolumn{2}{c}{F-measure} \\\\\n" in text
+    assert "\\cmidrule(lr){3-4}\n &  & paper & measured \\\\\n\\midrule\n" in text
+    assert "GAP & C & 0.3517 & 0.3333\\textsuperscript{a} \\\\" in text
+    assert "GWAP w/o $\\sigma$ & C & 0.1344 & -- \\\\" in text
+    assert "GWAP & C & \\textbf{0.5060} & -- \\\\" in text
+    assert "\\caption{ATTENTION EFFECTIVENESS ON THE VOC 2007 TEST SET (C: CAFFENET" in text
+    assert "odd\\_set\\&\\textless{}b\\textgreater{} test (1 image)" in text
+    assert "runs/a\\_1; voc test" in text
+    assert re.findall(r"\\label\{(.+?)\}", text) == ["tab:ii", "tab:ii-odd-set--b--test--1-image-"]
+    assert text.count("\\begin{") == text.count("\\end{") == 4
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert not re.search(r"(?<!\\)[%#_~^]", code.replace("\\label", "").replace("tab:", ""))
+    assert "% empty; to fill it: gwapctl train voc" in text
+
+
+def test_csv_has_one_line_per_number(filled: list[FilledTable]) -> None:
+    rows = list(csv.DictReader(io.StringIO(render_tables(filled, "csv"))))
+    assert len(rows) == 8 + 1 + 7 + 1
+    paper, ours, empty = rows[0], rows[1], rows[3]
+    assert (paper["kind"], paper["value"], paper["dataset"], paper["runs"]) == ("paper", "0.3517", "voc", "")
+    assert (ours["kind"], ours["value"], ours["n"], ours["seeds"]) == ("measured", "0.33333", "4952", "0")
+    assert (ours["runs"], ours["date"], ours["split"]) == ("runs/a_1", "2026-11-20", "test")
+    assert empty["value"] == ""
+    assert empty["command"].startswith("gwapctl train voc")
+    assert rows[-1]["dataset"] == "odd_set&<b>"
+    assert {row["kind"] for row in rows if row["dataset"] != "voc"} == {"measured"}
+
+
+def test_json_says_of_every_number_whose_it_is(filled: list[FilledTable]) -> None:
+    document = json.loads(render_tables(filled, "json"))
+    assert document["schema_version"] == 1
+    home, other = document["tables"]
+    assert (home["table"], home["paper_dataset"], other["paper_dataset"]) == ("ii", True, False)
+    paper, ours = home["rows"][0]["cells"]
+    assert paper["kind"] == "paper"
+    assert paper["value"] == 0.3517
+    assert ours["value"] == 0.33333
+    source = {"run": "runs/a_1", "seed": 0, "date": "2026-11-20", "value": 0.33333}
+    assert (ours["dataset"], ours["split"], ours["n"], ours["runs"]) == ("voc", "test", 4952, [source])
+    kinds = [cell["kind"] for row in other["rows"] for cell in row["cells"]]
+    assert kinds == ["measured"]
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_names_list_the_choices() -> None:
+    with pytest.raises(UsageError, match=r"unknown table 'vi'.*cam, i, ii"):
+        build_tables("vi")
+    with pytest.raises(UsageError, match="unknown format 'xml'"):
+        render_tables([], "xml")
+
+
+def test_a_missing_runs_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere is not a folder"):
+        build_tables("i", runs=tmp_path / "nowhere")
+
+
+def test_a_broken_evaluation_names_its_run(tmp_path: Path, make_run: MakeRun) -> None:
+    folder = make_run("a", {"voc_map_11pt": 67.2})
+    (file,) = (folder / "evaluations").iterdir()
+    file.write_text('{"dataset": "voc"}')
+    with pytest.raises(DataError, match=r"a/evaluations holds a broken evaluation.*gwapctl evaluate"):
+        results_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        (('metric = "voc_map_11pt"', 'metrik = "x"'), "metrik"),
+        (("paper = { map = 68.6 }", "paper = { mop = 68.6 }"), "column that the table does not have"),
+        (('id = "caffenet-gwap-gt"', 'id = "caffenet-gap"'), "same id"),
+        (('recipe = "voc-caffenet-gap"', ""), "either a recipe or a reason"),
+        (('labels = ["GAP", "C"]', 'labels = ["GAP"]'), "1 labels for 2 columns"),
+        (("[[rows]]", "[[rows"), "cannot read"),
+    ],
+)
+def test_a_broken_specification_is_refused(tmp_path: Path, change: tuple[str, str], mistake: str) -> None:
+    text = (tables_folder() / "i.toml").read_text(encoding="utf-8")
+    file = tmp_path / "i.toml"
+    file.write_text(text.replace(*change, 1), encoding="utf-8")
+    with pytest.raises(DataError, match=mistake):
+        read_table(file)
+
+
+def test_tables_in_every_format_need_no_torch() -> None:
+    code = (
+        "import sys; from gwapctl.report.tables import FORMATS, build_tables, render_tables; "
+        "tables = build_tables('all'); [render_tables(tables, kind) for kind in FORMATS]; "
+        "print(sorted({'torch', 'cv2', 'matplotlib', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
