@@ -25,7 +25,7 @@ Colour = tuple[int, int, int]
 Corners = tuple[int, int, int, int]
 
 SMALLEST, LARGEST = 480, 1024  # pixels on the long side of a picture
-HEAT_OPACITY = 0.72  # where the map is hottest
+HEAT_OPACITY = 0.64  # where the map is hottest
 BACKGROUND_DIMMING = 0.25  # where it is coldest
 LETTER_HEIGHT = 0.028  # of the long side
 LINE_WIDTH = 0.0055
@@ -155,12 +155,12 @@ def _draw_box(draw: ImageDraw.ImageDraw, box: Corners, colour: Colour, line: int
     if not dashed:
         draw.rectangle(box, outline=colour, width=line)
         return
-    dash = 6 * line
-    for start in range(x0, x1 + 1, 2 * dash):
+    dash, gap = 6 * line, 3 * line
+    for start in range(x0, x1 + 1, dash + gap):
         end = min(start + dash, x1)
         draw.rectangle((start, y0, end, y0 + line - 1), fill=colour)
         draw.rectangle((start, y1 - line + 1, end, y1), fill=colour)
-    for start in range(y0, y1 + 1, 2 * dash):
+    for start in range(y0, y1 + 1, dash + gap):
         end = min(start + dash, y1)
         draw.rectangle((x0, start, x0 + line - 1, end), fill=colour)
         draw.rectangle((x1 - line + 1, start, x1, end), fill=colour)

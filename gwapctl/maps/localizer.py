@@ -30,6 +30,7 @@ from gwapctl.transforms import resize
 
 CANVAS = 512  # pixels on the long side of a saved map
 RESIZES = ("warp", "keep")
+SURE_SCALE = 96  # pixels from which every backbone has cells left
 PIXELS_PER_IMAGE = {True: 224**2, False: 512**2}  # on a CPU or not: larger inputs go through in smaller batches
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -108,6 +109,7 @@ class Localizer:
         self._check_names(map_method)
         self.model = for_inference(model, self.device)
         self._head = cast(Head, self.model.head)
+        self._check_smallest_scale()
         self.map_method = map_method or info.map or self._default_map()
         self.shared = self._read_maps(self._probe(), self._classes([(0, 0)])).shape[1] == 1  # one map for two classes
 
@@ -119,6 +121,18 @@ class Localizer:
         if min(self.scales, default=1) < 1:
             raise UsageError(f"scales {self.scales} are not sizes in pixels. Write them like 224,448,672.")
         autocast(self.device, self.precision)
+
+    @torch.inference_mode()
+    def _check_smallest_scale(self) -> None:
+        """Find out now, not at the first image, whether the network can do with so few pixels."""
+        side = min(self.scales, default=SURE_SCALE)
+        if side >= SURE_SCALE:
+            return
+        try:
+            self._forward([np.zeros((side, side, 3), np.uint8)])
+        except RuntimeError as error:
+            backbone = self.model.info.backbone
+            raise UsageError(f"scale {side} is too small for {backbone}: no cell is left of its maps.") from error
 
     def _default_map(self) -> str:
         return "class" if self._probe().output.weight_map is None else "weight"
