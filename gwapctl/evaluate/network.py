@@ -71,6 +71,6 @@ def _evidence(
 
 def _maps(result: MapResult, match: npt.NDArray[np.int64]) -> Mapping[int, Heatmap]:
     if result.shared:
-        return {ANY: result.heatmaps[0]}
+        return {ANY: result.heatmap(0)}
     labels = match[list(result.classes)].tolist()
-    return {label: heatmap for label, heatmap in zip(labels, result.heatmaps, strict=True) if label != FOREIGN}
+    return {label: result.heatmap(place) for place, label in enumerate(labels) if label != FOREIGN}

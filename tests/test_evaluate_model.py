@@ -1,0 +1,254 @@
+"""Evaluation of models and runs: the same numbers as from saved maps, calibration, what is stored, the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gwapctl.config import build_train_config
+from gwapctl.datasets import open_dataset
+from gwapctl.datasets.base import ClassName, fingerprint, holdout
+from gwapctl.errors import DataError, UsageError
+from gwapctl.evaluate import Options, evaluate
+from gwapctl.images import find_inputs
+from gwapctl.localize import Model, localize_inputs
+from gwapctl.model import Classifier, ModelInfo, build_classifier, load_info, save_info, save_model
+from gwapctl.runs import Run
+
+NAMES = ("apple", "banana", "cherry")
+
+
+def make_data(folder: Path, images: int = 24) -> Path:
+    """Write a manifest of smooth images of several sizes, each with a bright object and its box; a third is val."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["image,label,split,x0,y0,x1,y1"]
+    for index in range(images):
+        width, height = 48 + 8 * (index % 3), 40 + 16 * (index % 2)
+        image = cv2.resize(rng.integers(0, 120, (4, 5, 3), dtype=np.uint8), (width, height))
+        x0, y0 = rng.integers(0, 20, 2)
+        box = (x0, y0, x0 + 24, y0 + 18)
+        image[box[1] : box[3], box[0] : box[2]] += 120
+        cv2.imwrite(str(folder / f"{index}.png"), image)
+        split = "train" if index % 3 else "val"
+        rows.append(f"{index}.png,{NAMES[index // 3 % 3]},{split},{','.join(map(str, box))}")
+    (folder / "manifest.csv").write_text("\n".join(rows))
+    return folder
+
+
+def make_model(head: str = "gwap", names: tuple[str, ...] = NAMES) -> Classifier:
+    torch.manual_seed(0)
+    info = ModelInfo(
+        backbone="resnet-s",
+        head=head,
+        classes=tuple(ClassName(name, name) for name in names),
+        multi_label=False,
+        input_size=(32, 32),
+        train_sizes=(32, 48),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+    )
+    model = build_classifier(info)
+    for parameter in model.head.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_data(tmp_path / "data")
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path) -> Run:
+    """Return a finished run, as ``train`` would have left it, with random weights."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    settings = {"backbone": "resnet-s", "weights": "none", "image_size": (32, 32), "epochs": 1, "val_fraction": 0.25}
+    config = build_train_config(str(data), None, settings)
+    dataset = open_dataset(str(data))
+    train, _ = holdout(dataset.samples("train"), config.val_fraction, config.seed)
+    description = {"name": dataset.name, "fingerprint": fingerprint(train)}
+    save_model(make_model(), folder)
+    run = Run.create(folder, {"config": config.model_dump(mode="json"), "dataset": description, "seed": config.seed})
+    run.update(status="finished")
+    return run
+
+
+def numbers(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: document[key] for key in ("n", "n_degenerate", "metrics", "floors", "per_class")}
+
+
+@pytest.mark.parametrize(("head", "map_method"), [("gwap", "weight"), ("gwap", "fused"), ("gap", "class")])
+def test_saved_maps_give_the_numbers_of_the_model(tmp_path: Path, data: Path, head: str, map_method: str) -> None:
+    model = make_model(head, (*NAMES[::-1], "a fourth one"))
+    save_model(model, tmp_path / "model")
+    scales = (32, 48)
+    direct = evaluate(
+        str(tmp_path / "model"),
+        Options(dataset=str(data), map=map_method, scales=scales, box_rule="otsu", device="cpu"),
+    )
+    reader = Model(model, "model", device="cpu", precision="fp32")
+    finder = reader.finder(scales=scales, map=map_method, box_rule="otsu", top_k=4)
+    stream = localize_inputs(finder, "model", find_inputs([str(data)]), out=tmp_path / "out", save=("map",))
+    assert len(list(stream)) == 24
+    stored = evaluate(str(tmp_path / "out"), Options(dataset=str(data), box_rule="otsu"))
+    assert stored["n"] == 8
+    assert numbers(direct).keys() == numbers(stored).keys()
+    for name in ("top1_error", "top1_loc_error", "gt_known_error", "mean_iou", "max_box_acc", "f_measure"):
+        assert stored["metrics"][name] == pytest.approx(direct["metrics"][name], abs=1e-9), name
+    assert stored["floors"] == direct["floors"]
+    assert direct["options"]["scales"] == stored["options"]["scales"] == [32, 48]
+    assert direct["options"]["map"] == stored["options"]["map"] == map_method
+
+
+def test_batch_and_workers_do_not_matter(run: Run) -> None:
+    one = evaluate(str(run.folder), Options(device="cpu", batch_size=1, workers=0))
+    many = evaluate(str(run.folder), Options(device="cpu", batch_size=5, workers=2))
+    for name, value in one["metrics"].items():
+        assert many["metrics"][name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_a_run_evaluates_on_its_own_data_and_keeps_the_result(run: Run) -> None:
+    document = evaluate(str(run.folder), Options(device="cpu"))
+    assert (document["dataset"], document["split"], document["n"]) == ("manifest", "val", 8)
+    assert document["options"] == {
+        "map": "weight", "box_rule": "paper20", "scales": [32], "resize": "warp", "precision": "fp32"
+    }  # fmt: skip
+    stored = Run.open(run.folder).evaluations()
+    assert stored == [json.loads(json.dumps(document))]
+    assert stored[0]["run"] == "run"
+    assert stored[0]["seed"] == 0
+    part = evaluate(str(run.folder), Options(device="cpu", limit=3))
+    assert part["n"] == 3
+    assert len(Run.open(run.folder).evaluations()) == 1
+
+
+def test_held_out_images_are_those_that_training_did_not_see(run: Run, data: Path) -> None:
+    document = evaluate(str(run.folder), Options(device="cpu", split="held-out"))
+    assert document["n"] == 4
+    assert document["split"] == "held-out 0.25 of train, seed 0"
+    manifest = data / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("1.png,apple,train", "1.png,banana,train"))
+    with pytest.raises(DataError, match=r"is not what .* was trained on"):
+        evaluate(str(run.folder), Options(device="cpu", split="held-out"))
+
+
+def test_calibration_chooses_on_held_out_images_alone(run: Run, data: Path) -> None:
+    options = Options(device="cpu", calibrate=True, map="fused", scales=(32, 64))
+    document = evaluate(str(run.folder), options)
+    chosen = document["calibration"]
+    info = load_info(run.folder)
+    assert info.box_rule == chosen["box_rule"] == document["options"]["box_rule"]
+    assert (info.map, info.scales) == ("fused", (32, 64))
+    assert info.provenance["calibration"]["split"] == chosen["split"] == "held-out 0.25 of train, seed 0"
+    assert chosen["transferred"] == pytest.approx(100 - document["metrics"]["gt_known_error"])
+    assert chosen["transferred"] <= chosen["oracle"] == document["metrics"]["max_box_acc"]
+    held_out = evaluate(str(run.folder), Options(device="cpu", split="held-out"))["metrics"]
+    assert 100 - held_out["gt_known_error"] == pytest.approx(held_out["max_box_acc"])  # nothing is better there
+    assert held_out["max_box_acc_threshold"] == pytest.approx(float(chosen["box_rule"].removeprefix("fixed:")))
+
+    # the boxes of the reported split move; the threshold does not
+    manifest = data / "manifest.csv"
+    rows = manifest.read_text().splitlines()
+    moved = [row.rsplit(",", 4)[0] + ",0,0,9,7" if ",val," in row else row for row in rows]
+    manifest.write_text("\n".join(moved))
+    again = evaluate(str(run.folder), options)
+    assert again["calibration"]["box_rule"] == chosen["box_rule"]
+    assert again["calibration"]["oracle"] != chosen["oracle"]
+
+
+def test_calibration_needs_held_out_images(run: Run, tmp_path: Path) -> None:
+    config = {**run.document["config"], "val_fraction": 0.0}
+    run.update(config=config)
+    with pytest.raises(UsageError, match=r"kept no image out .*--val-fraction"):
+        evaluate(str(run.folder), Options(calibrate=True))
+    save_model(make_model(), tmp_path / "model")
+    for target, options in ((tmp_path / "model", {}), (run.folder, {"box_rule": "otsu"}), (run.folder, {"limit": 3})):
+        with pytest.raises(UsageError, match="--calibrate chooses a run's own box rule"):
+            evaluate(str(target), Options(calibrate=True, **options))
+
+
+def test_model_of_other_classes(tmp_path: Path, data: Path, run: Run) -> None:
+    for names, message in (
+        (("dog", "cat"), "share no class"),
+        (("apple", "cherry", "dog"), "does not know 1 of .*'banana'"),
+    ):
+        save_model(make_model(names=names), tmp_path / names[1])
+        with pytest.raises(DataError, match=message):
+            evaluate(str(tmp_path / names[1]), Options(dataset=str(data), device="cpu"))
+
+
+def test_an_image_that_cannot_be_read_is_named(run: Run, data: Path) -> None:
+    (data / "0.png").write_bytes((data / "0.png").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"0\.png"):
+        evaluate(str(run.folder), Options(device="cpu"))
+    assert Run.open(run.folder).evaluations() == []
+
+
+def test_wsoleval_protocol_of_a_model(run: Run) -> None:
+    document = evaluate(str(run.folder), Options(device="cpu", protocol="wsoleval"))
+    assert set(document["floors"]) == {"full_image", "centred_box"}
+    assert {"max_box_acc", "max_box_acc_v2", "max_box_acc_threshold"} <= set(document["metrics"])
+    assert "box_rule" not in document["options"]
+
+
+# -------------------------------------------------------------------------------------------------------- the command
+
+
+def test_command_prints_a_table_that_fits(run: Run, run_cli: Callable[..., Any]) -> None:
+    done = run_cli("evaluate", run.folder, "--device", "cpu", "--threshold", "0.4")
+    assert done.code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    header = next(line for line in lines if line.startswith("metric"))
+    assert header.split() == ["metric", "value", "full", "image", "centred", "box"]
+    assert max(len(line) for line in lines[1:-1]) <= 80
+    assert any(line.startswith("gt_known_error") for line in lines)
+    assert "box_rule fixed:0.4" in lines[-1]
+
+
+def test_command_prints_json_and_writes_it(run: Run, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    out = tmp_path / "a" / "b.json"
+    done = run_cli("evaluate", run.folder, "--device", "cpu", "--json", "--out", out, "--limit", 2)
+    document = json.loads(done.stdout)
+    assert document == json.loads(out.read_text())
+    assert list(document)[:9] == [
+        "schema_version", "model", "dataset", "split", "protocol", "n", "n_degenerate", "metrics", "floors"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gate", "code", "message"),
+    [
+        ("gt_known_error=100", 0, ""),
+        ("gt_known_error=-1", 10, "above the allowed -1"),
+        ("mean_iou=0.999", 10, "below the required 0.999"),
+        ("mean_iou=0", 0, ""),
+        ("accuracy=3", 2, "'accuracy' was not measured"),
+        ("mean_iou", 2, "not METRIC=VALUE"),
+    ],
+)
+def test_gates(run: Run, run_cli: Callable[..., Any], gate: str, code: int, message: str) -> None:
+    done = run_cli("evaluate", run.folder, "--device", "cpu", "--limit", 2, "--fail-under", gate)
+    assert (done.code, message in done.stderr) == (code, True)
+
+
+def test_command_refuses_two_rules(run: Run, run_cli: Callable[..., Any]) -> None:
+    done = run_cli("evaluate", run.folder, "--threshold", "0.4", "--box-rule", "otsu")
+    assert done.code == 2
+    assert "one of --threshold and --box-rule" in done.stderr
+
+
+def test_command_says_what_calibration_chose(run: Run, run_cli: Callable[..., Any]) -> None:
+    save_info(load_info(run.folder).model_copy(update={"box_rule": "otsu"}), run.folder)
+    done = run_cli("evaluate", run.folder, "--device", "cpu", "--calibrate")
+    assert done.code == 0, done.stderr
+    assert f"box rule {load_info(run.folder).box_rule}, chosen on held-out" in " ".join(done.stderr.split())
