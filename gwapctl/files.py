@@ -12,15 +12,23 @@ from typing import Any
 
 from gwapctl.errors import DataError, UsageError
 
+_UMASK = os.umask(0)  # can only be read by setting it, which is safe here: no thread writes while modules are imported
+os.umask(_UMASK)
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on any failure.
 
+    A link is followed: what it points to is replaced.
+
     Raises:
         DataError: the file cannot be written (disk full, no permission, ...).
 
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file, so it cannot be replaced. Choose another name.")
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,19 +38,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}. Free space or choose another folder.") from error
+        if error.filename is not None and Path(error.filename).parent != path.parent:
+            raise  # not about this file
+        raise DataError(
+            f"cannot write {path}: {error.strerror or error}. Free space or choose another place."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,10 +70,10 @@ def read_json(path: Path) -> Any:
 
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}.") from error
 
 
@@ -81,7 +87,9 @@ def prepare_output_folder(folder: Path, *, overwrite: bool, resume: bool = False
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file. Give a folder with --out.")
     if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
-        raise UsageError(f"{folder} is not empty. Continue with --resume, replace with --overwrite, or choose another --out.")
+        raise UsageError(
+            f"{folder} is not empty. Continue with --resume, replace with --overwrite, or choose another --out."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
