@@ -22,7 +22,10 @@ class TrainConfig(BaseModel):
 
     dataset: str
     backbone: str = "googlenet"
+    cam_conv: bool = False
+    cam_groups: Literal[1, 2] = 1
     head: str = "gwap"
+    head_options: dict[str, int | float] = {}
     weights: str = "imagenet"
     image_size: tuple[int, int] = (600, 600)
     train_sizes: tuple[int, ...] = ()
@@ -61,6 +64,12 @@ class TrainConfig(BaseModel):
         if any(not 16 <= size <= 4096 for size in sizes):
             raise ValueError("image_size and train_sizes must lie between 16 and 4096 pixels")
         return self
+
+    @property
+    def network(self) -> str:
+        """The backbone's full name, with CAM's extra convolution where that is asked for."""
+        suffix = "+cam" if self.cam_groups == 1 else "+cam2"
+        return self.backbone + (suffix if self.cam_conv else "")
 
 
 PAPER_VOC: dict[str, Any] = {"iterations": 60_000, "keep": "last", "val_fraction": 0.0}

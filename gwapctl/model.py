@@ -33,6 +33,7 @@ class ModelInfo(BaseModel):
     schema_version: int = SCHEMA_VERSION
     backbone: str
     head: str
+    head_options: dict[str, int | float] = {}
     classes: tuple[ClassName, ...] = Field(min_length=1)
     multi_label: bool
     input_size: tuple[int, int]
@@ -82,7 +83,7 @@ class Classifier(nn.Module):
 def build_classifier(info: ModelInfo, *, pretrained: bool = False) -> Classifier:
     """Build the classifier that ``info`` describes, with fresh weights (backbone: ImageNet's where ``pretrained``)."""
     backbone = build_backbone(info.backbone, pretrained=pretrained)
-    return Classifier(info, backbone, build_head(info.head, backbone.channels, len(info.classes)))
+    return Classifier(info, backbone, build_head(info.head, backbone.channels, len(info.classes), info.head_options))
 
 
 def save_model(model: Classifier, folder: Path, *, half: bool = False) -> None:

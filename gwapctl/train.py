@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from gwapctl.backbones import build_backbone
 from gwapctl.config import TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.base import Dataset, Sample, fingerprint, holdout
@@ -101,8 +102,9 @@ def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInf
     """Describe the model that ``config`` asks for."""
     sizes = config.train_sizes or config.image_size
     return ModelInfo(
-        backbone=config.backbone,
+        backbone=config.network,
         head=config.head,
+        head_options=config.head_options,
         classes=dataset.classes,
         multi_label=dataset.multi_label,
         input_size=config.image_size,
@@ -192,9 +194,7 @@ class Training:
 
 def _build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
     """Build the model with its first weights; return it and the names of layers that ``weights`` did not fill."""
-    from gwapctl.backbones import build_backbone
-
-    blank = build_backbone(config.backbone)
+    blank = build_backbone(config.network)
     info = model_info(config, dataset, blank)
     model = build_classifier(info, pretrained=config.weights == "imagenet")
     if weights is None:

@@ -31,7 +31,14 @@ def train(
         str | None, _setting("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)
     ] = None,
     backbone: Annotated[str | None, _setting("--backbone", "Network that reads the image.", NETWORK)] = None,
+    cam_conv: Annotated[
+        bool | None, _setting("--cam-conv/--no-cam-conv", "Add CAM's 3x3 convolution of 1024 channels.", NETWORK)
+    ] = None,
+    cam_groups: Annotated[int | None, _setting("--cam-groups", "Its groups, 1 or 2 (as released).", NETWORK)] = None,
     head: Annotated[str | None, _setting("--head", "Pooling and classifier: gwap, gap, ...", NETWORK)] = None,
+    head_option: Annotated[
+        list[str] | None, _setting("--head-option", "An option of the head, such as r=10. Repeatable.", NETWORK)
+    ] = None,
     weights: Annotated[
         str | None, _setting("--weights", "First weights: imagenet, none, a file, a run or a zoo entry.", NETWORK)
     ] = None,
@@ -102,8 +109,9 @@ def train(
     from gwapctl.runs import new_run_folder
     from gwapctl.zoo import find_recipe
 
-    chosen = {name: context.params[name] for name in TrainConfig.model_fields if name not in ("dataset", "recipe")}
+    chosen = {name: context.params.get(name) for name in TrainConfig.model_fields if name not in ("dataset", "recipe")}
     chosen |= {"image_size": options.parse_size(image_size), "train_sizes": options.parse_scales(train_sizes)}
+    chosen["head_options"] = _head_options(head_option)
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
         config = _resumed_config(dataset, out, given)
@@ -114,6 +122,15 @@ def train(
         _show_plan(config, folder, root, json)
         return
     _run(config, folder, root, offline, resume, overwrite, device, workers, json)
+
+
+def _head_options(texts: list[str] | None) -> dict[str, int | float] | None:
+    """Read ``name=number`` pairs."""
+    pairs = [text.partition("=") for text in texts or []]
+    try:
+        return {name: int(value) if value.isdecimal() else float(value) for name, _, value in pairs} or None
+    except ValueError:
+        raise UsageError(f"--head-option takes name=number, such as r=10, not {', '.join(texts or [])}.") from None
 
 
 def _resumed_config(dataset: str, out: Path | None, given: dict[str, Any]) -> TrainConfig:

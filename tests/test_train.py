@@ -1,0 +1,293 @@
+"""Training: exact resume, no boxes, the paper's loss, what is frozen, what is saved."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gwapctl.config import TrainConfig, build_train_config
+from gwapctl.datasets import open_dataset
+from gwapctl.datasets.synthetic import make_synthetic_voc
+from gwapctl.errors import DataError, ModelError, UsageError
+from gwapctl.model import load_classifier, load_tensors
+from gwapctl.progress import Progress
+from gwapctl.runs import Run
+from gwapctl.train import Training, classification_loss, learning_rate, load_train_data, train
+from gwapctl.transforms import Key, TrainingBatches, TrainingImages, collate
+
+SMALL: dict[str, Any] = {
+    "backbone": "resnet-s",
+    "weights": "none",
+    "image_size": (40, 32),
+    "batch_size": 6,
+    "epochs": 2,
+    "lr": 0.05,
+    "schedule": "cosine",
+    "warmup": 2,
+    "min_crop": 0.6,
+    "precision": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic") / "set"
+    make_synthetic_voc(folder, images=40, seed=3, size=(64, 80))
+    return folder
+
+
+def config_for(folder: Path, **changes: Any) -> TrainConfig:
+    return build_train_config(str(folder), None, {**SMALL, **changes})
+
+
+def start(config: TrainConfig, out: Path, **options: Any) -> Run:
+    out.mkdir(parents=True, exist_ok=True)
+    return train(config, out, device="cpu", workers=0, **options)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(folder / "weights.safetensors")
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    a, b = weights_of(first), weights_of(second)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def stop_after(iteration: int) -> Callable[[Progress], None]:
+    """Raise as a second Ctrl-C would, right after ``iteration`` was done."""
+
+    def progress(state: Progress) -> None:
+        if state.done == iteration:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("stop", [8, 5], ids=["after epoch 2 of 4", "in mid-epoch"])
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "train_sizes": (32, 48), "accumulate": 2}], ids=["plain", "ema"])
+def test_resumed_run_is_bit_identical(voc: Path, tmp_path: Path, stop: int, extra: dict[str, Any]) -> None:
+    config = config_for(voc, epochs=4, keep="last", **extra)
+    whole = start(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        start(config, tmp_path / "parts", progress=stop_after(stop))
+    assert Run.open(tmp_path / "parts").document["status"] == "interrupted"
+    parts = start(config, tmp_path / "parts", resume=True)
+    assert_same_weights(whole.folder, parts.folder)
+    assert parts.finished
+    assert not (parts.folder / "state.pt").exists()
+    losses = [[row["loss"] for row in run.history()][-1] for run in (whole, parts)]
+    assert losses[0] == losses[1]
+
+
+def test_loader_processes_do_not_change_the_weights(voc: Path, tmp_path: Path) -> None:
+    config = config_for(voc, epochs=1)
+    start(config, tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    train(config, tmp_path / "b", device="cpu", workers=2)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_box_coordinates_never_reach_training(voc: Path, tmp_path: Path) -> None:
+    """Random boxes, the same labels: identical weights."""
+    scrambled = tmp_path / "set"
+    shutil.copytree(voc, scrambled)
+    generator = np.random.default_rng(0)
+    for xml in (scrambled / "Annotations").glob("*.xml"):
+        text = xml.read_text()
+        for tag in ("xmin", "ymin", "xmax", "ymax"):
+            low, high = (1, 20) if tag.endswith("min") else (21, 40)
+            draw = lambda _, tag=tag, low=low, high=high: f"<{tag}>{generator.integers(low, high)}</{tag}>"  # noqa: E731
+            text = re.sub(rf"<{tag}>[^<]*</{tag}>", draw, text)
+        xml.write_text(text)
+    original, changed = open_dataset(str(voc)), open_dataset(str(scrambled))
+    boxes = [[sample.boxes for sample in data.boxed_samples("train")] for data in (original, changed)]
+    assert any(not np.array_equal(a, b) for a, b in zip(*boxes, strict=True))
+    start(config_for(voc), tmp_path / "a")
+    start(config_for(scrambled), tmp_path / "b")
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    assert not any(hasattr(sample, "boxes") for sample in load_train_data(config_for(voc), None).train)
+
+
+def test_run_folder_holds_a_model_that_loads(voc: Path, tmp_path: Path) -> None:
+    run = start(config_for(voc), tmp_path / "run")
+    model = load_classifier(run.folder)
+    assert [item.name for item in model.info.classes] == [item["name"] for item in run.document["dataset"]["classes"]]
+    assert model.info.input_size == (40, 32)
+    assert model.info.multi_label
+    assert run.document["config"]["lr"] == 0.05
+    assert run.document["dataset"]["val_split"] == "val"
+    assert run.document["best"]["voc_map_area"] == max(row["val_voc_map_area"] for row in run.history())
+    assert len(run.history()) == 2
+
+
+def test_same_seed_same_losses_other_seed_other_losses(voc: Path, tmp_path: Path) -> None:
+    losses = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = start(config_for(voc, seed=seed, epochs=1), tmp_path / name)
+        losses[name] = run.history()[0]["loss"]
+    assert losses["a"] == losses["b"] != losses["c"]
+
+
+def test_multi_label_loss_is_caffes() -> None:
+    """Summed over classes, divided by the batch, ignored classes left out; against the formula written out."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 7, generator=generator)
+    labels = (torch.rand(5, 7, generator=generator) < 0.3).float()
+    counts = (torch.rand(5, 7, generator=generator) < 0.8).float()
+    p = torch.sigmoid(logits)
+    expected = -(counts * (labels * p.log() + (1 - labels) * (1 - p).log())).sum() / 5
+    assert torch.isclose(classification_loss(logits, labels, counts, multi_label=True), expected)
+
+
+def test_single_label_loss_is_softmax_cross_entropy() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    expected = -math.log(1 / (math.e**2 + 1 + math.exp(-1)))
+    assert classification_loss(logits, labels, torch.ones(1, 3), multi_label=False).item() == pytest.approx(expected)
+
+
+def test_learning_rate_of_the_paper_and_of_the_cosine() -> None:
+    paper = build_train_config("voc", None, {})
+    rates = [learning_rate(paper, i, 60_000) for i in (0, 19_999, 20_000, 40_000, 59_999)]
+    assert rates == pytest.approx([5e-4, 5e-4, 5e-5, 5e-6, 5e-6])
+    cosine = paper.model_copy(update={"schedule": "cosine", "warmup": 10, "lr": 1.0})
+    assert learning_rate(cosine, 0, 110) == pytest.approx(0.1)
+    assert learning_rate(cosine, 60, 110) == pytest.approx(0.5)
+    assert learning_rate(cosine, 110, 110) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "frozen"),
+    [
+        ({"weights": "none", "batch_size": 4}, False),
+        ({"weights": "run", "batch_size": 4}, True),
+        ({"weights": "run", "batch_size": 16}, False),
+        ({"weights": "none", "batch_size": 4, "batch_norm": "frozen"}, True),
+        ({"weights": "run", "batch_size": 4, "batch_norm": "train"}, False),
+    ],
+)
+def test_batch_norm_is_frozen_only_where_pretrained_and_small(
+    voc: Path, tmp_path: Path, changes: dict[str, Any], frozen: bool
+) -> None:
+    config = config_for(voc)
+    weights = start(config, tmp_path / "run").folder / "weights.safetensors" if changes["weights"] == "run" else None
+    config = config_for(voc, **changes)
+    training = Training(config, load_train_data(config, None), torch.device("cpu"), weights)
+    norms = [module for module in training.model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.weight.requires_grad != frozen for norm in norms)
+    assert (len(training.frozen) == len(norms)) == frozen
+
+
+def test_frozen_backbone_trains_the_head_alone(voc: Path, tmp_path: Path) -> None:
+    first = start(config_for(voc), tmp_path / "first")
+    second = start(
+        config_for(voc, weights=str(first.folder), freeze_backbone=True, seed=5, keep="last"), tmp_path / "second"
+    )
+    before, after = weights_of(first.folder), weights_of(second.folder)
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("backbone."))
+    assert not torch.equal(before["head.classifier.weight"], after["head.classifier.weight"])
+
+
+def test_pretraining_takes_what_fits_and_names_the_rest(voc: Path, tmp_path: Path) -> None:
+    first = start(config_for(voc), tmp_path / "first")
+    other = tmp_path / "set"
+    make_synthetic_voc(other, images=30, seed=4, size=(64, 80))
+    for xml in (other / "Annotations").glob("*.xml"):  # one class fewer: the classifier no longer fits
+        text = xml.read_text()
+        names = sorted(set(re.findall(r"<name>(.*?)</name>", text)))
+        xml.write_text(text.replace(f"<name>{names[0]}</name>", "<name>thing</name>") if names else text)
+    run = start(config_for(other, weights=str(first.folder), epochs=1), tmp_path / "second")
+    if len(open_dataset(str(other)).classes) == len(open_dataset(str(voc)).classes):
+        assert run.document["not_loaded"] == []
+    else:
+        assert run.document["not_loaded"] == ["head.classifier.bias", "head.classifier.weight"]
+
+
+def test_weights_of_another_network_are_refused(voc: Path, tmp_path: Path) -> None:
+    first = start(config_for(voc), tmp_path / "first")
+    config = config_for(voc, backbone="alexnet", weights=str(first.folder), image_size=(80, 80))
+    with pytest.raises(ModelError, match="matches"):
+        start(config, tmp_path / "second")
+
+
+def test_accumulating_batches_counts_each_image_once() -> None:
+    sampler = TrainingBatches(20, 4, ((32, 32),), seed=1, start=0, stop=5)
+    keys = [key.index for batch in sampler for key in batch]
+    assert sorted(keys) == list(range(20))
+
+
+def test_batches_are_a_pure_function_of_the_iteration() -> None:
+    sizes = ((32, 32), (48, 48))
+    whole = list(TrainingBatches(23, 4, sizes, seed=7, start=0, stop=17))
+    tail = list(TrainingBatches(23, 4, sizes, seed=7, start=9, stop=17))
+    assert whole[9:] == tail
+    assert {key.size for batch in whole for key in batch} == set(sizes)
+    assert all(len({key.size for key in batch}) == 1 for batch in whole)
+
+
+def test_training_images_are_a_pure_function_of_their_key(voc: Path) -> None:
+    images = TrainingImages(open_dataset(str(voc)).samples("train"), seed=2, flip=True, min_crop=0.5)
+    key = Key(3, 1, (37, 29))
+    first, _ = images[key]
+    again, _ = images[key]
+    other, _ = images[Key(3, 2, (37, 29))]
+    assert first.shape == (29, 37, 3)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    batch, indices = collate([images[key], images[Key(0, 1, (37, 29))]])
+    assert batch.shape == (2, 3, 29, 37)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert indices.tolist() == [3, 0]
+
+
+def test_ctrl_c_between_steps_saves_and_a_finished_run_is_not_resumed(voc: Path, tmp_path: Path) -> None:
+    run = start(config_for(voc), tmp_path / "run")
+    with pytest.raises(UsageError, match="finished"):
+        start(config_for(voc), run.folder, resume=True)
+
+
+def test_resuming_with_other_data_is_refused(voc: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "set"
+    shutil.copytree(voc, copy)
+    config = config_for(copy, epochs=4, val_fraction=0.0, keep="last")
+    with pytest.raises(KeyboardInterrupt):
+        start(config, tmp_path / "run", progress=stop_after(2))
+    listing = copy / "ImageSets" / "Main" / "train.txt"
+    listing.write_text("\n".join(listing.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(DataError, match="not those"):
+        start(config, tmp_path / "run", resume=True)
+
+
+def test_recipe_mistakes_come_all_at_once(tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text('bakbone = "vgg16"\nlr = -1\noptimizer = "lbfgs"\nepochs = 3\n')
+    with pytest.raises(UsageError) as caught:
+        build_train_config("voc", recipe, {})
+    message = str(caught.value)
+    assert message.startswith("3 wrong settings")
+    assert all(word in message for word in ("bakbone", "'backbone'", "lr", "optimizer"))
+
+
+def test_flags_win_over_the_recipe_and_the_recipe_over_the_defaults(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('backbone = "vgg16"\nlr = 0.5\nepochs = 3\n')
+    config = build_train_config("voc", recipe, {"lr": 0.25})
+    assert (config.backbone, config.lr, config.epochs, config.iterations) == ("vgg16", 0.25, 3, None)
+    assert (config.momentum, config.recipe) == (0.9, "mine")
+
+
+def test_paper_settings_are_the_defaults_for_voc() -> None:
+    config = build_train_config("voc", None, {"backbone": "googlenet"})
+    assert (config.image_size, config.batch_size, config.lr, config.iterations) == ((600, 600), 4, 5e-4, 60_000)
+    assert (config.step_every, config.step_factor, config.momentum, config.weight_decay) == (20_000, 0.1, 0.9, 5e-4)
+    assert (config.flip, config.min_crop, config.keep, config.optimizer) == (True, 1.0, "last", "sgd")
