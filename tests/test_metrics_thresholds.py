@@ -22,7 +22,7 @@ from gwapctl.errors import DataError
 from gwapctl.metrics.box_accuracy import THRESHOLDS, BoxAccuracy
 from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.metrics.wsoleval import SIDE, WsolevalBoxAccuracy, grid_map, grid_objects
-from gwapctl.regions import map_to_boxes, parse_box_rule
+from gwapctl.regions import map_to_boxes, parse_box_rule, sweep
 from gwapctl.regions.contours import byte_levels, loose_boxes
 from gwapctl.regions.sweep import component_boxes, contour_boxes, contour_ious
 
@@ -313,6 +313,23 @@ def test_parity_of_px_ap(interval: float) -> None:
         scores = grid_map(np.load(PARITY / "openimages" / "maps" / f"{sample.id}.npy"))
         metric.update(scores, sample.mask_at(SIDE, SIDE))  # type: ignore[attr-defined]
     assert metric.compute()["px_ap"] == expected[f"interval={interval}"]["PxAP"]
+
+
+def test_the_sweeps_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    njit = sweep.numba.njit
+
+    def read_only(cache: bool = False, **options: bool) -> object:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(sweep.numba, "njit", read_only)
+
+    @sweep._compiled
+    def twice(value: int) -> int:
+        return 2 * value
+
+    assert twice(21) == 42
 
 
 def test_default_thresholds_are_wsolevaluations() -> None:

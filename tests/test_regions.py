@@ -197,6 +197,22 @@ def test_boxes_lie_inside_the_map_and_hold_foreground(rule: str, heatmap: np.nda
     assert parse_box_rule(rule).mask(heatmap).dtype == bool
 
 
+@pytest.mark.parametrize("rule", ONE_OF_EACH)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint8])
+def test_views_into_larger_arrays_give_the_same_boxes(rule: str, dtype: type) -> None:
+    stack = np.random.default_rng(0).integers(0, 6, (14, 20, 3)).astype(dtype)
+    for view in (
+        stack[..., 1],
+        stack[::-1, :, 0],
+        stack[:, ::-1, 0].T,
+        np.asfortranarray(stack[..., 2]),
+        stack[::2, :9, 0],
+    ):
+        found = map_to_boxes(view, parse_box_rule(rule), max_boxes=3)
+        expected = map_to_boxes(view.copy(order="C"), parse_box_rule(rule), max_boxes=3)
+        assert [region.box.tolist() for region in found] == [region.box.tolist() for region in expected]
+
+
 def test_one_pixel() -> None:
     assert map_to_boxes([[3.0]], parse_box_rule("otsu")) == []
 
