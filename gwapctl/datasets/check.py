@@ -1,0 +1,172 @@
+"""What is in a data set, and what is broken in it: every file opened, every problem kept."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gwapctl.datasets import DATASETS, open_dataset, training_splits
+from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.datasets.download import ARCHIVES, AUTOMATIC, missing_archives
+from gwapctl.errors import DataError
+from gwapctl.images import read_image
+from gwapctl.progress import Progress, ProgressCallback
+
+Document = dict[str, Any]
+
+
+def check_dataset(dataset: Dataset, progress: ProgressCallback | None = None) -> Document:
+    """Return counts per split and class, the range of sizes, and all broken files; every image is decoded once.
+
+    The document is that of ``gwapctl data check --json``. ``broken`` is what stops training or evaluation, ``warnings``
+    what readers mend or what only looks wrong.
+    """
+    dataset.problems.collecting = True
+    samples = {split: _read_split(dataset, split) for split in dataset.splits()}
+    sizes = _check_images([sample for split in samples.values() for sample in split], dataset, progress)
+    _warn_about_missing_classes(dataset, samples)
+    return {
+        "schema_version": 1,
+        "dataset": dataset.name,
+        "root": str(dataset.root),
+        "multi_label": dataset.multi_label,
+        "splits": [_describe_split(split, members, sizes) for split, members in samples.items()],
+        "classes": _describe_classes(dataset, samples),
+        "broken": dataset.problems.errors,
+        "warnings": list(dataset.problems.warnings),
+    }
+
+
+def list_datasets(root: Path | None) -> list[Document]:
+    """Return one row per data set that has a name: where it is, its splits, and how to get what is missing."""
+    rows = []
+    for name in DATASETS:
+        try:
+            dataset = open_dataset(name, root)
+        except DataError:
+            dataset = None
+        missing = missing_archives(name, root)
+        rows.append(
+            {
+                "name": name,
+                "root": str(dataset.root) if dataset is not None else None,
+                "splits": list(dataset.splits()) if dataset is not None else [],
+                "download_mb": round(sum(archive.size for archive in missing) / 1e6),
+                "how": _how(name),
+            }
+        )
+    return rows
+
+
+def _how(name: str) -> str:
+    if name in AUTOMATIC:
+        return "when needed"
+    return f"gwapctl data get {name}" if name in ARCHIVES else "by hand"
+
+
+def _read_split(dataset: Dataset, split: str) -> list[BoxedSample]:
+    try:
+        return dataset.boxed_samples(split)
+    except DataError as error:  # nothing of the split can be read
+        dataset.problems.error(str(error))
+        return []
+
+
+def _check_images(
+    samples: Iterable[BoxedSample], dataset: Dataset, progress: ProgressCallback | None
+) -> dict[Path, tuple[int, int]]:
+    """Decode all images and masks; return the (width, height) of those that can be."""
+    unique = {sample.path: sample for sample in samples}
+    sizes: dict[Path, tuple[int, int]] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (path, size, problems) in enumerate(pool.map(_check_image, unique.values()), start=1):
+            for report, message in problems:
+                (dataset.problems.error if report == "error" else dataset.problems.warn)(message)
+            if size is not None:
+                sizes[path] = size
+            if progress is not None:
+                progress(Progress(done, len(unique), "images"))
+    return sizes
+
+
+def _check_image(sample: BoxedSample) -> tuple[Path, tuple[int, int] | None, list[tuple[str, str]]]:
+    """Return path, (width, height) if it can be decoded, and what is wrong as ("error" or "warning", message)."""
+    problems: list[tuple[str, str]] = []
+    size = _decoded_size(sample.path, problems)
+    if size is not None and sample.size is not None and size != sample.size:
+        stated = f"{sample.size[0]} x {sample.size[1]}"
+        problems.append(("warning", f"{sample.path} is {size[0]} x {size[1]}, but its annotation says {stated}."))
+    if sample.mask is not None:
+        mask = _decoded_size(sample.mask, problems)
+        if mask is not None and size is not None and mask != size:
+            problems.append(("error", f"{sample.mask} is {mask[0]} x {mask[1]}, its image {size[0]} x {size[1]}."))
+    return sample.path, size, problems
+
+
+def _decoded_size(path: Path, problems: list[tuple[str, str]]) -> tuple[int, int] | None:
+    try:
+        height, width = read_image(path).shape[:2]
+    except DataError as error:
+        problems.append(("error", str(error)))
+        return None
+    return width, height
+
+
+def _warn_about_missing_classes(dataset: Dataset, samples: dict[str, list[BoxedSample]]) -> None:
+    try:
+        split, _ = training_splits(dataset)
+    except DataError as error:
+        dataset.problems.warn(str(error))
+        return
+    present = {label for sample in samples[split] for label in sample.labels}
+    for index, item in enumerate(dataset.classes):
+        if index not in present:
+            dataset.problems.warn(f"class {item.name!r} has no image in split {split!r}.")
+
+
+def _describe_split(split: str, samples: list[BoxedSample], sizes: dict[Path, tuple[int, int]]) -> Document:
+    found = np.array([sizes[sample.path] for sample in samples if sample.path in sizes]).reshape(-1, 2)
+    return {
+        "split": split,
+        "images": len(samples),
+        "images_without_label": sum(not sample.labels for sample in samples),
+        "boxes": sum(len(sample.boxes) for sample in samples),
+        "difficult": int(sum(sample.difficult.sum() for sample in samples)),
+        "masks": sum(sample.mask is not None for sample in samples),
+        "width": _spread(found[:, 0]),
+        "height": _spread(found[:, 1]),
+    }
+
+
+def _spread(values: np.ndarray[Any, Any]) -> Document | None:
+    if not len(values):
+        return None
+    return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}
+
+
+def _describe_classes(dataset: Dataset, samples: dict[str, list[BoxedSample]]) -> list[Document]:
+    images = _count(samples, lambda sample: sample.labels)
+    boxes = _count(samples, lambda sample: sample.box_labels.tolist())
+    return [
+        {
+            "name": item.name,
+            "id": item.id,
+            "images": {split: count[index] for split, count in images.items()},
+            "boxes": {split: count[index] for split, count in boxes.items()},
+        }
+        for index, item in enumerate(dataset.classes)
+    ]
+
+
+def _count(
+    samples: dict[str, list[BoxedSample]], labels: Callable[[BoxedSample], Iterable[int]]
+) -> dict[str, Counter[int]]:
+    return {
+        split: Counter(label for sample in members for label in labels(sample)) for split, members in samples.items()
+    }
