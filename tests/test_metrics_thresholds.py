@@ -323,13 +323,14 @@ def test_the_sweeps_compile_where_no_cache_can_be_written(monkeypatch: pytest.Mo
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(sweep.numba, "njit", read_only)
-
-    @sweep._compiled
     def twice(value: int) -> int:
         return 2 * value
 
-    assert twice(21) == 42
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.numba, "njit", read_only)
+        compiled = sweep._compiled(twice)
+    assert compiled is not twice
+    assert compiled(21) == 42
 
 
 def test_default_thresholds_are_wsolevaluations() -> None:
