@@ -1,0 +1,537 @@
+"""Bad input of every kind: one clear line on stderr, the right exit code, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gwapctl.datasets.base import ClassName
+from gwapctl.datasets.synthetic import make_synthetic_voc
+
+Run = Callable[..., Any]
+Arguments = list[object]
+TRAIN = ["--backbone", "resnet-s", "--weights", "none", "--image-size", "32", "--iterations", "2", "--batch-size", "2"]
+TRAIN += ["--device", "cpu", "--workers", "0"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Good things to break, in a folder of the test's own."""
+
+    folder: Path
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def voc(self) -> Path:
+        return self.folder / "voc"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    def train(self, dataset: object, *more: object) -> Arguments:
+        return ["train", dataset, *TRAIN, "--out", self.out, *more]
+
+    def annotation(self) -> Path:
+        return sorted((self.voc / "Annotations").glob("*.xml"))[0]
+
+    def image(self) -> Path:
+        return sorted((self.voc / "JPEGImages").glob("*.jpg"))[0]
+
+    def write(self, name: str, content: bytes | str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set and a small model."""
+    from gwapctl.backbones import build_backbone
+    from gwapctl.model import ModelInfo, build_classifier, save_model
+
+    folder = tmp_path_factory.mktemp("good")
+    make_synthetic_voc(folder / "voc", images=10, seed=0, size=(64, 72))
+    backbone = build_backbone("resnet-s")
+    info = ModelInfo(
+        backbone="resnet-s",
+        head="gwap",
+        classes=tuple(ClassName(name, name) for name in ("a", "b", "c")),
+        multi_label=False,
+        input_size=(32, 32),
+        train_sizes=(32, 32),
+        mean=backbone.mean,
+        std=backbone.std,
+    )
+    save_model(build_classifier(info), folder / "model")
+    return folder
+
+
+@pytest.fixture
+def world(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    shutil.copytree(good, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return World(tmp_path)
+
+
+# ---------------------------------------------------------------------------- how each thing breaks
+
+
+def unknown_backbone(world: World) -> Arguments:
+    return world.train(world.voc, "--backbone", "resnet-z")
+
+
+def unknown_head(world: World) -> Arguments:
+    return world.train(world.voc, "--head", "gwab")
+
+
+def unknown_dataset(world: World) -> Arguments:
+    return world.train("tiny-imagenat")
+
+
+def unknown_map(world: World) -> Arguments:
+    return ["localize", world.image(), "--model", world.model, "--map", "weigt"]
+
+
+def unknown_box_rule(world: World) -> Arguments:
+    return ["localize", world.image(), "--model", world.model, "--box-rule", "papr20"]
+
+
+def unknown_model(world: World) -> Arguments:
+    return ["localize", world.image(), "--model", "resnet-s-gwap-tiny-imagenat"]
+
+
+def unknown_format(world: World) -> Arguments:
+    return ["boxes", world.voc, "--format", "cocoa", "--out", world.out]
+
+
+def unknown_table(world: World) -> Arguments:
+    return ["report", "--table", "vi"]
+
+
+def unknown_recipe_key(world: World) -> Arguments:
+    return world.train(world.voc, "--recipe", world.write("recipe.toml", "learning_rat = 1\nlr = -1\n"))
+
+
+def broken_recipe(world: World) -> Arguments:
+    return world.train(world.voc, "--recipe", world.write("recipe.toml", "lr = = 1\n"))
+
+
+def missing_data_folder(world: World) -> Arguments:
+    return world.train(world.folder / "nowhere")
+
+
+def missing_image(world: World) -> Arguments:
+    return ["localize", "nowhere.jpg", "--model", world.model, "--out", world.out]
+
+
+def folder_without_images(world: World) -> Arguments:
+    (world.folder / "empty").mkdir()
+    return ["localize", world.folder / "empty", "--model", world.model, "--out", world.out]
+
+
+def folder_that_is_no_dataset(world: World) -> Arguments:
+    world.write("odd/readme.md", "nothing here")
+    return world.train(world.folder / "odd")
+
+
+def missing_dataset_offline(world: World) -> Arguments:
+    return [*world.train("voc"), "--root", world.folder, "--offline"]
+
+
+def pretrained_weights_offline(world: World) -> Arguments:
+    return world.train(world.voc, "--backbone", "resnet18", "--weights", "imagenet", "--offline")
+
+
+def empty_split(world: World) -> Arguments:
+    world.write("voc/ImageSets/Main/train.txt", "")
+    return world.train(world.voc)
+
+
+def missing_split(world: World) -> Arguments:
+    return ["evaluate", world.model, "--dataset", world.voc, "--split", "tset"]
+
+
+def class_without_images(world: World) -> Arguments:
+    for name in ("cat", "dog"):
+        shutil.copytree(world.voc / "JPEGImages", world.folder / "pets" / "train" / name)
+    (world.folder / "pets" / "train" / "bird").mkdir()
+    return world.train(world.folder / "pets")
+
+
+def truncated_training_image(world: World) -> Arguments:
+    for image in (world.voc / "JPEGImages").glob("*.jpg"):
+        image.write_bytes(image.read_bytes()[:900])
+    return world.train(world.voc)
+
+
+def broken_xml(world: World) -> Arguments:
+    world.annotation().write_text("<annotation><object></annotation>")
+    return world.train(world.voc)
+
+
+def xml_bomb(world: World) -> Arguments:
+    world.annotation().write_text('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>')
+    return world.train(world.voc)
+
+
+def broken_coco(world: World) -> Arguments:
+    return world.train(world.write("set/annotations.json", '{"images": [').parent / "annotations.json")
+
+
+def broken_csv(world: World) -> Arguments:
+    return world.train(world.write("set/list.csv", "image,label,x0,y0,x1,y1\na.jpg,cat,1,2,three,4\n"))
+
+
+def csv_without_columns(world: World) -> Arguments:
+    return world.train(world.write("set/list.csv", "file,class\na.jpg,cat\n"))
+
+
+def broken_predictions(world: World) -> Arguments:
+    return ["boxes", world.write("predictions.jsonl", '{"schema_version": 1\n'), "--out", world.out / "a.csv"]
+
+
+def broken_map(world: World) -> Arguments:
+    world.write("maps/a.npy", b"no array")
+    return ["boxes", world.folder / "maps", "--out", world.out / "a.csv", "--max-boxes", "2"]
+
+
+def maps_of_other_images(world: World) -> Arguments:
+    (world.folder / "maps").mkdir()
+    np.save(world.folder / "maps" / "other.npy", np.eye(7, 9, dtype=np.float16))
+    return ["evaluate", world.folder / "maps", "--dataset", world.voc, "--split", "test"]
+
+
+def checkpoint_of_another_class_count(world: World) -> Arguments:
+    description = json.loads((world.model / "model.json").read_text())
+    description["classes"] = description["classes"][:2]
+    (world.model / "model.json").write_text(json.dumps(description))
+    return ["localize", world.image(), "--model", world.model, "--out", world.out]
+
+
+def checkpoint_of_other_classes(world: World) -> Arguments:
+    return ["evaluate", world.model, "--dataset", world.voc, "--split", "test"]
+
+
+def broken_checkpoint(world: World) -> Arguments:
+    (world.model / "weights.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{garbage")
+    return ["localize", world.image(), "--model", world.model, "--out", world.out]
+
+
+def broken_description(world: World) -> Arguments:
+    (world.model / "model.json").write_text("[]")
+    return ["localize", world.image(), "--model", world.model, "--out", world.out]
+
+
+def pickle_as_weights(world: World) -> Arguments:
+    import torch
+
+    torch.save({"layer": torch.zeros(2)}, world.folder / "weights.pt")
+    return world.train(world.voc, "--weights", world.folder / "weights.pt")
+
+
+def pickle_as_checkpoint(world: World) -> Arguments:
+    (world.model / "weights.safetensors").write_bytes(b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00N.")
+    return ["localize", world.image(), "--model", world.model, "--out", world.out]
+
+
+def pickle_as_map(world: World) -> Arguments:
+    (world.folder / "maps").mkdir()
+    np.save(world.folder / "maps" / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
+    return ["boxes", world.folder / "maps", "--out", world.out / "a.csv", "--max-boxes", "2"]
+
+
+def run_without_weights(world: World) -> Arguments:
+    world.write("run/run.json", '{"schema_version": 1, "status": "running"}')
+    return ["localize", world.image(), "--model", world.folder / "run"]
+
+
+def train_without_cuda(world: World) -> Arguments:
+    return [*world.train(world.voc), "--device", "cuda"]
+
+
+def localize_without_cuda(world: World) -> Arguments:
+    return ["localize", world.image(), "--model", world.model, "--device", "cuda", "--out", world.out]
+
+
+def unknown_device(world: World) -> Arguments:
+    return ["localize", world.image(), "--model", world.model, "--device", "gpu", "--out", world.out]
+
+
+def wrong_scales(world: World) -> Arguments:
+    return ["localize", world.image(), "--model", world.model, "--scales", "224;448"]
+
+
+def two_lengths(world: World) -> Arguments:
+    return world.train(world.voc, "--epochs", "1")
+
+
+def report_of_no_run(world: World) -> Arguments:
+    return ["report", world.voc]
+
+
+CASES: list[tuple[Callable[[World], Arguments], int, str]] = [
+    (unknown_backbone, 2, "Did you mean 'resnet-s'?"),
+    (unknown_head, 2, "Did you mean 'gwap'?"),
+    (unknown_dataset, 2, "Did you mean 'tiny-imagenet'?"),
+    (unknown_map, 2, "weight"),
+    (unknown_box_rule, 2, "paper20"),
+    (unknown_model, 4, "resnet-s-gwap-tiny-imagenet"),
+    (unknown_format, 2, "coco"),
+    (unknown_table, 2, "iv"),
+    (unknown_recipe_key, 2, "2 wrong settings"),
+    (broken_recipe, 4, "recipe.toml is not valid TOML"),
+    (missing_data_folder, 4, "nowhere does not exist"),
+    (missing_image, 2, "nowhere.jpg does not exist"),
+    (folder_without_images, 4, "no image in"),
+    (folder_that_is_no_dataset, 4, "no data set that we recognise"),
+    (missing_dataset_offline, 4, "--archive"),
+    (pretrained_weights_offline, 2, "--weights none"),
+    (empty_split, 4, "has no image in split 'train'"),
+    (missing_split, 4, "no split 'tset'"),
+    (class_without_images, 4, "bird"),
+    (truncated_training_image, 4, "truncated"),
+    (broken_xml, 4, ".xml is not a valid annotation"),
+    (xml_bomb, 4, ".xml is not a valid annotation"),
+    (broken_coco, 4, "is not valid JSON"),
+    (broken_csv, 4, "list.csv, line 2"),
+    (csv_without_columns, 4, "no column 'image'"),
+    (broken_predictions, 4, "predictions.jsonl"),
+    (maps_of_other_images, 4, "maps"),
+    (checkpoint_of_another_class_count, 4, "weights do not fit model.json"),
+    (checkpoint_of_other_classes, 4, "share no class"),
+    (broken_checkpoint, 4, "not a readable safetensors file"),
+    (broken_description, 4, "model.json is not a model description"),
+    (pickle_as_weights, 4, "is a pickle"),
+    (pickle_as_checkpoint, 4, "is a pickle"),
+    (run_without_weights, 4, "unfinished"),
+    (train_without_cuda, 5, "'cuda' is not there"),
+    (localize_without_cuda, 5, "'cuda' is not there"),
+    (unknown_device, 2, "unknown device 'gpu'"),
+    (wrong_scales, 2, "--scales 224,448,672"),
+    (two_lengths, 2, "exactly one of epochs and iterations"),
+    (report_of_no_run, 4, "is not a run"),
+]
+
+
+@pytest.mark.parametrize(("make", "code", "words"), CASES, ids=lambda value: getattr(value, "__name__", ""))
+def test_bad_input(
+    make: Callable[[World], Arguments],
+    code: int,
+    words: str,
+    world: World,
+    run_cli: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setenv("TORCH_HOME", str(world.folder / "torch"))
+    arguments = make(world)
+    before = files(world.folder)
+    result = run_cli(*arguments)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.code == code, result.stderr
+    assert len(errors) == 1
+    assert result.stderr.endswith(errors[0] + "\n")
+    assert words in errors[0]
+    assert "internal error" not in errors[0]
+    assert result.stdout == ""
+    assert_nothing_half_written(world, before)
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_nothing_half_written(world: World, before: set[Path]) -> None:
+    """No new file, but for a run folder that says itself that it failed."""
+    new = files(world.folder) - before
+    assert [path for path in new if path.name.startswith(".")] == []
+    if world.out / "run.json" in new:
+        assert json.loads((world.out / "run.json").read_text())["status"] == "failed"
+        assert new <= {world.out / "run.json", world.out / "history.jsonl"}
+    else:
+        assert new == set()
+
+
+# ---------------------------------------------------------------------------- images: one of them must not stop all
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and holds next to no pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+
+
+def save_cmyk(path: Path) -> None:
+    Image.new("CMYK", (40, 30), (0, 200, 100, 0)).save(path)
+
+
+def save_animation(path: Path) -> None:
+    frames = [Image.new("P", (40, 30), color) for color in (1, 2, 3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+ODD_IMAGES: dict[str, tuple[Callable[[World, Path], object], str | None]] = {
+    "truncated.jpg": (lambda world, path: path.write_bytes(world.image().read_bytes()[:900]), "truncated"),
+    "zero.jpg": (lambda world, path: path.write_bytes(b""), "0 bytes"),
+    "text.png": (lambda world, path: path.write_text("not an image"), "not an image"),
+    "huge.png": (lambda world, path: path.write_bytes(png_of(40_000, 40_000)), "megapixels"),
+    "cmyk.jpg": (lambda world, path: save_cmyk(path), None),
+    "sixteen.png": (lambda world, path: Image.fromarray(np.full((30, 40), 9000, np.uint16)).save(path), None),
+    "animated.gif": (lambda world, path: save_animation(path), None),
+    "alpha.png": (lambda world, path: Image.new("RGBA", (40, 30), (9, 9, 9, 128)).save(path), None),
+    "one-pixel.png": (lambda world, path: Image.new("RGB", (1, 1)).save(path), None),
+}
+
+
+@pytest.mark.parametrize("name", ODD_IMAGES)
+def test_odd_images_are_read_or_skipped(name: str, world: World, run_cli: Run) -> None:
+    make, problem = ODD_IMAGES[name]
+    (world.folder / "photos").mkdir()
+    shutil.copy(world.image(), world.folder / "photos" / "good.jpg")
+    make(world, world.folder / "photos" / name)
+    result = run_cli(
+        "localize", world.folder / "photos", "--model", world.model, "--format", "jsonl", "--out", world.out
+    )
+    assert result.code == (3 if problem else 0), result.stderr
+    rows = {Path(row["image"]).name: row for row in map(json.loads, result.stdout.splitlines())}
+    assert rows.keys() == {"good.jpg", name}
+    assert rows["good.jpg"]["error"] is None
+    assert (world.out / "maps" / "good.jpg.npy").is_file()
+    if problem:
+        assert problem in rows[name]["error"]["message"]
+        assert problem in result.stderr
+        assert not (world.out / "maps" / f"{name}.npy").exists()
+    else:
+        assert rows[name]["error"] is None
+        assert len(rows[name]["predictions"]) == 1
+
+
+@pytest.mark.parametrize(("box", "words"), [((60, 10, 20, 40), "inverted"), ((9000, 10, 9100, 40), "outside")])
+def test_impossible_boxes_are_left_out_with_a_warning(
+    box: tuple[int, int, int, int], words: str, world: World, run_cli: Run
+) -> None:
+    file = world.annotation()
+    tags = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    text = file.read_text()
+    start, end = text.index("<bndbox>"), text.index("</bndbox>")
+    file.write_text(text[:start] + "<bndbox>" + tags + text[end:])
+    result = run_cli("data", "check", world.voc)
+    assert result.code == 0
+    assert words in result.stdout + result.stderr
+    assert file.name in result.stdout + result.stderr
+
+
+# ---------------------------------------------------------------------------- output folders
+
+
+def into_used_folder(world: World, verb: str) -> Arguments:
+    world.write("out/precious.txt", "mine")
+    return {
+        "train": world.train(world.voc),
+        "localize": ["localize", world.image(), "--model", world.model, "--out", world.out],
+        "data synth": ["data", "synth", "--out", world.out, "--images", "5"],
+        "boxes": ["boxes", predictions(world), "--format", "yolo", "--out", world.out],
+    }[verb]
+
+
+def predictions(world: World) -> Path:
+    document = {
+        "schema_version": 1,
+        "image": "a.jpg",
+        "width": 40,
+        "height": 30,
+        "model": "m",
+        "scales": [32],
+        "predictions": [{"label": "cat", "label_id": "cat", "score": 0.5, "box": [1, 2, 30, 20], "map": None}],
+        "error": None,
+    }
+    return world.write("found/predictions.jsonl", json.dumps(document) + "\n")
+
+
+@pytest.mark.parametrize("verb", ["train", "localize", "data synth", "boxes"])
+def test_a_used_output_folder_is_refused(verb: str, world: World, run_cli: Run) -> None:
+    arguments = into_used_folder(world, verb)
+    before = files(world.folder)
+    result = run_cli(*arguments)
+    assert result.code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert "--overwrite" in result.stderr
+    assert files(world.folder) == before
+    assert (world.out / "precious.txt").read_text() == "mine"
+
+
+def test_a_file_is_not_overwritten(world: World, run_cli: Run) -> None:
+    target = world.write("boxes.csv", "mine")
+    result = run_cli("boxes", predictions(world), "--out", target)
+    assert result.code == 2
+    assert "--overwrite" in result.stderr
+    assert target.read_text() == "mine"
+
+
+# ---------------------------------------------------------------------------- full disk
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Let every file end after ``limit`` bytes, with the system's own error, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+FULL_DISK: dict[str, Callable[[World], Arguments]] = {
+    "train": lambda world: world.train(world.voc),
+    "localize": lambda world: ["localize", world.image(), "--model", world.model, "--out", world.out],
+    "data synth": lambda world: ["data", "synth", "--out", world.out, "--images", "5"],
+    "boxes": lambda world: ["boxes", predictions(world), "--out", world.out / "boxes.json", "--format", "coco"],
+    "report": lambda world: ["report", "--table", "i", "--out", world.out / "i.html"],
+}
+
+
+@pytest.mark.parametrize("verb", FULL_DISK)
+def test_a_full_disk_leaves_nothing_half_written(verb: str, world: World, run_cli: Run) -> None:
+    arguments = FULL_DISK[verb](world)
+    before = files(world.folder)
+    with full_disk(64):
+        result = run_cli(*arguments)
+    assert result.code == 4, result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: cannot write ")
+    new = files(world.folder) - before
+    assert [path for path in new if path.name.startswith(".")] == []
+    assert [path for path in new if path.suffix in (".json", ".npy", ".jpg", ".png", ".safetensors", ".html")] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(world: World, run_cli: Run) -> None:
+    closed = world.folder / "closed"
+    closed.mkdir(mode=0o555)
+    result = run_cli(*world.train(world.voc)[:-1], closed / "run")
+    assert result.code == 4
+    assert "closed" in result.stderr
