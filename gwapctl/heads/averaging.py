@@ -120,7 +120,7 @@ class GWAPgt(PoolThenClassify):
 
 def _aggregate(alpha: Tensor, features: Tensor) -> Tensor:
     """Return ``f = sum alpha F`` (eq. 5), (B, K), of alpha (B, N) and F (B, K, h, w)."""
-    return (features.flatten(2) @ alpha.unsqueeze(2)).squeeze(2)
+    return (alpha.unsqueeze(1) @ features.flatten(2).mT).squeeze(1)  # this way round no layout is copied
 
 
 def _as_map(alpha: Tensor, features: Tensor) -> Tensor:
