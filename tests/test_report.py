@@ -146,12 +146,13 @@ def make_run(tmp_path: Path) -> MakeRun:
         created: str = "2026-11-20T10:00:00+00:00",
         status: str = "finished",
         protocol: str = "paper",
+        val_split: str = "0.1 of train, seed 0",
     ) -> Path:
         folder = tmp_path / "runs" / name
         config = {"dataset": trained_on or dataset, "backbone": "caffenet", "head": "gap", "seed": seed}
         config |= {"image_size": [600, 600], "recipe": None, **(settings or {})}
         if not (folder / "run.json").is_file():
-            data = {"name": trained_on or dataset, "val_split": "0.1 of train, seed 0"}
+            data = {"name": trained_on or dataset, "val_split": val_split}
             Run.create(folder, {"config": config, "dataset": data, "seed": seed, "device": "cpu"})
         run = Run.open(folder)
         run.update(status=status)
@@ -240,6 +241,7 @@ def test_a_number_on_the_papers_data_stands_beside_the_papers(tmp_path: Path, ma
         {"trained_on": "fruits-voc"},
         {"protocol": "wsoleval"},
         {"split": "held-out 0.1 of train, seed 0"},
+        {"val_split": "test"},
         {"status": "interrupted"},
         {"settings": {"freeze_backbone": True}},
         {"settings": {"cam_conv": True}},

@@ -16,7 +16,7 @@ SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", 
 
 def report(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run folder: write its page.", show_default=False)
+        Path | None, typer.Argument(metavar="RUN", help="A run folder: write its page.", show_default=False)
     ] = None,
     table: Annotated[
         str | None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from gwapctl.report.metric_names import METRICS, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +44,13 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> list[Picture]:
         "Validation": [line for line in lines if line.label.startswith("val") and "loss" not in line.label],
         "Learning rate": [line for line in lines if line.label == "lr"],
     }
-    return [draw_chart(title, "iteration", found) for title, found in charts.items() if found]
+    return [draw_chart(title, "iteration", [_named(one) for one in found]) for title, found in charts.items() if found]
+
+
+def _named(line: Line) -> Line:
+    """Give a validation metric the name that it has on the page."""
+    key = line.label.removeprefix("val_")
+    return replace(line, label=metric_name(key)) if key in METRICS else line
 
 
 def _lines(history: Sequence[Mapping[str, Any]]) -> list[Line]:

@@ -64,6 +64,11 @@ class Result:
         return int(sides.pop()) if len(sides) == 1 else None
 
 
+def is_chosen_on(split: str, val_split: str | None) -> bool:
+    """Tell whether a run's settings or weights were chosen on ``split``; ``val_split`` is what ``run.json`` says."""
+    return split.startswith(HELD_OUT) or split == val_split
+
+
 def collect_results(folder: Path) -> list[Result]:
     """Return every evaluation of every finished run below ``folder``, runs in the order of their names.
 
@@ -108,7 +113,7 @@ def _result(run: Run, document: Mapping[str, Any]) -> Result:
         protocol=str(document["protocol"]),
         n=int(document["n"]),
         created=str(document.get("created", "")),
-        chosen_on=split.startswith(HELD_OUT) or split == data.get("val_split"),
+        chosen_on=is_chosen_on(split, data.get("val_split")),
         options=document.get("options") or {},
         metrics={key: float(value) for key, value in document["metrics"].items() if value is not None},
         floors=document.get("floors") or {},

@@ -10,36 +10,14 @@ from typing import Any
 
 from gwapctl.report.curves import Line, Picture, draw_chart, learning_curves
 from gwapctl.report.examples import find_examples
+from gwapctl.report.metric_names import FRACTIONS, METRICS, metric_name, metric_text
 from gwapctl.report.output import write_report
 from gwapctl.report.pages import render_page
-from gwapctl.report.results import HELD_OUT
+from gwapctl.report.results import is_chosen_on
 from gwapctl.runs import Run
 
 PAGE = "report.html"
 
-# how the numbers of an evaluation are called and written, in the order of importance
-METRICS: dict[str, tuple[str, str]] = {
-    "voc_map_11pt": ("VOC mAP, 11 points (%)", ".1f"),
-    "voc_map_area": ("VOC mAP, area (%)", ".1f"),
-    "top1_error": ("top-1 error (%)", ".2f"),
-    "top5_error": ("top-5 error (%)", ".2f"),
-    "gt_known_error": ("GT-known localization error (%)", ".2f"),
-    "top1_loc_error": ("top-1 localization error (%)", ".2f"),
-    "top5_loc_error": ("top-5 localization error (%)", ".2f"),
-    "cor_loc": ("CorLoc (%)", ".1f"),
-    "f_measure": ("F-measure", ".4f"),
-    "f_of_means": ("F-measure of mean precision and recall", ".4f"),
-    "mean_iou": ("mean IoU", ".4f"),
-    "max_box_acc": ("MaxBoxAcc (%)", ".2f"),
-    "max_box_acc_v2": ("MaxBoxAccV2 (%)", ".2f"),
-    "px_ap": ("PxAP (%)", ".2f"),
-    "det_map_11pt": ("detection mAP, 11 points (%)", ".2f"),
-    "det_map_area": ("detection mAP, area (%)", ".2f"),
-    "coco_map": ("COCO mAP (%)", ".2f"),
-    "ap_11pt": ("AP, 11 points (%)", ".1f"),
-    "ap_area": ("AP, area (%)", ".1f"),
-}
-FRACTIONS = frozenset(("f_measure", "f_of_means", "mean_iou"))  # 0..1; all other metrics are percent
 FLOORS = {"full_image": "full image", "centred_box": "centred box"}
 
 
@@ -79,7 +57,8 @@ def write_run_page(folder: Path, out: Path | None = None, *, root: Path | None =
 def render_run_page(run: Run, root: Path | None = None) -> str:
     """Return the page of a run as HTML."""
     evaluations = sorted(run.evaluations(), key=lambda document: str(document.get("created", "")), reverse=True)
-    main = _main_evaluation(evaluations)
+    data: dict[str, Any] = run.document.get("dataset") or {}
+    main = _main_evaluation(evaluations, data.get("val_split"))
     settings: dict[str, Any] = run.document.get("config") or {}
     dataset = str(settings.get("dataset", ""))
     return render_page(
@@ -87,7 +66,7 @@ def render_run_page(run: Run, root: Path | None = None) -> str:
         title=run.name,
         lead=_lead(run),
         cards=[] if main is None else _cards(main),
-        judged_on="" if main is None else _judged_on(main),
+        judged_on="" if main is None else _judged_on(main, data.get("val_split")),
         notes=[] if main is None else main.get("notes") or [],
         evaluate_command=shlex.join(["gwapctl", "evaluate", str(run.folder)]),
         curves=learning_curves(run.history()),
@@ -96,15 +75,15 @@ def render_run_page(run: Run, root: Path | None = None) -> str:
         evaluations=_all_evaluations(evaluations),
         classes=PlainTable() if main is None else _classes(main.get("per_class") or []),
         settings=_facts(settings),
-        data=_facts(_data(run.document.get("dataset") or {})),
+        data=_facts(_data(data)),
         versions=_facts({"device": run.document.get("device"), **(run.document.get("versions") or {})}),
     )
 
 
-def _main_evaluation(evaluations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def _main_evaluation(evaluations: Sequence[Mapping[str, Any]], val_split: str | None) -> Mapping[str, Any] | None:
     """Choose the newest evaluation, of images that nothing was chosen on if there is one."""
-    reported = [document for document in evaluations if not str(document.get("split", "")).startswith(HELD_OUT)]
-    return next(iter([*reported, *evaluations]), None)
+    results = [document for document in evaluations if not is_chosen_on(str(document["split"]), val_split)]
+    return next(iter([*results, *evaluations]), None)
 
 
 def _lead(run: Run) -> str:
@@ -138,8 +117,10 @@ def _cards(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     return cards
 
 
-def _judged_on(evaluation: Mapping[str, Any]) -> str:
+def _judged_on(evaluation: Mapping[str, Any], val_split: str | None) -> str:
     parts = [f"{evaluation['dataset']} {evaluation['split']}", f"{evaluation['n']:,} images"]
+    if is_chosen_on(str(evaluation["split"]), val_split):
+        parts.append("images that settings were chosen on: no result")
     if evaluation.get("n_degenerate"):
         parts.append(f"{evaluation['n_degenerate']:,} with an empty or constant map (counted as wrong)")
     parts.append(f"protocol {evaluation['protocol']}")
@@ -156,11 +137,11 @@ def _all_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> PlainTable:
         options = document.get("options") or {}
         words = [document["dataset"], document["split"], document["protocol"]]
         words += [options.get(key, "") for key in ("map", "scales", "box_rule")]
-        numbers = [_number(key, (document.get("metrics") or {}).get(key)) for key in keys]
+        numbers = [metric_text(key, (document.get("metrics") or {}).get(key)) for key in keys]
         row = [str(document.get("created", ""))[:10], *map(_text, words), f"{document['n']:,}", *numbers]
         rows.append(tuple(TableCell(cell) for cell in row))
     names = ("date", "data set", "split", "protocol", "map", "scales", "box rule", "images")
-    return PlainTable((*names, *(METRICS[key][0] for key in keys)), tuple(rows), text_columns=7)
+    return PlainTable((*names, *map(metric_name, keys)), tuple(rows), text_columns=7)
 
 
 def _classes(per_class: Sequence[Mapping[str, Any]]) -> PlainTable:
@@ -172,13 +153,9 @@ def _classes(per_class: Sequence[Mapping[str, Any]]) -> PlainTable:
     for row in per_class:
         words = [str(row.get("class", "")), *([str(row.get("id", ""))] if with_id else [])]
         cells = [*map(TableCell, words), TableCell(_text(row.get("n", "")))]
-        rows.append((*cells, *(TableCell(_number(key, row.get(key)), _share(key, row.get(key))) for key in keys)))
-    columns = [*names, *(METRICS.get(key, (key.replace("_", " "),))[0] for key in keys)]
+        rows.append((*cells, *(TableCell(metric_text(key, row.get(key)), _share(key, row.get(key))) for key in keys)))
+    columns = [*names, *map(metric_name, keys)]
     return PlainTable(tuple(columns), tuple(rows), text_columns=len(names) - 1)
-
-
-def _number(key: str, value: float | None) -> str:
-    return "" if value is None else f"{value:{METRICS.get(key, ('', '.2f'))[1]}}"
 
 
 def _share(key: str, value: float | None) -> float | None:
@@ -195,9 +172,7 @@ def threshold_curves(evaluation: Mapping[str, Any]) -> list[Picture]:
     curve: Mapping[str, Any] = evaluation.get("threshold_curve") or {}
     x = curve.get("thresholds") or []
     named = [(key, value) for key, value in curve.items() if isinstance(value, list) and key != "thresholds"]
-    lines = [
-        Line(METRICS.get(key, (key.replace("_", " "),))[0], x, value) for key, value in named if len(value) == len(x)
-    ]
+    lines = [Line(metric_name(key), x, value) for key, value in named if len(value) == len(x)]
     return [draw_chart("Box threshold", "threshold", lines, mark=curve.get("chosen"))] if lines else []
 
 

@@ -1,0 +1,37 @@
+"""How the numbers of an evaluation are called and written on a page."""
+
+from __future__ import annotations
+
+# name and number format, in the order of importance
+METRICS: dict[str, tuple[str, str]] = {
+    "voc_map_11pt": ("VOC mAP, 11 points (%)", ".1f"),
+    "voc_map_area": ("VOC mAP, area (%)", ".1f"),
+    "top1_error": ("top-1 error (%)", ".2f"),
+    "top5_error": ("top-5 error (%)", ".2f"),
+    "gt_known_error": ("GT-known localization error (%)", ".2f"),
+    "top1_loc_error": ("top-1 localization error (%)", ".2f"),
+    "top5_loc_error": ("top-5 localization error (%)", ".2f"),
+    "cor_loc": ("CorLoc (%)", ".1f"),
+    "f_measure": ("F-measure", ".4f"),
+    "f_of_means": ("F-measure of mean precision and recall", ".4f"),
+    "mean_iou": ("mean IoU", ".4f"),
+    "max_box_acc": ("MaxBoxAcc (%)", ".2f"),
+    "max_box_acc_v2": ("MaxBoxAccV2 (%)", ".2f"),
+    "px_ap": ("PxAP (%)", ".2f"),
+    "det_map_11pt": ("detection mAP, 11 points (%)", ".2f"),
+    "det_map_area": ("detection mAP, area (%)", ".2f"),
+    "coco_map": ("COCO mAP (%)", ".2f"),
+    "ap_11pt": ("AP, 11 points (%)", ".1f"),
+    "ap_area": ("AP, area (%)", ".1f"),
+}
+FRACTIONS = frozenset(("f_measure", "f_of_means", "mean_iou"))  # 0..1; all other metrics are percent
+
+
+def metric_name(key: str) -> str:
+    """Return what a person reads; an unknown key as it is, without underscores."""
+    return METRICS[key][0] if key in METRICS else key.replace("_", " ")
+
+
+def metric_text(key: str, value: float | None) -> str:
+    """Write a number with the decimals that suit it; nothing where there is none."""
+    return "" if value is None else f"{value:{METRICS[key][1] if key in METRICS else '.2f'}}"
