@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# name and number format, in the order of importance
+# what a page shows of an evaluation: name and number format, in the order of importance
 METRICS: dict[str, tuple[str, str]] = {
     "voc_map_11pt": ("VOC mAP, 11 points (%)", ".1f"),
     "voc_map_area": ("VOC mAP, area (%)", ".1f"),
@@ -18,20 +18,29 @@ METRICS: dict[str, tuple[str, str]] = {
     "max_box_acc": ("MaxBoxAcc (%)", ".2f"),
     "max_box_acc_v2": ("MaxBoxAccV2 (%)", ".2f"),
     "px_ap": ("PxAP (%)", ".2f"),
+    "fg_iou": ("foreground IoU", ".4f"),
     "det_map_11pt": ("detection mAP, 11 points (%)", ".2f"),
     "det_map_area": ("detection mAP, area (%)", ".2f"),
     "coco_map": ("COCO mAP (%)", ".2f"),
+}
+FRACTIONS = frozenset(("f_measure", "f_of_means", "mean_iou", "fg_iou"))  # 0..1; all other metrics are percent
+
+# further numbers, of classes and curves
+_OTHERS: dict[str, tuple[str, str]] = {
     "ap_11pt": ("AP, 11 points (%)", ".1f"),
     "ap_area": ("AP, area (%)", ".1f"),
+    "max_box_acc_30": ("box accuracy at IoU 0.3 (%)", ".2f"),
+    "max_box_acc_50": ("box accuracy at IoU 0.5 (%)", ".2f"),
+    "max_box_acc_70": ("box accuracy at IoU 0.7 (%)", ".2f"),
 }
-FRACTIONS = frozenset(("f_measure", "f_of_means", "mean_iou"))  # 0..1; all other metrics are percent
+_KNOWN = METRICS | _OTHERS
 
 
 def metric_name(key: str) -> str:
     """Return what a person reads; an unknown key as it is, without underscores."""
-    return METRICS[key][0] if key in METRICS else key.replace("_", " ")
+    return _KNOWN[key][0] if key in _KNOWN else key.replace("_", " ")
 
 
 def metric_text(key: str, value: float | None) -> str:
     """Write a number with the decimals that suit it; nothing where there is none."""
-    return "" if value is None else f"{value:{METRICS[key][1] if key in METRICS else '.2f'}}"
+    return "" if value is None else f"{value:{_KNOWN[key][1] if key in _KNOWN else '.2f'}}"

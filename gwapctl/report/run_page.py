@@ -103,17 +103,17 @@ def _lead(run: Run) -> str:
 
 def _cards(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the known metrics with the floors beside them."""
-    metrics: dict[str, Any] = evaluation.get("metrics") or {}
+    metrics: Mapping[str, Any] = evaluation.get("metrics") or {}
     cards = []
-    for key, (name, form) in METRICS.items():
+    for key in METRICS:
         if metrics.get(key) is not None:
             floors = [
-                f"{title} {floor[key]:{form}}"
-                for floor_name, title in FLOORS.items()
-                if (floor := (evaluation.get("floors") or {}).get(floor_name) or {}).get(key) is not None
+                f"{title} {metric_text(key, floor[key])}"
+                for name, title in FLOORS.items()
+                if (floor := (evaluation.get("floors") or {}).get(name) or {}).get(key) is not None
             ]
             text = f"floors: {', '.join(floors)}" if floors else ""
-            cards.append({"name": name, "value": f"{metrics[key]:{form}}", "floor": text})
+            cards.append({"name": metric_name(key), "value": metric_text(key, metrics[key]), "floor": text})
     return cards
 
 
