@@ -218,6 +218,45 @@ def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
         evaluate_maps(tmp_path, ground([bare]))
 
 
+def test_threshold_curve_and_examples_for_the_report(tmp_path: Path) -> None:
+    """Inside of the object the map is 1, around it 0.3: below that the box is the full image, which is wrong."""
+    samples = [sample(f"{index}.png", {0: [BOX]}) for index in range(30)]
+    for index, item in enumerate(samples):
+        heat = np.full((HEIGHT, WIDTH), 0.3, np.float32)
+        heat[6 : 24 - index % 15, 10:30] = 1
+        heat[0, 0] = 0
+        write_map(tmp_path, item.id, heat)
+    document = evaluate_maps(tmp_path, ground(samples), box_rule="fixed:0.5")
+    curve = document["threshold_curve"]
+    assert curve["chosen"] == 0.5
+    assert curve["thresholds"] == pytest.approx(np.arange(100) / 100)
+    assert curve["max_box_acc_50"] == pytest.approx([0 if t < 0.3 else 100 * 10 / 15 for t in curve["thresholds"]])
+    assert max(curve["max_box_acc_30"]) == document["metrics"]["max_box_acc_30"] == 100  # the full image is just right
+    examples = document["examples"]
+    ious = [example["iou"] for example in examples]
+    assert len(examples) == 24
+    assert ious == sorted(ious, reverse=True)
+    assert ious[0] == 1
+    assert ious[-1] == pytest.approx(4 / 18)
+    best = next(example for example in examples if example["image"] == "0.png")
+    assert best == {
+        "image": "0.png",
+        "path": "0.png",
+        "label": "apple",
+        "iou": 1,
+        "box": list(BOX),
+        "truth": [list(BOX)],
+    }
+    assert "examples" not in evaluate_maps(tmp_path, ground(samples, protocol="wsoleval"))
+
+
+def test_an_example_without_a_box_says_null(tmp_path: Path) -> None:
+    write_map(tmp_path, "a.png", np.zeros((3, 4)))
+    document = evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})]), box_rule="otsu")
+    assert [(example["iou"], example["box"]) for example in document["examples"]] == [(0, None)]
+    assert "chosen" not in document["threshold_curve"]
+
+
 # ------------------------------------------------------------------------------------------- several labels, and boxes
 
 

@@ -129,6 +129,9 @@ def test_a_run_evaluates_on_its_own_data_and_keeps_the_result(run: Run) -> None:
     assert stored[0]["seed"] == 0
     part = evaluate(str(run.folder), Options(device="cpu", limit=3))
     assert part["n"] == 3
+    run.update(status="interrupted")
+    early = evaluate(str(run.folder), Options(device="cpu", box_rule="otsu"))
+    assert early["notes"] == ["not stored in the run: its training is interrupted"]
     assert len(Run.open(run.folder).evaluations()) == 1
 
 

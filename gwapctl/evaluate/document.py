@@ -55,15 +55,18 @@ def build_document(
     verdict: Verdict, *, model: str, dataset: Dataset, split: str, protocol: str, options: dict[str, Any]
 ) -> Document:
     """Return the JSON document; numbers that are not finite become null."""
+    judged = {key: _plain(value) for key, value in asdict(verdict).items()}
+    extras = {key: judged.pop(key) for key in ("threshold_curve", "examples")}
     return {
         "schema_version": SCHEMA_VERSION,
         "model": model,
         "dataset": dataset.name,
         "split": split,
         "protocol": protocol,
-        **{key: _plain(value) for key, value in asdict(verdict).items()},
+        **judged,
         "options": {key: value for key, value in options.items() if value is not None},
         "created": now(),
+        **{key: value for key, value in extras.items() if value},
     }
 
 

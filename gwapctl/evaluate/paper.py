@@ -16,8 +16,9 @@ import numpy as np
 from gwapctl.boxes import FloatArray, iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.evidence import ANY, Evidence, Heatmap
+from gwapctl.evaluate.examples import Examples
 from gwapctl.evaluate.truth import Masks, Truth
-from gwapctl.metrics.box_accuracy import THRESHOLDS, BoxAccuracy
+from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization
@@ -41,7 +42,10 @@ MAP_KEYS = (
 
 @dataclass
 class Verdict:
-    """The outcome of a protocol: what goes into the document of ``evaluate --json``. ``notes`` say what is left out."""
+    """The outcome of a protocol: what goes into the document of ``evaluate --json``.
+
+    ``notes`` say what is left out; ``threshold_curve`` and ``examples`` are for the run's page and may be empty.
+    """
 
     n: int
     n_degenerate: int
@@ -49,6 +53,8 @@ class Verdict:
     floors: dict[str, dict[str, float]]
     per_class: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    threshold_curve: dict[str, Any] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
 
 
 class PaperProtocol:
@@ -62,6 +68,7 @@ class PaperProtocol:
         self._judged = _Candidate(dataset.multi_label)
         self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
         self._predicted = FMeasure()
+        self._examples = Examples()
         self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
         self._images = np.zeros(len(dataset.classes), np.int64)
         self._n = self._n_degenerate = 0
@@ -77,12 +84,19 @@ class PaperProtocol:
         self._omissions.update(truth, evidence)
         self._judged.update(truth, evidence)
         self._judged.update_sweep(truth, evidence)
+        self._keep_example(sample, truth, evidence)
         heat = _heatmap(evidence, sample.labels)
         if heat is not None:
             self._judged.update_foreground(truth, otsu_foreground(heat, width, height), to_image(heat, width, height))
         for name, floor in FLOORS.items():
             self._judge_floor(self._floors[name], floor(width, height), truth, evidence)
         self._judge_predicted(truth, evidence)
+
+    def _keep_example(self, sample: BoxedSample, truth: Truth, evidence: Evidence) -> None:
+        for label, objects in list(truth.boxes.items())[:1]:
+            boxes = evidence.boxes_of(label)
+            if boxes is not None:
+                self._examples.update(sample, self._dataset.classes[label].name, _first(boxes), objects)
 
     def _judge_floor(self, floor: _Candidate, box: FloatArray, truth: Truth, evidence: Evidence) -> None:
         width, height = evidence.width, evidence.height
@@ -121,7 +135,9 @@ class PaperProtocol:
             for name, floor in self._floors.items()
         }
         notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions.items()]
-        return Verdict(self._n, self._n_degenerate, metrics, floors, self._per_class(omitted), notes)
+        curve = threshold_curve(self._judged.accuracy.curve) if "max_box_acc" in metrics else {}
+        rows = self._per_class(omitted)
+        return Verdict(self._n, self._n_degenerate, metrics, floors, rows, notes, curve, self._examples.chosen())
 
     def _classification(self) -> ClassificationAP | TopKError:
         return self._average_precision if self._dataset.multi_label else self._top_k_error
@@ -143,7 +159,7 @@ class _Candidate:
         self.gt_known = GtKnownLocalization()
         self._multi_label = multi_label
         self._top_k = TopKLocalization()
-        self._accuracy = BoxAccuracy(thresholds)
+        self.accuracy = BoxAccuracy(thresholds)
         self._f_measure = FMeasure()
         self._pixels = PixelAP()
         self._fg_iou = ForegroundIoU()
@@ -162,12 +178,12 @@ class _Candidate:
         for label, objects in truth.boxes.items():
             heatmap = evidence.map_of(label)
             if heatmap is not None:
-                self._accuracy.update(heatmap, objects, evidence.width, evidence.height)
+                self.accuracy.update(heatmap, objects, evidence.width, evidence.height)
 
     def update_fixed(self, truth: Truth, box: FloatArray) -> None:
         """Add one box (1, 4) that is the same for all classes and at all thresholds."""
         for objects in truth.boxes.values():
-            self._accuracy.curve.add(iou(box, objects).max(axis=1))
+            self.accuracy.curve.add(iou(box, objects).max(axis=1))
 
     def update_foreground(self, truth: Truth, found: BoolMask, heat: FloatMap) -> None:
         """Add the foreground ``found`` (H, W) of ``heat`` (H, W) in [0, 1], both in pixels of the image."""
@@ -179,7 +195,7 @@ class _Candidate:
 
     def compute(self) -> dict[str, float]:
         """Return what there is of each metric."""
-        parts = (self.gt_known, self._top_k, self._accuracy, self._f_measure, self._pixels, self._fg_iou)
+        parts = (self.gt_known, self._top_k, self.accuracy, self._f_measure, self._pixels, self._fg_iou)
         return {key: value for part in parts for key, value in part.compute().items()}
 
 
@@ -210,6 +226,12 @@ class _Omissions:
             (self._no_map, MAP_KEYS, "without a map of a class that is there"),
         ]
         return {keys: f"{count} of {self._n} images are {why}" for count, keys, why in rows if count}
+
+
+def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:
+    """Return the accuracy in percent at every tenth threshold, one list per IoU level."""
+    rows = {f"max_box_acc_{level}": row for level, row in zip(IOU_LEVELS, curve.accuracy, strict=True)}
+    return {key: values[::10].tolist() for key, values in {"thresholds": curve.thresholds, **rows}.items()}
 
 
 def _heatmap(evidence: Evidence, labels: Sequence[int]) -> Heatmap | None:

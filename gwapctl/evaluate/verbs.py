@@ -23,6 +23,7 @@ from gwapctl.metrics.box_accuracy import BoxAccuracy
 from gwapctl.predictions import MapFolder
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
+from gwapctl.runs import Run
 
 if TYPE_CHECKING:
     from gwapctl.maps import Localizer
@@ -76,7 +77,7 @@ def evaluate(
 ) -> Document:
     """Evaluate a run, model, folder of maps or file of boxes, and return the document of ``evaluate --json``.
 
-    The result of a run is stored in the run as well, unless ``limit`` made it a part of the split.
+    The result of a finished run is stored in the run as well, unless ``limit`` made it a part of the split.
 
     Raises:
         UsageError: options that do not fit each other or what is evaluated.
@@ -92,11 +93,18 @@ def evaluate(
     document = _evaluate_on(ground, target, options, progress)
     if target.run is not None:
         document |= {"run": target.run.name, "seed": target.run.document.get("seed")}
-        if options.limit is None:
-            target.run.save_evaluation(document)
+        _store(document, target.run, whole=options.limit is None)
     if out is not None:
         write_json(out, document)
     return document
+
+
+def _store(document: Document, run: Run, *, whole: bool) -> None:
+    """Keep a result in its run where tables will find it; not what would be wrong there later."""
+    if whole and run.finished:
+        run.save_evaluation(document)
+    elif not run.finished:
+        document["notes"].append(f"not stored in the run: its training is {run.document['status']}")
 
 
 def _check_options(target: Target, options: Options) -> None:
@@ -278,6 +286,9 @@ def _document(
     protocol = PROTOCOLS[ground.protocol](ground.dataset, Masks(ground.masks))
     verdict = judge(protocol, ground.samples, evidence, progress)
     verdict.notes.extend(notes)
+    if verdict.threshold_curve and settings.get("box_rule"):
+        threshold = getattr(parse_box_rule(settings["box_rule"]), "threshold", None)  # Otsu's is each map's own
+        verdict.threshold_curve |= {} if threshold is None else {"chosen": threshold}
     return build_document(
         verdict, model=name, dataset=ground.dataset, split=ground.split, protocol=ground.protocol, options=settings
     )

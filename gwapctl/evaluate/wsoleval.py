@@ -8,7 +8,7 @@ from gwapctl.boxes import iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.evidence import Evidence
-from gwapctl.evaluate.paper import ONE_THRESHOLD, Verdict
+from gwapctl.evaluate.paper import ONE_THRESHOLD, Verdict, threshold_curve
 from gwapctl.evaluate.truth import Masks, true_boxes
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.localization import FLOORS
@@ -19,7 +19,8 @@ from gwapctl.metrics.wsoleval import SIDE, WsolevalBoxAccuracy, grid_map, grid_o
 class WsolevalProtocol:
     """MaxBoxAcc and MaxBoxAccV2 where there are boxes, PxAP where there are masks, on a grid of 224 x 224.
 
-    The map of an image is that of its true class; the best threshold is chosen on the data it is reported on.
+    The map of an image is that of its true class; the best threshold is chosen on the data it is reported on. Saved
+    maps are resized to the grid bicubically, as there; a model's own were first resized bilinearly to the image.
     """
 
     def __init__(self, dataset: Dataset, masks: Masks) -> None:
@@ -71,4 +72,5 @@ class WsolevalProtocol:
             name: {k: v for part in parts for k, v in part.compute().items() if not k.endswith("_threshold")}
             for name, parts in self._floors.items()
         }
-        return Verdict(self._n, self._n_degenerate, metrics, floors, [])
+        curve = threshold_curve(self._boxes.curve) if self._boxes.curve.n else {}
+        return Verdict(self._n, self._n_degenerate, metrics, floors, [], threshold_curve=curve)
