@@ -164,7 +164,7 @@ def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path
     The classifier of another class list stays behind this way, everything that fits is taken.
 
     Raises:
-        ModelError: nothing matches at all.
+        ModelError: most of the backbone finds nothing that matches: it is another network.
 
     """
     own = model.state_dict()

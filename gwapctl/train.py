@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 from gwapctl.backbones import build_backbone
 from gwapctl.config import TrainConfig
@@ -33,7 +32,7 @@ from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.model import Classifier, ModelInfo, build_classifier, load_matching, load_tensors, save_model
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import Run, now
-from gwapctl.transforms import EvaluationImages, TrainingBatches, TrainingImages, collate, targets
+from gwapctl.transforms import EvaluationImages, TrainingBatches, TrainingImages, load_batches, targets
 from gwapctl.zoo import find_weights
 
 SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrained ones
@@ -118,8 +117,10 @@ def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInf
 class Training:
     """The state of one training run: model, optimizer, and how far it is."""
 
-    def __init__(self, config: TrainConfig, data: TrainData, device: torch.device, weights: Path | None) -> None:
-        self.config, self.data, self.device = config, data, device
+    def __init__(
+        self, config: TrainConfig, data: TrainData, device: torch.device, weights: Path | None, workers: int = 0
+    ) -> None:
+        self.config, self.data, self.device, self.workers = config, data, device, workers
         torch.manual_seed(config.seed)
         self.model, self.not_loaded = _build_model(config, data.dataset, weights)
         self.model.to(device).to(memory_format=torch.channels_last)
@@ -168,7 +169,7 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         torch.set_rng_state(state["rng"].cpu())
 
-    def batches(self, workers: int) -> DataLoader[Any]:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches from the present iteration to the last."""
         config = self.config
         sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
@@ -181,15 +182,7 @@ class Training:
             self.iteration * config.accumulate,
             self.total * config.accumulate,
         )
-        return DataLoader(
-            images,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            worker_init_fn=_quiet_worker,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if workers else None,
-        )
+        return load_batches(images, sampler, self.workers)
 
 
 def _build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
@@ -271,7 +264,7 @@ def train(
 ) -> Run:
     """Train a classifier into the run folder ``folder``, or continue the run that is there.
 
-    The folder is made ready by the caller (``files.prepare_output_folder``). ``workers`` are processes that read
+    The folder is made ready by the caller (``files.prepare_output_folder``). ``workers`` are threads that read
     images; by default one per core but one, at most 8.
 
     Raises:
@@ -283,11 +276,11 @@ def train(
     _set_determinism(config)
     data = load_train_data(config, root)
     weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
-    training = Training(config, data, place, weights)
+    training = Training(config, data, place, weights, default_workers() if workers is None else workers)
     run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
     try:
         with _interrupt_flag() as interrupted:
-            _train_loop(training, run, default_workers() if workers is None else workers, interrupted, progress)
+            _train_loop(training, run, interrupted, progress)
     except KeyboardInterrupt:
         _save_state(training, run)
         run.update(status="interrupted", iterations=training.iteration)
@@ -300,17 +293,15 @@ def train(
 
 
 def default_workers() -> int:
-    """Return how many processes read images: the cores but one, at least 1 and at most 8."""
+    """Return how many threads read images: the cores but one, at least 1 and at most 8."""
     return min(8, max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 2))
 
 
-def _train_loop(
-    training: Training, run: Run, workers: int, interrupted: list[bool], progress: ProgressCallback | None
-) -> None:
+def _train_loop(training: Training, run: Run, interrupted: list[bool], progress: ProgressCallback | None) -> None:
     config, total = training.config, training.total
     step_model: Callable[..., HeadOutput] = torch.compile(training.model) if config.compile else training.model
     meter = Meter(config.batch_size * config.accumulate)
-    batches = iter(training.batches(workers))
+    batches = training.batches()
     while training.iteration < total:
         lr = learning_rate(config, training.iteration, total)
         meter.add(train_step(training, step_model, batches, lr))
@@ -391,7 +382,7 @@ def _end_epoch(training: Training, run: Run, meter: Meter, lr: float) -> None:
             f"the loss became {row['loss']} at iteration {training.iteration}. Lower --lr or use --warmup."
         )
     if training.data.val:
-        scores = validate(training.averaged, training.data.val, training.device, config)
+        scores = validate(training)
         row |= {f"val_{name}": value for name, value in scores.items()}
         better = selection_score(scores) > training.best.get("selection", -math.inf)
         if config.keep == "best" and better:
@@ -408,19 +399,18 @@ def selection_score(scores: dict[str, float]) -> float:
     return scores["voc_map_area"] if "voc_map_area" in scores else -scores["top1_error"]
 
 
-def validate(
-    model: Classifier, samples: Sequence[Sample], device: torch.device, config: TrainConfig
-) -> dict[str, float]:
-    """Return the classification metrics of ``model`` on ``samples`` at the model's input size."""
-    loader = DataLoader(
-        EvaluationImages(samples, config.image_size), batch_size=max(8, config.batch_size), collate_fn=collate
-    )
+def validate(training: Training) -> dict[str, float]:
+    """Return the classification metrics of the present weights on the validation images, at the model's input size."""
+    model, samples, config = training.averaged, training.data.val, training.config
+    step = max(8, config.batch_size)
+    batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
+    loader = load_batches(EvaluationImages(samples, config.image_size), batches, training.workers)
     precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
     model.eval()
     with torch.inference_mode():
         for images, indices in loader:
-            with autocast(device, config.precision):
-                scores = model.probabilities(model(images.to(device)).logits.float()).cpu().numpy()
+            with autocast(training.device, config.precision):
+                scores = model.probabilities(model(images.to(training.device)).logits.float()).cpu().numpy()
             for row, index in zip(scores, indices.tolist(), strict=True):
                 sample = samples[index]
                 if model.info.multi_label:
@@ -477,14 +467,6 @@ def _set_determinism(config: TrainConfig) -> None:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _quiet_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, and keep OpenCV from starting threads beside the loader's processes."""
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
 
 
 @contextmanager

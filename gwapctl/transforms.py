@@ -6,23 +6,24 @@ What is done to an image is a pure function of (seed, epoch, index), and which i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import Sampler
 
 from gwapctl.datasets.base import Sample
 from gwapctl.images import read_image
 
 Image = npt.NDArray[np.uint8]
 ASPECTS = (3 / 4, 4 / 3)  # of random crops, relative to the image's own aspect ratio
+BATCHES_AHEAD = 3  # read while the network works
 
 
 def resize(image: Image, size: tuple[int, int]) -> Image:
@@ -55,7 +56,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TrainingImages(TorchDataset[tuple[Image, int]]):
+class TrainingImages:
     """Training images by ``Key``: randomly cropped, warped to the size, mirrored half of the time."""
 
     samples: Sequence[Sample]
@@ -76,14 +77,11 @@ class TrainingImages(TorchDataset[tuple[Image, int]]):
 
 
 @dataclass(frozen=True)
-class EvaluationImages(TorchDataset[tuple[Image, int]]):
+class EvaluationImages:
     """Whole images warped to one size (width, height), as the paper tests."""
 
     samples: Sequence[Sample]
     size: tuple[int, int]
-
-    def __len__(self) -> int:
-        return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
         """Return the image ``(H, W, 3)`` and the sample's index."""
@@ -96,8 +94,32 @@ def collate(items: Sequence[tuple[Image, int]]) -> tuple[Tensor, Tensor]:
     return images, torch.tensor([index for _, index in items])
 
 
+def load_batches(
+    images: TrainingImages | EvaluationImages, batches: Iterable[Sequence[Any]], workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the collated ``batches`` of keys of ``images``, read ahead by ``workers`` threads (0: none).
+
+    Threads suffice, because OpenCV lets go of the interpreter while it decodes and resizes; and unlike processes they
+    can be started next to a network that already runs.
+    """
+    if workers == 0:
+        yield from (collate([images[key] for key in keys]) for keys in batches)
+        return
+    ahead: deque[list[Future[tuple[Image, int]]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for keys in batches:
+            ahead.append([pool.submit(images.__getitem__, key) for key in keys])
+            if len(ahead) > BATCHES_AHEAD:
+                yield collate([future.result() for future in ahead.popleft()])
+        while ahead:
+            yield collate([future.result() for future in ahead.popleft()])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 @dataclass(frozen=True)
-class TrainingBatches(Sampler[list[Key]]):
+class TrainingBatches:
     """The batches of iterations ``start`` to ``stop``: every epoch a new permutation, every batch one size.
 
     A size out of ``sizes`` is drawn with probability proportional to its side to the power -4, so that time goes to
@@ -115,9 +137,6 @@ class TrainingBatches(Sampler[list[Key]]):
     def per_epoch(self) -> int:
         """Full batches in one epoch; the rest of the permutation is left out (a lone image ruins batch norm)."""
         return max(1, self.count // self.batch_size)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield lists of keys."""

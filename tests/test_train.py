@@ -90,7 +90,7 @@ def test_resumed_run_is_bit_identical(voc: Path, tmp_path: Path, stop: int, extr
     assert losses[0] == losses[1]
 
 
-def test_loader_processes_do_not_change_the_weights(voc: Path, tmp_path: Path) -> None:
+def test_loader_threads_do_not_change_the_weights(voc: Path, tmp_path: Path) -> None:
     config = config_for(voc, epochs=1)
     start(config, tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -202,15 +202,13 @@ def test_pretraining_takes_what_fits_and_names_the_rest(voc: Path, tmp_path: Pat
     first = start(config_for(voc), tmp_path / "first")
     other = tmp_path / "set"
     make_synthetic_voc(other, images=30, seed=4, size=(64, 80))
+    merged, into, *_ = [item.name for item in open_dataset(str(other)).classes]
     for xml in (other / "Annotations").glob("*.xml"):  # one class fewer: the classifier no longer fits
-        text = xml.read_text()
-        names = sorted(set(re.findall(r"<name>(.*?)</name>", text)))
-        xml.write_text(text.replace(f"<name>{names[0]}</name>", "<name>thing</name>") if names else text)
+        xml.write_text(xml.read_text().replace(f"<name>{merged}</name>", f"<name>{into}</name>"))
     run = start(config_for(other, weights=str(first.folder), epochs=1), tmp_path / "second")
-    if len(open_dataset(str(other)).classes) == len(open_dataset(str(voc)).classes):
-        assert run.document["not_loaded"] == []
-    else:
-        assert run.document["not_loaded"] == ["head.classifier.bias", "head.classifier.weight"]
+    assert run.document["not_loaded"] == ["head.classifier.bias", "head.classifier.weight"]
+    same = start(config_for(voc, weights=str(first.folder), epochs=1, seed=9), tmp_path / "third")
+    assert same.document["not_loaded"] == []
 
 
 def test_weights_of_another_network_are_refused(voc: Path, tmp_path: Path) -> None:
@@ -250,7 +248,7 @@ def test_training_images_are_a_pure_function_of_their_key(voc: Path) -> None:
     assert indices.tolist() == [3, 0]
 
 
-def test_ctrl_c_between_steps_saves_and_a_finished_run_is_not_resumed(voc: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_resumed(voc: Path, tmp_path: Path) -> None:
     run = start(config_for(voc), tmp_path / "run")
     with pytest.raises(UsageError, match="finished"):
         start(config_for(voc), run.folder, resume=True)

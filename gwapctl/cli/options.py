@@ -144,7 +144,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=0,
-        help="Processes that read images.",
+        help="Threads that read images.",
         rich_help_panel=MACHINE,
         show_default="one per core, up to 8",
     ),
