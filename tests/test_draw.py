@@ -86,13 +86,11 @@ def test_several_predictions_have_several_colours() -> None:
 def test_heat_shows_where_it_is_hot() -> None:
     image, heat = grey(500, 400, 200), np.zeros((30, 40), np.float16)
     heat[10:20, 25:35] = 0.5
-    picture = draw_overlay(image, heat, []).astype(int)
-    change = np.abs(picture - image).sum(axis=2)
+    picture = draw_overlay(image, heat, [])
     assert picture[200, 375].tolist() != [200, 200, 200]
     assert np.ptp(picture[200, 375]) > 40  # coloured
     assert np.ptp(picture[20, 20]) == 0  # still grey
     assert picture[20, 20, 0] > 100  # and still seen
-    assert change[200, 375] > change[20, 20]
 
 
 def test_constant_and_missing_heat() -> None:

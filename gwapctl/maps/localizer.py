@@ -263,16 +263,16 @@ def _compose(terms: Sequence[FloatArray], image: PreparedImage) -> npt.NDArray[n
     """Average maps ``(k, h, w)`` of several scales on the canvas of ``image``: ``(k, H, W)``."""
     canvas = Geometry.fit(image.width, image.height, CANVAS)
     size = canvas.input_width, canvas.input_height
-    composed = np.empty((len(terms[0]), *size[::-1]), dtype=np.float32)
-    for channel, target in enumerate(composed):
-        target[...] = _average([term[channel] for term in terms], size)
-    return torch.from_numpy(composed).half().numpy()  # numpy converts ten times more slowly
+    channels = [torch.from_numpy(_average([term[place] for term in terms], size)) for place in range(len(terms[0]))]
+    if not channels:
+        return np.zeros((0, *size[::-1]), np.float16)
+    return torch.stack([channel.half() for channel in channels]).numpy()  # numpy converts ten times more slowly
 
 
 def _average(maps: Sequence[FloatArray], size: Size) -> FloatArray:
     """Resize maps to ``size`` and average them; one alone keeps its values, as far as float16 reaches."""
     if len(maps) == 1:
-        return np.clip(_stretch(maps[0], size), -FLOAT16_MAX, FLOAT16_MAX)
+        return _stretch(np.clip(maps[0], -FLOAT16_MAX, FLOAT16_MAX), size)
     return normalise(np.mean([_stretch(normalise(heatmap), size) for heatmap in maps], axis=0))
 
 
