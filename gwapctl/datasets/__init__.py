@@ -9,10 +9,13 @@ from pathlib import Path
 from gwapctl.datasets.base import Dataset
 from gwapctl.datasets.class_folders import open_class_folders
 from gwapctl.datasets.coco import open_coco
+from gwapctl.datasets.cub import Cub, is_cub, open_cub
+from gwapctl.datasets.imagenet import is_imagenet, open_imagenet
 from gwapctl.datasets.manifest import open_manifest
 from gwapctl.datasets.places import data_places
 from gwapctl.datasets.tiny_imagenet import TinyImageNet, open_tiny_imagenet
 from gwapctl.datasets.voc import Voc, is_voc_layout, open_voc0712, open_voc2007, open_voc2012
+from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
 from gwapctl.errors import DataError, unknown_name
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -20,6 +23,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "voc2012": open_voc2012,
     "voc07+12": open_voc0712,
     "tiny-imagenet": open_tiny_imagenet,
+    "imagenet": open_imagenet,
+    "cub": open_cub,
 }
 
 _PAPER_TRAINS_ON_TRAINVAL = ("voc", "voc07+12")
@@ -60,14 +65,20 @@ def recognise(path: Path) -> Dataset:
         return TinyImageNet(path)
     if is_voc_layout(path):
         return Voc(path.resolve().name, path, [path])
+    if is_cub(path):
+        return Cub(path)
+    if is_wsoleval(path):
+        return WsolevalDataset(path)
+    if is_imagenet(path):
+        return open_imagenet([path])
     for opener in (open_coco, open_manifest, open_class_folders):
         dataset = opener(path)
         if dataset is not None:
             return dataset
     raise DataError(
         f"{path} is no data set that we recognise. Looked for: Annotations/ + JPEGImages/ (VOC), annotations/*.json"
-        " (COCO), a .csv with columns image,label, folders <class>/ or <split>/<class>/ of images, wnids.txt (Tiny"
-        " ImageNet)."
+        " (COCO), a .csv with columns image,label, folders <class>/ or <split>/<class>/ of images, Tiny"
+        " ImageNet, ImageNet, CUB, metadata of wsolevaluation."
     )
 
 

@@ -19,6 +19,8 @@ from gwapctl.progress import Progress, ProgressCallback
 def unpack(archive: Path, folder: Path, *, last: str | None = None, progress: ProgressCallback | None = None) -> None:
     """Unpack a tar or zip file into ``folder``, beside what is there; files of the same name are replaced.
 
+    A tar file in a tar file becomes a folder of its name (the training images of ImageNet).
+
     Everything is unpacked and checked elsewhere first and then moved, the path ``last`` (what proves that a data set is
     complete) at the end: an interruption leaves nothing that looks finished.
 
@@ -75,13 +77,22 @@ def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
 
 def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
     with tarfile.open(archive) as file:
-        for member in file:
-            if not (member.isfile() or member.isdir()):
-                raise DataError(f"{archive} holds a link or device, {member.name}, which is refused.")
-            name = _checked(member.name, archive)
-            stream = file.extractfile(member)
-            if stream is not None:
+        for name, stream in _read_tar(file, archive):
+            if name.suffix != ".tar":
                 yield name, stream
+                continue
+            with tarfile.open(fileobj=stream) as inner:
+                yield from ((name.with_suffix("") / below, data) for below, data in _read_tar(inner, archive))
+
+
+def _read_tar(file: tarfile.TarFile, archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    for member in file:
+        if not (member.isfile() or member.isdir()):
+            raise DataError(f"{archive} holds a link or device, {member.name}, which is refused.")
+        name = _checked(member.name, archive)
+        stream = file.extractfile(member)
+        if stream is not None:
+            yield name, stream
 
 
 def _checked(name: str, archive: Path) -> PurePosixPath:

@@ -84,6 +84,7 @@ class Dataset(ABC):
     root: Path
     classes: tuple[ClassName, ...]
     multi_label: bool  # several classes per image (sigmoid, VOC mAP) or exactly one (softmax, top-k error)
+    blacklist: frozenset[str] = frozenset()  # ids of images that the official localization error leaves out
 
     @cached_property
     def problems(self) -> Problems:

@@ -51,7 +51,7 @@ def list_datasets(root: Path | None) -> list[Document]:
             dataset = open_dataset(name, root)
         except DataError:
             dataset = None
-        missing = missing_archives(name, root)
+        missing = [archive for archive in missing_archives(name, root) if archive.urls]
         rows.append(
             {
                 "name": name,
@@ -67,7 +67,7 @@ def list_datasets(root: Path | None) -> list[Document]:
 def _how(name: str) -> str:
     if name in AUTOMATIC:
         return "when needed"
-    return f"gwapctl data get {name}" if name in ARCHIVES else "by hand"
+    return f"gwapctl data get {name}" if any(archive.urls for archive in ARCHIVES[name]) else "by hand"
 
 
 def _read_split(dataset: Dataset, split: str) -> list[BoxedSample]:

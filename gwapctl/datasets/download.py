@@ -30,7 +30,10 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of a data set. It unpacks below a place into ``folder``, and has been when ``folder / proof`` exists."""
+    """One file of a data set. It has been unpacked below a place when ``folder / proof`` exists there.
+
+    It brings ``folder`` with it, or unpacks ``into`` that part of it. Without ``urls`` only the user can fetch it.
+    """
 
     file: str
     size: int  # bytes
@@ -39,6 +42,7 @@ class Archive:
     folder: str
     proof: str
     splits: tuple[str, ...]
+    into: str = ""
 
     def is_here(self, root: Path | None) -> bool:
         """Tell whether it is unpacked where the data set is looked for."""
@@ -93,12 +97,72 @@ _TINY_IMAGENET = Archive(
     proof="wnids.txt",
     splits=("train", "val"),
 )
+_CUB = Archive(
+    file="CUB_200_2011.tgz",
+    size=1_150_585_339,
+    md5="97eceeb196236b17998738112f37df78",
+    urls=("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
+    folder="CUB_200_2011",
+    proof="images.txt",
+    splits=("train", "test"),
+)
+
+
+def _imagenet(file: str, size: int, md5: str, proof: str, into: str, *splits: str) -> Archive:
+    return Archive(file, size, md5, (), "imagenet", proof, splits, into=f"imagenet/{into}")
+
+
+_IMAGENET_VAL = "ILSVRC2012_val_00000001"
+_IMAGENET = (
+    _imagenet(
+        "ILSVRC2012_img_val.tar",
+        6_744_924_160,
+        "29b22e2961454d5413ddabcf34fc5622",
+        f"val/{_IMAGENET_VAL}.JPEG",
+        "val",
+        "val",
+    ),
+    _imagenet(
+        "ILSVRC2012_bbox_val_v3.tgz",
+        2_200_000,
+        "f4cd18b5ea29fe6bbea62ec9c20d80f0",
+        f"Annotations/val/{_IMAGENET_VAL}.xml",
+        "Annotations",
+        "val",
+    ),
+    _imagenet(
+        "ILSVRC2012_devkit_t12.tar.gz",
+        2_500_000,
+        "fa75699e90414af021442c21a62c3abf",
+        "ILSVRC2012_devkit_t12/data/meta.mat",
+        "",
+        "val",
+    ),
+    _imagenet(
+        "ILSVRC2012_img_train.tar",
+        147_897_477_120,
+        "1d675b47d978889d74fa0da5fadfb00e",
+        "train/n01440764",
+        "train",
+        "train",
+    ),
+    _imagenet(
+        "ILSVRC2012_bbox_train_v2.tar.gz",
+        20_000_000,
+        "9271167e2176350e65cfe4e546f14b17",
+        "Annotations/train/n01440764",
+        "Annotations/train",
+        "train",
+    ),
+)
 
 ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "voc": (_VOC2007_TRAINVAL, _VOC2007_TEST),
     "voc2012": (_VOC2012,),
     "voc07+12": (_VOC2007_TRAINVAL, _VOC2012, _VOC2007_TEST),
     "tiny-imagenet": (_TINY_IMAGENET,),
+    "imagenet": _IMAGENET,
+    "cub": (_CUB,),
 }
 AUTOMATIC = ("voc", "voc2012", "voc07+12")
 
@@ -150,10 +214,15 @@ def get_dataset(
         raise unknown_name("dataset", name, ARCHIVES)
     for file in files:
         archive = _identify(name, file, progress) if verify else _named_like(name, file)
-        unpack(file, archive.target(root), last=f"{archive.folder}/{archive.proof}", progress=progress)
+        _unpack(archive, file, archive.target(root), progress)
     if not files:
         for archive in missing_archives(name, root):
             _fetch(name, archive, root, offline, progress, announce)
+
+
+def _unpack(archive: Archive, file: Path, target: Path, progress: ProgressCallback | None) -> None:
+    last = str(Path(archive.folder, archive.proof).relative_to(archive.into))
+    unpack(file, target / archive.into, last=last, progress=progress)
 
 
 def download(urls: Sequence[str], target: Path, size: int, md5: str, progress: ProgressCallback | None = None) -> None:
@@ -228,6 +297,12 @@ def _fetch(
     progress: ProgressCallback | None,
     announce: Announce | None,
 ) -> None:
+    if not archive.urls:
+        names = ", ".join(item.file for item in missing_archives(name, root))
+        raise DataError(
+            f"{name} needs an account and cannot be downloaded for you. Fetch what you need of {names} and run: gwapctl"
+            f" data get {name} --archive FILE (once per file); or say where the data is with --root."
+        )
     manual = (
         f"Fetch {archive.file} ({archive.size / 1e6:.0f} MB) from {archive.urls[0]} and run: gwapctl data get {name}"
         f" --archive {archive.file}; or say where the data is with --root."
@@ -242,7 +317,7 @@ def _fetch(
         download(archive.urls, file, archive.size, archive.md5, progress)
     except DataError as error:
         raise DataError(f"{error} {manual}") from error
-    unpack(file, target, last=f"{archive.folder}/{archive.proof}", progress=progress)
+    _unpack(archive, file, target, progress)
     file.unlink()
 
 

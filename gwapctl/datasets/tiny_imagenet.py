@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gwapctl.boxes import from_inclusive, valid
-from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.datasets.places import find_folder
+from gwapctl.datasets.synsets import name_classes, read_lines, read_synonyms
 from gwapctl.errors import DataError
 
 SIZE = (64, 64)
@@ -29,10 +29,11 @@ class TinyImageNet(Dataset):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        wnids = sorted(_lines(root / "wnids.txt"))
+        wnids = sorted(read_lines(root / "wnids.txt"))
         if not wnids:
             raise DataError(f"{root / 'wnids.txt'} lists no class. Unpack tiny-imagenet-200.zip again.")
-        self.classes = read_class_names(wnids, root / "words.txt")
+        words = root / "words.txt"
+        self.classes = name_classes(wnids, read_synonyms(words) if words.is_file() else {})
         self._index = {wnid: index for index, wnid in enumerate(wnids)}
 
     def splits(self) -> tuple[str, ...]:
@@ -99,14 +100,6 @@ def _samples(folder: Path, labels: dict[str, int], boxes: dict[str, list[str]]) 
     ]
 
 
-def read_class_names(wnids: Iterable[str], words: Path) -> tuple[ClassName, ...]:
-    """Name each wnid by the first synonym that ``words.txt`` gives; a name used twice gets its wnid behind it."""
-    synonyms = dict(line.split("\t", 1) for line in _lines(words) if "\t" in line) if words.is_file() else {}
-    names = {wnid: synonyms.get(wnid, wnid).split(",")[0].strip() for wnid in wnids}
-    count = Counter(names.values())
-    return tuple(ClassName(name if count[name] == 1 else f"{name} ({wnid})", wnid) for wnid, name in names.items())
-
-
 def _image_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
@@ -117,15 +110,8 @@ def _read_rows(file: Path, columns: int) -> list[list[str]]:
     """Split a tab-separated file; the last four columns are checked to be integers."""
     if not file.is_file():
         return []
-    rows = [line.split("\t") for line in _lines(file)]
+    rows = [line.split("\t") for line in read_lines(file)]
     for number, row in enumerate(rows, start=1):
         if len(row) != columns or not all(value.lstrip("-").isdigit() for value in row[-4:]):
             raise DataError(f"{file}, line {number}: expected {columns} tab-separated columns ending in 4 integers.")
     return rows
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}.") from error

@@ -1,0 +1,97 @@
+"""CUB-200-2011: birds of 200 species, one box each, and masks where the segmentations are unpacked, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gwapctl.boxes import from_xywh
+from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.objects import LabelledObject, make_sample
+from gwapctl.datasets.places import find_folder
+from gwapctl.datasets.synsets import read_lines
+from gwapctl.errors import DataError
+
+FOLDER = "CUB_200_2011"
+
+
+class Cub(Dataset):
+    """The official folder. Boxes are ``x, y, width, height`` on disk; sample ids are paths below ``images``."""
+
+    name = "cub"
+    multi_label = False
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        names = _read_table(root / "classes.txt", columns=1)
+        self._index = {number: index for index, number in enumerate(sorted(names, key=int))}
+        self.classes = tuple(ClassName(_readable(names[number][0]), names[number][0]) for number in self._index)
+        self._masks = next((path for path in (root, root.parent) if (path / "segmentations").is_dir()), None)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return ``train`` and ``test``."""
+        return ("train", "test")
+
+    def boxed_samples(self, split: str) -> list[BoxedSample]:
+        """Return the samples of ``split`` in the order of ``images.txt``."""
+        self.require_split(split)
+        labels = _read_table(self.root / "image_class_labels.txt", columns=1)
+        boxes = _read_table(self.root / "bounding_boxes.txt", columns=4)
+        in_train = _read_table(self.root / "train_test_split.txt", columns=1)
+        images = _read_table(self.root / "images.txt", columns=1)
+        wanted = "1" if split == "train" else "0"
+        try:
+            chosen = [number for number in images if in_train[number][0] == wanted]
+            found = [self._sample(images[n][0], self._index[labels[n][0]], boxes[n]) for n in chosen]
+        except (KeyError, ValueError) as error:
+            raise DataError(f"the tables of {self.root} disagree about {error}. Unpack the archive again.") from error
+        samples = [sample for sample in found if sample is not None]
+        if not samples:
+            raise DataError(f"{self.root / 'images.txt'} lists no image of {split!r}. Unpack the archive again.")
+        return samples
+
+    def _sample(self, name: str, label: int, box: list[str]) -> BoxedSample | None:
+        path = self.root / "images" / name
+        if not path.is_file():
+            self.problems.error(
+                f"{self.root / 'images.txt'} lists {path}, which is not there. Unpack the archive again."
+            )
+            return None
+        x, y, width, height = map(float, box)
+        mask = self._masks / "segmentations" / f"{name.rpartition('.')[0]}.png" if self._masks is not None else None
+        return make_sample(
+            name,
+            path,
+            [LabelledObject(label, (x, y, width, height))],
+            convert=from_xywh,
+            size=None,
+            source=self.root / "bounding_boxes.txt",
+            problems=self.problems,
+            mask=mask if mask is not None and mask.is_file() else None,
+        )
+
+
+def open_cub(places: Sequence[Path]) -> Cub:
+    """Open ``CUB_200_2011``."""
+    return Cub(find_folder("cub", FOLDER, places, proof="images.txt"))
+
+
+def is_cub(folder: Path) -> bool:
+    """Tell whether ``folder`` is ``CUB_200_2011``."""
+    return (folder / "images.txt").is_file() and (folder / "image_class_labels.txt").is_file()
+
+
+def _readable(name: str) -> str:
+    """Turn ``001.Black_footed_Albatross`` into ``Black footed Albatross``."""
+    return name.partition(".")[2].replace("_", " ") or name
+
+
+def _read_table(file: Path, columns: int) -> dict[str, list[str]]:
+    """Read ``number value ...`` lines into number -> values."""
+    rows: dict[str, list[str]] = {}
+    for place, line in enumerate(read_lines(file), start=1):
+        number, *values = line.split()
+        if len(values) != columns or not number.isdecimal():
+            raise DataError(f"{file}, line {place}: expected a number and {columns} more columns.")
+        rows[number] = values
+    return rows
