@@ -152,6 +152,21 @@ def test_localization_errors_of_four_images(tmp_path: Path) -> None:
     assert document["notes"] == []
 
 
+def test_blacklisted_images_count_for_classes_alone(tmp_path: Path) -> None:
+    samples = [sample(name, {0: [BOX]}) for name in ("a.png", "b.png")]
+    for item in samples:
+        write_map(tmp_path / "maps", item.id, full_map(BOX if item.id == "a.png" else (0, 0, 6, 6)))
+    write_predictions(tmp_path, {item.id: [(name, 0.5, None) for name in NAMES] for item in samples})
+    judged = ground(samples)
+    judged.dataset.blacklist = frozenset({"b.png"})
+    document = evaluate_maps(tmp_path, judged)
+    assert document["n"] == 2
+    assert document["metrics"]["top1_error"] == 0
+    assert document["metrics"]["top1_loc_error"] == document["metrics"]["gt_known_error"] == 0
+    assert document["floors"]["full_image"]["mean_iou"] == pytest.approx(0.3)
+    assert document["notes"] == ["localization leaves out 1 blacklisted images"]
+
+
 def test_fewer_ranked_classes_than_five_leave_top5_out(tmp_path: Path) -> None:
     write_map(tmp_path / "maps", "a.png", box_map(BOX))
     write_predictions(tmp_path, {"a.png": [(NAMES[0], 0.9, None)]})

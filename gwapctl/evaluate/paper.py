@@ -71,7 +71,7 @@ class PaperProtocol:
         self._examples = Examples()
         self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
         self._images = np.zeros(len(dataset.classes), np.int64)
-        self._n = self._n_degenerate = 0
+        self._n = self._n_degenerate = self._blacklisted = 0
 
     def update(self, sample: BoxedSample, evidence: Evidence) -> None:
         """Judge one image."""
@@ -79,6 +79,9 @@ class PaperProtocol:
         self._n += 1
         self._images[list(sample.labels)] += 1
         self._judge_classes(sample, evidence)
+        if sample.id in self._dataset.blacklist:
+            self._blacklisted += 1
+            return
         truth = Truth.of(sample, width, height, self._masks)
         self._n_degenerate += any(_is_empty(evidence.boxes_of(label)) for label in sample.labels)
         self._omissions.update(truth, evidence)
@@ -135,6 +138,7 @@ class PaperProtocol:
             for name, floor in self._floors.items()
         }
         notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions.items()]
+        notes += [f"localization leaves out {self._blacklisted} blacklisted images"] * bool(self._blacklisted)
         curve = threshold_curve(self._judged.accuracy.curve) if "max_box_acc" in metrics else {}
         rows = self._per_class(omitted)
         return Verdict(self._n, self._n_degenerate, metrics, floors, rows, notes, curve, self._examples.chosen())
