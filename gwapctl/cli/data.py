@@ -54,7 +54,7 @@ def list_all(root: options.Root = None, json: options.Json = False) -> None:
         console.print_json({"schema_version": 1, "datasets": rows})
         return
     cells = [
-        (row["name"], row["root"] or "-", ", ".join(row["splits"]), f"{row['download_mb']} MB", row["how"])
+        (row["name"], row["root"] or "-", ", ".join(row["splits"]), _megabytes(row["download_mb"]), row["how"])
         for row in rows
     ]
     console.print_table(["name", "here", "splits", "to download", "how"], cells)
@@ -137,6 +137,10 @@ def synth(
             out, images=images, seed=seed, size=_parse_range(image_size), overwrite=overwrite, progress=progress
         )
     console.print_text(f"{images} images in {out}. Next: gwapctl train {out}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size} MB" if size else "-"
 
 
 def _parse_range(text: str) -> tuple[int, int]:
