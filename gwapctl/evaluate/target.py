@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
-from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
+from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.predictions import PREDICTIONS
 from gwapctl.runs import Run
@@ -65,10 +65,10 @@ def find_dataset(target: Target, name: str | None, root: Path | None, masks: Pat
     name = name or _config(target).get("dataset")
     if name is None:
         raise UsageError(f"{target.name} does not say on which data set to evaluate it. Give one with --dataset.")
-    for place in (Path(name), *([root / name] if root else [])):
-        if place.is_dir() and is_wsoleval(place):
-            return WsolevalDataset(place, masks)
-    return open_dataset(name, root)
+    dataset = open_dataset(name, root)
+    if masks is not None and isinstance(dataset, WsolevalDataset):
+        return WsolevalDataset(dataset.root, masks)  # its masks are named by its files, not by the images
+    return dataset
 
 
 def find_samples(target: Target, dataset: Dataset, split: str | None) -> tuple[str, list[BoxedSample]]:
