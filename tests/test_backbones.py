@@ -14,18 +14,27 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from gwapctl.backbones import BACKBONES, Backbone, build_backbone, pretrained_weights_info
-from gwapctl.backbones.caffenet import caffenet
+from gwapctl.backbones import (
+    BACKBONES,
+    Backbone,
+    build_backbone,
+    imagenet_classifier,
+    pretrained_weights_info,
+)
+from gwapctl.backbones.caffe_nets import caffenet
 from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
 from gwapctl.backbones.torchvision_nets import WEIGHTS
 from gwapctl.errors import MissingDependencyError, ModelError, UsageError
+from gwapctl.heads import build_head
 
-TIMM = ["timm:resnet18", "timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224", "timm:convnext_atto"]
 DECLARED = {
     "alexnet": (256, 16),
+    "alexnet-star": (512, 16),
     "caffenet": (256, 16),
     "googlenet": (832, 16),
     "googlenet-full": (1024, 32),
+    "inception-v3-spg": (1024, 8),
+    "nin": (1024, 32),
     "resnet-s": (256, 8),
     "resnet18": (512, 32),
     "resnet50": (2048, 32),
@@ -34,8 +43,6 @@ DECLARED = {
     "googlenet+cam2": (1024, 16),
     "timm:resnet18": (512, 32),
     "timm:vit_tiny_patch16_224": (192, 16),
-    "timm:swin_tiny_patch4_window7_224": (768, 32),
-    "timm:convnext_atto": (320, 32),
 }
 
 SMALL = [
@@ -90,7 +97,10 @@ def test_declared_channels_and_stride_are_true(name: str) -> None:
         ("googlenet", {224: 14, 448: 28, 600: 37, 672: 42}),  # METHODS: grids of the paper's networks
         ("googlenet-full", {224: 7}),
         ("alexnet", {224: 13, 600: 36}),
+        ("alexnet-star", {227: 11}),
         ("caffenet", {227: 13, 600: 37}),
+        ("inception-v3-spg", {224: 28, 324: 40}),
+        ("nin", {224: 6}),
         ("vgg16+cam", {224: 14}),
         ("resnet-s", {64: 8}),
         ("timm:vit_tiny_patch16_224", {224: 14, 230: 15}),
@@ -175,6 +185,56 @@ def test_vgg_is_torchvisions_first_thirty_layers() -> None:
     assert [str(layer) for layer in ours] == [str(layer) for layer in theirs]  # type: ignore[union-attr, arg-type]
 
 
+def test_spgs_inception_is_torchvisions_with_one_reduction_less() -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.inception_v3(weights=None, transform_input=True, init_weights=False).double().eval()
+    randomise_batch_norm(network)
+    backbone = build_backbone("inception-v3-spg").double().eval()
+    theirs, ours = network.state_dict(), backbone.state_dict()
+    backbone.load_state_dict(ours | {key: theirs[key] for key in ours if key in theirs})
+    assert {key.split(".")[0] for key in ours if key not in theirs} == {"add2", "add1"}
+
+    def unreduced(x: Tensor) -> list[Tensor]:
+        block = network.Mixed_6a
+        double = block.branch3x3dbl_3(block.branch3x3dbl_2(block.branch3x3dbl_1(x)))
+        return [block.branch3x3(x), double, nn.functional.max_pool2d(x, 3, 1, 1)]
+
+    network.Mixed_6a._forward = unreduced
+    for conv in (network.Mixed_6a.branch3x3.conv, network.Mixed_6a.branch3x3dbl_3.conv):
+        conv.stride, conv.padding = (1, 1), (1, 1)
+    network.Conv2d_1a_3x3.conv.padding = (1, 1)
+    network.maxpool1 = network.maxpool2 = nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
+    images = torch.randn(1, 3, 79, 98).double()  # normalised as ours; undone for theirs, which re-scale by themselves
+    mean, std = (torch.tensor(t).double().view(3, 1, 1) for t in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = features_at(network, "Mixed_6e", (images * 0.5 + 0.5 - mean) / std)
+    for name in ("add2", "add1"):
+        conv = backbone.get_submodule(name)[0]  # type: ignore[index]
+        expected = torch.relu(nn.functional.conv2d(expected, conv.weight, conv.bias, padding=1))
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), expected, rtol=1e-6, atol=1e-6)
+    assert [str(m) for n, m in backbone.named_children() if n.startswith("drop")] == [
+        "Dropout(p=0.5, inplace=False)"
+    ] * 3
+
+
+def test_alexnet_star_is_cams() -> None:
+    star, plain = build_backbone("alexnet-star"), caffenet()
+    convs = {name: layer for name, layer in star.named_children() if isinstance(layer, nn.Conv2d)}
+    assert {name: (conv.out_channels, conv.groups) for name, conv in convs.items()} == {
+        "conv1": (96, 1),
+        "conv2": (256, 2),
+        "conv3": (384, 1),
+        "conv4": (384, 2),
+        "conv5": (384, 2),
+        "conv6": (512, 2),
+        "conv7": (512, 2),
+    }
+    assert str(star.get_submodule("pool5")) == str(nn.MaxPool2d(3, stride=1))
+    until = list(plain.state_dict()).index("conv5.weight")
+    shapes = [(key, value.shape) for key, value in plain.state_dict().items()][:until]
+    assert shapes == [(key, value.shape) for key, value in star.state_dict().items()][:until]
+
+
 def test_caffenet_is_caffes() -> None:
     backbone = caffenet()
     parameters = [
@@ -226,7 +286,8 @@ def test_unknown_names_say_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_are_torchvisions_first(name: str) -> None:
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1  # type: ignore[attr-defined]
+    theirs = {"googlenet-full": "googlenet", "inception-v3-spg": "inception_v3"}.get(name, name)
+    weights = torchvision.models.get_model_weights(theirs).IMAGENET1K_V1  # type: ignore[attr-defined]
     assert pretrained_weights_info(f"{name}+cam") == WEIGHTS[name]
     assert WEIGHTS[name].url == weights.url
     assert WEIGHTS[name].size_mb == pytest.approx(weights.meta["_file_size"] * 2**20 / 1e6, abs=0.1)
@@ -248,6 +309,31 @@ def test_pretrained_loads_every_layer_before_the_cut(name: str, hub: Path) -> No
     ours = {key.removeprefix("base."): v for key, v in backbone.state_dict().items() if not key.startswith("cam_conv")}
     assert len(ours) > 50
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_the_imagenet_classifier_belongs_to_the_whole_network(hub: Path) -> None:
+    hub.mkdir()
+    network = torchvision.models.resnet18(weights=None)
+    torch.save(network.state_dict(), WEIGHTS["resnet18"].path)
+    assert imagenet_classifier("resnet18", "gwap") == {}
+    assert imagenet_classifier("googlenet", "gap") == {}  # a cut network: its classifier sees other features
+    head = build_head("gap", 512, 1000)
+    head.load_state_dict(imagenet_classifier("resnet18", "gap"))
+    backbone = build_backbone("resnet18", pretrained=True).eval()
+    images = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(head(backbone(images)).logits, network.eval()(images))
+
+
+@pytest.mark.parametrize(("name", "channels"), [("alexnet", 256), ("vgg16", 512)])
+def test_original_head_is_the_end_of_torchvisions_network(name: str, channels: int, hub: Path) -> None:
+    torch.manual_seed(0)
+    with torch.device("meta"):  # the real ones have 50 and 120 million parameters: names and shapes suffice
+        theirs = {key: v for key, v in torchvision.models.get_model(name, weights=None).state_dict().items()}
+        ours = build_head("original", channels, 1000).state_dict()
+    hub.mkdir()
+    torch.save({key: torch.empty(0) for key in theirs}, WEIGHTS[name].path)
+    assert list(imagenet_classifier(name, "original")) == list(ours)
+    assert {key: value.shape for key, value in ours.items()} == {key: theirs[key].shape for key in ours}
 
 
 @pytest.mark.parametrize("name", ["resnet-s", "caffenet"])

@@ -5,22 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gwapctl.backbones.base import Backbone
-from gwapctl.backbones.caffenet import caffenet
+from gwapctl.backbones.caffe_nets import alexnet_star, caffenet, nin
 from gwapctl.backbones.cam_conv import WithCamConv
 from gwapctl.backbones.pretrained import PretrainedWeights
 from gwapctl.backbones.resnet_s import ResNetS
 from gwapctl.backbones.timm_nets import PREFIX, timm_backbone, timm_weights
-from gwapctl.backbones.torchvision_nets import WEIGHTS, alexnet, googlenet, googlenet_full, resnet18, resnet50, vgg16
+from gwapctl.backbones.torchvision_nets import (
+    WEIGHTS,
+    alexnet,
+    googlenet,
+    googlenet_full,
+    imagenet_classifier,
+    inception_v3_spg,
+    resnet18,
+    resnet50,
+    vgg16,
+)
 from gwapctl.errors import UsageError, unknown_name
 
-__all__ = ["BACKBONES", "Backbone", "PretrainedWeights", "build_backbone", "pretrained_weights_info"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "PretrainedWeights",
+    "build_backbone",
+    "imagenet_classifier",
+    "pretrained_weights_info",
+]
 
 # what builds a backbone: with ``pretrained=True`` from ImageNet where WEIGHTS has its weights, else from scratch
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "alexnet": alexnet,
+    "alexnet-star": alexnet_star,
     "caffenet": caffenet,
     "googlenet": googlenet,
     "googlenet-full": googlenet_full,
+    "inception-v3-spg": inception_v3_spg,
+    "nin": nin,
     "resnet-s": ResNetS,
     "resnet18": resnet18,
     "resnet50": resnet50,
@@ -76,4 +96,4 @@ def pretrained_weights_info(name: str) -> PretrainedWeights | None:
         return timm_weights(name.removeprefix(PREFIX))
     if name not in BACKBONES:
         raise unknown_name("backbone", name, [*BACKBONES, "timm:NAME"])
-    return WEIGHTS.get(name.removesuffix("-full"))
+    return WEIGHTS.get(name)

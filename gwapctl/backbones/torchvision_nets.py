@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from gwapctl.backbones.base import Backbone, LayerChain
 from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
@@ -13,14 +15,16 @@ from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
 _HOST = "https://download.pytorch.org/models"
 WEIGHTS = {  # the paper's generation of weights: IMAGENET1K_V1 throughout
     "alexnet": PretrainedWeights(f"{_HOST}/alexnet-owt-7be5be79.pth", 244.4),
-    "vgg16": PretrainedWeights(f"{_HOST}/vgg16-397923af.pth", 553.4),
     "googlenet": PretrainedWeights(f"{_HOST}/googlenet-1378be20.pth", 52.1),
+    "googlenet-full": PretrainedWeights(f"{_HOST}/googlenet-1378be20.pth", 52.1),
+    "inception-v3-spg": PretrainedWeights(f"{_HOST}/inception_v3_google-0cc3c7bd.pth", 108.9),
     "resnet18": PretrainedWeights(f"{_HOST}/resnet18-f37072fd.pth", 46.8),
     "resnet50": PretrainedWeights(f"{_HOST}/resnet50-0676ba61.pth", 102.5),
+    "vgg16": PretrainedWeights(f"{_HOST}/vgg16-397923af.pth", 553.4),
 }
 
-# torchvision's GoogLeNet weights come from TensorFlow, whose inputs lie in -1..1. torchvision re-scales inside its own
-# forward (transform_input); a cut network states the same as its normalisation: (x - 0.5) / 0.5.
+# torchvision's GoogLeNet and Inception weights come from TensorFlow, whose inputs lie in -1..1. torchvision re-scales
+# inside its own forward (transform_input); a cut network states the same as its normalisation: (x - 0.5) / 0.5.
 _TENSORFLOW = (0.5, 0.5, 0.5)
 
 
@@ -77,6 +81,52 @@ def _googlenet(*, last: str, channels: int, stride: int, pretrained: bool) -> Ba
     return _with_weights(backbone, "googlenet", pretrained)
 
 
+class Mixed6aStride1(nn.Module):
+    """Inception v3's first grid reduction without the reduction: stride 1 in every branch, as SPG's."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        theirs = torchvision.models.inception.InceptionB(in_channels)
+        for branch in (theirs.branch3x3, theirs.branch3x3dbl_3):
+            branch.conv.stride, branch.conv.padding = (1, 1), (1, 1)
+        self.branch3x3 = theirs.branch3x3
+        self.branch3x3dbl_1, self.branch3x3dbl_2 = theirs.branch3x3dbl_1, theirs.branch3x3dbl_2
+        self.branch3x3dbl_3 = theirs.branch3x3dbl_3
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(B, 288, h, w)`` to ``(B, 768, h, w)``."""
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(features)))
+        pooled = functional.max_pool2d(features, 3, stride=1, padding=1)
+        return torch.cat([self.branch3x3(features), double, pooled], dim=1)
+
+
+def inception_v3_spg(*, pretrained: bool = False) -> Backbone:
+    """Build SPG's plain Inception v3 (Zhang et al., ECCV 2018, and its released code), which DGL uses, too.
+
+    Inception v3 (arXiv 1512.00567) up to Mixed_6e with Mixed_6a at stride 1 and padding as SPG has it, then two 3x3
+    convolutions of 1024 channels, each after a dropout of 0.5; DGL calls them ``add2`` and ``add1``. K = 1024,
+    stride 8: 28 x 28 cells at 224 pixels, 40 x 40 at 324.
+    """
+    network = torchvision.models.Inception3(aux_logits=False, init_weights=False)
+    names = [name for name, _ in network.named_children()]
+    layers = dict(itertools.islice(network.named_children(), names.index("Mixed_6e") + 1))
+    layers["Conv2d_1a_3x3"].conv.padding = (1, 1)
+    layers["maxpool1"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+    layers["maxpool2"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+    layers["Mixed_6a"] = Mixed6aStride1(288)
+    backbone = LayerChain(layers, channels=1024, stride=8, mean=_TENSORFLOW, std=_TENSORFLOW)
+    _initialise(backbone)
+    _with_weights(backbone, "inception-v3-spg", pretrained)
+    for name, in_channels in (("add2", 768), ("add1", 1024)):
+        conv = nn.Conv2d(in_channels, 1024, 3, padding=1)
+        nn.init.xavier_uniform_(conv.weight)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
+        backbone.add_module(f"drop_{name}", nn.Dropout(0.5))
+        backbone.add_module(name, nn.Sequential(conv, nn.ReLU()))
+    backbone.add_module("drop", nn.Dropout(0.5))
+    return backbone
+
+
 def resnet18(*, pretrained: bool = False) -> Backbone:
     """Build ResNet-18 (arXiv 1512.03385) up to layer4."""
     return _resnet("resnet18", channels=512, pretrained=pretrained)
@@ -108,3 +158,23 @@ def _with_weights(backbone: Backbone, name: str, pretrained: bool) -> Backbone:
         state = load_pretrained(WEIGHTS[name])
         backbone.load_state_dict({key: value for key, value in state.items() if key in own})
     return backbone
+
+
+def imagenet_classifier(name: str, head: str) -> dict[str, Tensor]:
+    """Return the ImageNet classifier that belongs behind the whole network ``name``, by the names in ``head``.
+
+    1000 classes in the order of sorted wnids. Empty for a pair that torchvision did not train: a cut network, or one
+    whose own pooling is another.
+
+    Raises:
+        ModelError: the weights cannot be fetched.
+
+    """
+    theirs = {"alexnet": ("original", "classifier."), "vgg16": ("original", "classifier.")} | dict.fromkeys(
+        ("googlenet-full", "resnet18", "resnet50"), ("gap", "fc.")
+    )
+    own_head, prefix = theirs.get(name, ("", ""))
+    if head != own_head:
+        return {}
+    state = load_pretrained(WEIGHTS[name])
+    return {f"classifier.{key.removeprefix(prefix)}": value for key, value in state.items() if key.startswith(prefix)}

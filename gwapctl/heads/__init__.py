@@ -12,9 +12,10 @@ from typing import Any
 from gwapctl.errors import UsageError, closest, unknown_name
 from gwapctl.heads.averaging import GAP, GWAP, GWAPgt, GWAPNoExp, GWAPNoSigmoid, PoolThenClassify
 from gwapctl.heads.base import Head, HeadOutput
+from gwapctl.heads.original import Original
 from gwapctl.heads.scoring import GMP, LSE, WELDON, WILDCAT, GMPFeatures, GWAPClass
 
-__all__ = ["HEADS", "Head", "HeadOutput", "PoolThenClassify", "build_head"]
+__all__ = ["HEADS", "Head", "HeadOutput", "PoolThenClassify", "build_head", "head_options"]
 
 HEADS: dict[str, Callable[..., Head]] = {
     "gap": GAP,
@@ -26,6 +27,7 @@ HEADS: dict[str, Callable[..., Head]] = {
     "gwap-no-exp": GWAPNoExp,
     "gwap-no-sigmoid": GWAPNoSigmoid,
     "lse": LSE,
+    "original": Original,
     "weldon": WELDON,
     "wildcat": WILDCAT,
 }

@@ -15,11 +15,28 @@ from gwapctl.heads.base import Head, HeadOutput, at_least_float32, new_linear, w
 
 
 class PoolThenClassify(Head):
-    """A head that pools the feature map to one vector f and classifies it with one linear layer: ``s = W f + b``."""
+    """A head that pools the feature map to one vector f and classifies it with one linear layer: ``s = W f + b``.
 
-    def __init__(self, channels: int, classes: int) -> None:
+    Args:
+        channels: K.
+        classes: C.
+        dropout: share of f that is dropped in training (0.5 in CAM's VGGnet-GAP and AlexNet*-GAP).
+
+    """
+
+    def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise UsageError(f"head option dropout must be at least 0 and below 1, not {dropout}.")
+        self.dropout = dropout
         self.classifier = new_linear(channels, classes)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Map f, ``(B, K)``, to logits ``(B, C)``."""
+        if self.training and self.dropout:
+            pooled = functional.dropout(pooled, self.dropout)
+        logits: Tensor = self.classifier(pooled)
+        return logits
 
     def class_weights(self) -> Tensor:
         """Return W, ``(C, K)``."""
@@ -33,7 +50,7 @@ class GAP(PoolThenClassify):
         """Map ``(B, K, h, w)`` to logits ``(B, C)``. There is no weight map: every position counts the same."""
         with without_autocast(feature_map):
             pooled = at_least_float32(feature_map).mean(dim=(2, 3))  # (B, K)
-            return HeadOutput(self.classifier(pooled))
+            return HeadOutput(self.classify(pooled))
 
 
 class GWAP(PoolThenClassify):
@@ -44,8 +61,8 @@ class GWAP(PoolThenClassify):
     near zero, so training starts at GAP: our choice.
     """
 
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__(channels, classes)
+    def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
+        super().__init__(channels, classes, dropout)
         self.weight_score = nn.Conv2d(channels, 1, kernel_size=1)  # w and b of eq. 3
         nn.init.normal_(self.weight_score.weight, std=0.01)
         nn.init.zeros_(self.weight_score.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
@@ -59,7 +76,7 @@ class GWAP(PoolThenClassify):
         with without_autocast(feature_map):
             features = at_least_float32(feature_map)
             alpha = self.weights(self.weight_score(features).flatten(1))  # (B, N)
-            return HeadOutput(self.classifier(_aggregate(alpha, features)), _as_map(alpha, features))
+            return HeadOutput(self.classify(_aggregate(alpha, features)), _as_map(alpha, features))
 
 
 class GWAPNoSigmoid(GWAP):
@@ -115,7 +132,7 @@ class GWAPgt(PoolThenClassify):
             covered = functional.adaptive_avg_pool2d(region.to(features.dtype), (height, width)).flatten(1)  # (B, N)
             covered = torch.where(covered.sum(1, keepdim=True) > 0, covered, 1.0)
             alpha = covered / covered.sum(1, keepdim=True)
-            return HeadOutput(self.classifier(_aggregate(alpha, features)), _as_map(alpha, features))
+            return HeadOutput(self.classify(_aggregate(alpha, features)), _as_map(alpha, features))
 
 
 def _aggregate(alpha: Tensor, features: Tensor) -> Tensor:

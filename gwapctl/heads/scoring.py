@@ -58,7 +58,7 @@ class GMPFeatures(PoolThenClassify):
     def forward(self, feature_map: Tensor) -> HeadOutput:
         """Map ``(B, K, h, w)`` to logits ``(B, C)``."""
         with without_autocast(feature_map):
-            return HeadOutput(self.classifier(at_least_float32(feature_map).amax(dim=(2, 3))))
+            return HeadOutput(self.classify(at_least_float32(feature_map).amax(dim=(2, 3))))
 
 
 class LSE(ScoreThenPool):
