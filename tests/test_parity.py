@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,7 @@ from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
 from gwapctl.errors import DataError
 from gwapctl.evaluate import Options, evaluate
 
-PARITY = Path(os.environ.get("GWAPCTL_DATA") or Path(__file__).parent.parent / "data") / "wsolevaluation-parity"
+PARITY = Path(__file__).parents[1] / "data" / "wsolevaluation-parity"
 here = pytest.mark.skipif(not PARITY.is_dir(), reason="the parity data is not unpacked below data/")
 
 
