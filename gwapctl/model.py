@@ -146,7 +146,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"weights file {path} does not exist.")
-    if path.read_bytes()[:4] in (b"PK\x03\x04",) or path.read_bytes()[:1] == b"\x80":
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04" or start[:1] == b"\x80":  # a zip as torch.save writes it, or a bare pickle
         raise ModelError(
             f"{path} is a pickle, and loading one can run anything: refused. Convert it to safetensors "
             "(safetensors.torch.save_file) where you trust it."
@@ -169,10 +171,9 @@ def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path
     """
     own = model.state_dict()
     matching = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
-    if not matching:
-        raise ModelError(
-            f"no layer of {source} matches {model.info.backbone} + {model.info.head}. Is it another network?"
-        )
+    of_backbone = [name for name in own if name.startswith("backbone.")]
+    if 2 * sum(name in matching for name in of_backbone) < len(of_backbone):
+        raise ModelError(f"{source} matches too few layers of {model.info.backbone}: it is another network.")
     model.load_state_dict(matching, strict=False)
     return sorted((set(own) | set(tensors)) - set(matching))
 

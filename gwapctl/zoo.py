@@ -56,9 +56,7 @@ def resolve_model(spec: str | None) -> Path:
         listed = ", ".join(zoo) or "none"
         raise ModelError(f"no model {name!r}: neither a folder nor a zoo entry.{closest(name, zoo)} Zoo: {listed}.")
     if not (zoo[name] / "weights.safetensors").is_file():
-        raise ModelError(
-            f"zoo entry {name} is a recipe without weights. Train it with `gwapctl train --recipe {name}`."
-        )
+        raise ModelError(f"zoo entry {name} has no weights. Train it: `gwapctl train DATASET --recipe {name}`.")
     return zoo[name]
 
 
