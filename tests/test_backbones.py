@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 import sys
@@ -274,6 +275,24 @@ def test_cam_conv_follows_any_backbone() -> None:
     assert on_meta("resnet-s+cam").get_submodule("cam_conv.0").groups == 1
 
 
+def test_weights_go_from_a_network_to_itself_with_cam_conv_and_back() -> None:
+    torch.manual_seed(0)
+    plain, extended = build_backbone("resnet-s").eval(), build_backbone("resnet-s+cam").eval()
+    inside = nn.ModuleDict({"backbone": extended})  # as in a classifier
+    names = {f"backbone.{key}": value for key, value in plain.state_dict().items()}
+    extra = set(inside.state_dict()) - set(names)
+    assert extra == {"backbone.cam_conv.0.weight", "backbone.cam_conv.0.bias"}
+    assert set(names) < set(inside.state_dict())
+
+    missing, unexpected = inside.load_state_dict(names, strict=False)
+    assert ({name.replace("base.", "") for name in missing}, unexpected) == (extra, [])
+    images = torch.randn(1, 3, 40, 56)
+    torch.testing.assert_close(extended(images), extended.get_submodule("cam_conv")(plain(images)))
+    fresh = copy.deepcopy(build_backbone("resnet-s+cam").eval())
+    fresh.load_state_dict(extended.state_dict())
+    torch.testing.assert_close(fresh(images), extended(images))
+
+
 def test_unknown_names_say_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"unknown backbone 'googlnet'. Did you mean 'googlenet'\?"):
         build_backbone("googlnet")
@@ -306,7 +325,7 @@ def test_pretrained_loads_every_layer_before_the_cut(name: str, hub: Path) -> No
     assert weights.cached
     backbone = build_backbone(name, pretrained=True)
     theirs = network.state_dict()
-    ours = {key.removeprefix("base."): v for key, v in backbone.state_dict().items() if not key.startswith("cam_conv")}
+    ours = {key: value for key, value in backbone.state_dict().items() if not key.startswith("cam_conv")}
     assert len(ours) > 50
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
