@@ -173,7 +173,7 @@ def test_hostile_names_stay_text(page: Page, text: str) -> None:
 def test_curves_and_pictures_are_images_that_decode(page: Page) -> None:
     charts = [image for image in page.images if image["src"].startswith("data:image/svg+xml;base64,")]
     titles = [image["alt"].split(" over ")[0] for image in charts]
-    assert titles == ["Loss", "Validation", "Learning rate", "Box threshold"]
+    assert titles == ["Loss", "Validation", "Learning rate", "Box threshold (dashed: in use)"]
     assert "loss from 1 to 0.2, val_loss from 2 to 0.4" in charts[0]["alt"]
     assert b"</svg>" in base64.b64decode(charts[0]["src"].split(",")[1])
     photos = [image for image in page.images if image["src"].startswith("data:image/jpeg;base64,")]

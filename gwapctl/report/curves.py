@@ -67,9 +67,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def draw_chart(
-    title: str, x_label: str, lines: Sequence[Line], *, y_label: str = "", mark: float | None = None
-) -> Picture:
+def draw_chart(title: str, x_label: str, lines: Sequence[Line], *, mark: float | None = None) -> Picture:
     """Draw a chart of ``lines``; ``mark`` is an x where a dashed line stands."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -84,7 +82,8 @@ def draw_chart(
             axes.plot(line.x, line.y, label=line.label, color=colour, linewidth=1.6, marker=marker, markersize=3)
         if mark is not None:
             axes.axvline(mark, color=FAINT, linewidth=1, linestyle="--")
-        _style(axes, x_label, y_label, legend=len(lines) > 1 or not y_label)
+        _style(axes, x_label)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8, handlelength=1.4)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     ends = [f"{line.label} from {line.y[0]:.4g} to {line.y[-1]:.4g}" for line in lines]
     return Picture(
@@ -92,15 +91,12 @@ def draw_chart(
     )
 
 
-def _style(axes: Axes, x_label: str, y_label: str, *, legend: bool) -> None:
+def _style(axes: Axes, x_label: str) -> None:
     axes.set_xlabel(x_label, color=INK)
-    axes.set_ylabel(y_label, color=INK)
     axes.tick_params(colors=FAINT, labelcolor=INK, length=3)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if legend:
-        axes.legend(frameon=False, fontsize=8)
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -78,7 +78,7 @@ class FilledTable:
         trained = "" if ground.train_dataset == ground.dataset else f", trained on {ground.train_dataset}"
         paper = f"{spec.dataset} {spec.split} ({spec.images[0]:,} images)"
         return (
-            f"The paper's rows measured on {ground.name}{trained}. "
+            f"The rows of {spec.number} measured on {ground.name}{trained}. "
             f"Not comparable with the paper's numbers, which were measured on {paper}."
         )
 

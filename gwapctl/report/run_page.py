@@ -173,7 +173,9 @@ def threshold_curves(evaluation: Mapping[str, Any]) -> list[Picture]:
     x = curve.get("thresholds") or []
     named = [(key, value) for key, value in curve.items() if isinstance(value, list) and key != "thresholds"]
     lines = [Line(metric_name(key), x, value) for key, value in named if len(value) == len(x)]
-    return [draw_chart("Box threshold", "threshold", lines, mark=curve.get("chosen"))] if lines else []
+    chosen = curve.get("chosen")
+    title = "Box threshold" if chosen is None else "Box threshold (dashed: in use)"
+    return [draw_chart(title, "threshold", lines, mark=chosen)] if lines else []
 
 
 # --- facts -----------------------------------------------------------------------------------------------------------
