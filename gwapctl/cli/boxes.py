@@ -146,13 +146,11 @@ def boxes(
 
     Boxes are those that localize recorded, or cut anew from its maps. No network runs, unless INPUT is images.
 
-    [bold]Examples[/bold]
+    Examples:
+      gwapctl boxes out --format coco --out boxes.json
+      gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
+      gwapctl boxes photos --format label-studio --out tasks.json
 
-    gwapctl boxes out --format coco --out boxes.json
-
-    gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
-
-    gwapctl boxes photos --format label-studio --out tasks.json
     """
     from gwapctl.export.destination import check_destination, read_class_list
 

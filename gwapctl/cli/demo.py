@@ -29,8 +29,8 @@ def demo(
     """Show everything on a data set made on the spot: train, measure, localize, write boxes, report. No download.
 
     Examples:
-        gwapctl demo
-        gwapctl demo --seed 1 --out /tmp/demo
+      gwapctl demo
+      gwapctl demo --seed 1 --out /tmp/demo
 
     """
     from gwapctl.demo import run_demo

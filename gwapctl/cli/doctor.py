@@ -18,8 +18,8 @@ def doctor(json: options.Json = False) -> None:
     """Show versions, devices and known trouble; paste it into a bug report.
 
     Examples:
-        gwapctl doctor
-        gwapctl doctor --json
+      gwapctl doctor
+      gwapctl doctor --json
 
     """
     report = diagnose()

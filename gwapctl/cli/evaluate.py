@@ -100,11 +100,10 @@ def evaluate(
 ) -> None:
     """Measure classification and localization, beside two floors that never look at the image.
 
-    [bold]Examples[/bold]
+    Examples:
+      gwapctl evaluate runs/a --scales 224,448,672
+      gwapctl evaluate maps/ --dataset metadata/CUB/test --protocol wsoleval --json
 
-        gwapctl evaluate runs/a --scales 224,448,672
-
-        gwapctl evaluate maps/ --dataset metadata/CUB/test --protocol wsoleval --json
     """
     from gwapctl import evaluate as verb
 

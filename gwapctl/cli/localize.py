@@ -78,13 +78,11 @@ def localize(
 ) -> None:
     """Find where the classes of a model are in images: classes, boxes and heatmaps.
 
-    [bold]Examples[/bold]
+    Examples:
+      gwapctl localize image.jpg --scales 224,448,672
+      gwapctl localize photos --model runs/a --format jsonl > boxes.jsonl
+      gwapctl localize photos --save overlay,map --out found
 
-    gwapctl localize image.jpg --scales 224,448,672
-
-    gwapctl localize photos --model runs/a --format jsonl > boxes.jsonl
-
-    gwapctl localize photos --save overlay,map --out found
     """
     from gwapctl.images import find_inputs
     from gwapctl.localize import load_model, localize_inputs

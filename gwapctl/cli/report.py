@@ -52,7 +52,11 @@ def report(
 ) -> None:
     """Print the papers' tables with measured numbers beside them, or write one self-contained HTML page for a run.
 
-    Examples: gwapctl report --table ii; gwapctl report --table all --format markdown; gwapctl report runs/a
+    Examples:
+      gwapctl report runs/a
+      gwapctl report --table ii
+      gwapctl report --table all --format markdown
+
     """
     from gwapctl.report.output import write_report
     from gwapctl.report.run_page import write_run_page
