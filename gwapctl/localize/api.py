@@ -36,12 +36,13 @@ def load_model(spec: str | Path | None = None, *, device: str = "auto", precisio
         MissingDependencyError: ``device`` is not there.
 
     """
-    from gwapctl.maps.inference import resolve_device
-    from gwapctl.model import load_classifier
     from gwapctl.zoo import resolve_model
 
+    folder = resolve_model(None if spec is None else str(spec))  # before torch: a wrong name fails at once
+    from gwapctl.maps.inference import resolve_device
+    from gwapctl.model import load_classifier
+
     resolve_device(device)
-    folder = resolve_model(None if spec is None else str(spec))
     name = folder.name if spec is None else str(spec)
     return Model(load_classifier(folder), name, device=device, precision=precision)
 
