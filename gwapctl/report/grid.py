@@ -94,8 +94,16 @@ def _starts_group(table: FilledTable, index: int) -> bool:
 
 def _heads(table: FilledTable) -> list[Head]:
     if not table.ground.home:
-        return [Head(column.name, table.ground.name) for column in table.spec.columns]
+        return [Head(column.name, _measured_on(table)) for column in table.spec.columns]
     return [Head(column.name, whose) for column in table.spec.columns for whose in ("paper", "measured")]
+
+
+def _measured_on(table: FilledTable) -> str:
+    """Name the data of another table than the paper's; a part of the paper's own split is told apart by its count."""
+    spec, ground = table.spec, table.ground
+    if (ground.dataset, ground.split) == (spec.dataset, spec.split):
+        return ground.name
+    return f"{ground.dataset} {ground.split or ''}".strip()
 
 
 def _stacked_heads(table: FilledTable) -> list[Head]:
