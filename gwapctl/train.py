@@ -24,10 +24,10 @@ from gwapctl.backbones import build_backbone
 from gwapctl.config import TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.base import Dataset, Sample, fingerprint, holdout
+from gwapctl.device import autocast, keep_freed_memory, resolve_device
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.files import atomic_path
 from gwapctl.heads import HeadOutput
-from gwapctl.maps.inference import autocast, resolve_device
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.model import Classifier, ModelInfo, build_classifier, load_matching, load_tensors, save_model
 from gwapctl.progress import Progress, ProgressCallback
@@ -274,6 +274,8 @@ def train(
     """
     place = resolve_device(device)
     _set_determinism(config)
+    if place.type == "cpu":
+        keep_freed_memory()
     data = load_train_data(config, root)
     weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
     training = Training(config, data, place, weights, default_workers() if workers is None else workers)

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from gwapctl.boxes import iou
 from gwapctl.datasets.base import ClassName
+from gwapctl.device import autocast, has_fast_bf16, resolve_device
 from gwapctl.errors import MissingDependencyError, UsageError
 from gwapctl.heads import GWAP
 from gwapctl.maps import CANVAS, MAPS, Localizer, MapResult
-from gwapctl.maps.inference import autocast, fold_batch_norms, for_inference, has_fast_bf16, resolve_device
+from gwapctl.maps.inference import fold_batch_norms, for_inference
 from gwapctl.maps.methods import minmax
 from gwapctl.maps.threads import in_threads
 from gwapctl.model import Classifier, ModelInfo, build_classifier
@@ -364,7 +365,7 @@ def test_bf16_boxes_agree_with_fp32() -> None:
 def test_auto_is_fp32_without_native_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cpu")
     for native in (True, False):
-        monkeypatch.setattr("gwapctl.maps.inference.has_fast_bf16", lambda _, native=native: native)
+        monkeypatch.setattr("gwapctl.device.has_fast_bf16", lambda _, native=native: native)
         with autocast(device, "auto"):
             assert torch.is_autocast_enabled("cpu") == native
     with autocast(device, "fp32"):

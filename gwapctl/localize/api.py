@@ -39,7 +39,7 @@ def load_model(spec: str | Path | None = None, *, device: str = "auto", precisio
     from gwapctl.zoo import resolve_model
 
     folder = resolve_model(None if spec is None else str(spec))  # before torch: a wrong name fails at once
-    from gwapctl.maps.inference import resolve_device
+    from gwapctl.device import resolve_device
     from gwapctl.model import load_classifier
 
     resolve_device(device)

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from gwapctl.backbones.base import Backbone
+from gwapctl.device import autocast, resolve_device
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.geometry import Geometry
 from gwapctl.heads import Head, HeadOutput
-from gwapctl.maps.inference import autocast, for_inference, resolve_device
+from gwapctl.maps.inference import for_inference
 from gwapctl.maps.methods import MAPS
 from gwapctl.model import Classifier
 from gwapctl.regions import normalise
