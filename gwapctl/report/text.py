@@ -43,7 +43,7 @@ def _draw(grid: Grid, width: int) -> str:
     rows = [[_field(entry, notes) for entry in row] for row in grid.rows]
     widths = _widths(grid, rows, width)
     rule = "─" * (sum(one.whole for one in widths) + len(GAP) * (len(widths) - 1))
-    lines = [*textwrap.wrap(f"{grid.title}. {grid.caption}", width), "", *_head_lines(grid, widths), rule]
+    lines = [*_wrap(f"{grid.title}. {grid.caption}", width), "", *_head_lines(grid, widths), rule]
     for index, row in enumerate(rows):
         lines += [rule] if index in grid.breaks else []
         lines += _row_lines(row, widths, grid.labels)
@@ -108,14 +108,19 @@ def _foot_lines(grid: Grid, notes: list[Note], width: int) -> list[str]:
         ["* bold in the paper; best of the measured"] if any(entry.bold for row in grid.rows for entry in row) else []
     )
     for remark in grid.remarks:
-        lines += textwrap.wrap(remark, width)
+        lines += _wrap(remark, width)
     for place, note in enumerate(notes):
         mark = f"[{note_mark(place)}] "
         if note.kind == "command":
             lines += [f"{mark}empty; to fill it:", *wrap_command(note.text, width, " " * 4)]
         else:
-            lines += textwrap.wrap(mark + note.text, width, subsequent_indent=" " * 4, break_long_words=False)
+            lines += _wrap(mark + note.text, width, " " * 4)
     return lines
+
+
+def _wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """Wrap text between words: names with hyphens and paths stay whole."""
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def wrap_command(command: str, width: int, indent: str) -> list[str]:
