@@ -107,7 +107,7 @@ def _lay_heat(picture: ImageArray, heatmap: npt.NDArray[np.floating]) -> ImageAr
     heat = normalise(cv2.resize(np.asarray(heatmap, np.float32), (width, height), interpolation=cv2.INTER_LINEAR))
     colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB).astype(np.float32)
-    opacity = (HEAT_OPACITY * heat)[..., None]
+    opacity = (HEAT_OPACITY * heat**1.5)[..., None]  # a power above 1 keeps lukewarm parts clear
     dimmed = picture * (1 - BACKGROUND_DIMMING * (1 - heat))[..., None]
     return np.asarray(dimmed * (1 - opacity) + colours * opacity, np.uint8)
 
@@ -127,7 +127,7 @@ def _draw_marks(canvas: Image.Image, geometry: Geometry, marks: Sequence[Mark]) 
         _draw_box(draw, box, colour, line, dashed=mark.truth)
     font = _font(max(12, round(LETTER_HEIGHT * long_side)))
     taken: list[Corners] = []
-    for mark, colour in coloured:
+    for mark, colour in reversed(coloured):  # the best prediction chooses first
         if mark.text:
             taken.append(_draw_chip(draw, corners[id(mark)], mark.text, colour, font, canvas.size, taken))
 
