@@ -22,7 +22,7 @@ from gwapctl.backbones import (
     imagenet_classifier,
     pretrained_weights_info,
 )
-from gwapctl.backbones.caffe_nets import caffenet
+from gwapctl.backbones.caffe_nets import CaffeInception, caffenet
 from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
 from gwapctl.backbones.torchvision_nets import WEIGHTS
 from gwapctl.errors import MissingDependencyError, ModelError, UsageError
@@ -33,6 +33,7 @@ DECLARED = {
     "alexnet-star": (512, 16),
     "caffenet": (256, 16),
     "googlenet": (832, 16),
+    "googlenet-caffe": (832, 16),
     "googlenet-full": (1024, 32),
     "inception-v3-spg": (1024, 8),
     "nin": (1024, 32),
@@ -96,6 +97,7 @@ def test_declared_channels_and_stride_are_true(name: str) -> None:
     ("name", "sizes"),
     [
         ("googlenet", {224: 14, 448: 28, 600: 37, 672: 42}),  # METHODS: grids of the paper's networks
+        ("googlenet-caffe", {224: 14, 600: 37}),
         ("googlenet-full", {224: 7}),
         ("alexnet", {224: 13, 600: 36}),
         ("alexnet-star", {227: 11}),
@@ -216,6 +218,22 @@ def test_spgs_inception_is_torchvisions_with_one_reduction_less() -> None:
     assert [str(m) for n, m in backbone.named_children() if n.startswith("drop")] == [
         "Dropout(p=0.5, inplace=False)"
     ] * 3
+
+
+def test_caffes_inception_block_has_four_branches() -> None:
+    torch.manual_seed(0)
+    block = CaffeInception(4, (2, 3, 5, 2, 3, 4))
+    x = torch.randn(2, 4, 5, 7)
+
+    def branch(name: str, features: Tensor) -> Tensor:
+        conv = block.layers[name]
+        assert isinstance(conv, nn.Conv2d)
+        return torch.relu(nn.functional.conv2d(features, conv.weight, conv.bias, padding=conv.kernel_size[0] // 2))
+
+    pooled = nn.functional.max_pool2d(x, 3, 1, 1)
+    branches = [branch("1x1", x), branch("3x3", branch("3x3_reduce", x)), branch("5x5", branch("5x5_reduce", x))]
+    torch.testing.assert_close(block(x), torch.cat([*branches, branch("pool_proj", pooled)], 1))
+    assert block.layers["5x5"].weight.shape[2:] == (5, 5)  # torchvision's is 3x3
 
 
 def test_alexnet_star_is_cams() -> None:
@@ -456,6 +474,8 @@ def test_timm_names_and_tags() -> None:
     weights = pretrained_weights_info("timm:resnet18.tv_in1k+cam")
     assert weights is not None
     assert "resnet18.tv_in1k" in weights.url
+    assert weights.path.name == "models--timm--resnet18.tv_in1k"
+    assert not weights.cached
     assert weights.size_mb == pytest.approx(46.8, abs=0.1)
 
 

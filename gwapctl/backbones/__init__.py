@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gwapctl.backbones.base import Backbone
-from gwapctl.backbones.caffe_nets import alexnet_star, caffenet, nin
+from gwapctl.backbones.caffe_nets import alexnet_star, caffenet, googlenet_caffe, nin
+from gwapctl.backbones.caffemodel import caffe_weights
 from gwapctl.backbones.cam_conv import WithCamConv
 from gwapctl.backbones.pretrained import PretrainedWeights
 from gwapctl.backbones.resnet_s import ResNetS
@@ -28,6 +29,7 @@ __all__ = [
     "Backbone",
     "PretrainedWeights",
     "build_backbone",
+    "caffe_weights",
     "imagenet_classifier",
     "pretrained_weights_info",
 ]
@@ -38,6 +40,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "alexnet-star": alexnet_star,
     "caffenet": caffenet,
     "googlenet": googlenet,
+    "googlenet-caffe": googlenet_caffe,
     "googlenet-full": googlenet_full,
     "inception-v3-spg": inception_v3_spg,
     "nin": nin,

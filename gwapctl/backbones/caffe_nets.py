@@ -1,8 +1,9 @@
-"""Networks as Caffe defines them, layer by layer under Caffe's names: CaffeNet, CAM's AlexNet*, Network in Network."""
+"""Networks as Caffe defines them, layer by layer under Caffe's names: CaffeNet, AlexNet*, NIN, BVLC's GoogLeNet."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gwapctl.backbones.base import Backbone, LayerChain
 
@@ -66,6 +67,74 @@ def nin() -> Backbone:
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
             with_relu[f"relu_{name}"] = nn.ReLU(inplace=True)
     return LayerChain(with_relu, channels=1024, stride=32, mean=IMAGENET_MEAN, std=CAFFE_STD)
+
+
+class CaffeInception(nn.Module):
+    """An inception block (arXiv 1409.4842, figure 2b) without batch norm and with a true 5x5 branch.
+
+    Args:
+        in_channels: channels of the input.
+        widths: of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5 and pool_proj.
+
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int]) -> None:
+        super().__init__()
+        one, three_reduce, three, five_reduce, five, pool = widths
+        self.channels = one + three + five + pool
+        self.layers = nn.ModuleDict(
+            {
+                "1x1": nn.Conv2d(in_channels, one, 1),
+                "3x3_reduce": nn.Conv2d(in_channels, three_reduce, 1),
+                "3x3": nn.Conv2d(three_reduce, three, 3, padding=1),
+                "5x5_reduce": nn.Conv2d(in_channels, five_reduce, 1),
+                "5x5": nn.Conv2d(five_reduce, five, 5, padding=2),
+                "pool_proj": nn.Conv2d(in_channels, pool, 1),
+            }
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(B, K_in, h, w)`` to ``(B, K_out, h, w)``."""
+        pooled = torch.max_pool2d(features, 3, stride=1, padding=1)
+        branches = [("1x1", features), ("3x3", self._relu("3x3_reduce", features))]
+        branches += [("5x5", self._relu("5x5_reduce", features)), ("pool_proj", pooled)]
+        return torch.cat([self._relu(name, branch) for name, branch in branches], dim=1)
+
+    def _relu(self, name: str, features: Tensor) -> Tensor:
+        return torch.relu_(self.layers[name](features))
+
+
+def googlenet_caffe() -> Backbone:
+    """Build BVLC's GoogLeNet (arXiv 1409.4842) up to inception_4e: the paper's network "G", K = 832, stride 16.
+
+    Unlike torchvision's it has no batch norm, normalises local responses twice, and its 5x5 branches are 5x5.
+    """
+    layers: dict[str, nn.Module] = {
+        "conv1/7x7_s2": nn.Conv2d(3, 64, 7, stride=2, padding=3),
+        "conv1/relu_7x7": nn.ReLU(inplace=True),
+        "pool1/3x3_s2": nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        "pool1/norm1": nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75),
+        "conv2/3x3_reduce": nn.Conv2d(64, 64, 1),
+        "conv2/relu_3x3_reduce": nn.ReLU(inplace=True),
+        "conv2/3x3": nn.Conv2d(64, 192, 3, padding=1),
+        "conv2/relu_3x3": nn.ReLU(inplace=True),
+        "conv2/norm2": nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75),
+        "pool2/3x3_s2": nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        "inception_3a": CaffeInception(192, (64, 96, 128, 16, 32, 32)),
+        "inception_3b": CaffeInception(256, (128, 128, 192, 32, 96, 64)),
+        "pool3/3x3_s2": nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        "inception_4a": CaffeInception(480, (192, 96, 208, 16, 48, 64)),
+        "inception_4b": CaffeInception(512, (160, 112, 224, 24, 64, 64)),
+        "inception_4c": CaffeInception(512, (128, 128, 256, 24, 64, 64)),
+        "inception_4d": CaffeInception(512, (112, 144, 288, 32, 64, 64)),
+        "inception_4e": CaffeInception(528, (256, 160, 320, 32, 128, 128)),
+    }
+    backbone = LayerChain(layers, channels=832, stride=16, mean=IMAGENET_MEAN, std=CAFFE_STD)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):  # Caffe's "xavier" looks at the inputs alone; biases start at 0.2
+            nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
+            nn.init.constant_(module.bias, 0.2)  # type: ignore[arg-type]  # Conv2d has a bias by default
+    return backbone
 
 
 def _conv1_to_conv4() -> dict[str, nn.Module]:

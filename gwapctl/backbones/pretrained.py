@@ -22,19 +22,30 @@ class PretrainedWeights(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where torch.hub keeps the file (``TORCH_HOME`` moves it); a file put there by hand is used as it is."""
-        return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(self.url).path).name
+        """Where the file lies once it is here; one put there by hand is used as it is.
+
+        torch.hub's cache (``TORCH_HOME`` moves it), or for timm's weights the folder in the Hugging Face cache.
+        """
+        address = Path(urlparse(self.url).path)
+        if not self._on_hugging_face:
+            return Path(torch.hub.get_dir()) / "checkpoints" / address.name
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        return Path(HF_HUB_CACHE) / "--".join(("models", *address.parts[1:3]))
 
     @property
     def cached(self) -> bool:
         """Whether the file is here already, so that nothing will be downloaded."""
-        address = urlparse(self.url)
-        if address.netloc == "huggingface.co":  # timm's weights: their hub keeps a cache of its own
-            from huggingface_hub import try_to_load_from_cache
+        if not self._on_hugging_face:
+            return self.path.is_file()
+        from huggingface_hub import try_to_load_from_cache
 
-            owner, repository = address.path.split("/")[1:3]
-            return isinstance(try_to_load_from_cache(f"{owner}/{repository}", Path(address.path).name), str)
-        return self.path.is_file()
+        _, owner, repository, *_, file = Path(urlparse(self.url).path).parts
+        return isinstance(try_to_load_from_cache(f"{owner}/{repository}", file), str)
+
+    @property
+    def _on_hugging_face(self) -> bool:
+        return urlparse(self.url).netloc == "huggingface.co"
 
 
 def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
