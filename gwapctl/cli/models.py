@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -65,6 +66,30 @@ def verify(name: Name) -> None:
 
     for line in verify_entry(resolve_model(name)):
         console.print_text(line)
+
+
+@app.command()
+def bundle(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
+    entry: Annotated[Path, typer.Argument(metavar="ENTRY", help="The zoo entry's folder.", show_default=False)],
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--evaluation", help="A document of `evaluate --out` on the entry. Repeatable.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Turn a run into a zoo entry: float16 weights, model.json, and a card with the numbers of the evaluations.
+
+    Examples:
+      gwapctl models bundle runs/a models/my-model
+      gwapctl models bundle runs/a models/my-model --evaluation val.json
+
+    """
+    from gwapctl.bundle import write_entry
+
+    write_entry(run, entry, evaluation or [])
+    console.note(f"wrote {entry}")
 
 
 def _text(value: Any) -> str:
