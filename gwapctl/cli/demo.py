@@ -21,7 +21,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.", rich_h
 
 def demo(
     out: Out = Path("gwapctl-demo"),
-    images: Images = 700,
+    images: Images = 800,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
