@@ -5,7 +5,8 @@ python benchmarks/train_step.py [--backbone googlenet] [--size 224] [--batch 16]
 The plain loop is torchvision's reference loop in its defaults: fp32, contiguous memory, a loss read every step, on the
 same network with the same loss and optimizer. Ours is the step of ``gwapctl train``: channels last, bf16 where the
 processor has it, memory kept between steps. Every contender runs in a process of its own, in turns; the best round of
-each counts. Images are made up: reading them is not part of it. Targets: 2 times the plain loop; gwap within 2 % of gap.
+each counts. Images are made up, so reading them is not part of it. Targets: 2 times the plain loop, and gwap within 2 %
+of gap.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def our_step(options: argparse.Namespace, head: str) -> Callable[[], object]:
 
     class Data:
         dataset = Names()
-        train = [Sample(str(index), Path(), (index % CLASSES,)) for index in range(options.batch)]
+        train = tuple(Sample(str(index), Path(), (index % CLASSES,)) for index in range(options.batch))
 
     device = resolve_device("auto")
     if device.type == "cpu":

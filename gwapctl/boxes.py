@@ -1,8 +1,8 @@
 """The one box convention, and every conversion to and from it.
 
 A box is ``x0, y0, x1, y1``: float, half-open, in pixels of the original upright image. Pixel column ``i`` covers
-``[i, i + 1)``, so a box around all of a ``W x H`` image is ``0, 0, W, H`` and its area is ``W * H``. With boxes that come
-from integer, inclusive coordinates the plain IoU below equals the inclusive ("+1") IoU of VOC and ILSVRC exactly.
+``[i, i + 1)``, so a box around all of a ``W x H`` image is ``0, 0, W, H`` and its area is ``W * H``. With boxes from
+integer, inclusive coordinates the plain IoU below equals the inclusive ("+1") IoU of VOC and ILSVRC exactly.
 
 Arrays of boxes have shape ``(N, 4)`` and dtype float64.
 """
@@ -37,7 +37,7 @@ def iou(first: BoxesLike, second: BoxesLike) -> FloatArray:
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)  # (N, M, 2)
     intersection = sides[..., 0] * sides[..., 1]
     union = area(first)[:, None] + area(second)[None] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return np.asarray(np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0))
 
 
 def clip(boxes: BoxesLike, width: float, height: float) -> FloatArray:
@@ -48,7 +48,7 @@ def clip(boxes: BoxesLike, width: float, height: float) -> FloatArray:
 def valid(boxes: BoxesLike) -> npt.NDArray[np.bool_]:
     """Return ``(N,)``: True where a box is finite and has a positive width and height."""
     array = as_boxes(boxes)
-    return np.isfinite(array).all(axis=1) & (array[:, 2:] > array[:, :2]).all(axis=1)
+    return np.asarray(np.isfinite(array).all(axis=1) & (array[:, 2:] > array[:, :2]).all(axis=1))
 
 
 def full_image(width: float, height: float) -> FloatArray:
@@ -64,22 +64,22 @@ def centred(width: float, height: float, side: float = 0.75) -> FloatArray:
 
 def from_inclusive(boxes: BoxesLike) -> FloatArray:
     """Convert 0-based inclusive corners (ILSVRC, Tiny ImageNet) to our boxes."""
-    return as_boxes(boxes) + [0, 0, 1, 1]
+    return as_boxes(boxes) + np.array([0.0, 0.0, 1.0, 1.0])
 
 
 def to_inclusive(boxes: BoxesLike) -> FloatArray:
     """Convert our boxes to 0-based inclusive corners (ILSVRC, Tiny ImageNet)."""
-    return as_boxes(boxes) - [0, 0, 1, 1]
+    return as_boxes(boxes) - np.array([0.0, 0.0, 1.0, 1.0])
 
 
 def from_voc(boxes: BoxesLike) -> FloatArray:
     """Convert 1-based inclusive corners (VOC XML) to our boxes."""
-    return as_boxes(boxes) - [1, 1, 0, 0]
+    return as_boxes(boxes) - np.array([1.0, 1.0, 0.0, 0.0])
 
 
 def to_voc(boxes: BoxesLike) -> FloatArray:
     """Convert our boxes to 1-based inclusive corners (VOC XML)."""
-    return as_boxes(boxes) + [1, 1, 0, 0]
+    return as_boxes(boxes) + np.array([1.0, 1.0, 0.0, 0.0])
 
 
 def from_xywh(boxes: BoxesLike) -> FloatArray:

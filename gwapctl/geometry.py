@@ -13,8 +13,8 @@ from gwapctl.boxes import BoxesLike, FloatArray, as_boxes
 class Geometry:
     """The affine map ``input = original * scale + offset``, per axis, of one image.
 
-    ``width, height`` are the original's pixels, ``input_width, input_height`` the network input's. A mirrored image has a
-    negative ``scale_x``. EXIF rotation is not part of it: decoding applies that once, and "original" means upright.
+    ``width, height`` are the original's pixels, ``input_width, input_height`` the network input's. A mirrored image has
+    a negative ``scale_x``. EXIF rotation is not part of it: decoding applies that once; "original" means upright.
     """
 
     width: int
@@ -33,7 +33,7 @@ class Geometry:
 
     @classmethod
     def keep(cls, width: int, height: int, short_side: int) -> Geometry:
-        """Resize so that the shorter side has ``short_side`` pixels and the aspect ratio stays (to the nearest pixel)."""
+        """Resize so that the shorter side has ``short_side`` pixels and the aspect ratio stays, to the nearest pixel."""
         factor = short_side / min(width, height)
         return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
 

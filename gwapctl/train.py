@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.backbones import build_backbone
+from gwapctl.backbones.caffemodel import caffe_weights
 from gwapctl.config import TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.base import Dataset, Sample, fingerprint, holdout
@@ -190,9 +191,13 @@ def _build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) ->
     blank = build_backbone(config.network)
     info = model_info(config, dataset, blank)
     model = build_classifier(info, pretrained=config.weights == "imagenet")
+    if model.head.sees_boxes:
+        raise UsageError(f"head {config.head} needs object boxes, and training here sees image-level labels alone.")
     if weights is None:
         return model, []
-    return model, load_matching(model, load_tensors(weights), weights)
+    is_caffe = weights.suffix == ".caffemodel"
+    tensors = caffe_weights(weights, config.network) if is_caffe else load_tensors(weights)
+    return model, load_matching(model, tensors, weights)
 
 
 def _moving_average(model: Classifier, decay: float) -> AveragedModel:

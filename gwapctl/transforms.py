@@ -50,7 +50,7 @@ def random_crop(image: Image, min_area: float, generator: np.random.Generator) -
 class Key(NamedTuple):
     """One training image to make: which sample, in which epoch, at which size (width, height)."""
 
-    index: int
+    image: int
     epoch: int
     size: tuple[int, int]
 
@@ -66,14 +66,14 @@ class TrainingImages:
 
     def __getitem__(self, key: Key) -> tuple[Image, int]:
         """Return the image ``(H, W, 3)`` and the sample's index."""
-        generator = np.random.default_rng([self.seed, key.epoch, key.index])
-        image = read_image(self.samples[key.index].path)
+        generator = np.random.default_rng([self.seed, key.epoch, key.image])
+        image = read_image(self.samples[key.image].path)
         if self.min_crop < 1:
             image = random_crop(image, self.min_crop, generator)
         image = resize(image, key.size)
         if self.flip and generator.random() < 0.5:
             image = image[:, ::-1]
-        return image, key.index
+        return image, key.image
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def test_weights_of_another_network_are_refused(voc: Path, tmp_path: Path) -> No
 
 def test_accumulating_batches_counts_each_image_once() -> None:
     sampler = TrainingBatches(20, 4, ((32, 32),), seed=1, start=0, stop=5)
-    keys = [key.index for batch in sampler for key in batch]
+    keys = [key.image for batch in sampler for key in batch]
     assert sorted(keys) == list(range(20))
 
 

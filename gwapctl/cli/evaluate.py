@@ -79,6 +79,7 @@ def evaluate(
     target: Target,
     dataset: Dataset = None,
     root: options.Root = None,
+    offline: options.Offline = False,
     split: Split = None,
     masks: Masks = None,
     limit: options.Limit = None,
@@ -108,6 +109,7 @@ def evaluate(
     from gwapctl import evaluate as verb
 
     gates = [_gate(text) for text in fail_under or ()]
+    _fetch(target, dataset, root, offline, split)
     asked = verb.Options(
         dataset=dataset,
         root=root,
@@ -134,6 +136,18 @@ def evaluate(
         console.error(text)
     if missed:
         raise typer.Exit(GATE_NOT_MET)
+
+
+def _fetch(target: str, dataset: str | None, root: Path | None, offline: bool, split: str | None) -> None:
+    """Download the data set if it is one that comes by itself and is not here."""
+    from gwapctl.datasets.download import ensure_dataset
+    from gwapctl.evaluate.target import dataset_name
+
+    name = dataset_name(target, dataset)
+    if name is None:
+        return
+    with console.progress("downloading") as progress:
+        ensure_dataset(name, root, offline=offline, splits=(split or "test",), progress=progress, announce=console.note)
 
 
 def _rule(box_rule: str | None, threshold: str | None) -> str | None:

@@ -65,10 +65,23 @@ def find_dataset(target: Target, name: str | None, root: Path | None, masks: Pat
     name = name or _config(target).get("dataset")
     if name is None:
         raise UsageError(f"{target.name} does not say on which data set to evaluate it. Give one with --dataset.")
-    dataset = open_dataset(name, root)
+    dataset = open_dataset(name, root or _root_of_training(target, name))
     if masks is not None and isinstance(dataset, WsolevalDataset):
         return WsolevalDataset(dataset.root, masks)  # its masks are named by its files, not by the images
     return dataset
+
+
+def _root_of_training(target: Target, name: str) -> Path | None:
+    """Return where the run found data set ``name`` when it was trained, if that place is still there."""
+    if target.run is None or _config(target).get("dataset") != name:
+        return None
+    root = Path(target.run.document["dataset"].get("root") or "")
+    return root if root.name and root.is_dir() else None
+
+
+def dataset_name(spec: str, name: str | None) -> str | None:
+    """Return the name of the data set to evaluate ``spec`` on: ``name``, else the one that the run was trained on."""
+    return name or _config(find_target(spec)).get("dataset")
 
 
 def find_samples(target: Target, dataset: Dataset, split: str | None) -> tuple[str, list[BoxedSample]]:
