@@ -33,7 +33,7 @@ class Geometry:
 
     @classmethod
     def keep(cls, width: int, height: int, short_side: int) -> Geometry:
-        """Resize so that the shorter side has ``short_side`` pixels and the aspect ratio stays, to the nearest pixel."""
+        """Resize so that the shorter side has ``short_side`` pixels; the aspect ratio stays, to the nearest pixel."""
         factor = short_side / min(width, height)
         return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
 
