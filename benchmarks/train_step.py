@@ -30,7 +30,8 @@ def our_step(options: argparse.Namespace, head: str) -> Callable[[], object]:
     from gwapctl.config import build_train_config
     from gwapctl.datasets.base import ClassName, Sample
     from gwapctl.device import keep_freed_memory, resolve_device
-    from gwapctl.train import Training, train_step
+    from gwapctl.train import train_step
+    from gwapctl.train_setup import Training
 
     class Names:
         name, multi_label = "noise", True

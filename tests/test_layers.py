@@ -15,12 +15,35 @@ PACKAGE = Path(gwapctl.__file__).parent
 LAYERS = {
     0: {"errors", "files", "boxes", "geometry", "progress"},
     1: {"config", "images", "datasets", "transforms", "backbones", "heads", "regions", "metrics", "device"},
-    2: {"model", "maps", "detection", "runs", "zoo", "bundle", "predictions", "export", "draw", "report"},
+    2: {
+        "model",
+        "maps",
+        "detection",
+        "runs",
+        "zoo",
+        "bundle",
+        "train_setup",
+        "predictions",
+        "export",
+        "draw",
+        "report",
+    },
     3: {"train", "localize", "evaluate", "reproduce", "demo"},
     4: {"cli", "__main__"},
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
-NEEDS_TORCH = {"transforms", "backbones", "heads", "model", "maps", "detection", "train", "device", "bundle"}
+NEEDS_TORCH = {
+    "transforms",
+    "backbones",
+    "heads",
+    "model",
+    "maps",
+    "detection",
+    "train",
+    "train_setup",
+    "device",
+    "bundle",
+}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path

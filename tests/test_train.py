@@ -21,7 +21,8 @@ from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.model import load_classifier, load_tensors
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train import Training, classification_loss, learning_rate, load_train_data, train
+from gwapctl.train import train
+from gwapctl.train_setup import Training, classification_loss, learning_rate, load_train_data
 from gwapctl.transforms import Key, TrainingBatches, TrainingImages, collate
 
 SMALL: dict[str, Any] = {
