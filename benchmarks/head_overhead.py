@@ -2,9 +2,9 @@
 
 python benchmarks/head_overhead.py [--backbone googlenet] [--heads gap gwap] [--batch 8] [--rounds 30] [--threads N]
 
-Random weights, 224 x 224 pixels, channels last, fp32, and bf16 where it is native. "share" is the head's own time on a finished feature map
-over the backbone's; "ratio" compares whole forward passes with the backbone alone. Medians over the rounds; the target
-is a share of at most 2 % for ``gwap``.
+Random weights, 224 x 224 pixels, channels last, fp32, and bf16 where it is native. "share" is the head's own time on a
+finished feature map over the backbone's; "ratio" compares whole forward passes with the backbone alone. Medians over
+the rounds; the target is a share of at most 2 % for ``gwap``.
 """
 
 from __future__ import annotations
