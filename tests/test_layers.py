@@ -28,7 +28,7 @@ LAYERS = {
         "draw",
         "report",
     },
-    3: {"train", "localize", "evaluate", "reproduce", "demo"},
+    3: {"train", "deploy", "localize", "evaluate", "reproduce", "demo"},
     4: {"cli", "__main__"},
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
@@ -41,6 +41,7 @@ NEEDS_TORCH = {
     "detection",
     "train",
     "train_setup",
+    "deploy",
     "device",
     "bundle",
 }

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl import __version__
-from gwapctl.cli import boxes, console, data, demo, doctor, evaluate, localize, models, options, report, train
+from gwapctl.cli import boxes, console, data, demo, doctor, evaluate, export, localize, models, options, report, train
 from gwapctl.errors import GwapctlError
 
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
@@ -78,6 +78,7 @@ VERBS: dict[str, Callable[..., None]] = {
 GROUPS: dict[str, typer.Typer] = {
     "data": data.app,
     "models": models.app,
+    "export": export.app,
 }
 
 PAGES: dict[tuple[str, ...], typer.Typer] = {}  # each verb as a program of its own, see _help_page

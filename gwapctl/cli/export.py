@@ -1,0 +1,74 @@
+"""``gwapctl export``: a trained model as a file for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gwapctl.cli import console, options
+
+if TYPE_CHECKING:
+    from gwapctl.deploy import Exported
+
+app = typer.Typer(help="A model as one network file for other programs: ONNX or OpenVINO, checked against torch.")
+
+OutFile = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="File to write; a .json beside it names classes and sizes.", rich_help_panel=options.OUTPUT
+    ),
+]
+TopK = Annotated[
+    int, typer.Option("--top-k", min=1, help="Class maps for this many classes.", rich_help_panel=options.OUTPUT)
+]
+Half = Annotated[
+    bool, typer.Option("--half", help="Weights in float16: half the size.", rich_help_panel=options.OUTPUT)
+]
+
+
+@app.command()
+def onnx(
+    out: OutFile,
+    model: options.ModelSpec = None,
+    top_k: TopK = 5,
+    half: Half = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write a model as ONNX: images in, probabilities and maps out, for any size and batch.
+
+    Examples:
+      gwapctl export onnx --model runs/a --out a.onnx
+
+    """
+    from gwapctl.deploy import export_onnx
+    from gwapctl.zoo import resolve_model
+
+    _show(export_onnx(resolve_model(model), out, top_k=top_k, half=half, overwrite=overwrite))
+
+
+@app.command()
+def openvino(
+    out: OutFile,
+    model: options.ModelSpec = None,
+    top_k: TopK = 5,
+    half: Half = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write a model for OpenVINO (.xml and .bin): images in, probabilities and maps out.
+
+    Examples:
+      gwapctl export openvino --model runs/a --out a.xml
+
+    """
+    from gwapctl.deploy import export_openvino
+    from gwapctl.zoo import resolve_model
+
+    _show(export_openvino(resolve_model(model), out, top_k=top_k, half=half, overwrite=overwrite))
+
+
+def _show(exported: Exported) -> None:
+    for path in exported.files:
+        console.print_text(str(path))
+    console.note(f"agrees with torch within {exported.difference:.1g} of the largest value of each output")
