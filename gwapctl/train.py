@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from gwapctl.config import TrainConfig
 from gwapctl.datasets.base import fingerprint
 from gwapctl.device import autocast, keep_freed_memory, resolve_device
-from gwapctl.errors import DataError, ModelError, UsageError
+from gwapctl.errors import DataError, MissingDependencyError, ModelError, UsageError
 from gwapctl.files import atomic_path
 from gwapctl.heads import HeadOutput
 from gwapctl.metrics.classification import ClassificationAP, TopKError
@@ -37,18 +38,22 @@ def train(
     device: str = "auto",
     workers: int | None = None,
     resume: bool = False,
+    tensorboard: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Train a classifier into the run folder ``folder``, or continue the run that is there.
 
     The folder is made ready by the caller (``files.prepare_output_folder``). ``workers`` are threads that read
-    images; by default one per core but one, at most 8.
+    images; by default one per core but one, at most 8. With ``tensorboard`` the rows of ``history.jsonl`` also go as
+    scalars to the folder ``tensorboard`` of the run.
 
     Raises:
         KeyboardInterrupt: it was stopped; the state is saved and ``resume`` continues exactly.
         GwapctlError: data, weights, settings or the device cannot be used.
 
     """
+    if tensorboard:
+        require_tensorboard()
     place = resolve_device(device)
     _set_determinism(config)
     if place.type == "cpu":
@@ -58,8 +63,8 @@ def train(
     training = Training(config, data, place, weights, default_workers() if workers is None else workers)
     run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
     try:
-        with _interrupt_flag() as interrupted:
-            _train_loop(training, run, interrupted, progress)
+        with _interrupt_flag() as interrupted, _scalar_writer(training, run, tensorboard) as scalars:
+            _train_loop(training, run, interrupted, scalars, progress)
     except KeyboardInterrupt:
         _save_state(training, run)
         run.update(status="interrupted", iterations=training.iteration)
@@ -76,7 +81,9 @@ def default_workers() -> int:
     return min(8, max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 2))
 
 
-def _train_loop(training: Training, run: Run, interrupted: list[bool], progress: ProgressCallback | None) -> None:
+def _train_loop(
+    training: Training, run: Run, interrupted: list[bool], scalars: Any, progress: ProgressCallback | None
+) -> None:
     config, total = training.config, training.total
     step_model: Callable[..., HeadOutput] = torch.compile(training.model) if config.compile else training.model
     meter = Meter(config.batch_size * config.accumulate)
@@ -88,7 +95,7 @@ def _train_loop(training: Training, run: Run, interrupted: list[bool], progress:
         if progress:
             progress(Progress(training.iteration, total, "it", meter.text(lr, training.device)))
         if training.iteration % training.per_epoch == 0 or training.iteration == total:
-            _end_epoch(training, run, meter, lr)
+            _end_epoch(training, run, meter, lr, scalars)
         if interrupted:
             raise KeyboardInterrupt
 
@@ -152,7 +159,7 @@ class Meter:
         return row
 
 
-def _end_epoch(training: Training, run: Run, meter: Meter, lr: float) -> None:
+def _end_epoch(training: Training, run: Run, meter: Meter, lr: float, scalars: Any) -> None:
     """Judge on validation images, keep the best weights, and save the state."""
     config = training.config
     row = {"iteration": training.iteration, "epoch": training.iteration / training.per_epoch, **meter.reset(), "lr": lr}
@@ -168,9 +175,36 @@ def _end_epoch(training: Training, run: Run, meter: Meter, lr: float) -> None:
             training.best = {"iteration": training.iteration, "selection": selection_score(scores), **scores}
             save_model(training.averaged, run.folder)
     run.append_history(row)
+    if scalars is not None:
+        for name in row.keys() - {"iteration"}:
+            scalars.add_scalar(name, row[name], training.iteration)
     _save_state(training, run)
     run.update(iterations=training.iteration, best=training.best)
     meter.started = time.monotonic()
+
+
+def require_tensorboard() -> None:
+    """Find out whether scalars can be written.
+
+    Raises:
+        MissingDependencyError: tensorboard is not installed.
+
+    """
+    try:
+        importlib.import_module("torch.utils.tensorboard")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "--tensorboard needs the package tensorboard. Run: pip install 'gwapctl[tensorboard]'"
+        ) from error
+
+
+def _scalar_writer(training: Training, run: Run, wanted: bool) -> AbstractContextManager[Any]:
+    """Return what writes scalars, or None; rows after the present iteration are void, as in ``truncate_history``."""
+    if not wanted:
+        return nullcontext()
+    writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+    started: AbstractContextManager[Any] = writer(run.folder / "tensorboard", purge_step=training.iteration + 1)
+    return started
 
 
 def selection_score(scores: dict[str, float]) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -290,3 +292,52 @@ def test_paper_settings_are_the_defaults_for_voc() -> None:
     assert (config.image_size, config.batch_size, config.lr, config.iterations) == ((600, 600), 4, 5e-4, 60_000)
     assert (config.step_every, config.step_factor, config.momentum, config.weight_decay) == (20_000, 0.1, 0.9, 5e-4)
     assert (config.flip, config.min_crop, config.keep, config.optimizer) == (True, 1.0, "last", "sgd")
+
+
+class Scalars:
+    """What ``torch.utils.tensorboard.SummaryWriter`` is asked to do."""
+
+    made: ClassVar[list[Scalars]] = []
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        self.folder, self.purge_step, self.closed = folder, purge_step, False
+        self.rows: dict[int, dict[str, float]] = {}
+        self.made.append(self)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.rows.setdefault(step, {})[name] = value
+
+    def __enter__(self) -> Scalars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+def test_tensorboard_gets_the_history(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Scalars))
+    monkeypatch.setattr(Scalars, "made", [])
+    config = config_for(voc)
+    with pytest.raises(KeyboardInterrupt):
+        start(config, tmp_path / "run", tensorboard=True, progress=stop_after(8))
+    run = start(config, tmp_path / "run", tensorboard=True, resume=True)
+    first, second = Scalars.made
+    assert first.closed
+    assert second.closed
+    assert first.folder == second.folder == run.folder / "tensorboard"
+    written = [{"iteration": step, **row} for log in (first, second) for step, row in log.rows.items()]
+    assert written == run.history()
+    assert first.purge_step == 1
+    assert second.purge_step > max(first.rows)
+
+
+def test_missing_tensorboard_is_exit_5_before_anything_is_written(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # what is None there cannot be imported
+    result = run_cli("train", voc, "--weights", "none", "--out", tmp_path / "run", "--tensorboard")
+    assert (result.code, result.stdout) == (5, "")
+    assert result.stderr == (
+        "error: --tensorboard needs the package tensorboard. Run: pip install 'gwapctl[tensorboard]'\n"
+    )
+    assert not (tmp_path / "run").exists()

@@ -97,6 +97,9 @@ def train(
         bool | None, _setting("--deterministic/--fast", "Only deterministic algorithms.", options.MACHINE)
     ] = None,
     workers: options.Workers = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel=options.OUTPUT)
+    ] = False,
 ) -> None:
     """Train a classifier that says where it looks, from image-level labels alone.
 
@@ -121,7 +124,7 @@ def train(
     if dry_run:
         _show_plan(config, folder, root, json)
         return
-    _run(config, folder, root, offline, resume, overwrite, device, workers, json)
+    _run(config, folder, root, offline, resume, overwrite, device, workers, tensorboard, json)
 
 
 def _head_options(texts: list[str] | None) -> dict[str, int | float] | None:
@@ -158,20 +161,33 @@ def _run(
     overwrite: bool,
     device: str,
     workers: int | None,
+    tensorboard: bool,
     json: bool,
 ) -> None:
     """Fetch what is missing and may be fetched, train, and say what came out."""
     from gwapctl.datasets.download import ensure_dataset
     from gwapctl.files import prepare_output_folder
+    from gwapctl.train import require_tensorboard
     from gwapctl.train import train as train_run
 
+    if tensorboard:  # before anything is downloaded
+        require_tensorboard()
     with console.progress("downloading") as fetched:
         ensure_dataset(config.dataset, root, offline=offline, progress=fetched, announce=console.note)
     _announce_weights(config, offline)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
     console.note(f"training {config.backbone} + {config.head} on {config.dataset} into {folder}")
     with console.progress("training") as shown:
-        run = train_run(config, folder, root=root, device=device, workers=workers, resume=resume, progress=shown)
+        run = train_run(
+            config,
+            folder,
+            root=root,
+            device=device,
+            workers=workers,
+            resume=resume,
+            tensorboard=tensorboard,
+            progress=shown,
+        )
     _show_result(run, json)
 
 
