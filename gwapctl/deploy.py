@@ -9,10 +9,12 @@ it a JSON file says what ``model.json`` says (class names, sizes, scales, box ru
 from __future__ import annotations
 
 import importlib
+import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +36,7 @@ TRACED_SHAPE = (2, 3, 128, 192)
 CHECKED_SHAPES = ((1, 3, 96, 160), (3, 3, 161, 128))  # neither is square, nor what was traced
 TOLERANCE = 1e-3  # largest difference from torch, as a share of the output's largest value; rounding stays far below
 HALF_TOLERANCE = 2e-2
+NOTHING = "Nothing was written."
 
 Array = npt.NDArray[Any]
 Network = Callable[[Array], dict[str, Array]]  # images (B, 3, H, W) uint8 -> outputs by name
@@ -182,8 +185,7 @@ def _trace(network: Deployed, path: Path) -> None:
     """
     images = torch.zeros(TRACED_SHAPE, dtype=torch.uint8)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about torch's own insides
+        with _silence():
             torch.onnx.export(
                 network,
                 (images,),
@@ -204,6 +206,19 @@ def _trace(network: Deployed, path: Path) -> None:
         ) from error
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep torch from telling about its own insides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _convert(onnx: Path, half: bool) -> Path:
     """Convert an ONNX file to OpenVINO's ``.xml`` and ``.bin`` beside it and return the former.
 
@@ -216,7 +231,10 @@ def _convert(onnx: Path, half: bool) -> Path:
 
 
 def _onnx_network(path: Path) -> Network:
-    session = importlib.import_module("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, too
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(None, {"images": images}), strict=True))
 
@@ -233,7 +251,7 @@ def _compare(model: Classifier, network: Deployed, exported: Network, tolerance:
     Classes that are all but equally probable may change places, so maps are compared for the classes chosen there.
 
     Raises:
-        ModelError: the difference is larger than ``tolerance``.
+        ModelError: the exported network fails, or the difference is larger than ``tolerance``.
 
     """
     reference = Deployed(model, network.top_k)
@@ -241,7 +259,11 @@ def _compare(model: Classifier, network: Deployed, exported: Network, tolerance:
     largest = 0.0
     for shape in CHECKED_SHAPES:
         images = generator.integers(0, 256, shape, np.uint8)
-        found = exported(images)
+        try:
+            found = exported(images)
+        except Exception as error:  # each runtime raises its own
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelError(f"the exported network fails on images of {_size(shape)}: {reason} {NOTHING}") from error
         classes = torch.from_numpy(found.pop("classes"))
         with torch.inference_mode():
             wanted = reference.outputs(torch.from_numpy(images), classes)
@@ -252,11 +274,15 @@ def _compare(model: Classifier, network: Deployed, exported: Network, tolerance:
             difference = float(np.abs(value - right).max() / np.abs(right).max())
             if not difference <= tolerance:  # NaN, too
                 raise ModelError(
-                    f"the exported {name} differ from torch's by {difference:.2g} of the largest value on an image of "
-                    f"{shape[3]} x {shape[2]} pixels, more than {tolerance:g}. Nothing was written."
+                    f"the exported {name} differ from torch's by {difference:.2g} of the largest value on images of "
+                    f"{_size(shape)}, more than {tolerance:g}. {NOTHING}"
                 )
             largest = max(largest, difference)
     return largest
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[3]} x {shape[2]} pixels"
 
 
 def _describe(network: Deployed, out: Path, half: bool) -> dict[str, Any]:

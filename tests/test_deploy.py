@@ -154,6 +154,17 @@ def test_nothing_is_written_that_differs(folder: Path, tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("traced")
+def test_nothing_is_written_that_fails(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(images: object) -> None:
+        raise RuntimeError("cannot be reshaped\nnode 7")
+
+    monkeypatch.setattr(deploy, "_onnx_network", lambda path: fail)
+    with pytest.raises(ModelError, match=r"fails on images of 160 x 96 pixels: cannot be reshaped Nothing was written"):
+        deploy.export_onnx(folder, tmp_path / "net.onnx", top_k=3)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_torch_cannot_trace_is_one_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., Any]
 ) -> None:

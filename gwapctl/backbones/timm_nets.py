@@ -46,7 +46,8 @@ class TimmBackbone(Backbone):
             images = functional.pad(images, (0, -width % self.stride, 0, -height % self.stride))
         features: Tensor = self.network.forward_features(images)
         if features.ndim == 3:  # (B, P + h w, K)
-            rows, columns = -(-height // self.stride), -(-width // self.stride)
+            # not -(-height // stride): ONNX rounds negative quotients towards zero
+            rows, columns = ((side + self.stride - 1) // self.stride for side in (height, width))
             features = features[:, self._prefix_tokens :].transpose(1, 2)  # (B, K, h w)
             return features.reshape(len(images), self.channels, rows, columns)
         return features.permute(0, 3, 1, 2) if self._channels_last else features
