@@ -69,6 +69,9 @@ def train(
         _save_state(training, run)
         run.update(status="interrupted", iterations=training.iteration)
         raise
+    except Exception:
+        run.update(status="failed", iterations=training.iteration)
+        raise
     if config.keep == "last":
         save_model(training.averaged, folder)
     (folder / "state.pt").unlink(missing_ok=True)
