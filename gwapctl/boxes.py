@@ -64,22 +64,22 @@ def centred(width: float, height: float, side: float = 0.75) -> FloatArray:
 
 def from_inclusive(boxes: BoxesLike) -> FloatArray:
     """Convert 0-based inclusive corners (ILSVRC, Tiny ImageNet) to our boxes."""
-    return as_boxes(boxes) + np.array([0.0, 0.0, 1.0, 1.0])
+    return as_boxes(as_boxes(boxes) + np.array([0.0, 0.0, 1.0, 1.0]))
 
 
 def to_inclusive(boxes: BoxesLike) -> FloatArray:
     """Convert our boxes to 0-based inclusive corners (ILSVRC, Tiny ImageNet)."""
-    return as_boxes(boxes) - np.array([0.0, 0.0, 1.0, 1.0])
+    return as_boxes(as_boxes(boxes) - np.array([0.0, 0.0, 1.0, 1.0]))
 
 
 def from_voc(boxes: BoxesLike) -> FloatArray:
     """Convert 1-based inclusive corners (VOC XML) to our boxes."""
-    return as_boxes(boxes) - np.array([1.0, 1.0, 0.0, 0.0])
+    return as_boxes(as_boxes(boxes) - np.array([1.0, 1.0, 0.0, 0.0]))
 
 
 def to_voc(boxes: BoxesLike) -> FloatArray:
     """Convert our boxes to 1-based inclusive corners (VOC XML)."""
-    return as_boxes(boxes) + np.array([1.0, 1.0, 0.0, 0.0])
+    return as_boxes(as_boxes(boxes) + np.array([1.0, 1.0, 0.0, 0.0]))
 
 
 def from_xywh(boxes: BoxesLike) -> FloatArray:
