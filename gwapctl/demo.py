@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ def run_demo(folder: Path, *, step: Step, images: int, seed: int = 0, overwrite:
     with step("2/6 training") as progress:
         demo.run.mkdir(exist_ok=True)
         config = build_train_config(str(demo.data), None, {**SETTINGS, "seed": seed})
-        train(config, demo.run, progress=progress)
+        with _one_thread():
+            train(config, demo.run, progress=progress)
     with step("3/6 measuring") as progress:
         options = evaluate.Options(map=MAP, scales=SCALES, calibrate=True)
         demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress))
@@ -82,6 +83,19 @@ def run_demo(folder: Path, *, step: Step, images: int, seed: int = 0, overwrite:
         write_run_page(demo.run, demo.page, overwrite=overwrite)
         progress(Progress(1, 1, "page"))
     return demo
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one core: a second gains nothing on batches this small, and waits busily where others work, too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:

@@ -35,7 +35,7 @@ def demo(
     """
     from gwapctl.demo import run_demo
 
-    console.note("This takes about four minutes on two cores. Training sees image-level labels only, never a box.")
+    console.note("This takes about three minutes on two cores. Training sees image-level labels only, never a box.")
     result = run_demo(out, step=console.progress, seed=seed, images=images, overwrite=overwrite)
     console.print_json(result.evaluation) if json else print_document(result.evaluation)
     console.note(f"pictures  {result.found}/overlays\nboxes     {result.boxes}\nreport    {result.page}")
