@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from gwapctl.report.match import Ground, concerns, fill_command, fits_options, fits_training, ground_of, home_ground
 from gwapctl.report.results import Result
-from gwapctl.report.spec import Column, Row, TableSpec
+from gwapctl.report.spec import EXTRAS, Column, Row, TableSpec
 
 # settings that do not make two runs different experiments (the data set is part of the ground; its path may differ)
 NOT_THE_EXPERIMENT = frozenset(("seed", "dataset", "compile"))
@@ -195,7 +195,8 @@ def _by(results: Iterable[Result], key: Callable[[Result], Hashable]) -> list[li
 
 def _other_rows(spec: TableSpec, results: Sequence[Result]) -> list[FilledRow]:
     """Return one row per further experiment on the table's ground: other networks, heads, maps or box rules."""
-    options = sorted({option for row in spec.rows for option in row.evaluate.asked()})
+    asked = {option for row in spec.rows for option in row.evaluate.asked()}
+    options = sorted(asked.union(EXTRAS if asked else ()))  # numbers made with and without one of them never mix
     per_column = {key for column in spec.columns for key in column.config}
     rows = []
     for group in _by(results, lambda result: experiment(result, options, per_column)):

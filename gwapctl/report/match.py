@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from gwapctl.config import DEFAULTS, TrainConfig, build_train_config
 from gwapctl.report.results import Result
-from gwapctl.report.spec import Column, EvaluateOptions, Row, Setting, TableSpec
+from gwapctl.report.spec import EXTRAS, Column, EvaluateOptions, Row, Setting, TableSpec
 from gwapctl.zoo import zoo_folder
 
 # settings that must be off in a row's runs unless the row asks for them
@@ -83,9 +83,11 @@ def _same(wanted: Setting, value: object) -> bool:
 def fits_options(wanted: EvaluateOptions, result: Result, ground: Ground) -> bool:
     """Tell whether ``result`` was evaluated as the row asks.
 
-    The papers warp and do not flip. Away from home the paper's several scales stand for any several scales: other
-    networks have other input sizes.
+    The papers warp and do not flip. Away from home the paper's several scales stand for any several scales, and its
+    layers for any as many: other networks have other input sizes and names.
     """
+    if not all(_fits_extra(name, wanted, result, ground) for name in EXTRAS):
+        return False
     if wanted.asked() and (result.options.get("flip") or result.options.get("resize", "warp") != "warp"):
         return False
     if wanted.map is not None and result.options.get("map") != wanted.map:
@@ -97,6 +99,14 @@ def fits_options(wanted: EvaluateOptions, result: Result, ground: Ground) -> boo
     if wanted.scales == "own":
         return len(result.scales) <= 1 and result.own_scale in (None, *result.scales)
     return result.scales == wanted.scales if ground.home else len(result.scales) > 1
+
+
+def _fits_extra(name: str, wanted: EvaluateOptions, result: Result, ground: Ground) -> bool:
+    """Tell whether an option that is off by default was on or off as the row asks."""
+    asked, used = (value or EXTRAS[name] for value in (getattr(wanted, name), result.options.get(name)))
+    if name != "layer" or asked is None or used is None:
+        return bool(asked == used)
+    return [*map(str, asked)] == [*map(str, used)] if ground.home else len(asked) == len(used)
 
 
 def departures(spec: TableSpec, row: Row, column: Column, result: Result) -> list[str]:
@@ -159,6 +169,14 @@ def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:
         options += ["--scales", ",".join(map(str, wanted.scales))]
     if wanted.box_rule is not None:
         options += ["--box-rule", wanted.box_rule]
+    for name in EXTRAS:
+        options += _extra_flag(name, getattr(wanted, name))
     if ground.train_dataset != ground.dataset:
         options += ["--dataset", ground.dataset]
     return shlex.join(["gwapctl", "evaluate", run, *options])
+
+
+def _extra_flag(name: str, value: object) -> list[str]:
+    if value is None:
+        return []
+    return [f"--{name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]

@@ -19,6 +19,9 @@ TABLES = ("i", "ii", "iii", "iv", "v", "cam")
 
 Setting = bool | int | float | str
 
+# options that are off unless a row asks for them, and what an evaluation says then if it says anything
+EXTRAS: dict[str, Setting | None] = {"layer": None, "fuse": "mean", "close": 0.0, "crops": "none", "guesses": None}
+
 
 class Frozen(BaseModel):
     """A model that cannot change and refuses unknown fields."""
@@ -29,12 +32,18 @@ class Frozen(BaseModel):
 class EvaluateOptions(Frozen):
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    ``scales = "own"`` is one pass at the model's own input size.
+    ``scales = "own"`` is one pass at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops`` and
+    ``guesses`` change what is measured: None means that the number was made without them.
     """
 
     map: str | None = None
     scales: Literal["own"] | tuple[int, ...] | None = None
     box_rule: str | None = None
+    layer: tuple[str | int, ...] | None = None
+    fuse: Literal["mean", "max", "product"] | None = None
+    close: float | None = None
+    crops: Literal["ten"] | None = None
+    guesses: Literal["five"] | None = None
 
     def asked(self) -> tuple[str, ...]:
         """Return the options that matter."""
