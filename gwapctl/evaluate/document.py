@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.evidence import Evidence
-from gwapctl.evaluate.paper import Verdict
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import now
 
 SCHEMA_VERSION = 1
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is measured on: ``samples`` of a ``split``, by which ``protocol``; ``masks`` is their folder."""
+
+    dataset: Dataset
+    split: str
+    samples: Sequence[BoxedSample]
+    protocol: str = "paper"
+    masks: Path | None = None
+
+
+@dataclass
+class Verdict:
+    """The outcome of a protocol: what goes into the document of ``evaluate --json``.
+
+    ``notes`` say what is left out; ``threshold_curve`` and ``examples`` are for the run's page and may be empty.
+    """
+
+    n: int
+    n_degenerate: int
+    metrics: dict[str, float]
+    floors: dict[str, dict[str, float]]
+    per_class: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    threshold_curve: dict[str, Any] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
 
 
 class JudgingProtocol(Protocol):

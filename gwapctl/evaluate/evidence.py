@@ -20,12 +20,22 @@ Heatmap = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
+class Detections:
+    """All boxes found in one image: ``boxes`` (N, 4) in original pixels, ``scores`` (N,), ``labels`` (N,)."""
+
+    boxes: FloatArray
+    scores: FloatArray
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """One image: its size, class scores, maps and boxes. Classes are indices of the data set, ``ANY`` or ``FOREIGN``.
 
     ``scores`` (C,) has one score per class of the data set; ``ranked`` the predicted classes, best first; None where
     nothing is said. ``maps`` (h, w) cover the whole image at any resolution. ``boxes`` (N, 4) are in original pixels,
-    best first; an empty array means that the map gave no box.
+    best first; an empty array means that the map gave no box. ``detections`` are there where several boxes per image
+    were asked for, each with a score of its own.
     """
 
     width: int
@@ -34,6 +44,7 @@ class Evidence:
     ranked: tuple[int, ...] | None = None
     maps: Mapping[int, Heatmap] = field(default_factory=dict)
     boxes: Mapping[int, FloatArray] = field(default_factory=dict)
+    detections: Detections | None = None
 
     def map_of(self, label: int) -> Heatmap | None:
         """Return the map of a class, or the one for every class; None where there is neither."""

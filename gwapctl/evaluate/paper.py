@@ -7,7 +7,6 @@ never look at the image. The floors of top-1 and top-5 localization use the judg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -15,6 +14,7 @@ import numpy as np
 
 from gwapctl.boxes import FloatArray, iou
 from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.evidence import ANY, Evidence, Heatmap
 from gwapctl.evaluate.examples import Examples
 from gwapctl.evaluate.truth import Masks, Truth
@@ -38,23 +38,6 @@ MAP_KEYS = (
     *("fg_iou", "fg_iou_threshold", "fg_iou_pooled", "fg_iou_pooled_threshold"),
     *("max_box_acc", "max_box_acc_30", "max_box_acc_50", "max_box_acc_70", "max_box_acc_threshold", "max_box_acc_v2"),
 )
-
-
-@dataclass
-class Verdict:
-    """The outcome of a protocol: what goes into the document of ``evaluate --json``.
-
-    ``notes`` say what is left out; ``threshold_curve`` and ``examples`` are for the run's page and may be empty.
-    """
-
-    n: int
-    n_degenerate: int
-    metrics: dict[str, float]
-    floors: dict[str, dict[str, float]]
-    per_class: list[dict[str, Any]]
-    notes: list[str] = field(default_factory=list)
-    threshold_curve: dict[str, Any] = field(default_factory=dict)
-    examples: list[dict[str, Any]] = field(default_factory=list)
 
 
 class PaperProtocol:

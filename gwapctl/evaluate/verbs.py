@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
-from gwapctl.evaluate.document import Document, JudgingProtocol, build_document, judge
+from gwapctl.evaluate.document import Document, Ground, JudgingProtocol, build_document, judge
 from gwapctl.evaluate.evidence import Evidence
 from gwapctl.evaluate.network import evidence_from_model
 from gwapctl.evaluate.paper import PaperProtocol
@@ -59,17 +59,6 @@ class Options:
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What is measured on: ``samples`` of a ``split``, by which ``protocol``; ``masks`` is their folder."""
-
-    dataset: Dataset
-    split: str
-    samples: Sequence[BoxedSample]
-    protocol: str = "paper"
-    masks: Path | None = None
 
 
 def evaluate(

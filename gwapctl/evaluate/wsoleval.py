@@ -7,8 +7,9 @@ import numpy as np
 from gwapctl.boxes import iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
+from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.evidence import Evidence
-from gwapctl.evaluate.paper import ONE_THRESHOLD, Verdict, threshold_curve
+from gwapctl.evaluate.paper import ONE_THRESHOLD, threshold_curve
 from gwapctl.evaluate.truth import Masks, true_boxes
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.localization import FLOORS
