@@ -11,31 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gwapctl.errors import DataError, UsageError, closest
 
 
-class TrainConfig(BaseModel):
-    """Everything that decides the weights, besides the data itself.
-
-    The defaults are the paper's where it states one (GWAP, arXiv 1809.08264, IV-A), otherwise ours; ``defaults_for``
-    adapts them to the data set.
-    """
+class RunConfig(BaseModel):
+    """What a classifier and a detector are both asked: data, trunk, schedule, and how the numbers are computed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
-    backbone: str = "googlenet"
-    cam_conv: bool = False
-    cam_groups: Literal[1, 2] = 1
-    head: str = "gwap"
-    head_options: dict[str, int | float] = {}
+    backbone: str
     weights: str = "imagenet"
-    image_size: tuple[int, int] = (600, 600)
-    train_sizes: tuple[int, ...] = ()
     batch_size: int = Field(4, ge=1)
     accumulate: int = Field(1, ge=1)
-    epochs: int | None = Field(None, ge=1)
-    iterations: int | None = Field(None, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(5e-4, gt=0)
-    head_lr_factor: float = Field(1.0, gt=0)
     bias_lr_factor: float = Field(1.0, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
@@ -43,18 +30,37 @@ class TrainConfig(BaseModel):
     step_every: int = Field(20_000, ge=1)
     step_factor: float = Field(0.1, gt=0, le=1)
     warmup: int = Field(0, ge=0)
-    ema: float = Field(0.0, ge=0, lt=1)
     flip: bool = True
-    min_crop: float = Field(1.0, gt=0, le=1)
-    freeze_backbone: bool = False
-    batch_norm: Literal["auto", "frozen", "train"] = "auto"
     val_fraction: float = Field(0.1, ge=0, lt=1)
-    keep: Literal["best", "last"] = "best"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
     deterministic: bool = False
     seed: int = Field(0, ge=0)
     recipe: str | None = None
+
+
+class TrainConfig(RunConfig):
+    """Everything that decides the weights of a classifier, besides the data itself.
+
+    The defaults are the paper's where it states one (GWAP, arXiv 1809.08264, IV-A), otherwise ours; ``defaults_for``
+    adapts them to the data set.
+    """
+
+    backbone: str = "googlenet"
+    cam_conv: bool = False
+    cam_groups: Literal[1, 2] = 1
+    head: str = "gwap"
+    head_options: dict[str, int | float] = {}
+    image_size: tuple[int, int] = (600, 600)
+    train_sizes: tuple[int, ...] = ()
+    epochs: int | None = Field(None, ge=1)
+    iterations: int | None = Field(None, ge=1)
+    head_lr_factor: float = Field(1.0, gt=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    min_crop: float = Field(1.0, gt=0, le=1)
+    freeze_backbone: bool = False
+    batch_norm: Literal["auto", "frozen", "train"] = "auto"
+    keep: Literal["best", "last"] = "best"
+    compile: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -71,6 +77,39 @@ class TrainConfig(BaseModel):
         suffix = "+cam" if self.cam_groups == 1 else "+cam2"
         return self.backbone + (suffix if self.cam_conv else "")
 
+
+class DetectorConfig(RunConfig):
+    """Everything that decides the weights of a detector, besides the data itself.
+
+    The defaults are the joint end-to-end schedule of py-R-FCN for VOC 2007 + 2012 (METHODS 5.1; its one image times
+    ``iter_size`` 2 is ``batch_size`` 1 times ``accumulate`` 2). ``batch_size`` counts images with boxes; a weak branch
+    sees as many others beside them. Images get ``short_side``, or less where the longer side would pass ``long_side``.
+    """
+
+    backbone: str = "resnet50"
+    detector: Literal["rfcn"] = "rfcn"
+    weak: Literal["none", "gap", "gwap", "gwap+gap"] = "none"
+    weak_weight: float = Field(0.1, ge=0)
+    box_proportion: float = Field(1.0, gt=0, le=1)
+    pooling: Literal["ps_roi_pool", "ps_roi_align"] = "ps_roi_pool"
+    short_side: int = Field(600, ge=32, le=4096)
+    long_side: int = Field(1000, ge=32, le=4096)
+    batch_size: int = Field(1, ge=1)
+    accumulate: int = Field(2, ge=1)
+    iterations: int = Field(110_000, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    bias_lr_factor: float = Field(2.0, gt=0)
+    step_every: int = Field(80_000, ge=1)
+    val_fraction: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> DetectorConfig:
+        if self.long_side < self.short_side:
+            raise ValueError("long_side must be at least short_side")
+        return self
+
+
+SETTINGS = frozenset(TrainConfig.model_fields) | frozenset(DetectorConfig.model_fields)
 
 PAPER_VOC: dict[str, Any] = {"iterations": 60_000, "keep": "last", "val_fraction": 0.0}
 
@@ -99,21 +138,38 @@ FOLDER: dict[str, Any] = {
 
 DEFAULTS = {"voc": PAPER_VOC, "voc2012": PAPER_VOC, "voc07+12": PAPER_VOC, "tiny-imagenet": SMALL_IMAGES}
 
+DETECTOR_FOLDER: dict[str, Any] = {
+    "backbone": "resnet18",
+    "short_side": 320,
+    "long_side": 533,
+    "batch_size": 2,
+    "accumulate": 1,
+    "iterations": 3_000,
+    "schedule": "cosine",
+    "warmup": 100,
+}
 
-def defaults_for(dataset: str) -> dict[str, Any]:
-    """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of ``TrainConfig``."""
-    return DEFAULTS.get(dataset, FOLDER)
+DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {"voc": {}, "voc2012": {}, "voc07+12": {}}
 
 
-def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, Any]) -> TrainConfig:
+def defaults_for(dataset: str, detector: bool = False) -> dict[str, Any]:
+    """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of its config."""
+    name = dataset.partition(":")[0]
+    return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER) if detector else DEFAULTS.get(name, FOLDER)
+
+
+def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, Any]) -> TrainConfig | DetectorConfig:
     """Combine the data set's defaults, the recipe, and explicit settings (flags), the later winning.
+
+    The recipe's or the flags' key ``detector`` makes it a detector's.
 
     Raises:
         UsageError: unknown keys or bad values; all of them are in the one message.
 
     """
-    values = dict(defaults_for(dataset))
     layers = [read_recipe(recipe) if recipe else {}, settings]
+    model = DetectorConfig if any("detector" in layer for layer in layers) else TrainConfig
+    values = dict(defaults_for(dataset, detector=model is DetectorConfig))
     for layer in layers:
         if "epochs" in layer or "iterations" in layer:  # the other length of a lower layer no longer holds
             values.pop("epochs", None)
@@ -123,13 +179,18 @@ def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, An
         values["recipe"] = recipe.stem
     values["dataset"] = dataset
     try:
-        return TrainConfig(**values)
+        return model(**values)
     except ValidationError as error:
-        raise UsageError(_all_mistakes(error, recipe)) from None
+        raise UsageError(_all_mistakes(error, recipe, model)) from None
+
+
+def stored_config(values: dict[str, Any]) -> TrainConfig | DetectorConfig:
+    """Return the config that ``run.json`` holds."""
+    return DetectorConfig(**values) if "detector" in values else TrainConfig(**values)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe TOML: a flat table of ``TrainConfig`` keys.
+    """Read a recipe TOML: a flat table of ``TrainConfig`` or ``DetectorConfig`` keys.
 
     Raises:
         DataError: the file is missing or is not TOML.
@@ -143,14 +204,22 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise DataError(f"recipe {path} is not valid TOML: {error}.") from error
 
 
-def _all_mistakes(error: ValidationError, recipe: Path | None) -> str:
+def _all_mistakes(error: ValidationError, recipe: Path | None, model: type[RunConfig]) -> str:
     mistakes = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            mistakes.append(f"unknown key {key!r}.{closest(key, TrainConfig.model_fields)}")
+            mistakes.append(_foreign_key(key, model))
         else:
             prefix = f"{key} = {item['input']!r}: " if key else ""
             mistakes.append(prefix + item["msg"].removeprefix("Value error, ") + ".")
     where = f" (recipe {recipe} and flags)" if recipe else ""
     return f"{len(mistakes)} wrong setting{'s' if len(mistakes) > 1 else ''}{where}: {' '.join(mistakes)}"
+
+
+def _foreign_key(key: str, model: type[RunConfig]) -> str:
+    if key in SETTINGS:
+        return (
+            f"{key} is a classifier's." if model is DetectorConfig else f"{key} is a detector's: add --detector rfcn."
+        )
+    return f"unknown key {key!r}.{closest(key, model.model_fields)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gwapctl import evaluate
-from gwapctl.config import build_train_config
+from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets import open_dataset, reporting_split
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.export import EXPORTERS
@@ -70,6 +70,7 @@ def run_demo(folder: Path, *, step: Step, images: int, seed: int = 0, overwrite:
     with step("2/6 training") as progress:
         demo.run.mkdir(exist_ok=True)
         config = build_train_config(str(demo.data), None, {**SETTINGS, "seed": seed})
+        assert isinstance(config, TrainConfig)  # SETTINGS ask for no detector
         with _one_thread():
             train(config, demo.run, progress=progress)
     with step("3/6 measuring") as progress:
