@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +12,26 @@ import torch
 from torch import Tensor
 
 from gwapctl.config import TrainConfig
-from gwapctl.datasets.base import fingerprint
 from gwapctl.device import autocast, keep_freed_memory, resolve_device
-from gwapctl.errors import DataError, MissingDependencyError, ModelError, UsageError
-from gwapctl.files import atomic_path
+from gwapctl.errors import ModelError
 from gwapctl.heads import HeadOutput
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.model import save_model
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import Run, now
+from gwapctl.train_run import (
+    STATE,
+    Meter,
+    default_workers,
+    device_name,
+    interrupt_flag,
+    kept_resumable,
+    open_run,
+    require_tensorboard,
+    save_state,
+    scalar_writer,
+    set_determinism,
+)
 from gwapctl.train_setup import Training, classification_loss, learning_rate, load_train_data
 from gwapctl.transforms import EvaluationImages, load_batches
 from gwapctl.zoo import find_weights
@@ -55,33 +62,21 @@ def train(
     if tensorboard:
         require_tensorboard()
     place = resolve_device(device)
-    _set_determinism(config)
+    set_determinism(config.deterministic, one_size=len(config.train_sizes) <= 1)
     if place.type == "cpu":
         keep_freed_memory()
     data = load_train_data(config, root)
     weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
     training = Training(config, data, place, weights, default_workers() if workers is None else workers)
     run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
-    try:
-        with _interrupt_flag() as interrupted, _scalar_writer(training, run, tensorboard) as scalars:
-            _train_loop(training, run, interrupted, scalars, progress)
-    except KeyboardInterrupt:
-        _save_state(training, run)
-        run.update(status="interrupted", iterations=training.iteration)
-        raise
-    except Exception:
-        run.update(status="failed", iterations=training.iteration)
-        raise
+    logged = scalar_writer(run, training.iteration, tensorboard)
+    with kept_resumable(run, training), interrupt_flag() as interrupted, logged as scalars:
+        _train_loop(training, run, interrupted, scalars, progress)
     if config.keep == "last":
         save_model(training.averaged, folder)
-    (folder / "state.pt").unlink(missing_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
     run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
     return run
-
-
-def default_workers() -> int:
-    """Return how many threads read images: the cores but one, at least 1 and at most 8."""
-    return min(8, max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 2))
 
 
 def _train_loop(
@@ -129,39 +124,6 @@ def train_step(
     return total
 
 
-class Meter:
-    """Loss and speed since the last report, read from the device only when they are shown."""
-
-    def __init__(self, images_per_step: int) -> None:
-        self.images_per_step = images_per_step
-        self.losses: list[Tensor] = []
-        self.started = self.shown = time.monotonic()
-        self.line = ""
-
-    def add(self, loss: Tensor) -> None:
-        """Take in the loss of one step."""
-        self.losses.append(loss)
-
-    def text(self, lr: float, device: torch.device) -> str:
-        """Return the line beside the progress bar; it changes at most twice a second."""
-        if time.monotonic() - self.shown >= 0.5 or not self.line:
-            self.shown = time.monotonic()
-            memory = f" · {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
-            recent = torch.stack(self.losses[-50:]).mean().item()
-            self.line = f"loss {recent:.4f} · lr {lr:.2g} · {self.speed():.0f} images/s{memory}"
-        return self.line
-
-    def speed(self) -> float:
-        """Return images per second since the last reset."""
-        return len(self.losses) * self.images_per_step / max(1e-9, time.monotonic() - self.started)
-
-    def reset(self) -> dict[str, float]:
-        """Return mean loss and speed, and start anew."""
-        row = {"loss": torch.stack(self.losses).mean().item(), "images_per_second": self.speed()}
-        self.losses, self.started = [], time.monotonic()
-        return row
-
-
 def _end_epoch(training: Training, run: Run, meter: Meter, lr: float, scalars: Any) -> None:
     """Judge on validation images, keep the best weights, and save the state."""
     config = training.config
@@ -181,33 +143,9 @@ def _end_epoch(training: Training, run: Run, meter: Meter, lr: float, scalars: A
     if scalars is not None:
         for name in row.keys() - {"iteration"}:
             scalars.add_scalar(name, row[name], training.iteration)
-    _save_state(training, run)
+    save_state(training.state(), run)
     run.update(iterations=training.iteration, best=training.best)
     meter.started = time.monotonic()
-
-
-def require_tensorboard() -> None:
-    """Find out whether scalars can be written.
-
-    Raises:
-        MissingDependencyError: tensorboard is not installed.
-
-    """
-    try:
-        importlib.import_module("torch.utils.tensorboard")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "--tensorboard needs the package tensorboard. Run: pip install 'gwapctl[tensorboard]'"
-        ) from error
-
-
-def _scalar_writer(training: Training, run: Run, wanted: bool) -> AbstractContextManager[Any]:
-    """Return what writes scalars, or None; rows after the present iteration are void, as in ``truncate_history``."""
-    if not wanted:
-        return nullcontext()
-    writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-    started: AbstractContextManager[Any] = writer(run.folder / "tensorboard", purge_step=training.iteration + 1)
-    return started
 
 
 def selection_score(scores: dict[str, float]) -> float:
@@ -240,7 +178,7 @@ def _create_run(folder: Path, config: TrainConfig, training: Training) -> Run:
     document = {
         "config": config.model_dump(mode="json"),
         "dataset": training.data.describe(),
-        "device": _device_name(training.device),
+        "device": device_name(training.device),
         "seed": config.seed,
         "not_loaded": training.not_loaded,
     }
@@ -248,56 +186,7 @@ def _create_run(folder: Path, config: TrainConfig, training: Training) -> Run:
 
 
 def _open_run(folder: Path, config: TrainConfig, training: Training) -> Run:
-    run = Run.open(folder)
-    path = folder / "state.pt"
-    if run.finished:
-        raise UsageError(f"{folder} is finished: there is nothing to resume.")
-    if run.document["config"] != config.model_dump(mode="json"):
-        raise UsageError(f"{folder} was started with other settings. Resume with --out and --resume alone.")
-    if run.document["dataset"]["fingerprint"] != fingerprint(training.data.train):
-        raise DataError(f"the training images of {training.data.dataset.name} are not those {folder} was started with.")
-    if path.is_file():
-        training.load_state(_read_state(path))
-    run.truncate_history(training.iteration)
-    run.update(status="running")
+    run, state = open_run(folder, config, training.data.train)
+    if state is not None:
+        training.load_state(state)
     return run
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for broken or unsafe files
-        raise ModelError(f"{path} cannot be resumed from: {str(error).splitlines()[0]}") from error
-    return state
-
-
-def _save_state(training: Training, run: Run) -> None:
-    with atomic_path(run.folder / "state.pt") as temporary:
-        torch.save(training.state(), temporary)
-
-
-def _set_determinism(config: TrainConfig) -> None:
-    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = not config.deterministic and len(config.train_sizes) <= 1
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[list[bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a flag that the loop reads between steps; a second one stops at once."""
-    flag: list[bool] = []
-
-    def note(number: int, frame: Any) -> None:
-        if flag:
-            raise KeyboardInterrupt
-        flag.append(True)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield flag
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

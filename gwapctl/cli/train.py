@@ -167,8 +167,8 @@ def _run(
     """Fetch what is missing and may be fetched, train, and say what came out."""
     from gwapctl.datasets.download import ensure_dataset
     from gwapctl.files import prepare_output_folder
-    from gwapctl.train import require_tensorboard
     from gwapctl.train import train as train_run
+    from gwapctl.train_run import require_tensorboard
 
     if tensorboard:  # before anything is downloaded
         require_tensorboard()
