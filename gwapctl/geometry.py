@@ -38,6 +38,15 @@ class Geometry:
         return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
 
     @classmethod
+    def within(cls, width: int, height: int, short_side: int, long_side: int) -> Geometry:
+        """Resize so that the shorter side has ``short_side`` pixels, or fewer: the longer one has ``long_side`` at most.
+
+        The aspect ratio stays, to the nearest pixel (py-faster-rcnn's test.py and minibatch.py).
+        """
+        factor = min(short_side / min(width, height), long_side / max(width, height))
+        return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
+
+    @classmethod
     def fit(cls, width: int, height: int, long_side: int) -> Geometry:
         """Shrink so that the longer side has at most ``long_side`` pixels; smaller images stay as they are."""
         factor = min(1.0, long_side / max(width, height))
