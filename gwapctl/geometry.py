@@ -39,7 +39,7 @@ class Geometry:
 
     @classmethod
     def within(cls, width: int, height: int, short_side: int, long_side: int) -> Geometry:
-        """Resize so that the shorter side has ``short_side`` pixels, or fewer: the longer one has ``long_side`` at most.
+        """Resize the shorter side to ``short_side`` pixels, or fewer where the longer one would pass ``long_side``.
 
         The aspect ratio stays, to the nearest pixel (py-faster-rcnn's test.py and minibatch.py).
         """
