@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from gwapctl.detection.base import BoxTarget, DetectorInfo, Detections
+from gwapctl.detection.base import BoxTarget, Detections, DetectorInfo
 from gwapctl.detection.losses import total_loss
 from gwapctl.detection.rfcn import Detector
-from gwapctl.detection.store import build_detector, load_detector, load_detector_info, save_detector
+from gwapctl.detection.store import (
+    build_detector,
+    freeze_trunk,
+    load_detector,
+    load_detector_info,
+    load_trunk,
+    save_detector,
+)
 from gwapctl.detection.subset import box_labelled_subset
-from gwapctl.detection.trunk import freeze_trunk, load_trunk
 
 __all__ = [
     "BoxTarget",

@@ -2,26 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gwapctl.backbones.pretrained import load_pretrained
 from gwapctl.detection.base import DetectorInfo
 from gwapctl.detection.rfcn import Detector
+from gwapctl.detection.trunk import build_trunk, trunk_weights
+from gwapctl.errors import ModelError
+from gwapctl.files import atomic_path, read_json, write_json
+from gwapctl.model import load_tensors
 
 
 def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
-    """Build the detector that ``info`` describes, with fresh weights; trunk: ImageNet's and frozen where ``pretrained``.
+    """Build the detector that ``info`` describes, with fresh weights.
+
+    With ``pretrained`` the trunk has ImageNet's, and is frozen as R-FCN freezes it.
 
     Raises:
         UsageError: there is no such trunk, or it has no ImageNet weights.
         ModelError: the weights cannot be fetched.
 
     """
-    raise NotImplementedError
+    model = Detector(info, build_trunk(info.backbone))
+    if pretrained:
+        weights = trunk_weights(info.backbone)
+        load_trunk(model, load_pretrained(weights), weights.path)
+        freeze_trunk(model)
+    return model
+
+
+def load_trunk(model: Detector, tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """Copy a classifier's weights into the trunk of ``model``.
+
+    Args:
+        model: the detector.
+        tensors: of a classifier of ours (``backbone.*`` of its safetensors) or of torchvision's ResNet.
+        source: where they come from, for the message.
+
+    Raises:
+        ModelError: a layer of the trunk is missing or has another shape: it is another network.
+
+    """
+    theirs = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
+    own = model.trunk.state_dict()
+    state = {name: theirs[name] for name in own if name in theirs and theirs[name].shape == own[name].shape}
+    # a counter of batches, which older files lack and nothing reads
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise ModelError(
+            f"{source} does not fit the trunk {model.info.backbone}: {len(missing)} of its {len(own)} tensors are "
+            f"missing or have another shape ({missing[0]}). Give weights of the same network."
+        )
+    model.trunk.load_state_dict(state, strict=False)
+
+
+def freeze_trunk(model: Detector, *, stages: int = 2) -> None:
+    """Fix every batch norm and the first ``stages`` stages, as R-FCN does with its pretrained network.
+
+    Call it after the weights are loaded, and again when a run is resumed: it is not stored. From scratch, leave it out.
+    Stage 1 is everything before the first residual block, stage n + 1 is ``layer n``; 0: only batch norm.
+    """
+    model.trunk.freeze(stages)
 
 
 def save_detector(model: Detector, folder: Path) -> None:
     """Write ``weights.safetensors`` and ``model.json`` into ``folder``."""
-    raise NotImplementedError
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(folder / "weights.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_json(folder / "model.json", model.info.model_dump(mode="json"))
 
 
 def load_detector_info(folder: Path) -> DetectorInfo:
@@ -31,7 +85,14 @@ def load_detector_info(folder: Path) -> DetectorInfo:
         ModelError: it is missing or does not describe a detector.
 
     """
-    raise NotImplementedError
+    path = folder / "model.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no detector (no model.json). Give a run folder of train --detector.")
+    try:
+        return DetectorInfo.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"{path} does not describe a detector: {first['loc']}: {first['msg']}.") from None
 
 
 def load_detector(folder: Path) -> Detector:
@@ -41,4 +102,11 @@ def load_detector(folder: Path) -> Detector:
         ModelError: files are missing, broken, pickled, or do not fit each other.
 
     """
-    raise NotImplementedError
+    model = build_detector(load_detector_info(folder))
+    tensors = load_tensors(folder / "weights.safetensors")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{folder}: weights do not fit model.json: {reason}") from None
+    return model.eval()

@@ -2,33 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
-from torch import Tensor
+import torchvision
+from torch import Tensor, nn
 
-from gwapctl.detection.rfcn import Detector
+from gwapctl.backbones.pretrained import PretrainedWeights
+from gwapctl.backbones.resnet_s import ResNetS
+from gwapctl.errors import UsageError, unknown_name
 
 
-def load_trunk(model: Detector, tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Copy a classifier's weights into the trunk of ``model``.
+class Trunk(nn.Module):
+    """A network without pooling and classifier, cut once more in front of its last stage.
 
-    Args:
-        model: the detector.
-        tensors: of a classifier of ours (``backbone.*`` of its safetensors) or of torchvision's ResNet.
-        source: where they come from, for the message.
+    Layers keep the names that they have in a classifier, so that its weights load.
+
+    Attributes:
+        stages: the names of the layers of conv1, conv2, ... conv5.
+        stride: input pixels per cell, of conv4 and conv5 alike. An input must be a multiple of it.
+        conv4_channels, channels: of what ``conv4`` and ``conv5`` return.
+        neck_channels, proposal_channels: how wide the detector's shared features and its proposals' layer are unless
+            it says otherwise.
+
+    """
+
+    stages: tuple[tuple[str, ...], ...]
+    stride: int
+    conv4_channels: int
+    channels: int
+    neck_channels: int
+    proposal_channels: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fixed_norms = False
+
+    def conv4(self, images: Tensor) -> Tensor:
+        """Map normalised images ``(B, 3, H, W)`` to ``(B, conv4_channels, H / stride, W / stride)``."""
+        return self._run(self.stages[:-1], images)
+
+    def conv5(self, features: Tensor) -> Tensor:
+        """Map what ``conv4`` returns to ``(B, channels, H / stride, W / stride)``."""
+        return self._run(self.stages[-1:], features)
+
+    def freeze(self, stages: int) -> None:
+        """Fix every batch norm, statistics and affine part, and all of the first ``stages`` stages."""
+        self._fixed_norms = True
+        for name in (name for stage in self.stages[:stages] for name in stage):
+            self.get_submodule(name).requires_grad_(False)
+        for norm in self._norms():
+            norm.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Trunk:
+        """Switch between training and evaluation; a fixed batch norm stays as it is."""
+        super().train(mode)
+        if self._fixed_norms:
+            for norm in self._norms():
+                norm.eval()
+        return self
+
+    def _norms(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def _run(self, stages: tuple[tuple[str, ...], ...], features: Tensor) -> Tensor:
+        for name in (name for stage in stages for name in stage):
+            features = self.get_submodule(name)(features)
+        return features
+
+
+class ResNetTrunk(Trunk):
+    """A ResNet of torchvision (arXiv 1512.03385) with conv5 at stride 16 and dilated by 2 (R-FCN, section 3).
+
+    R-FCN dilates the 3x3 convolutions of all three blocks of conv5; torchvision's own switch leaves out the first one
+    and refuses ResNet-18 and -34. Those have two 3x3 convolutions per block: the one that had stride 2 stays undilated,
+    for its input has the resolution that it was trained on, and all behind it are dilated. torchvision has the stride
+    of conv3 and conv4 in a block's 3x3 convolution, the released R-FCN in the 1x1 before it.
+    """
+
+    stages = (("conv1", "bn1", "relu", "maxpool"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+    stride, neck_channels, proposal_channels = 16, 1024, 512
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        network = torchvision.models.get_model(name, weights=None)
+        for child, layer in network.named_children():
+            if child not in ("avgpool", "fc"):
+                self.add_module(child, layer)
+        self.channels = int(network.fc.in_features)
+        self.conv4_channels = self.channels // 2
+        bottleneck = isinstance(network.layer4[0], torchvision.models.resnet.Bottleneck)
+        for place, layer in network.layer4.named_modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.stride = (1, 1)
+                if layer.kernel_size == (3, 3) and (bottleneck or place != "0.conv1"):
+                    layer.dilation = layer.padding = (2, 2)
+
+
+class ResNetSTrunk(Trunk):
+    """Our resnet-s for small images, at its stride of 8 and undilated, for it never had a larger one.
+
+    Its last residual block ends conv4, its closing 1x1 convolution to 256 channels is conv5: ours, since a network this
+    shallow needs all its blocks to see an object.
+    """
+
+    stages = (("layers.0", "layers.1"), ("layers.2",), ("layers.3",), ("layers.4",), ("layers.5",))
+    stride, conv4_channels, channels, neck_channels, proposal_channels = 8, 96, 256, 256, 128
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = ResNetS(stride=self.stride).layers
+
+
+TRUNKS: dict[str, Callable[[], Trunk]] = {
+    "resnet-s": ResNetSTrunk,
+    "resnet18": partial(ResNetTrunk, "resnet18"),
+    "resnet34": partial(ResNetTrunk, "resnet34"),
+    "resnet50": partial(ResNetTrunk, "resnet50"),
+    "resnet101": partial(ResNetTrunk, "resnet101"),
+}
+
+
+def build_trunk(name: str) -> Trunk:
+    """Build the trunk ``name`` with fresh weights.
 
     Raises:
-        ModelError: a layer of the trunk is missing or has another shape: it is another network.
+        UsageError: there is no such trunk.
 
     """
-    raise NotImplementedError
+    if name not in TRUNKS:
+        raise unknown_name("backbone of a detector", name, TRUNKS)
+    return TRUNKS[name]()
 
 
-def freeze_trunk(model: Detector, *, stages: int = 2) -> None:
-    """Fix every batch norm and the first ``stages`` stages, as R-FCN does with its pretrained network.
+def trunk_weights(name: str) -> PretrainedWeights:
+    """Return where the ImageNet weights of the trunk ``name`` come from: torchvision's IMAGENET1K_V1.
 
-    Call it after the weights are loaded, and again when a run is resumed: it is not stored. From scratch, leave it out.
-    Stage 1 is everything before the first residual block, stage n + 1 is ``layer n``; 0: only batch norm.
+    Raises:
+        UsageError: there is no such trunk, or it has no ImageNet weights.
+
     """
-    raise NotImplementedError
+    if name not in TRUNKS:
+        raise unknown_name("backbone of a detector", name, TRUNKS)
+    if name == "resnet-s":
+        raise UsageError(
+            "resnet-s has no ImageNet weights to download. Use --weights none, a run or a zoo entry of ours."
+        )
+    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    return PretrainedWeights(weights.url, weights.meta["_file_size"])
