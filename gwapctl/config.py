@@ -50,6 +50,7 @@ class TrainConfig(RunConfig):
     cam_groups: Literal[1, 2] = 1
     head: str = "gwap"
     head_options: dict[str, int | float] = {}
+    new_head: bool = False
     image_size: tuple[int, int] = (600, 600)
     train_sizes: tuple[int, ...] = ()
     epochs: int | None = Field(None, ge=1)
@@ -57,7 +58,10 @@ class TrainConfig(RunConfig):
     head_lr_factor: float = Field(1.0, gt=0)
     ema: float = Field(0.0, ge=0, lt=1)
     min_crop: float = Field(1.0, gt=0, le=1)
+    background: str | None = None
+    background_classes: tuple[str, ...] = ()
     freeze_backbone: bool = False
+    cache_features: bool = False
     batch_norm: Literal["auto", "frozen", "train"] = "auto"
     keep: Literal["best", "last"] = "best"
     compile: bool = False
@@ -69,6 +73,10 @@ class TrainConfig(RunConfig):
         sizes = (*self.image_size, *self.train_sizes)
         if any(not 16 <= size <= 4096 for size in sizes):
             raise ValueError("image_size and train_sizes must lie between 16 and 4096 pixels")
+        if self.cache_features and not self.freeze_backbone:
+            raise ValueError("cache_features needs freeze_backbone: feature maps of a backbone that learns do not last")
+        if self.cache_features and (self.min_crop < 1 or self.train_sizes):
+            raise ValueError("cache_features keeps whole images of one size: leave out min_crop and train_sizes")
         return self
 
     @property
@@ -175,6 +183,8 @@ def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, An
             values.pop("epochs", None)
             values.pop("iterations", None)
         values.update(layer)
+    if values.get("cache_features") and not any("min_crop" in layer for layer in layers):
+        values["min_crop"] = 1.0
     if recipe:
         values["recipe"] = recipe.stem
     values["dataset"] = dataset

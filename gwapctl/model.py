@@ -70,9 +70,13 @@ class Classifier(nn.Module):
         features: Tensor = self.backbone(images.float() * self.scale + self.shift)
         return features
 
-    def forward(self, images: Tensor) -> HeadOutput:
-        """Map RGB images ``(B, 3, H, W)`` in 0..255 to logits ``(B, C)`` and the head's maps."""
-        output: HeadOutput = self.head(self.feature_map(images))
+    def forward(self, images: Tensor, region: Tensor | None = None) -> HeadOutput:
+        """Map RGB images ``(B, 3, H, W)`` in 0..255 to logits ``(B, C)`` and the head's maps.
+
+        ``region`` (B, 1, H, W) in 0..1 covers the boxes of all objects; a head that ``sees_boxes`` takes it.
+        """
+        features = self.feature_map(images)
+        output: HeadOutput = self.head(features) if region is None else self.head(features, region)
         return output
 
     def probabilities(self, logits: Tensor) -> Tensor:

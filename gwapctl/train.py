@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gwapctl.config import TrainConfig
 from gwapctl.device import autocast, keep_freed_memory, resolve_device
-from gwapctl.errors import ModelError
+from gwapctl.errors import DataError, ModelError
 from gwapctl.heads import HeadOutput
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.model import save_model
@@ -32,8 +32,8 @@ from gwapctl.train_run import (
     scalar_writer,
     set_determinism,
 )
-from gwapctl.train_setup import Training, classification_loss, learning_rate, load_train_data
-from gwapctl.transforms import EvaluationImages, load_batches
+from gwapctl.train_setup import Training, learning_rate, load_train_data
+from gwapctl.transforms import EvaluationImages, load_batches, split_region
 from gwapctl.zoo import find_weights
 
 
@@ -110,12 +110,15 @@ def train_step(
         group["lr"] = lr * group["lr_factor"]
     training.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)
+    multi_label, epoch = training.data.dataset.multi_label, training.iteration / training.per_epoch
     for _ in range(config.accumulate):
-        images, indices = next(batches)
-        labels, counts = (table[indices].to(device, non_blocking=True) for table in (training.labels, training.counts))
+        batch, indices = next(batches)
+        known = indices[: len(indices) - training.backgrounds_per_batch]  # behind them are images without labels
+        labels, counts = (table[known].to(device, non_blocking=True) for table in (training.labels, training.counts))
+        images, region = split_region(batch.to(device, non_blocking=True))
         with autocast(device, config.precision):
-            logits = model(images.to(device, non_blocking=True)).logits
-        loss = classification_loss(logits.float(), labels, counts, training.data.dataset.multi_label)
+            output = model(images, region)
+        loss = training.head.loss(output, labels, counts, multi_label=multi_label, epoch=epoch)
         (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
         total += loss.detach() / config.accumulate
     training.optimizer.step()
@@ -162,9 +165,10 @@ def validate(training: Training) -> dict[str, float]:
     precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
     model.eval()
     with torch.inference_mode():
-        for images, indices in loader:
+        for batch, indices in loader:
+            images, region = split_region(batch.to(training.device))
             with autocast(training.device, config.precision):
-                scores = model.probabilities(model(images.to(training.device)).logits.float()).cpu().numpy()
+                scores = model.probabilities(model(images, region).logits.float()).cpu().numpy()
             for row, index in zip(scores, indices.tolist(), strict=True):
                 sample = samples[index]
                 if model.info.multi_label:
@@ -181,11 +185,15 @@ def _create_run(folder: Path, config: TrainConfig, training: Training) -> Run:
         "device": device_name(training.device),
         "seed": config.seed,
         "not_loaded": training.not_loaded,
+        "sees_boxes": training.head.sees_boxes,
     }
     return Run.create(folder, document)
 
 
 def _open_run(folder: Path, config: TrainConfig, training: Training) -> Run:
+    background = "background_fingerprint"
+    if Run.open(folder).document["dataset"].get(background) != training.data.describe().get(background):
+        raise DataError(f"the background images are not those {folder} was started with.")
     run, state = open_run(folder, config, training.data.train)
     if state is not None:
         training.load_state(state)

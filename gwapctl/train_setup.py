@@ -1,27 +1,29 @@
 """What a training run is made of: the data it sees, the model, the optimizer, and how far it is.
 
-Boxes never come here: samples are the weak view of a data set (``Dataset.samples``), which carries none.
+Samples are the weak view of a data set (``Dataset.samples``), which carries no boxes. The one exception are heads that
+say that they see boxes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.backbones import build_backbone
 from gwapctl.backbones.caffemodel import caffe_weights
-from gwapctl.config import TrainConfig
+from gwapctl.config import RunConfig, TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
-from gwapctl.datasets.base import Dataset, Sample, fingerprint, holdout
+from gwapctl.datasets.backgrounds import background_folder, background_samples, without_classes
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample, fingerprint, holdout
 from gwapctl.errors import DataError, UsageError
+from gwapctl.heads import Head, head_class
 from gwapctl.model import Classifier, ModelInfo, build_classifier, load_matching, load_tensors
 from gwapctl.transforms import TrainingBatches, TrainingImages, load_batches, targets
 
@@ -30,16 +32,21 @@ SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrain
 
 @dataclass(frozen=True)
 class TrainData:
-    """What training sees: two lists of samples without boxes, and the classes."""
+    """What training sees: the classes, samples to train and to validate on, and images without any object.
+
+    Samples have no boxes (``Sample``), unless the head sees them (``BoxedSample``).
+    """
 
     dataset: Dataset
     train: list[Sample]
     val: list[Sample]
     train_split: str
     val_split: str | None
+    background: list[Sample] = field(default_factory=list)
 
     def describe(self) -> dict[str, Any]:
         """Return the ``dataset`` part of ``run.json``."""
+        background = {"n_background": len(self.background), "background_fingerprint": fingerprint(self.background)}
         return {
             "name": self.dataset.name,
             "root": str(self.dataset.root.resolve()),
@@ -49,6 +56,7 @@ class TrainData:
             "n_train": len(self.train),
             "n_val": len(self.val),
             "classes": [{"name": item.name, "id": item.id} for item in self.dataset.classes],
+            **(background if self.background else {}),
         }
 
 
@@ -56,25 +64,62 @@ def load_train_data(config: TrainConfig, root: Path | None) -> TrainData:
     """Open the data set and divide it: its own val split where it has one, else a seeded part of train.
 
     Raises:
-        DataError: the data set or a split is missing, empty, or a class has no training image.
+        DataError: the data set or a split is missing, empty, or a class has no training image; the head needs boxes
+            and there are none.
+        UsageError: settings and head do not fit each other.
 
     """
+    head = head_class(config.head)
+    _check_background(config, head)
     dataset = open_dataset(config.dataset, root)
+    background: list[Sample] = []
+    if config.background is not None:
+        background = background_folder(config.background)
+    if config.background_classes:
+        dataset = without_classes(dataset, config.background_classes)
+        background = background_samples(dataset, training_splits(dataset)[0])
     train_split, val_split = training_splits(dataset)
-    train = dataset.samples(train_split)
+    view = dataset.boxed_samples if head.sees_boxes else dataset.samples
+    train: list[Sample] = [*view(train_split)]
     val: list[Sample] = []
     if val_split is not None:
-        val = dataset.samples(val_split)
+        val = [*view(val_split)]
     elif config.val_fraction > 0:
         train, val = holdout(train, config.val_fraction, config.seed)
         val_split = f"{config.val_fraction:g} of {train_split}, seed {config.seed}"
     if config.keep == "best" and not val:
         raise UsageError("--keep best needs validation images. Set --val-fraction above 0, or use --keep last.")
-    _require_all_classes(dataset, train, train_split)
-    return TrainData(dataset, train, val, train_split, val_split)
+    require_all_classes(dataset, train, train_split)
+    if head.sees_boxes:
+        _require_boxes(config, dataset, train, val)
+    return TrainData(dataset, train, val, train_split, val_split, background)
 
 
-def _require_all_classes(dataset: Dataset, train: Sequence[Sample], split: str) -> None:
+def _check_background(config: TrainConfig, head: type[Head]) -> None:
+    folder, classes = config.background is not None, bool(config.background_classes)
+    if folder and classes:
+        raise UsageError("--background and --background-classes both say where background images are. Give one.")
+    if (folder or classes) and not head.learns_from_background:
+        flag = "--background" if folder else "--background-classes"
+        raise UsageError(f"{flag} is of no use to head {config.head}. Drop it, or choose --head background.")
+    if head.learns_from_background and not (folder or classes) and config.head_options.get("l1") != 0:
+        raise UsageError(
+            f"head {config.head} needs images without objects. Give a folder of them with --background, or classes of "
+            "the data set that show none with --background-classes."
+        )
+
+
+def _require_boxes(config: TrainConfig, dataset: Dataset, *parts: Sequence[Sample]) -> None:
+    for part in filter(None, parts):
+        if not any(isinstance(sample, BoxedSample) and len(sample.boxes) for sample in part):
+            raise DataError(
+                f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
+                "for training or validation. Choose --head gwap."
+            )
+
+
+def require_all_classes(dataset: Dataset, train: Sequence[Sample], split: str) -> None:
+    """Raise ``DataError`` where a class has no training image, or there is none at all."""
     if not train:
         raise DataError(f"split {split!r} of {dataset.name} at {dataset.root} has no images.")
     present = {label for sample in train for label in sample.labels}
@@ -90,6 +135,10 @@ def _require_all_classes(dataset: Dataset, train: Sequence[Sample], split: str) 
 def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInfo:
     """Describe the model that ``config`` asks for."""
     sizes = config.train_sizes or config.image_size
+    head = head_class(config.head)
+    provenance: dict[str, Any] = {"dataset": dataset.name, "recipe": config.recipe, "seed": config.seed}
+    if head.sees_boxes:
+        provenance["sees_boxes"] = True
     return ModelInfo(
         backbone=config.network,
         head=config.head,
@@ -100,7 +149,8 @@ def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInf
         train_sizes=(min(sizes), max(sizes)),
         mean=backbone.mean,
         std=backbone.std,
-        provenance={"dataset": dataset.name, "recipe": config.recipe, "seed": config.seed},
+        map=head.map,
+        provenance=provenance,
     )
 
 
@@ -119,8 +169,14 @@ class Training:
         self.optimizer = _build_optimizer(self.model, config)
         self.ema = _moving_average(self.model, config.ema) if config.ema else None
         self.labels, self.counts = targets(data.train, len(data.dataset.classes))
+        self.backgrounds_per_batch = self.head.background_images(config.batch_size)
         self.iteration = 0
         self.best: dict[str, Any] = {}
+
+    @property
+    def head(self) -> Head:
+        """The head in training: it knows the loss."""
+        return cast(Head, self.model.head)
 
     @property
     def per_epoch(self) -> int:
@@ -163,7 +219,8 @@ class Training:
         """Return the batches from the present iteration to the last."""
         config = self.config
         sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
-        images = TrainingImages(self.data.train, config.seed, config.flip, config.min_crop)
+        samples = [*self.data.train, *self.data.background]
+        images = TrainingImages(samples, config.seed, config.flip, config.min_crop)
         sampler = TrainingBatches(
             len(self.data.train),
             config.batch_size,
@@ -171,6 +228,8 @@ class Training:
             config.seed,
             self.iteration * config.accumulate,
             self.total * config.accumulate,
+            len(self.data.background),
+            self.backgrounds_per_batch,
         )
         return load_batches(images, sampler, self.workers)
 
@@ -180,12 +239,12 @@ def _build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) ->
     blank = build_backbone(config.network)
     info = model_info(config, dataset, blank)
     model = build_classifier(info, pretrained=config.weights == "imagenet")
-    if model.head.sees_boxes:
-        raise UsageError(f"head {config.head} needs object boxes, and training here sees image-level labels alone.")
     if weights is None:
         return model, []
     is_caffe = weights.suffix == ".caffemodel"
     tensors = caffe_weights(weights, config.network) if is_caffe else load_tensors(weights)
+    if config.new_head:  # another head's scores would be an advantage where heads are compared
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     return model, load_matching(model, tensors, weights)
 
 
@@ -209,20 +268,32 @@ def _freeze(model: Classifier, config: TrainConfig, pretrained: bool) -> list[nn
 
 
 def _build_optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
-    """Group parameters: weights decay, biases and norms do not (as in CAM's prototxt); factors scale the rate."""
-    groups = []
-    for part, factor in ((model.backbone, 1.0), (model.head, config.head_lr_factor)):
-        weights = [p for p in part.parameters() if p.requires_grad and p.ndim > 1]
-        biases = [p for p in part.parameters() if p.requires_grad and p.ndim <= 1]
-        groups.append({"params": weights, "lr_factor": factor, "weight_decay": config.weight_decay})
-        groups.append({"params": biases, "lr_factor": factor * config.bias_lr_factor, "weight_decay": 0.0})
+    backbone = parameter_groups(model.backbone, config)
+    return build_optimizer([*backbone, *parameter_groups(model.head, config, config.head_lr_factor)], config)
+
+
+def parameter_groups(part: nn.Module, config: RunConfig, factor: float = 1.0) -> list[dict[str, Any]]:
+    """Group the trained parameters: weights decay, biases and norms do not (as in CAM's prototxt).
+
+    ``lr_factor`` of a group scales its rate.
+    """
+    weights = [p for p in part.parameters() if p.requires_grad and p.ndim > 1]
+    biases = [p for p in part.parameters() if p.requires_grad and p.ndim <= 1]
+    return [
+        {"params": weights, "lr_factor": factor, "weight_decay": config.weight_decay},
+        {"params": biases, "lr_factor": factor * config.bias_lr_factor, "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(groups: Sequence[dict[str, Any]], config: RunConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of the parameter groups that are not empty."""
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
-def learning_rate(config: TrainConfig, iteration: int, total: int) -> float:
+def learning_rate(config: RunConfig, iteration: int, total: int) -> float:
     """Return the learning rate of ``iteration``: linear warm-up, then steps, half a cosine, or constant."""
     if iteration < config.warmup:
         return config.lr * (iteration + 1) / config.warmup
@@ -232,15 +303,3 @@ def learning_rate(config: TrainConfig, iteration: int, total: int) -> float:
         share = (iteration - config.warmup) / max(1, total - config.warmup)
         return config.lr * 0.5 * (1 + math.cos(math.pi * share))
     return config.lr
-
-
-def classification_loss(logits: Tensor, labels: Tensor, counts: Tensor, multi_label: bool) -> Tensor:
-    """Return the loss of logits ``(B, C)``.
-
-    Multi-label: sigmoid cross-entropy summed over classes and divided by the batch, as Caffe's layer does; classes with
-    count 0 (only difficult objects) are left out. Single-label: softmax cross-entropy, the mean over the batch.
-    """
-    if not multi_label:
-        return functional.cross_entropy(logits, labels.argmax(dim=1))
-    loss = functional.binary_cross_entropy_with_logits(logits, labels, weight=counts, reduction="sum")
-    return loss / len(logits)

@@ -14,7 +14,7 @@ from gwapctl.errors import UsageError
 from gwapctl.heads import HEADS, Head, HeadOutput, build_head, head_options
 
 CHANNELS, CLASSES, GRID = 7, 5, (3, 4)
-LINEAR = [name for name in HEADS if name != "original"]
+LINEAR = [name for name in HEADS if name not in ("background", "original")]  # linear in the feature map
 LEARNT = ["gwap", "gwap-no-sigmoid", "gwap-no-exp"]
 AVERAGING = ["gap", "gwap-gt", *LEARNT]  # logits linear in F for given weights: pooled class map + bias
 WITH_WEIGHT_MAP = ["gwap-class", "gwap-gt", *LEARNT]

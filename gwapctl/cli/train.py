@@ -42,6 +42,9 @@ def train(
     weights: Annotated[
         str | None, _setting("--weights", "First weights: imagenet, none, a file, a run or a zoo entry.", NETWORK)
     ] = None,
+    new_head: Annotated[
+        bool | None, _setting("--new-head/--take-head", "Take the backbone alone from --weights.", NETWORK)
+    ] = None,
     freeze_backbone: Annotated[
         bool | None, _setting("--freeze-backbone/--train-backbone", "Train the head alone.", NETWORK)
     ] = None,
@@ -59,6 +62,12 @@ def train(
     flip: Annotated[bool | None, _setting("--flip/--no-flip", "Mirror half of the images.", IMAGES)] = None,
     min_crop: Annotated[
         float | None, _setting("--min-crop", "Random crops of at least this share of the image; 1 = none.", IMAGES)
+    ] = None,
+    background: Annotated[
+        str | None, _setting("--background", "Folder of images without objects, for head background.", IMAGES)
+    ] = None,
+    background_classes: Annotated[
+        str | None, _setting("--background-classes", "Or classes, by name or id, that are no targets then.", IMAGES)
     ] = None,
     val_fraction: Annotated[
         float | None, _setting("--val-fraction", "Share of train held out where there is no val split.", IMAGES)
@@ -115,6 +124,7 @@ def train(
     chosen = {name: context.params.get(name) for name in TrainConfig.model_fields if name not in ("dataset", "recipe")}
     chosen |= {"image_size": options.parse_size(image_size), "train_sizes": options.parse_scales(train_sizes)}
     chosen["head_options"] = _head_options(head_option)
+    chosen["background_classes"] = _names(background_classes)
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
         config = _resumed_config(dataset, out, given)
@@ -125,6 +135,11 @@ def train(
         _show_plan(config, folder, root, json)
         return
     _run(config, folder, root, offline, resume, overwrite, device, workers, tensorboard, json)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Split a comma-separated list; None stays None."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _head_options(texts: list[str] | None) -> dict[str, int | float] | None:
@@ -167,6 +182,7 @@ def _run(
     """Fetch what is missing and may be fetched, train, and say what came out."""
     from gwapctl.datasets.download import ensure_dataset
     from gwapctl.files import prepare_output_folder
+    from gwapctl.heads import head_class
     from gwapctl.train import train as train_run
     from gwapctl.train_run import require_tensorboard
 
@@ -174,9 +190,11 @@ def _run(
         require_tensorboard()
     with console.progress("downloading") as fetched:
         ensure_dataset(config.dataset, root, offline=offline, progress=fetched, announce=console.note)
-    _announce_weights(config, offline)
+    announce_weights(config, offline)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
     console.note(f"training {config.backbone} + {config.head} on {config.dataset} into {folder}")
+    if head_class(config.head).sees_boxes:
+        console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
         run = train_run(
             config,
@@ -191,7 +209,7 @@ def _run(
     _show_result(run, json)
 
 
-def _announce_weights(config: TrainConfig, offline: bool) -> None:
+def announce_weights(config: TrainConfig, offline: bool) -> None:
     """Say what will be downloaded, or refuse when nothing may be."""
     from gwapctl.backbones import pretrained_weights_info
 

@@ -6,18 +6,20 @@ A new head is a class, one line in ``HEADS`` and one test row.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gwapctl.errors import UsageError, closest, unknown_name
 from gwapctl.heads.averaging import GAP, GWAP, GWAPgt, GWAPNoExp, GWAPNoSigmoid, PoolThenClassify
+from gwapctl.heads.background import Background
 from gwapctl.heads.base import Head, HeadOutput
 from gwapctl.heads.original import Original
 from gwapctl.heads.scoring import GMP, LSE, WELDON, WILDCAT, GMPFeatures, GWAPClass
 
-__all__ = ["HEADS", "Head", "HeadOutput", "PoolThenClassify", "build_head", "head_options"]
+__all__ = ["HEADS", "Head", "HeadOutput", "PoolThenClassify", "build_head", "head_class", "head_options"]
 
-HEADS: dict[str, Callable[..., Head]] = {
+HEADS: dict[str, type[Head]] = {
+    "background": Background,
     "gap": GAP,
     "gmp": GMP,
     "gmp-features": GMPFeatures,
@@ -33,8 +35,8 @@ HEADS: dict[str, Callable[..., Head]] = {
 }
 
 
-def head_options(name: str) -> dict[str, Any]:
-    """Return the options of the head ``name`` with their defaults.
+def head_class(name: str) -> type[Head]:
+    """Return the class of the head ``name``, which says what the head needs to be trained.
 
     Raises:
         UsageError: there is no such head; the message names the nearest.
@@ -42,7 +44,17 @@ def head_options(name: str) -> dict[str, Any]:
     """
     if name not in HEADS:
         raise unknown_name("head", name, HEADS)
-    _channels, _classes, *options = inspect.signature(HEADS[name]).parameters.values()
+    return HEADS[name]
+
+
+def head_options(name: str) -> dict[str, Any]:
+    """Return the options of the head ``name`` with their defaults.
+
+    Raises:
+        UsageError: there is no such head; the message names the nearest.
+
+    """
+    _channels, _classes, *options = inspect.signature(head_class(name)).parameters.values()
     return {option.name: option.default for option in options}
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from gwapctl.heads.losses import classification_loss
 
 
 class HeadOutput(NamedTuple):
     """What a head returns. A map that the head does not have, or does not compute in forward, is None.
 
-    ``logits`` (B, C); ``weight_map`` alpha (B, 1 | C, h, w), sums to 1 over positions; ``score_map`` s_c(x, y)
-    (B, C, h, w).
+    ``logits`` (B, C); ``weight_map`` alpha (B, 1 | C, h, w), sums to 1 over positions (head ``background``: its map of
+    the foreground, which does not); ``score_map`` s_c(x, y) (B, C, h, w); ``presence`` (B,), the logit of there being
+    any object at all.
     """
 
     logits: Tensor
     weight_map: Tensor | None = None
     score_map: Tensor | None = None
+    presence: Tensor | None = None
 
 
 class Head(nn.Module):
@@ -27,14 +31,37 @@ class Head(nn.Module):
     Attributes:
         sees_boxes: forward also takes ``region``, a mask made from ground-truth boxes. Such a model is not weakly
             supervised, and every output of it must say so.
+        learns_from_background: training also shows images without any object (``background_images``).
+        map: the map method that localization uses unless another is asked for; None: the weight map, if there is one.
 
     """
 
     sees_boxes: bool = False
+    learns_from_background: bool = False
+    map: Literal["weight", "class", "fused"] | None = None
 
     def forward(self, feature_map: Tensor) -> HeadOutput:
         """Map ``(B, K, h, w)`` to logits ``(B, C)`` and the maps that the head has."""
         raise NotImplementedError
+
+    def background_images(self, batch_size: int) -> int:
+        """Return how many images without objects are put behind ``batch_size`` images in training."""
+        del batch_size
+        return 0
+
+    def loss(self, output: HeadOutput, labels: Tensor, counts: Tensor, *, multi_label: bool, epoch: float) -> Tensor:
+        """Return the training loss of a batch of n images, behind which there may be background images.
+
+        Args:
+            output: of forward, in training.
+            labels: (n, C) in {0, 1}.
+            counts: (n, C), 0 for classes that are neither right nor wrong.
+            multi_label: one sigmoid per class, or a softmax over classes.
+            epoch: how often all images were seen so far.
+
+        """
+        del epoch
+        return classification_loss(output.logits.float(), labels, counts, multi_label)
 
     def class_weights(self) -> Tensor:
         """Return the weights w_k^c of the linear classifier, ``(C, K)``."""
