@@ -1,0 +1,108 @@
+"""From images of any size to boxes in their own pixels: what judges, localizes and validates with a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gwapctl.boxes import FloatArray, clip
+from gwapctl.detection.base import Detections
+from gwapctl.detection.batches import pad
+from gwapctl.detection.rfcn import Detector
+from gwapctl.device import autocast, resolve_device
+from gwapctl.geometry import Geometry
+from gwapctl.images import ImageArray
+from gwapctl.transforms import resize
+
+
+@dataclass(frozen=True, eq=False)
+class FoundObjects:
+    """Of one image ``width x height``: ``boxes`` (N, 4) in its pixels, ``scores`` (N,), ``labels`` (N,), best first.
+
+    ``weight_maps`` (C, h, w) are the weak branch's, one per class of the model; None where they were not asked for or
+    the model has none.
+    """
+
+    width: int
+    height: int
+    boxes: FloatArray
+    scores: FloatArray
+    labels: npt.NDArray[np.int64]
+    weight_maps: npt.NDArray[np.float32] | None = None
+
+
+class DetectorReader:
+    """Runs a detector on images of any size. Calls from several threads at once are fine.
+
+    Images are resized as in training, and only those of one input size go through together: what is found in an image
+    does not depend on the images beside it.
+
+    Args:
+        model: the detector; it is moved to ``device`` and into eval mode.
+        precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the processor has it).
+        device: ``auto``, ``cpu``, ``cuda:1``, ...
+        batch_size: images per forward pass; None: 1 on a CPU, 8 elsewhere.
+
+    """
+
+    def __init__(
+        self, model: Detector, *, precision: str = "fp32", device: str = "auto", batch_size: int | None = None
+    ) -> None:
+        self.device = resolve_device(device)
+        self.precision = precision
+        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
+        autocast(self.device, precision)  # an unknown name fails here
+        self.info = model.info
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+
+    def run(self, images: Sequence[ImageArray], *, min_score: float = 0.0, maps: bool = False) -> list[FoundObjects]:
+        """Return what is found in images ``(H, W, 3)`` uint8 RGB, in their order; with ``maps`` also weight maps."""
+        geometries = [
+            Geometry.within(image.shape[1], image.shape[0], self.info.short_side, self.info.long_side)
+            for image in images
+        ]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, geometry in enumerate(geometries):
+            groups.setdefault((geometry.input_width, geometry.input_height), []).append(place)
+        found: dict[int, FoundObjects] = {}
+        for size, members in groups.items():
+            for start in range(0, len(members), self.batch_size):
+                part = members[start : start + self.batch_size]
+                inputs = [resize(images[place], size) for place in part]
+                results = self._forward(inputs, [geometries[place] for place in part], min_score, maps)
+                found |= zip(part, results, strict=True)
+        return [found[place] for place in range(len(images))]
+
+    @torch.inference_mode()
+    def _forward(
+        self, inputs: Sequence[ImageArray], geometries: Sequence[Geometry], min_score: float, maps: bool
+    ) -> list[FoundObjects]:
+        """Run the network on inputs of one size."""
+        images, sizes = pad(inputs)
+        images = images.to(self.device)
+        with autocast(self.device, self.precision):
+            detections = self.model.detect(images, sizes, score_threshold=min_score)
+            weights = self.model.weight_maps(images, sizes) if maps else None
+        weight_maps = [None] * len(inputs) if weights is None else [*weights.float().cpu().numpy()]
+        return [
+            _in_original_pixels(found, geometry, weight_map)
+            for found, geometry, weight_map in zip(detections, geometries, weight_maps, strict=True)
+        ]
+
+
+def _in_original_pixels(
+    found: Detections, geometry: Geometry, weight_maps: npt.NDArray[np.float32] | None
+) -> FoundObjects:
+    boxes = geometry.to_original(found.boxes.float().cpu().numpy())
+    return FoundObjects(
+        geometry.width,
+        geometry.height,
+        clip(boxes, geometry.width, geometry.height),
+        found.scores.double().cpu().numpy(),
+        found.labels.cpu().numpy(),
+        weight_maps,
+    )
