@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "resnet-s-gwap-tiny-imagenet"
 _PACKAGED = Path(__file__).parent / "_zoo"
 _CHECKOUT = Path(__file__).parent.parent / "models"
-NOT_ENTRIES = ("recipes", "tables")
+NOT_ENTRIES = ("recipes", "tables", "profiles")
 
 
 def zoo_folder() -> Path:

@@ -15,7 +15,21 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl import __version__
-from gwapctl.cli import boxes, console, data, demo, doctor, evaluate, export, localize, models, options, report, train
+from gwapctl.cli import (
+    boxes,
+    console,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    localize,
+    models,
+    options,
+    report,
+    reproduce,
+    train,
+)
 from gwapctl.errors import GwapctlError
 
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
@@ -72,6 +86,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "boxes": boxes.boxes,
     "report": report.report,
+    "reproduce": reproduce.reproduce,
     "demo": demo.demo,
     "doctor": doctor.doctor,
 }

@@ -73,13 +73,14 @@ class FilledTable:
     def caption(self) -> str:
         """The paper's caption, or what is measured here instead."""
         spec, ground = self.spec, self.ground
+        profile = f" {spec.profile_caption}" if spec.profile_caption else ""
         if ground.home:
-            return spec.caption
+            return spec.caption + profile
         trained = "" if ground.train_dataset == ground.dataset else f", trained on {ground.train_dataset}"
         paper = f"{spec.dataset} {spec.split} ({spec.images[0]:,} images)"
         return (
             f"The rows of {spec.number} measured on {ground.name}{trained}. "
-            f"Not comparable with the paper's numbers, which were measured on {paper}."
+            f"Not comparable with the paper's numbers, which were measured on {paper}.{profile}"
         )
 
     def results(self) -> list[Result]:
@@ -138,23 +139,26 @@ def _fill(spec: TableSpec, results: Sequence[Result], ground: Ground, runs: Path
 
 
 def _fill_row(spec: TableSpec, row: Row, results: Sequence[Result], ground: Ground, runs: Path) -> FilledRow:
-    cells = tuple(_fill_cell(row, column, results, ground, runs) for column in spec.columns)
+    cells = tuple(_fill_cell(spec, row, column, results, ground, runs) for column in spec.columns)
     return FilledRow(row.id, row.labels, cells, row.recipe, row.group)
 
 
-def _fill_cell(row: Row, column: Column, results: Sequence[Result], ground: Ground, runs: Path) -> Cell:
+def _fill_cell(
+    spec: TableSpec, row: Row, column: Column, results: Sequence[Result], ground: Ground, runs: Path
+) -> Cell:
     cell = Cell(quoted=row.quoted or column.quoted)
     if ground.home:
         cell = replace(cell, paper=row.paper.get(column.key), paper_bold=column.key in row.bold)
     if cell.quoted is not None:
         return cell
     trained = [result for result in results if fits_training(row, column, result, ground)]
-    fitting = [result for result in trained if fits_options(row.evaluate, result, ground)]
+    exact = ground.home or spec.profile is not None
+    fitting = [result for result in trained if fits_options(row.evaluate, result, exact=exact)]
     measured = measure(column, fitting, options=row.evaluate.asked(), recipe=row.recipe)
     if measured is not None:
         return replace(cell, measured=measured)
     newest = max(trained, key=lambda result: result.created, default=None)
-    return replace(cell, command=fill_command(row, column, ground, None if newest is None else newest.run, runs))
+    return replace(cell, command=fill_command(spec, row, column, ground, None if newest is None else newest.run, runs))
 
 
 def measure(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from gwapctl.config import DEFAULTS, TrainConfig, build_train_config
+from gwapctl.config import DEFAULTS, SETTINGS, build_train_config
 from gwapctl.report.results import Result
 from gwapctl.report.spec import EXTRAS, Column, EvaluateOptions, Row, Setting, TableSpec
 from gwapctl.zoo import zoo_folder
@@ -66,9 +66,10 @@ def concerns(spec: TableSpec, result: Result) -> bool:
 
 
 def fits_training(row: Row, column: Column, result: Result, ground: Ground) -> bool:
-    """Tell whether the run of ``result`` is a training of this row (and column)."""
-    wanted = {**row.config, **column.config}
-    free = STAND_IN if not ground.home and row.recipe is not None and result.recipe == row.recipe else ()
+    """Tell whether the run of ``result`` is a training of this row (and column), a profile's settings included."""
+    wanted = {**row.config, **row.instead, **column.config}
+    stands_in = not ground.home and row.recipe is not None and result.recipe == row.recipe
+    free = STAND_IN if stands_in and not row.instead else ()
     off = {key: False for key in OFF_UNLESS_ASKED if key not in wanted}
     return all(_same(value, result.settings.get(key)) for key, value in {**off, **wanted}.items() if key not in free)
 
@@ -77,16 +78,18 @@ def _same(wanted: Setting, value: object) -> bool:
     """Compare a setting; a run that does not mention one has it off."""
     if value is None:
         return wanted in (False, "none")
+    wanted = list(wanted) if isinstance(wanted, tuple) else wanted  # as JSON has it
     return value == wanted or (wanted is False and value == "none")
 
 
-def fits_options(wanted: EvaluateOptions, result: Result, ground: Ground) -> bool:
+def fits_options(wanted: EvaluateOptions, result: Result, *, exact: bool) -> bool:
     """Tell whether ``result`` was evaluated as the row asks.
 
-    The papers warp and do not flip. Away from home the paper's several scales stand for any several scales, and its
-    layers for any as many: other networks have other input sizes and names.
+    The papers warp and do not flip. Unless ``exact`` (the paper's own data, or a profile that says which) the paper's
+    several scales stand for any several scales, and its layers for any as many: other networks have other input sizes
+    and names.
     """
-    if not all(_fits_extra(name, wanted, result, ground) for name in EXTRAS):
+    if not all(_fits_extra(name, wanted, result, exact) for name in EXTRAS):
         return False
     if wanted.asked() and (result.options.get("flip") or result.options.get("resize", "warp") != "warp"):
         return False
@@ -98,15 +101,15 @@ def fits_options(wanted: EvaluateOptions, result: Result, ground: Ground) -> boo
         return True
     if wanted.scales == "own":
         return len(result.scales) <= 1 and result.own_scale in (None, *result.scales)
-    return result.scales == wanted.scales if ground.home else len(result.scales) > 1
+    return result.scales == wanted.scales if exact else len(result.scales) > 1
 
 
-def _fits_extra(name: str, wanted: EvaluateOptions, result: Result, ground: Ground) -> bool:
+def _fits_extra(name: str, wanted: EvaluateOptions, result: Result, exact: bool) -> bool:
     """Tell whether an option that is off by default was on or off as the row asks."""
     asked, used = (value or EXTRAS[name] for value in (getattr(wanted, name), result.options.get(name)))
     if name != "layer" or asked is None or used is None:
         return bool(asked == used)
-    return [*map(str, asked)] == [*map(str, used)] if ground.home else len(asked) == len(used)
+    return [*map(str, asked)] == [*map(str, used)] if exact else len(asked) == len(used)
 
 
 def departures(spec: TableSpec, row: Row, column: Column, result: Result) -> list[str]:
@@ -117,7 +120,7 @@ def departures(spec: TableSpec, row: Row, column: Column, result: Result) -> lis
     recipe = None if row.recipe is None else recipe_file(row.recipe)
     if recipe is None and spec.train_dataset not in DEFAULTS:
         return []
-    known = {key: value for key, value in {**row.config, **column.config}.items() if key in TrainConfig.model_fields}
+    known = {key: value for key, value in {**row.config, **column.config}.items() if key in SETTINGS}
     own = build_train_config(spec.train_dataset, recipe, known).model_dump(mode="json")
     compared = [key for key in own if key not in NO_DEPARTURE and key in result.settings]
     return [f"{key} {result.settings[key]} ({own[key]})" for key in compared if result.settings[key] != own[key]]
@@ -129,11 +132,15 @@ def recipe_file(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def fill_command(row: Row, column: Column, ground: Ground, trained: str | None, runs: Path) -> str:
+def fill_command(spec: TableSpec, row: Row, column: Column, ground: Ground, trained: str | None, runs: Path) -> str:
     """Return the command that fills a cell: the evaluation of the ``trained`` run, or the training and then that.
 
-    ``runs`` is the folder into which new runs go.
+    ``runs`` is the folder into which new runs go. In a profile it is ``gwapctl reproduce`` for this row.
     """
+    if spec.profile is not None:
+        dataset = [] if ground.argument == spec.default_dataset else ["--dataset", ground.argument]
+        row_alone = ["--profile", spec.profile, *dataset, "--rows", row.id]
+        return shlex.join(["gwapctl", "reproduce", spec.name, *row_alone])
     if trained is not None:
         return _evaluate(trained, row.evaluate, ground)
     run = str(runs / run_name(row, column, ground))
@@ -159,8 +166,12 @@ def _flags(settings: Mapping[str, Setting]) -> list[str]:
     flags: list[str] = []
     for key, value in settings.items():
         option = f"--{key.replace('_', '-')}"
-        flags += [option] if value is True else [option, str(value)]
+        flags += [option] if value is True else [option, _text(value)]
     return flags
+
+
+def _text(value: Setting) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:

@@ -17,7 +17,7 @@ from gwapctl.zoo import zoo_folder
 
 TABLES = ("i", "ii", "iii", "iv", "v", "cam")
 
-Setting = bool | int | float | str
+Setting = bool | int | float | str | tuple[int, ...]
 
 # options that are off unless a row asks for them, and what an evaluation says then if it says anything
 EXTRAS: dict[str, Setting | None] = {"layer": None, "fuse": "mean", "close": 0.0, "crops": "none", "guesses": None}
@@ -70,7 +70,7 @@ class Row(Frozen):
     """One row: the paper's numbers by column key, and what measures them again.
 
     ``bold``: columns that the paper prints in bold. ``group``: among which rows the best measured number is bold; none
-    means never. ``quoted``: why the row cannot be measured.
+    means never. ``quoted``: why the row cannot be measured. ``instead``: what a profile sets on top of the recipe.
     """
 
     id: str
@@ -82,6 +82,7 @@ class Row(Frozen):
     config: dict[str, Setting] = {}
     evaluate: EvaluateOptions = EvaluateOptions()
     quoted: str | None = None
+    instead: dict[str, Setting] = {}
 
     @model_validator(mode="after")
     def _measured_or_quoted(self) -> Self:
@@ -95,7 +96,8 @@ class TableSpec(Frozen):
 
     ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
     number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
-    explain what stands in the rows.
+    explain what stands in the rows. ``profile``, its caption and its ``default_dataset`` are filled in by
+    ``report.profile``: the table on another budget than the paper's.
     """
 
     name: str
@@ -111,6 +113,9 @@ class TableSpec(Frozen):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     remarks: tuple[str, ...] = ()
+    profile: str | None = None
+    profile_caption: str = ""
+    default_dataset: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

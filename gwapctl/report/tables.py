@@ -8,6 +8,7 @@ from pathlib import Path
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.report.fill import FilledTable, fill_table
 from gwapctl.report.pages import render_html
+from gwapctl.report.profile import PAPER, apply_profile, load_profile
 from gwapctl.report.render import render_csv, render_json, render_latex, render_markdown
 from gwapctl.report.results import collect_results
 from gwapctl.report.spec import load_table, table_names
@@ -25,13 +26,16 @@ FORMATS: dict[str, Callable[[Sequence[FilledTable]], str]] = {
 DEFAULT_RUNS = Path("runs")
 
 
-def build_tables(name: str, *, runs: Path | None = None, dataset: str | None = None) -> list[FilledTable]:
+def build_tables(
+    name: str, *, runs: Path | None = None, dataset: str | None = None, profile: str = PAPER
+) -> list[FilledTable]:
     """Return a paper's table (or ``all`` of them) filled from the finished runs below ``runs``.
 
     Each is followed by a table per other data set that the runs were measured on; ``dataset`` asks for that one alone.
+    In a ``profile`` only its runs count, and of ``all`` tables those that it has.
 
     Raises:
-        UsageError: no such table, or ``runs`` was given and is not a folder.
+        UsageError: no such table or profile, or ``runs`` was given and is not a folder.
         DataError: a run's documents are broken.
 
     """
@@ -40,7 +44,13 @@ def build_tables(name: str, *, runs: Path | None = None, dataset: str | None = N
         raise UsageError(f"--runs {runs} is not a folder. Give the folder that holds the runs of gwapctl train.")
     folder = DEFAULT_RUNS if runs is None else runs
     results = collect_results(folder)
-    return [table for one in names for table in fill_table(load_table(one), results, dataset=dataset, runs=folder)]
+    budget = load_profile(profile)
+    if budget is not None and name == "all":
+        names = tuple(budget.tables)
+    tables = []
+    for spec in (apply_profile(load_table(one), budget) for one in names):
+        tables += fill_table(spec, results, dataset=dataset or spec.default_dataset, runs=folder)
+    return tables
 
 
 def render_tables(tables: Sequence[FilledTable], kind: str) -> str:

@@ -1,0 +1,128 @@
+"""A profile: the rows of the papers' tables on another budget, stated in the caption. One TOML in ``models/profiles``.
+
+``paper`` is no file: it leaves a table as it is. A profile keeps some rows, sets settings on top of every row's recipe,
+the same for all of them unless it says otherwise for one, and may choose the data set.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.report.spec import Column, EvaluateOptions, Frozen, Row, Setting, TableSpec
+from gwapctl.zoo import zoo_folder
+
+PAPER = "paper"
+
+
+class RowChange(Frozen):
+    """What one row has of its own: settings of its training, and options of its evaluation."""
+
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    evaluate: EvaluateOptions = EvaluateOptions()
+
+
+class ProfileTable(Frozen):
+    """What a profile makes of one table.
+
+    ``rows``: the rows that it keeps, by id, in the table's order (networks for which the same one stands in are trained
+    and shown once); empty means all. ``columns`` replace the table's own. ``dataset`` is what is used when the user
+    names none, ``caption`` is added to the profile's.
+    """
+
+    rows: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    dataset: str | None = None
+    caption: str = ""
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    row: dict[str, RowChange] = Field(default_factory=dict)
+
+
+class Profile(Frozen):
+    """A profile: what holds for every table, and for each of the tables that it has."""
+
+    name: str
+    caption: str
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    tables: dict[str, ProfileTable]
+
+
+def profile_names() -> tuple[str, ...]:
+    """Return the profiles by name."""
+    return (PAPER, *sorted(path.stem for path in (zoo_folder() / "profiles").glob("*.toml")))
+
+
+def load_profile(spec: str) -> Profile | None:
+    """Read the profile called ``spec``, a name or a TOML file; None is the paper's.
+
+    Raises:
+        UsageError: there is no such profile.
+        DataError: its file is broken; the message lists every mistake.
+
+    """
+    if spec == PAPER:
+        return None
+    if Path(spec).is_file():
+        return _read(Path(spec))
+    names = profile_names()
+    if spec not in names:
+        raise unknown_name("profile", spec, names)
+    return _read(zoo_folder() / "profiles" / f"{spec}.toml")
+
+
+def _read(file: Path) -> Profile:
+    try:
+        document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"cannot read the profile {file}: {error}.") from error
+    try:
+        return Profile.model_validate({"name": file.stem, **document})
+    except ValidationError as error:
+        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'profile'}: {item['msg']}" for item in error.errors()]
+        raise DataError(f"{file} is not a profile: {'; '.join(mistakes)}.") from error
+
+
+def apply_profile(spec: TableSpec, profile: Profile | None) -> TableSpec:
+    """Return the table as ``profile`` has it: its rows, their settings and evaluations, its columns, its caption.
+
+    Raises:
+        UsageError: the profile does not have this table.
+        DataError: it names a row that the table does not have.
+
+    """
+    if profile is None:
+        return spec
+    if spec.name not in profile.tables:
+        raise UsageError(
+            f"profile {profile.name} does not have table {spec.name}. It has: {', '.join(profile.tables)}."
+        )
+    table = profile.tables[spec.name]
+    ids = [row.id for row in spec.rows]
+    unknown = [name for name in (*table.rows, *table.row) if name not in ids]
+    if unknown:
+        raise DataError(f"profile {profile.name} names rows that table {spec.name} does not have: {unknown}.")
+    kept = [row for row in spec.rows if row.id in (table.rows or ids)]
+    return spec.model_copy(
+        update={
+            "profile": profile.name,
+            "profile_caption": " ".join(text for text in (profile.caption, table.caption) if text),
+            "default_dataset": table.dataset,
+            "columns": table.columns or spec.columns,
+            "rows": tuple(_change(row, profile, table) for row in kept),
+        }
+    )
+
+
+def _change(row: Row, profile: Profile, table: ProfileTable) -> Row:
+    """Set a row's settings and options; a quoted row stays as it is."""
+    own = table.row.get(row.id, RowChange())
+    if row.quoted is not None:
+        return row
+    evaluate = row.evaluate.model_copy(update=own.evaluate.model_dump(exclude_none=True))
+    return row.model_copy(
+        update={"instead": {**profile.settings, **table.settings, **own.settings}, "evaluate": evaluate}
+    )
