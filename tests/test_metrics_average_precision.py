@@ -263,6 +263,5 @@ def test_detection_refuses_what_does_not_fit() -> None:
         metric.update([[0, 0, 1, 1]], [0.5, 0.4], [3], [], [], [])
     with pytest.raises(DataError, match="difficult flag"):
         metric.update([], [], [], [[0, 0, 1, 1]], [1], [])
-    metric.update([[0, 0, 1, 1]], [np.nan], [1], [[0, 0, 1, 1]], [1], [False])
     with pytest.raises(DataError, match="NaN"):
-        metric.compute()
+        metric.update([[0, 0, 1, 1]], [np.nan], [1], [[0, 0, 1, 1]], [1], [False])

@@ -11,6 +11,7 @@ import typer
 from gwapctl.cli import console, options
 from gwapctl.errors import UsageError
 
+GUESSING = "Five guesses"
 GATE_NOT_MET = 10
 LOWER_IS_BETTER = "_error"
 
@@ -60,6 +61,21 @@ Calibrate = Annotated[
     bool,
     typer.Option("--calibrate", help="First choose the box threshold on the run's held-out images, and store it."),
 ]
+Guesses = Annotated[
+    Literal["five"] | None,
+    typer.Option(
+        "--guesses",
+        help="five: the top-5 localization error by CAM's heuristic, tight and loose boxes of the best classes.",
+        rich_help_panel=GUESSING,
+        show_default=False,
+    ),
+]
+Tight = Annotated[
+    str, typer.Option("--tight", help="Threshold of the tight boxes, or otsu (ours).", rich_help_panel=GUESSING)
+]
+Loose = Annotated[
+    str, typer.Option("--loose", help="Threshold of the loose boxes, or otsu (ours).", rich_help_panel=GUESSING)
+]
 FailUnder = Annotated[
     list[str] | None,
     typer.Option(
@@ -91,6 +107,9 @@ def evaluate(
     flip: Flip = False,
     box_rule: options.BoxRule = None,
     threshold: options.Threshold = None,
+    guesses: Guesses = None,
+    tight: Tight = "0.5",
+    loose: Loose = "0.2",
     precision: Precision = "fp32",
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
@@ -121,6 +140,9 @@ def evaluate(
         resize=resize,
         flip=flip,
         box_rule=_rule(box_rule, threshold),
+        guesses=guesses,
+        tight=tight,
+        loose=loose,
         calibrate=calibrate,
         limit=limit,
         precision=precision,

@@ -112,6 +112,11 @@ class Dataset(ABC):
         """Tell whether any image of ``split`` has a box."""
         return any(len(sample.boxes) for sample in self.boxed_samples(split))
 
+    def notes(self, split: str) -> list[str]:
+        """Return what a reader of results on ``split`` must know about the data."""
+        del split
+        return []
+
     def require_split(self, split: str) -> None:
         """Raise ``DataError`` unless ``split`` is present; the message lists what is."""
         if split not in self.splits():

@@ -80,6 +80,12 @@ class ImageNet(Dataset):
         numbers = [int(line) for line in read_lines(file)] if file is not None else []
         return frozenset(f"ILSVRC2012_val_{number:08d}.JPEG" for number in numbers)
 
+    def notes(self, split: str) -> list[str]:
+        """Say where the localization error counts the images that the official one leaves out."""
+        if split != "val" or self.blacklist:
+            return []
+        return [f"no blacklist ({' or '.join(_BLACKLISTS)}) beside the data: localization counts all images of val"]
+
     def splits(self) -> tuple[str, ...]:
         """Return those of ``train`` and ``val`` that are present; the labels of ``test`` are not public."""
         return tuple(split for split in ("train", "val") if (self._layout.images / split).is_dir())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,14 @@ import numpy.typing as npt
 from gwapctl.boxes import FloatArray, as_boxes
 from gwapctl.datasets.base import ClassName
 from gwapctl.errors import DataError
-from gwapctl.regions import BoxRule, map_to_boxes
+from gwapctl.metrics.localization import Guess
+from gwapctl.regions import BoxRule, Region, five_guesses, map_to_boxes
 
 ANY = -1  # in place of a class: a map or box that stands for every class (the weight map)
 FOREIGN = -2  # a predicted class that the data set does not have: always wrong
 
 Heatmap = npt.NDArray[np.floating]
+_NOWHERE: Heatmap = np.zeros((1, 1))  # the map of a class that the data set does not have
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Evidence:
 
     ``scores`` (C,) has one score per class of the data set; ``ranked`` the predicted classes, best first; None where
     nothing is said. ``maps`` (h, w) cover the whole image at any resolution. ``boxes`` (N, 4) are in original pixels,
-    best first; an empty array means that the map gave no box. ``detections`` are there where several boxes per image
-    were asked for, each with a score of its own.
+    best first; an empty array means that the map gave no box. ``guesses`` replace the five best classes and their boxes
+    in the top-5 localization error, none where a map is missing; ``detections`` are several boxes, each with its score.
     """
 
     width: int
@@ -44,6 +46,7 @@ class Evidence:
     ranked: tuple[int, ...] | None = None
     maps: Mapping[int, Heatmap] = field(default_factory=dict)
     boxes: Mapping[int, FloatArray] = field(default_factory=dict)
+    guesses: tuple[Guess, ...] | None = None
     detections: Detections | None = None
 
     def map_of(self, label: int) -> Heatmap | None:
@@ -61,9 +64,45 @@ def boxes_from_maps(maps: Mapping[int, Heatmap], rule: BoxRule, width: int, heig
 
 
 def _box_from_map(heatmap: Heatmap, rule: BoxRule, width: int, height: int) -> FloatArray:
+    return _to_image(map_to_boxes(heatmap, rule), heatmap, width, height)
+
+
+def _to_image(regions: Sequence[Region], heatmap: Heatmap, width: int, height: int) -> FloatArray:
     rows, columns = heatmap.shape
     to_original = np.array([width / columns, height / rows] * 2)
-    return np.asarray(as_boxes([region.box for region in map_to_boxes(heatmap, rule)]) * to_original)
+    return np.asarray(as_boxes([region.box for region in regions]) * to_original)
+
+
+@dataclass(frozen=True)
+class FiveGuesses:
+    """CAM's heuristic for the top-5 localization error (Zhou et al., arXiv 1512.04150, section 3.2).
+
+    A ``tight`` and a ``loose`` box for the best two classes, a loose one for the third. The paper gives no threshold.
+    """
+
+    tight: BoxRule
+    loose: BoxRule
+
+    def added(self, evidence: Iterable[Evidence]) -> Iterator[Evidence]:
+        """Yield ``evidence`` with the guesses of each image; none where a map of its three best classes is missing.
+
+        A class that the data set does not have is a wrong guess.
+        """
+        for item in evidence:
+            yield replace(item, guesses=_five_guesses(item, self.tight, self.loose))
+
+
+def _five_guesses(item: Evidence, tight: BoxRule, loose: BoxRule) -> tuple[Guess, ...]:
+    best = (item.ranked or ())[:3]
+    maps = [_NOWHERE if label == FOREIGN else item.map_of(label) for label in best]
+    known = [heatmap for heatmap in maps if heatmap is not None]
+    if len(known) < len(maps):
+        return ()
+    boxes = [
+        (best[rank], _to_image([region] if region else [], known[rank], item.width, item.height))
+        for rank, region in five_guesses(known, tight, loose)
+    ]
+    return tuple(Guess(label, box[0] if len(box) else None) for label, box in boxes)
 
 
 class ClassMatcher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,11 @@ from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.evidence import ANY, FOREIGN, Evidence, Heatmap, boxes_from_maps, match_classes, spread
 from gwapctl.evaluate.paper import TOP
 from gwapctl.images import read_image
+from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.regions import BoxRule
 
 if TYPE_CHECKING:
+    from gwapctl.heads import Head
     from gwapctl.maps import Localizer, MapResult
 
 
@@ -29,7 +31,8 @@ def evidence_from_model(
 ) -> Iterator[Evidence]:
     """Yield the evidence of each of ``samples``; classes of model and data set are matched by id or name.
 
-    One map per image where it stands for all classes, otherwise those of the classes present and of the five best.
+    One map per image where it stands for all classes, otherwise those of the classes present and of the five best. A
+    head that sees boxes gets the union of all objects of an image, difficult ones included.
 
     Raises:
         DataError: the classes do not match, or an image cannot be read.
@@ -45,13 +48,21 @@ def evidence_from_model(
     def work(part: list[BoxedSample]) -> list[Evidence]:
         images = [localizer.prepare(read_image(sample.path)) for sample in part]
         wanted = [[of_model[label] for label in sample.labels] for sample in part]
-        results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP)
+        pairs = zip(part, images, strict=True)
+        masks = [boxes_mask(sample.boxes, image.width, image.height).astype(np.uint8) for sample, image in pairs]
+        regions = {"regions": masks} if sees_boxes(localizer) else {}
+        results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP, **regions)
         return [
             _evidence(result, match, len(dataset.classes), rule, image.width, image.height)
             for image, result in zip(images, results, strict=True)
         ]
 
     yield from in_threads(work, samples, chunk=localizer.batch_size, workers=workers)
+
+
+def sees_boxes(localizer: Localizer) -> bool:
+    """Tell whether the model's head pools inside ground-truth boxes, so that its numbers are no results of its own."""
+    return cast("Head", localizer.model.head).sees_boxes
 
 
 def _evidence(

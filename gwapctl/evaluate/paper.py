@@ -7,6 +7,7 @@ never look at the image. The floors of top-1 and top-5 localization use the judg
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -14,12 +15,14 @@ import numpy as np
 
 from gwapctl.boxes import FloatArray, iou
 from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.evaluate.detections import add_detections, detection_rows
 from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.evidence import ANY, Evidence, Heatmap
 from gwapctl.evaluate.examples import Examples
 from gwapctl.evaluate.truth import Masks, Truth
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.classification import ClassificationAP, TopKError
+from gwapctl.metrics.detection import DetectionAP
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization
 from gwapctl.metrics.pixel_ap import PixelAP
@@ -47,6 +50,7 @@ class PaperProtocol:
         self._dataset = dataset
         self._masks = masks
         self._average_precision = ClassificationAP(len(dataset.classes))
+        self._detections = DetectionAP(coco=True)
         self._top_k_error = TopKError()
         self._judged = _Candidate(dataset.multi_label)
         self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
@@ -62,6 +66,8 @@ class PaperProtocol:
         self._n += 1
         self._images[list(sample.labels)] += 1
         self._judge_classes(sample, evidence)
+        if evidence.detections is not None:
+            add_detections(self._detections, sample, evidence.detections)
         if sample.id in self._dataset.blacklist:
             self._blacklisted += 1
             return
@@ -86,7 +92,8 @@ class PaperProtocol:
 
     def _judge_floor(self, floor: _Candidate, box: FloatArray, truth: Truth, evidence: Evidence) -> None:
         width, height = evidence.width, evidence.height
-        blind = Evidence(width, height, ranked=evidence.ranked, boxes={ANY: box})
+        guesses = evidence.guesses and tuple(replace(guess, box=box[0]) for guess in evidence.guesses)
+        blind = Evidence(width, height, ranked=evidence.ranked, boxes={ANY: box}, guesses=guesses)
         floor.update(truth, blind)
         if evidence.maps:
             floor.update_fixed(truth, box)
@@ -114,7 +121,7 @@ class PaperProtocol:
         omissions = self._omissions.found()
         omitted = {key for keys in omissions for key in keys}
         predicted = {f"{key}_predicted": value for key, value in self._predicted.compute().items()}
-        parts = [self._classification().compute(), self._judged.compute(), predicted]
+        parts = [self._classification().compute(), self._judged.compute(), predicted, self._detections.compute()]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
             name: {k: v for k, v in floor.compute().items() if k in metrics and not k.endswith("_threshold")}
@@ -130,7 +137,11 @@ class PaperProtocol:
         return self._average_precision if self._dataset.multi_label else self._top_k_error
 
     def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
-        parts = [self._classification().per_class(), self._judged.gt_known.per_class()]
+        parts = [
+            self._classification().per_class(),
+            self._judged.gt_known.per_class(),
+            detection_rows(self._detections),
+        ]
         rows = []
         for label in np.flatnonzero(self._images).tolist():
             item = self._dataset.classes[label]
@@ -158,7 +169,7 @@ class _Candidate:
         self.gt_known.update({label: _first(evidence.boxes_of(label)) for label in truth.boxes}, truth.boxes)
         if not self._multi_label and evidence.ranked is not None:
             guesses = [Guess(label, _first(evidence.boxes_of(label))) for label in evidence.ranked[:TOP]]
-            self._top_k.update(guesses, truth.boxes)
+            self._top_k.update(guesses, truth.boxes, evidence.guesses)
 
     def update_sweep(self, truth: Truth, evidence: Evidence) -> None:
         """Add the boxes of one image's maps at all thresholds."""
@@ -192,7 +203,7 @@ class _Omissions:
     def __init__(self, multi_label: bool, classes: int) -> None:
         self._multi_label = multi_label
         self._ranks_needed = min(TOP, classes)
-        self._n = self._unscored = self._unranked = self._short = self._no_box = self._no_map = 0
+        self._n = self._unscored = self._unranked = self._short = self._no_box = self._no_map = self._no_guess = 0
 
     def update(self, truth: Truth, evidence: Evidence) -> None:
         """Look at one image."""
@@ -202,6 +213,7 @@ class _Omissions:
         self._short += bool(evidence.ranked) and len(evidence.ranked or ()) < self._ranks_needed
         self._no_box += any(evidence.boxes_of(label) is None for label in truth.boxes)
         self._no_map += any(evidence.map_of(label) is None for label in truth.labels)
+        self._no_guess += evidence.guesses == ()
 
     def found(self) -> dict[tuple[str, ...], str]:
         """Return ``{metrics: why they are left out}``."""
@@ -209,6 +221,7 @@ class _Omissions:
             (self._multi_label and self._unscored, AP_KEYS, "without a score for every class"),
             (not self._multi_label and self._unranked, RANK_KEYS, "without predicted classes"),
             (not self._multi_label and self._short, TOP5_KEYS, f"with fewer than {self._ranks_needed} ranked classes"),
+            (self._no_guess, ("top5_loc_error",), "without maps of their three best classes"),
             (self._no_box, BOX_KEYS, "without a box of a class that is there"),
             (self._no_map, MAP_KEYS, "without a map of a class that is there"),
         ]

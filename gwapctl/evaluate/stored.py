@@ -15,7 +15,7 @@ import numpy as np
 from gwapctl.boxes import FloatArray, as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate.evidence import ANY, FOREIGN, ClassMatcher, Evidence, Heatmap, boxes_from_maps
+from gwapctl.evaluate.evidence import ANY, FOREIGN, ClassMatcher, Detections, Evidence, Heatmap, boxes_from_maps
 from gwapctl.export.tables import COLUMNS
 from gwapctl.images import image_size
 from gwapctl.predictions import (
@@ -29,6 +29,8 @@ from gwapctl.predictions import (
     read_predictions,
 )
 from gwapctl.regions import BoxRule
+
+_NOTHING = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
 
 
 def evidence_from_maps(
@@ -49,11 +51,14 @@ def evidence_from_maps(
         width, height = _original_size(sample, about.width, about.height)
         by_class = _maps_by_class(maps, image_id, about, matcher)
         boxes = {} if rule is None else boxes_from_maps(by_class, rule, width, height)
-        yield replace(predictions[sample.id], width=width, height=height, maps=by_class, boxes=boxes)
+        known = predictions[sample.id]
+        yield Evidence(width, height, scores=known.scores, ranked=known.ranked, maps=by_class, boxes=boxes)
 
 
 def evidence_from_boxes(file: Path, dataset: Dataset, samples: Sequence[BoxedSample]) -> Iterator[Evidence]:
     """Yield the evidence of a file of predicted boxes for each of ``samples``; an image it leaves out has no box.
+
+    A file with several boxes in an image is also one of detections.
 
     Raises:
         DataError: the file is broken, or has no image of ``samples``.
@@ -62,10 +67,11 @@ def evidence_from_boxes(file: Path, dataset: Dataset, samples: Sequence[BoxedSam
     evidence = _read_evidence(file, dataset, samples)
     if not evidence:
         raise DataError(f"{file} has no image of {dataset.name}: expected names like {samples[0].id!r}.")
+    detects = any(found.detections is not None and len(found.detections.boxes) > 1 for found in evidence.values())
     for sample in samples:
-        found = evidence.get(sample.id) or Evidence(0, 0, ranked=(), boxes={ANY: as_boxes([])})
+        found = evidence.get(sample.id) or Evidence(0, 0, ranked=(), boxes={ANY: as_boxes([])}, detections=_NOTHING)
         width, height = _original_size(sample, found.width, found.height)
-        yield replace(found, width=width, height=height)
+        yield replace(found, width=width, height=height, detections=found.detections if detects else None)
 
 
 def find_images(samples: Sequence[BoxedSample], ids: Sequence[str], source: str, what: str) -> list[str]:
@@ -141,12 +147,18 @@ def _evidence_of(image: ImagePrediction, matcher: ClassMatcher, classes: Sequenc
     for label, item in zip(labels, predictions, strict=True):
         if label != FOREIGN and item.box is not None:
             boxes[label].append(as_boxes(item.box))
+    located = [(item.box, item.score, label) for label, item in zip(labels, predictions, strict=True) if item.box]
     return Evidence(
         image.width,
         image.height,
         scores=None if np.isnan(scores).any() else scores,
         ranked=tuple(label for place, label in enumerate(labels) if label == FOREIGN or label not in labels[:place]),
         boxes={label: np.concatenate([as_boxes([]), *found]) for label, found in boxes.items()},
+        detections=Detections(
+            as_boxes([box for box, _, _ in located]),
+            np.array([score for _, score, _ in located], np.float64),
+            np.array([label for _, _, label in located], np.int64),
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
+from gwapctl.datasets.backgrounds import without_classes
 from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError
@@ -57,6 +58,8 @@ def find_target(spec: str) -> Target:
 def find_dataset(target: Target, name: str | None, root: Path | None, masks: Path | None) -> Dataset:
     """Open the data set called ``name``, by default the one that the run was trained on.
 
+    Classes that were background in training are left out of that one, for the run's model does not know them.
+
     Raises:
         UsageError: no name is given and the target is not a run.
         DataError: the data set is not there.
@@ -68,7 +71,8 @@ def find_dataset(target: Target, name: str | None, root: Path | None, masks: Pat
     dataset = open_dataset(name, root or _root_of_training(target, name))
     if masks is not None and isinstance(dataset, WsolevalDataset):
         return WsolevalDataset(dataset.root, masks)  # its masks are named by its files, not by the images
-    return dataset
+    removed = _config(target).get("background_classes")
+    return without_classes(dataset, removed) if removed and name == _config(target)["dataset"] else dataset
 
 
 def _root_of_training(target: Target, name: str) -> Path | None:

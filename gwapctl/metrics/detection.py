@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,9 @@ class DetectionAP:
         self._iou_threshold = iou_threshold
         self._eps = eps
         self._coco = coco
-        self._images: list[_Image] = []
+        self._images: list[_Image] = []  # COCO's code wants them all at the end
+        self._found: dict[int, list[tuple[FloatArray, npt.NDArray[np.int8]]]] = defaultdict(list)
+        self._positives: Counter[int] = Counter()
 
     def update(
         self,
@@ -69,7 +72,11 @@ class DetectionAP:
             raise DataError("detections need one box, one score and one class each.")
         if not len(image.true_boxes) == len(image.true_labels) == len(image.difficult):
             raise DataError("objects need one box, one class and one difficult flag each.")
-        self._images.append(image)
+        if self._coco:
+            self._images.append(image)
+        self._positives.update(image.true_labels[~image.difficult].tolist())
+        for label in np.unique(image.labels).tolist():
+            self._found[label].append(_judge(image, label, self._iou_threshold))
 
     def compute(self) -> dict[str, float]:
         """Return the means over classes; nothing where no class has an object that counts."""
@@ -81,14 +88,13 @@ class DetectionAP:
 
     def per_class(self) -> dict[int, dict[str, float]]:
         """Return ``{class: {"ap_11pt", "ap_area"}}`` in percent, of the classes with an object that counts."""
-        present = {label for image in self._images for label in image.true_labels[~image.difficult].tolist()}
-        return {label: self._row(label) for label in sorted(present)}
+        return {label: self._row(label) for label in sorted(self._positives)}
 
     def _row(self, label: int) -> dict[str, float]:
-        found = [_judge(image, label, self._iou_threshold) for image in self._images]
-        outcome = np.concatenate([outcomes for _, outcomes in found])[ranking(np.concatenate([s for s, _ in found]))]
-        positives = sum(int((~image.difficult[image.true_labels == label]).sum()) for image in self._images)
-        precision, recall = precision_recall(outcome == RIGHT, outcome != NEITHER, positives)
+        found = self._found.get(label, [])
+        scores = np.concatenate([np.zeros(0), *(scores for scores, _ in found)])
+        outcome = np.concatenate([np.zeros(0, np.int8), *(outcomes for _, outcomes in found)])[ranking(scores)]
+        precision, recall = precision_recall(outcome == RIGHT, outcome != NEITHER, self._positives[label])
         return {"ap_11pt": 100 * ap_11pt(precision, recall, self._eps), "ap_area": 100 * ap_area(precision, recall)}
 
 

@@ -30,20 +30,26 @@ class Guess:
 class TopKLocalization:
     """``top1_loc_error`` and ``top5_loc_error`` in percent: none of the first k guesses has class and box right.
 
-    The k-th guess is usually the k-th best class; CAM's five-guess heuristic gives a class twice and fills five places.
+    The k-th guess is the k-th best class. CAM's five guesses (``five``) name a class twice, so top-1 is not theirs.
     """
 
     def __init__(self, iou_threshold: float = IOU_THRESHOLD) -> None:
         self._iou_threshold = iou_threshold
         self._missed: list[tuple[bool, bool]] = []
 
-    def update(self, guesses: Sequence[Guess], truth: Mapping[int, BoxesLike]) -> None:
-        """Add one image: the guesses, best first, and ``{class: boxes (N, 4)}`` of the objects in it."""
-        right = [
-            guess.label in truth and best_iou(guess.box, truth[guess.label]) >= self._iou_threshold
-            for guess in guesses[:5]
-        ]
-        self._missed.append((not any(right[:1]), not any(right)))
+    def update(
+        self, guesses: Sequence[Guess], truth: Mapping[int, BoxesLike], five: Sequence[Guess] | None = None
+    ) -> None:
+        """Add one image: the guesses, best first, and ``{class: boxes (N, 4)}`` of the objects in it.
+
+        ``five`` are guesses that decide top-5 instead of the first five.
+        """
+        first = any(self._is_right(guess, truth) for guess in guesses[:1])
+        any_of_five = any(self._is_right(guess, truth) for guess in (guesses if five is None else five)[:5])
+        self._missed.append((not first, not any_of_five))
+
+    def _is_right(self, guess: Guess, truth: Mapping[int, BoxesLike]) -> bool:
+        return guess.label in truth and best_iou(guess.box, truth[guess.label]) >= self._iou_threshold
 
     def compute(self) -> dict[str, float]:
         """Return both errors over all images."""
