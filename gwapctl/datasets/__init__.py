@@ -13,6 +13,7 @@ from gwapctl.datasets.cub import Cub, is_cub, open_cub
 from gwapctl.datasets.imagenet import is_imagenet, open_imagenet
 from gwapctl.datasets.manifest import open_manifest
 from gwapctl.datasets.places import data_places
+from gwapctl.datasets.subset import evenly_spread, split_name
 from gwapctl.datasets.tiny_imagenet import TinyImageNet, open_tiny_imagenet
 from gwapctl.datasets.voc import Voc, is_voc_layout, open_voc0712, open_voc2007, open_voc2012
 from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
@@ -34,13 +35,16 @@ def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
     """Open a data set by name, or a folder (a CSV manifest, a COCO JSON file) recognised by looking at it.
 
     Names, and folders that do not exist as given, are looked for below ``root``; without one below ``$GWAPCTL_DATA``,
-    ``./data`` and the cache.
+    ``./data`` and the cache. A number after a colon takes a part of the classes: ``tiny-imagenet:40``.
 
     Raises:
-        UsageError: neither a known name nor a path.
+        UsageError: neither a known name nor a path, or more classes than there are.
         DataError: the data set is not there, or cannot be recognised; the message says what was looked for.
 
     """
+    whole, count = split_name(name_or_folder)
+    if count is not None:
+        return evenly_spread(open_dataset(whole, root), count)
     places = data_places(root)
     if name_or_folder in DATASETS:
         return DATASETS[name_or_folder](places)
