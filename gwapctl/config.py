@@ -80,6 +80,11 @@ class TrainConfig(RunConfig):
         return self
 
     @property
+    def method(self) -> str:
+        """How the trunk is used: the head."""
+        return self.head
+
+    @property
     def network(self) -> str:
         """The backbone's full name, with CAM's extra convolution where that is asked for."""
         suffix = "+cam" if self.cam_groups == 1 else "+cam2"
@@ -115,6 +120,11 @@ class DetectorConfig(RunConfig):
         if self.long_side < self.short_side:
             raise ValueError("long_side must be at least short_side")
         return self
+
+    @property
+    def method(self) -> str:
+        """How the trunk is used: the detector, and its weak branch."""
+        return self.detector if self.weak == "none" else f"{self.detector}+{self.weak}"
 
 
 SETTINGS = frozenset(TrainConfig.model_fields) | frozenset(DetectorConfig.model_fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,10 +12,10 @@ from gwapctl.cli import console, options
 from gwapctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from gwapctl.config import TrainConfig
+    from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
 
-NETWORK, SCHEDULE, IMAGES = "Network", "Schedule", "Images"
+NETWORK, DETECTOR, SCHEDULE, IMAGES = "Network", "Detector", "Schedule", "Images"
 
 
 def _setting(flag: str, text: str, panel: str, **more: Any) -> Any:
@@ -52,6 +53,22 @@ def train(
         Literal["auto", "frozen", "train"] | None,
         _setting("--batch-norm", "auto: frozen when pretrained and the batch is small.", NETWORK),
     ] = None,
+    detector: Annotated[
+        Literal["rfcn"] | None, _setting("--detector", "Train a detector, from boxes of some images.", DETECTOR)
+    ] = None,
+    weak: Annotated[
+        Literal["none", "gap", "gwap", "gwap+gap"] | None,
+        _setting("--weak", "Its branch that learns from image-level labels.", DETECTOR),
+    ] = None,
+    weak_weight: Annotated[float | None, _setting("--weak-weight", "Of the branch's loss; 0.1.", DETECTOR)] = None,
+    box_proportion: Annotated[
+        float | None, _setting("--box-proportion", "Share of each class's images that show their boxes.", DETECTOR)
+    ] = None,
+    pooling: Annotated[
+        Literal["ps_roi_pool", "ps_roi_align"] | None, _setting("--pooling", "Of the score maps.", DETECTOR)
+    ] = None,
+    short_side: Annotated[int | None, _setting("--short-side", "Pixels of an input's shorter side.", DETECTOR)] = None,
+    long_side: Annotated[int | None, _setting("--long-side", "At most, of its longer side.", DETECTOR)] = None,
     image_size: Annotated[
         str | None, _setting("--image-size", "Input size, 224 or 320x240 (width x height).", IMAGES)
     ] = None,
@@ -110,18 +127,19 @@ def train(
         bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel=options.OUTPUT)
     ] = False,
 ) -> None:
-    """Train a classifier that says where it looks, from image-level labels alone.
+    """Train a classifier that says where it looks, from image-level labels alone; or a detector from few boxes.
 
     Examples:
       gwapctl train voc --backbone googlenet
       gwapctl train my-photos --epochs 20 --out runs/mine
+      gwapctl train voc07+12 --detector rfcn --weak gwap --box-proportion 0.05
 
     """
-    from gwapctl.config import TrainConfig, build_train_config
+    from gwapctl.config import SETTINGS, build_train_config
     from gwapctl.runs import new_run_folder
     from gwapctl.zoo import find_recipe
 
-    chosen = {name: context.params.get(name) for name in TrainConfig.model_fields if name not in ("dataset", "recipe")}
+    chosen = {name: context.params.get(name) for name in SETTINGS - {"dataset", "recipe"}}
     chosen |= {"image_size": options.parse_size(image_size), "train_sizes": options.parse_scales(train_sizes)}
     chosen["head_options"] = _head_options(head_option)
     chosen["background_classes"] = _names(background_classes)
@@ -130,7 +148,7 @@ def train(
         config = _resumed_config(dataset, out, given)
     else:
         config = build_train_config(dataset, find_recipe(recipe) if recipe else None, given)
-    folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.head}")
+    folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     if dry_run:
         _show_plan(config, folder, root, json)
         return
@@ -151,24 +169,24 @@ def _head_options(texts: list[str] | None) -> dict[str, int | float] | None:
         raise UsageError(f"--head-option takes name=number, such as r=10, not {', '.join(texts or [])}.") from None
 
 
-def _resumed_config(dataset: str, out: Path | None, given: dict[str, Any]) -> TrainConfig:
+def _resumed_config(dataset: str, out: Path | None, given: dict[str, Any]) -> TrainConfig | DetectorConfig:
     """Take the settings from the run that is resumed; a flag that says otherwise is a mistake."""
-    from gwapctl.config import TrainConfig
+    from gwapctl.config import stored_config
     from gwapctl.runs import Run
 
     if out is None:
         raise UsageError("--resume needs the run folder. Give it with --out.")
-    stored = TrainConfig(**Run.open(out).document["config"])
+    stored = stored_config(Run.open(out).document["config"])
     asked = {"dataset": dataset, **given}
-    wrong = [name for name, value in asked.items() if getattr(stored, name) != value]
+    wrong = [name for name, value in asked.items() if getattr(stored, name, None) != value]
     if wrong:
-        was = ", ".join(f"{name} = {getattr(stored, name)}" for name in wrong)
+        was = ", ".join(f"{name} = {getattr(stored, name, None)}" for name in wrong)
         raise UsageError(f"{out} was started with {was}. Resume it with the same settings, or start another --out.")
     return stored
 
 
 def _run(
-    config: TrainConfig,
+    config: TrainConfig | DetectorConfig,
     folder: Path,
     root: Path | None,
     offline: bool,
@@ -180,10 +198,12 @@ def _run(
     json: bool,
 ) -> None:
     """Fetch what is missing and may be fetched, train, and say what came out."""
+    from gwapctl.config import DetectorConfig
     from gwapctl.datasets.download import ensure_dataset
     from gwapctl.files import prepare_output_folder
     from gwapctl.heads import head_class
-    from gwapctl.train import train as train_run
+    from gwapctl.train import train as train_classifier
+    from gwapctl.train_detector import train_detector
     from gwapctl.train_run import require_tensorboard
 
     if tensorboard:  # before anything is downloaded
@@ -192,11 +212,12 @@ def _run(
         ensure_dataset(config.dataset, root, offline=offline, progress=fetched, announce=console.note)
     announce_weights(config, offline)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
-    console.note(f"training {config.backbone} + {config.head} on {config.dataset} into {folder}")
-    if head_class(config.head).sees_boxes:
+    console.note(f"training {config.backbone} + {config.method} on {config.dataset} into {folder}")
+    if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
-        run = train_run(
+        verb: Callable[..., Run] = train_detector if isinstance(config, DetectorConfig) else train_classifier
+        run = verb(
             config,
             folder,
             root=root,
@@ -209,11 +230,14 @@ def _run(
     _show_result(run, json)
 
 
-def announce_weights(config: TrainConfig, offline: bool) -> None:
+def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> None:
     """Say what will be downloaded, or refuse when nothing may be."""
     from gwapctl.backbones import pretrained_weights_info
+    from gwapctl.config import DetectorConfig
+    from gwapctl.detection.trunk import trunk_weights
 
-    info = pretrained_weights_info(config.backbone) if config.weights == "imagenet" else None
+    weights = trunk_weights if isinstance(config, DetectorConfig) else pretrained_weights_info
+    info = weights(config.backbone) if config.weights == "imagenet" else None
     if info is None or info.cached:
         return
     if offline:
@@ -224,7 +248,7 @@ def announce_weights(config: TrainConfig, offline: bool) -> None:
     console.note(f"downloading ImageNet weights of {config.backbone}: {info.size_mb:.0f} MB from {info.url}")
 
 
-def _show_plan(config: TrainConfig, folder: Path, root: Path | None, json: bool) -> None:
+def _show_plan(config: TrainConfig | DetectorConfig, folder: Path, root: Path | None, json: bool) -> None:
     """Print the settings as they would be written to ``run.json``, and where the run would go."""
     settings = config.model_dump(mode="json")
     if json:
@@ -236,9 +260,15 @@ def _show_plan(config: TrainConfig, folder: Path, root: Path | None, json: bool)
 
 def _show_result(run: Run, json: bool) -> None:
     best = {name: value for name, value in run.document["best"].items() if name not in ("iteration", "selection")}
+    subset = run.document.get("box_subset")
     if json:
-        console.print_json({"schema_version": 1, "run": str(run.folder), **run.document["best"]})
+        boxes = {"box_subset": subset} if subset else {}
+        console.print_json({"schema_version": 1, "run": str(run.folder), **run.document["best"], **boxes})
         return
+    if subset:
+        console.note(
+            f"{subset['n']} images ({subset['fraction']:.1%}) showed their boxes: {run.folder}/box_labelled.txt"
+        )
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
     console.note(f"finished {run.folder}" + (f"; validation: {numbers}" if numbers else ""))
     console.note(f"next: gwapctl evaluate {run.folder}, or gwapctl localize IMAGE --model {run.folder}")

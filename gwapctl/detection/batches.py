@@ -8,7 +8,7 @@ own and stand behind them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ from gwapctl.detection.base import BoxTarget
 from gwapctl.geometry import Geometry
 from gwapctl.images import image_size, read_image
 from gwapctl.transforms import Image, resize
+
+KEPT_BYTES = 2**28  # of resized images that stay in memory: a small set, or few images with boxes, is read once
 
 
 class Key(NamedTuple):
@@ -61,16 +63,24 @@ class DetectorImages:
     flip: bool
     short_side: int
     long_side: int
+    _kept: dict[int, tuple[Image, Geometry]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, key: Key) -> Picture:
         """Return the image and its objects in the same pixels."""
-        image = read_image(self.samples[key.image].path)
-        geometry = Geometry.within(image.shape[1], image.shape[0], self.short_side, self.long_side)
-        image = resize(image, (geometry.input_width, geometry.input_height))
+        image, geometry = self._kept.get(key.image) or self._read(key.image)
         if self.flip and np.random.default_rng([self.seed, key.epoch, key.image]).random() < 0.5:
             image, geometry = image[:, ::-1], geometry.mirror()
         boxed = self.boxed.get(key.image)
         return Picture(image, key.image, None if boxed is None else box_target(boxed, geometry))
+
+    def _read(self, index: int) -> tuple[Image, Geometry]:
+        """Read and resize an image, and keep it as long as there is room."""
+        image = read_image(self.samples[index].path)
+        geometry = Geometry.within(image.shape[1], image.shape[0], self.short_side, self.long_side)
+        image = resize(image, (geometry.input_width, geometry.input_height))
+        if (len(self._kept) + 1) * image.nbytes <= KEPT_BYTES:
+            self._kept[index] = image, geometry
+        return image, geometry
 
 
 def box_target(sample: BoxedSample, geometry: Geometry) -> BoxTarget:
