@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gwapctl.errors import DataError, ModelError, closest
+from gwapctl.files import read_json
 
 if TYPE_CHECKING:
     from gwapctl.model import Classifier
@@ -58,6 +59,12 @@ def resolve_model(spec: str | None) -> Path:
     if not (zoo[name] / "weights.safetensors").is_file():
         raise ModelError(f"zoo entry {name} has no weights. Train it: `gwapctl train DATASET --recipe {name}`.")
     return zoo[name]
+
+
+def is_detector(folder: Path) -> bool:
+    """Tell a detector's folder from a classifier's, by its ``model.json``."""
+    document = read_json(folder / "model.json")
+    return isinstance(document, dict) and document.get("task") == "detection"
 
 
 def find_weights(spec: str) -> Path:

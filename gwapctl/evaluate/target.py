@@ -13,7 +13,7 @@ from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.predictions import PREDICTIONS
 from gwapctl.runs import Run
-from gwapctl.zoo import resolve_model
+from gwapctl.zoo import is_detector, resolve_model
 
 HELD_OUT = "held-out"  # the images that a run kept out of its training: what settings may be chosen on
 BOX_FILES = (".jsonl", ".json", ".csv")
@@ -21,9 +21,9 @@ BOX_FILES = (".jsonl", ".json", ".csv")
 
 @dataclass(frozen=True)
 class Target:
-    """A model, a folder of maps or a file of boxes; ``run`` where the model is a run's."""
+    """A classifier, a detector, a folder of maps or a file of boxes; ``run`` where the model is a run's."""
 
-    kind: Literal["model", "maps", "boxes"]
+    kind: Literal["model", "detector", "maps", "boxes"]
     path: Path
     name: str
     run: Run | None = None
@@ -52,7 +52,8 @@ def find_target(spec: str) -> Target:
             "Train one with gwapctl train, or make maps with gwapctl localize --save map --out."
         )
     folder = resolve_model(spec)
-    return Target("model", folder, spec, Run.open(folder) if (folder / "run.json").is_file() else None)
+    kind: Literal["model", "detector"] = "detector" if is_detector(folder) else "model"
+    return Target(kind, folder, spec, Run.open(folder) if (folder / "run.json").is_file() else None)
 
 
 def find_dataset(target: Target, name: str | None, root: Path | None, masks: Path | None) -> Dataset:
