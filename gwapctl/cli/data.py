@@ -33,6 +33,10 @@ Size = Annotated[
     str,
     typer.Option("--image-size", help="Longest side in pixels, or its range: 160-256.", rich_help_panel=options.DATA),
 ]
+Background = Annotated[
+    bool,
+    typer.Option("--background", help="Only grounds, without any object.", rich_help_panel=options.DATA),
+]
 Folder = Annotated[
     Path, typer.Option("--out", "-o", help="Folder to make.", rich_help_panel=options.OUTPUT, show_default=False)
 ]
@@ -121,6 +125,7 @@ def synth(
     images: Count = 300,
     seed: options.Seed = 0,
     image_size: Size = "160-256",
+    background: Background = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Make a synthetic data set in VOC layout: six classes, several objects per image, exact boxes and masks.
@@ -128,14 +133,23 @@ def synth(
     Examples:
       gwapctl data synth --out data/scenes
       gwapctl data synth --images 1000 --seed 1 --image-size 320 --out data/large
+      gwapctl data synth --background --out data/bg
 
     """
-    from gwapctl.datasets.synthetic import make_synthetic_voc
+    from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
+    from gwapctl.files import prepare_output_folder
 
-    with console.progress("drawing") as progress:
-        make_synthetic_voc(
-            out, images=images, seed=seed, size=_parse_range(image_size), overwrite=overwrite, progress=progress
+    size = _parse_range(image_size)
+    if background:
+        prepare_output_folder(out, overwrite=overwrite)
+        with console.progress("drawing") as progress:
+            make_backgrounds(out, images=images, seed=seed, size=size, progress=progress)
+        console.print_text(
+            f"{images} images in {out}. Next: gwapctl train DATASET --head background --background {out}"
         )
+        return
+    with console.progress("drawing") as progress:
+        make_synthetic_voc(out, images=images, seed=seed, size=size, overwrite=overwrite, progress=progress)
     console.print_text(f"{images} images in {out}. Next: gwapctl train {out}")
 
 

@@ -86,19 +86,35 @@ def make_synthetic_voc(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def make_backgrounds(folder: Path, *, images: int, seed: int, size: tuple[int, int] = (160, 256)) -> None:
+def make_backgrounds(
+    folder: Path,
+    *,
+    images: int,
+    seed: int,
+    size: tuple[int, int] = (160, 256),
+    progress: ProgressCallback | None = None,
+) -> None:
     """Write ``images`` scenes without any object straight into ``folder``, for methods that learn from backgrounds.
 
+    Those of an earlier call go away, other files stay.
+
     Raises:
+        UsageError: no images, or sizes below 64.
         DataError: the folder cannot be written.
 
     """
+    if images < 1 or not 64 <= size[0] <= size[1]:
+        raise UsageError("a folder of backgrounds needs at least 1 image and sizes from 64 pixels up.")
+    for stale in folder.glob("background-??????.jpg"):
+        stale.unlink()
     noise = _noise_bank(np.random.default_rng(seed))
     for index in range(images):
         rng = np.random.default_rng([seed, index, 1])  # another stream than the scene of the same number
         picture = _photograph(_background(*_random_size(size, rng), noise, rng), noise, rng)
         with atomic_path(folder / f"background-{index:06d}.jpg") as path:
             path.write_bytes(_to_jpeg(picture))
+        if progress is not None:
+            progress(Progress(index + 1, images, "images"))
 
 
 def _may_replace(folder: Path, *, overwrite: bool) -> bool:
