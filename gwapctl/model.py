@@ -25,7 +25,8 @@ class ModelInfo(BaseModel):
     """All that is needed to build a classifier again and to use it as it was meant.
 
     ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest sides of training;
-    ``map``, ``box_rule``, ``scales`` and ``resize`` are what `localize` uses when nothing else is asked for.
+    ``map`` (read at ``layer``, several by ``fuse``), ``box_rule``, ``scales``, ``resize`` and ``close`` are what
+    `localize` uses when nothing else is asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,10 +41,13 @@ class ModelInfo(BaseModel):
     train_sizes: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    map: Literal["weight", "class", "fused"] | None = None
+    map: str | None = None
+    layer: tuple[str, ...] = ()
+    fuse: Literal["mean", "max", "product"] | None = None
     box_rule: str = "paper20"
     scales: tuple[int, ...] = ()
     resize: Literal["warp", "keep"] = "warp"
+    close: float = Field(default=0.0, ge=0, lt=1)
     provenance: dict[str, Any] = {}
 
 
@@ -192,5 +196,10 @@ def describe_model(folder: Path) -> dict[str, Any]:
         "classes": len(names),
         "class_names": names[:10] + (["..."] if len(names) > 10 else []),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "layers": [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Conv2d)],
+        "layers": list(convolutions(model.backbone)),
     }
+
+
+def convolutions(backbone: nn.Module) -> dict[str, nn.Conv2d]:
+    """Return the convolutions of a backbone by name, in the order in which ``--layer`` counts them."""
+    return {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)}

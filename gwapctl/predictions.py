@@ -198,6 +198,8 @@ class MapsInfo:
 
     ``values`` is ``raw`` (one scale: the map's own numbers) or ``minmax_mean`` (mean over scales and flips of maps in
     [0, 1]) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all ``labels`` of an image.
+    ``layer``: where a gradient map was read; several are fused by ``fuse``. ``close``: share of the shorter side up to
+    which gaps are closed. ``crops`` and ``backprop_seg`` are ``none`` or what took the place of scales, and of values.
     ``box_rule`` is the one that the boxes beside the maps were made with.
     """
 
@@ -209,6 +211,11 @@ class MapsInfo:
     values: Literal["raw", "minmax_mean", "unknown"] = "unknown"
     class_agnostic: bool = True
     box_rule: str = ""
+    layer: tuple[str, ...] = ()
+    fuse: str = "mean"
+    close: float = 0.0
+    crops: str = "none"
+    backprop_seg: str = "none"
     images: dict[str, MapImage] = field(default_factory=dict)
 
     @property

@@ -1,8 +1,9 @@
-"""From a trained classifier and an image to heatmaps: map methods, averaging over scales and flips."""
+"""From a trained classifier and an image to heatmaps: map methods, averaging over scales, flips and crops."""
 
 from __future__ import annotations
 
-from gwapctl.maps.localizer import CANVAS, Localizer, MapResult
+from gwapctl.maps.canvas import CANVAS, PreparedImage
+from gwapctl.maps.localizer import Localizer, MapResult
 from gwapctl.maps.methods import MAPS, MapMethod
 
-__all__ = ["CANVAS", "MAPS", "Localizer", "MapMethod", "MapResult"]
+__all__ = ["CANVAS", "MAPS", "Localizer", "MapMethod", "MapResult", "PreparedImage"]

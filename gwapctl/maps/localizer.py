@@ -1,52 +1,29 @@
-"""Heatmaps of many images: averaged over scales and flips, on a canvas of at most 512 pixels.
-
-Multi-scale (GWAP: "simply average the weight maps" of 224, 448 and 672): α sums to 1 over positions, so a plain average
-would weight a scale by the inverse of its number of positions. Here every map is min-max normalised, resized bilinearly
-(``align_corners=False``) to the canvas, averaged with equal weights and min-max normalised again. A single scale keeps
-the map's own values: box rules normalise by themselves, and images stay comparable.
-"""
+"""Heatmaps of many images: averaged over scales and flips, or put together from ten crops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gwapctl.backbones.base import Backbone
 from gwapctl.device import autocast, resolve_device
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError
 from gwapctl.geometry import Geometry
-from gwapctl.heads import Head, HeadOutput
-from gwapctl.maps.inference import for_inference
-from gwapctl.maps.methods import MAPS
+from gwapctl.maps import crops, settings
+from gwapctl.maps.canvas import FloatArray, PreparedImage, Size, canvas_size, compose
+from gwapctl.maps.methods import MAPS, fuse_maps, minmax
+from gwapctl.maps.passes import ImageArray, Network, Pass, blank_pass
 from gwapctl.model import Classifier
-from gwapctl.regions import normalise
-from gwapctl.transforms import resize
+from gwapctl.predictions import MapsInfo
+from gwapctl.transforms import resize as resize_image
 
-CANVAS = 512  # pixels on the long side of a saved map
-RESIZES = ("warp", "keep")
 SURE_SCALE = 96  # pixels from which every backbone has cells left
 PIXELS_PER_IMAGE = {True: 224**2, False: 512**2}  # on a CPU or not: larger inputs go through in smaller batches
-FLOAT16_MAX = float(np.finfo(np.float16).max)
-
-ImageArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
-Size = tuple[int, int]  # width, height
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """What is kept of an image ``width x height`` for the network: ``inputs``, uint8 ``(h, w, 3)`` by size (w, h)."""
-
-    width: int
-    height: int
-    inputs: dict[Size, ImageArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +53,18 @@ class Localizer:
         scales: input sizes; None: what the model stores. ``resize="warp"`` makes S x S inputs, as the paper does,
             ``"keep"`` scales the shorter side to S.
         map_method: a name in ``MAPS``; None: what the model stores.
+        layer: names or indices of the layers that a gradient map is read at (``maps.layers``); None: the feature map.
+        fuse: how maps of several layers become one: ``mean``, ``max`` or ``product``; None: ``mean``.
         flip: average over the mirrored image, too.
+        close: share of the shorter side up to which gaps in the map are closed; None: what the model stores.
+        crops: ``ten``: CAM's ten crops at the model's own input size, in place of scales.
+        backprop_seg: ``mean`` or ``grabcut``: cut the saliency of ``backprop`` into a map of 0 and 1.
         precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the processor has it).
         device: ``auto``, ``cpu``, ``cuda:1``, ...
         batch_size: images per forward pass; None: 8 on a CPU, 32 elsewhere.
 
     Raises:
-        UsageError: an unknown name, or a map that this model's head does not have.
+        UsageError: an unknown name, options that do not go together, or a map that this model's head does not have.
 
     """
 
@@ -92,70 +74,99 @@ class Localizer:
         *,
         scales: Sequence[int] | None = None,
         map_method: str | None = None,
+        layer: Sequence[str | int] | None = None,
+        fuse: str | None = None,
         flip: bool = False,
         resize: str | None = None,
+        close: float | None = None,
+        crops: str = "none",
+        backprop_seg: str = "none",
         precision: str = "fp32",
         device: str = "auto",
         batch_size: int | None = None,
     ) -> None:
         info = model.info
         width, height = info.input_size
-        self.scales = tuple(scales or info.scales) or (width,) * (width == height)
+        own = (width,) * (width == height)
+        settings.check_sizes(scales, resize=resize, flip=flip, crops=crops, close=close)
+        self.scales = own if crops == "ten" else tuple(scales or info.scales) or own
         self._passes = self.scales or (None,)  # None: the model's own input size, which is not square
-        self.resize = resize or info.resize
-        self.flip = flip
-        self.precision = precision
-        self.device = resolve_device(device)
+        self.resize = "warp" if crops == "ten" else resize or info.resize
+        self.flip, self.crops, self.backprop_seg = flip, crops, backprop_seg
+        self.close = info.close if close is None else close
+        self.precision, self.device = precision, resolve_device(device)
+        autocast(self.device, precision)  # refuses what it does not know
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 32)
-        self._check_names(map_method)
-        self.model = for_inference(model, self.device)
-        self._head = cast(Head, self.model.head)
+        self.map_method = map_method or info.map or settings.default_map(model)
+        if map_method in (None, info.map):  # the stored layers are those of the stored map
+            layer, fuse = layer or info.layer, fuse or info.fuse
+        self.fuse = fuse or "mean"
+        settings.check_map(self.map_method, layer=layer or (), fuse=fuse, backprop_seg=backprop_seg)
+        self._method = MAPS[self.map_method]
+        self._network = Network(
+            model, device=self.device, precision=precision, source=self._method.source, layers=layer or ()
+        )
+        self.layers = self._network.layers
         self._check_smallest_scale()
-        self.map_method = map_method or info.map or self._default_map()
-        self.shared = self._read_maps(self._probe(), self._classes([(0, 0)])).shape[1] == 1  # one map for two classes
+        self.shared = self._is_shared()
 
-    def _check_names(self, map_method: str | None) -> None:
-        if map_method is not None and map_method not in MAPS:
-            raise unknown_name("map method", map_method, MAPS)
-        if self.resize not in RESIZES:
-            raise unknown_name("resize", self.resize, RESIZES)
-        if min(self.scales, default=1) < 1:
-            raise UsageError(f"scales {self.scales} are not sizes in pixels. Write them like 224,448,672.")
-        autocast(self.device, self.precision)
+    @property
+    def model(self) -> Classifier:
+        """The fast copy of the model that runs."""
+        return self._network.model
 
-    @torch.inference_mode()
     def _check_smallest_scale(self) -> None:
         """Find out now, not at the first image, whether the network can do with so few pixels."""
         side = min(self.scales, default=SURE_SCALE)
         if side >= SURE_SCALE:
             return
         try:
-            self._forward([np.zeros((side, side, 3), np.uint8)])
+            self._network([np.zeros((side, side, 3 + self._network.head.sees_boxes), np.uint8)])
         except RuntimeError as error:
             backbone = self.model.info.backbone
             raise UsageError(f"scale {side} is too small for {backbone}: no cell is left of its maps.") from error
 
-    def _default_map(self) -> str:
-        return "class" if self._probe().output.weight_map is None else "weight"
-
-    @torch.inference_mode()
-    def _probe(self) -> _Pass:
-        """Run the head on a feature map of zeros: which maps it has."""
-        channels = cast(Backbone, self.model.backbone).channels
-        features = torch.zeros(1, channels, 2, 2, device=self.device)
-        return _Pass(features, self._head(features))
+    def _is_shared(self) -> bool:
+        """Tell whether one map stands for every class; a map that the head does not have is found out here."""
+        if self._method.source:
+            return False
+        return self._read_maps(blank_pass(self.model), self._classes([(0, 0)])).shape[1] == 1
 
     @property
-    def values(self) -> str:
+    def values(self) -> Literal["raw", "minmax_mean"]:
         """What the heatmaps hold: ``raw`` or ``minmax_mean`` (see ``predictions.MapsInfo``)."""
         single = len(self.scales) <= 1 and not self.flip
-        return "raw" if single and not MAPS[self.map_method].normalised else "minmax_mean"
+        untouched = not (self._method.normalised or self.close) and self.backprop_seg == "none"
+        return "raw" if single and untouched else "minmax_mean"
+
+    def describe(self, model: str = "", box_rule: str = "") -> MapsInfo:
+        """Return what documents say about these maps: how they are made of ``model``."""
+        return MapsInfo(
+            method=self.map_method,
+            model=model,
+            scales=self.scales,
+            flip=self.flip,
+            resize=self.resize,
+            layer=self.layers,
+            fuse=self.fuse,
+            close=self.close,
+            crops=self.crops,
+            backprop_seg=self.backprop_seg,
+            values=self.values,
+            class_agnostic=self.shared,
+            box_rule=box_rule,
+        )
 
     def prepare(self, image: ImageArray) -> PreparedImage:
-        """Resize an image ``(H, W, 3)`` uint8 RGB to every size that the network will see."""
+        """Resize an image ``(H, W, 3)`` uint8 RGB to every size that will be needed."""
         height, width = image.shape[:2]
-        sizes = {self._own_size, *(self._input_size(width, height, scale) for scale in self._passes)}
-        return PreparedImage(width, height, {size: resize(image, size) for size in sizes})
+        if self.crops == "ten":
+            sizes = {crops.warped_size(self._own_size)}
+        else:
+            sizes = {self._own_size, *(self._input_size(width, height, scale) for scale in self._passes)}
+        if self.backprop_seg != "none":
+            sizes |= {canvas_size(width, height)}
+        return PreparedImage(width, height, {size: resize_image(image, size) for size in sizes})
 
     @property
     def _own_size(self) -> Size:
@@ -174,108 +185,104 @@ class Localizer:
         images: Sequence[ImageArray | PreparedImage],
         classes: Sequence[Sequence[int]] | None = None,
         top_k: int = 1,
+        regions: Sequence[npt.NDArray[np.uint8]] | None = None,
     ) -> list[MapResult]:
         """Return class probabilities and heatmaps of ``images``, each uint8 RGB ``(H, W, 3)`` or prepared before.
 
         Mapped are the ``top_k`` most probable classes of each image and after them those of ``classes`` (one sequence
         per image) that are not among them; ``top_k=0``: only the latter. Classes are decided by one pass at the model's
-        own input size, whatever the scales are.
+        own input size, whatever the scales are. ``regions`` (H, W) of 0 and 1, the union of the boxes of each image,
+        are for heads that pool inside them; others do not look.
+
+        Raises:
+            UsageError: the head needs ``regions``, and there are none.
+
         """
+        sees_boxes = self._network.head.sees_boxes
+        if sees_boxes and regions is None:
+            raise UsageError(
+                f"this model pools inside ground-truth boxes (head {self.model.info.head}), and there are none here. "
+                "Evaluate it on images with boxes; to find objects, train with --head gwap."
+            )
+        batch = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
+        if sees_boxes and regions is not None:
+            batch = [image.with_region(region) for image, region in zip(batch, regions, strict=True)]
+        wanted = [()] * len(batch) if classes is None else classes
         results: list[MapResult] = []
-        for start in range(0, len(images), self.batch_size):
-            window = slice(start, start + self.batch_size)
-            batch = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images[window]]
-            with torch.inference_mode():
-                results += self._run_batch(batch, [()] * len(batch) if classes is None else classes[window], top_k)
+        step = max(1, self._at_once(self._own_size) // (crops.TEN if self.crops == "ten" else 1))
+        for start in range(0, len(batch), step):
+            window = slice(start, start + step)
+            results += self._run_batch(batch[window], wanted[window], top_k)
         return results
+
+    def _at_once(self, size: Size) -> int:
+        """Return how many inputs of ``size`` go through the network together."""
+        pixels = PIXELS_PER_IMAGE[self.device.type == "cpu"] * self.batch_size
+        return max(1, min(self.batch_size, pixels // (size[0] * size[1])))
 
     def _run_batch(
         self, batch: Sequence[PreparedImage], wanted: Sequence[Sequence[int]], top_k: int
     ) -> Iterator[MapResult]:
-        own = self._forward([image.inputs[self._own_size] for image in batch])
-        probabilities = self.model.probabilities(own.output.logits).cpu().numpy()
+        own = self._network(self._views(batch))
+        probabilities = own.probabilities.view(len(batch), -1, own.probabilities.shape[1]).mean(1).cpu().numpy()
         chosen = [_choose(row, extra, top_k) for row, extra in zip(probabilities, wanted, strict=True)]
-        terms = self._terms(batch, self._classes(chosen), own)
+        classes = self._classes(chosen)
+        terms = self._pasted(own, classes) if self.crops == "ten" else self._terms(batch, classes, own)
         for image, row, picked, maps in zip(batch, probabilities, chosen, terms, strict=True):
             count = 1 if self.shared else len(picked)
-            yield MapResult(row, picked, _compose([term[:count] for term in maps], image), self.shared)
+            heatmaps = compose([term[:count] for term in maps], image, self.close, self.backprop_seg)
+            yield MapResult(row, picked, heatmaps, self.shared)
 
-    def _terms(self, batch: Sequence[PreparedImage], classes: Tensor, own: _Pass) -> list[list[FloatArray]]:
+    def _views(self, batch: Sequence[PreparedImage]) -> list[ImageArray]:
+        """Return what decides the classes of ``batch``: each image whole, or its ten crops."""
+        if self.crops == "none":
+            return [image.inputs[self._own_size] for image in batch]
+        warped = crops.warped_size(self._own_size)
+        return [view for image in batch for view in crops.cut(image.inputs[warped], self._own_size)]
+
+    def _pasted(self, own: Pass, classes: Tensor) -> list[list[FloatArray]]:
+        """Return, for each image, one map ``(1 | k, h, w)`` put together from its ten crops."""
+        maps = self._read_maps(own, classes.repeat_interleave(crops.TEN, 0)).float().cpu().numpy()
+        each = maps.reshape(len(classes), crops.TEN, *maps.shape[1:])
+        return [[crops.paste(of_image, self._own_size)] for of_image in each]
+
+    def _terms(self, batch: Sequence[PreparedImage], classes: Tensor, own: Pass) -> list[list[FloatArray]]:
         """Return, for each image, the maps ``(1 | k, h, w)`` to average: one per scale and, with ``flip``, mirror."""
         terms: list[list[FloatArray]] = [[] for _ in batch]
         for scale in self._passes:
-            for size, members in self._by_input_size(batch, scale).items():
+            for size, members in self._by_input_size(batch, scale):
                 inputs = [batch[member].inputs[size] for member in members]
                 for mirrored in (False, True) if self.flip else (False,):
                     reusable = size == self._own_size and len(members) == len(batch) and not mirrored
-                    passed = own if reusable else self._forward(inputs, mirrored)
+                    passed = own if reusable else self._network(inputs, mirrored=mirrored)
                     maps = self._read_maps(passed, classes[members]).float().cpu().numpy()
                     for member, term in zip(members, maps[..., ::-1] if mirrored else maps, strict=True):
                         terms[member].append(term)
         return terms
 
-    def _by_input_size(self, batch: Sequence[PreparedImage], scale: int | None) -> dict[Size, list[int]]:
+    def _by_input_size(self, batch: Sequence[PreparedImage], scale: int | None) -> Iterator[tuple[Size, list[int]]]:
+        """Divide ``batch`` into parts that go through the network together: their size, and which images they are."""
         groups: dict[Size, list[int]] = {}
         for member, image in enumerate(batch):
             groups.setdefault(self._input_size(image.width, image.height, scale), []).append(member)
-        return groups
+        for size, members in groups.items():
+            step = self._at_once(size)
+            yield from ((size, members[start : start + step]) for start in range(0, len(members), step))
 
     def _classes(self, chosen: Sequence[Sequence[int]]) -> Tensor:
         """Return class indices ``(B, k)``, the shorter rows filled up with class 0."""
         longest = max(len(row) for row in chosen)
         rows = [[*row, *[0] * (longest - len(row))] for row in chosen]
-        return torch.tensor(rows, dtype=torch.long, device=self.device)
+        return torch.tensor(rows, dtype=torch.long, device=self.device).view(len(chosen), longest)
 
-    def _forward(self, inputs: Sequence[ImageArray], mirrored: bool = False) -> _Pass:
-        """Run the network on images of one size: the backbone in ``precision``, the head in float32."""
-        height, width = inputs[0].shape[:2]
-        pixels = PIXELS_PER_IMAGE[self.device.type == "cpu"] * self.batch_size
-        step = max(1, pixels // (width * height))
-        parts = [self._feature_map(inputs[start : start + step], mirrored) for start in range(0, len(inputs), step)]
-        features = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return _Pass(features, self._head(features))
-
-    def _feature_map(self, inputs: Sequence[ImageArray], mirrored: bool) -> Tensor:
-        images = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2)  # (B, 3, h, w), channels last
-        if mirrored:
-            images = images.flip(3)
-        with autocast(self.device, self.precision):
-            features = self.model.feature_map(images)
-        return features.float()
-
-    def _read_maps(self, passed: _Pass, classes: Tensor) -> Tensor:
-        return MAPS[self.map_method].read(self._head, passed.features, passed.output, classes)
-
-
-class _Pass(NamedTuple):
-    """One forward pass: the feature map (B, K, h, w) and what the head made of it."""
-
-    features: Tensor
-    output: HeadOutput
+    @torch.no_grad()
+    def _read_maps(self, passed: Pass, classes: Tensor) -> Tensor:
+        """Return the maps ``(B, 1 | k, h, w)`` of a pass, those of several layers fused."""
+        maps = fuse_maps(self._method.read(passed, classes), self.fuse)
+        return minmax(maps) if self._method.normalised else maps
 
 
 def _choose(probabilities: FloatArray, wanted: Sequence[int], top_k: int) -> tuple[int, ...]:
     """Return the ``top_k`` most probable classes, the best first, then those of ``wanted`` that are not among them."""
     best = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
     return tuple(dict.fromkeys([*best, *wanted]))
-
-
-def _compose(terms: Sequence[FloatArray], image: PreparedImage) -> npt.NDArray[np.float16]:
-    """Average maps ``(k, h, w)`` of several scales on the canvas of ``image``: ``(k, H, W)``."""
-    canvas = Geometry.fit(image.width, image.height, CANVAS)
-    size = canvas.input_width, canvas.input_height
-    channels = [torch.from_numpy(_average([term[place] for term in terms], size)) for place in range(len(terms[0]))]
-    if not channels:
-        return np.zeros((0, *size[::-1]), np.float16)
-    return torch.stack([channel.half() for channel in channels]).numpy()  # numpy converts ten times more slowly
-
-
-def _average(maps: Sequence[FloatArray], size: Size) -> FloatArray:
-    """Resize maps to ``size`` and average them; one alone keeps its values, as far as float16 reaches."""
-    if len(maps) == 1:
-        return _stretch(np.clip(maps[0], -FLOAT16_MAX, FLOAT16_MAX), size)
-    return normalise(np.mean([_stretch(normalise(heatmap), size) for heatmap in maps], axis=0))
-
-
-def _stretch(heatmap: FloatArray, size: Size) -> FloatArray:
-    return np.asarray(cv2.resize(np.ascontiguousarray(heatmap), size, interpolation=cv2.INTER_LINEAR))

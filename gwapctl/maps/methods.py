@@ -1,58 +1,92 @@
-"""Ways to read a map out of one forward pass. A new one is a function and a line in ``MAPS``.
+"""Ways to read maps out of a forward pass. A new one is a function and a line in ``MAPS``.
 
-Each takes the head, the feature map F ``(B, K, h, w)``, the head's output and the classes asked for ``(B, k)``, and
-returns raw maps ``(B, k, h, w)``, or ``(B, 1, h, w)`` where one map stands for every class.
+Each takes a ``Pass`` of B images and the classes asked for ``(B, k)``, and returns raw maps ``(B, k, h, w)``, or
+``(B, 1, h, w)`` where one map stands for every class: a list, for methods that read inner layers give one per layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gwapctl.errors import UsageError
-from gwapctl.heads import Head, HeadOutput
+from gwapctl.heads import PoolThenClassify
+from gwapctl.maps import gradients
+from gwapctl.maps.passes import Pass, Source
 
 
 @dataclass(frozen=True)
 class MapMethod:
-    """``read`` makes the maps. ``normalised``: they are in [0, 1] per map already, so their values are not raw."""
+    """``read`` makes the maps, by gradients with respect to ``source`` if it is given.
 
-    read: Callable[[Head, Tensor, HeadOutput, Tensor], Tensor]
+    ``normalised``: the maps are stretched to [0, 1], each by itself; otherwise values of images can be compared.
+    """
+
+    read: Callable[[Pass, Tensor], Sequence[Tensor]]
+    source: Source | None = None
     normalised: bool = False
 
 
-def weight_map(head: Head, feature_map: Tensor, output: HeadOutput, classes: Tensor) -> Tensor:
+def weight_map(passed: Pass, classes: Tensor) -> list[Tensor]:
     """Return the pooling weights α (GWAP eq. 4; one map for all classes, or eq. 8: those of ``classes``).
 
     Raises:
         UsageError: the head pools with fixed weights and has no such map.
 
     """
-    del head, feature_map
-    alpha = output.weight_map
+    alpha = passed.output.weight_map
     if alpha is None:
         raise UsageError("this model's head has no weight map. Choose --map class, or train with --head gwap.")
-    if alpha.shape[1] == 1:
-        return alpha
-    return alpha.gather(1, classes[:, :, None, None].expand(-1, -1, *alpha.shape[2:]))
+    return [alpha if alpha.shape[1] == 1 else _of_classes(alpha, classes)]
 
 
-def class_map(head: Head, feature_map: Tensor, output: HeadOutput, classes: Tensor) -> Tensor:
+def class_map(passed: Pass, classes: Tensor) -> list[Tensor]:
     """Return the class activation maps ``sum_k w_k^c F_k`` without bias (CAM, arXiv 1512.04150, eq. 2)."""
-    del output
-    return head.class_map(feature_map, classes)
+    return [passed.head.class_map(passed.features, classes)]
 
 
-def fused_map(head: Head, feature_map: Tensor, output: HeadOutput, classes: Tensor) -> Tensor:
-    """Return the mean of α and the class map, each min-max normalised before and the mean after.
+def score_map(passed: Pass, classes: Tensor) -> list[Tensor]:
+    """Return s_c(x, y), bias included: what a head gives position (x, y) alone (GWAP, arXiv 1809.08264, eq. 1).
+
+    Raises:
+        UsageError: the head scores no positions.
+
+    """
+    if passed.output.score_map is not None:
+        return [_of_classes(passed.output.score_map, classes)]
+    if not isinstance(passed.head, PoolThenClassify):
+        raise UsageError("this model's head gives single positions no score. Choose --map backprop.")
+    bias = passed.head.classifier.bias[classes]
+    return [maps + bias[:, :, None, None] for maps in class_map(passed, classes)]
+
+
+def fused_map(passed: Pass, classes: Tensor) -> list[Tensor]:
+    """Return the mean of α and the class map, each min-max normalised before.
 
     α says "object", the class map says "this class". Ours; no paper has it.
     """
-    alpha = minmax(weight_map(head, feature_map, output, classes))
-    return minmax((alpha + minmax(class_map(head, feature_map, output, classes))) / 2)
+    return [fuse_maps([*weight_map(passed, classes), *class_map(passed, classes)], "mean")]
+
+
+def foreground_map(passed: Pass, classes: Tensor) -> list[Tensor]:
+    """Return the foreground map R of the head ``background``, which knows no class (after Kou et al.; ours).
+
+    Raises:
+        UsageError: it is another head.
+
+    """
+    if passed.output.presence is None:
+        raise UsageError("this model's head has no foreground map. Choose --map weight or class.")
+    return weight_map(passed, classes)
+
+
+def _of_classes(maps: Tensor, classes: Tensor) -> Tensor:
+    """Pick ``classes`` (B, k) out of maps of all classes (B, C, h, w)."""
+    return maps.gather(1, classes[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
 
 
 def minmax(maps: Tensor) -> Tensor:
@@ -62,8 +96,39 @@ def minmax(maps: Tensor) -> Tensor:
     return (maps - low) / torch.where(span > 0, span, 1)
 
 
+FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda maps: maps.mean(0),
+    "max": lambda maps: maps.amax(0),
+    "product": lambda maps: maps.prod(0),
+}
+
+
+def fuse_maps(maps: Sequence[Tensor], fusion: str) -> Tensor:
+    """Fuse maps ``(B, k, h, w)``, min-max normalised each, on the largest of their grids; one alone stays as it is.
+
+    DGL's slides fuse the maps of two layers and do not say how: all three ways are ours.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    classes, height, width = (max(one.shape[axis] for one in maps) for axis in (1, 2, 3))
+    stretched = [_stretch(minmax(one), height, width).expand(-1, classes, -1, -1) for one in maps]
+    return FUSIONS[fusion](torch.stack(stretched))
+
+
+def _stretch(maps: Tensor, height: int, width: int) -> Tensor:
+    if maps.shape[2:] == (height, width):
+        return maps
+    return functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+
+
 MAPS: dict[str, MapMethod] = {
     "weight": MapMethod(weight_map),
     "class": MapMethod(class_map),
+    "score": MapMethod(score_map),
     "fused": MapMethod(fused_map, normalised=True),
+    "foreground": MapMethod(foreground_map),
+    "backprop": MapMethod(gradients.backprop, source="image", normalised=True),
+    "gradcam": MapMethod(gradients.gradcam, source="layer", normalised=True),
+    "layercam": MapMethod(gradients.layercam, source="layer", normalised=True),
+    "dgl": MapMethod(gradients.dgl, source="layer", normalised=True),
 }
