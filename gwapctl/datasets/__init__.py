@@ -11,6 +11,7 @@ from gwapctl.datasets.class_folders import open_class_folders
 from gwapctl.datasets.coco import open_coco
 from gwapctl.datasets.cub import Cub, is_cub, open_cub
 from gwapctl.datasets.imagenet import is_imagenet, open_imagenet
+from gwapctl.datasets.lid import open_lid
 from gwapctl.datasets.manifest import open_manifest
 from gwapctl.datasets.places import data_places
 from gwapctl.datasets.subset import evenly_spread, split_name
@@ -26,6 +27,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "tiny-imagenet": open_tiny_imagenet,
     "imagenet": open_imagenet,
     "cub": open_cub,
+    "lid": open_lid,
 }
 
 _PAPER_TRAINS_ON_TRAINVAL = ("voc", "voc07+12")

@@ -67,7 +67,7 @@ def list_datasets(root: Path | None) -> list[Document]:
 def _how(name: str) -> str:
     if name in AUTOMATIC:
         return "when needed"
-    return f"gwapctl data get {name}" if any(archive.urls for archive in ARCHIVES[name]) else "by hand"
+    return f"gwapctl data get {name}" if any(archive.urls for archive in ARCHIVES.get(name, ())) else "by hand"
 
 
 def _read_split(dataset: Dataset, split: str) -> list[BoxedSample]:

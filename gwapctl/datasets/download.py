@@ -166,6 +166,15 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
 }
 AUTOMATIC = ("voc", "voc2012", "voc07+12")
 
+# what no checksum is published for: fetched and unpacked by hand, then counted by `gwapctl data check`
+BY_HAND: dict[str, str] = {
+    "lid": (
+        "open https://lidchallenge.github.io/challenge.html, follow a link of track 3 (Baidu or Google Drive), and "
+        "unpack the masks of the validation set, ILSVRC2012_val_*.png, below {folder}. Their images are "
+        "ImageNet's val: gwapctl data get imagenet. Then count them: gwapctl data check lid"
+    ),
+}
+
 
 def missing_archives(name: str, root: Path | None, splits: Sequence[str] | None = None) -> list[Archive]:
     """Return the archives of data set ``name`` that are not unpacked here; of ``splits`` only, if given."""
@@ -210,8 +219,12 @@ def get_dataset(
         DataError: a checksum is wrong, an archive is damaged, or the network cannot be used.
 
     """
+    if name in BY_HAND:
+        raise DataError(
+            f"{name} cannot be fetched for you: {BY_HAND[name].format(folder=data_places(root)[0] / name)}."
+        )
     if name not in ARCHIVES:
-        raise unknown_name("dataset", name, ARCHIVES)
+        raise unknown_name("dataset", name, [*ARCHIVES, *BY_HAND])
     for file in files:
         archive = _identify(name, file, progress) if verify else _named_like(name, file)
         _unpack(archive, file, archive.target(root), progress)

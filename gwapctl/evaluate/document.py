@@ -33,7 +33,7 @@ class Ground:
 class Verdict:
     """The outcome of a protocol: what goes into the document of ``evaluate --json``.
 
-    ``notes`` say what is left out; ``threshold_curve`` and ``examples`` are for the run's page and may be empty.
+    ``notes`` say what is left out; the curves and ``examples`` are for pages and figures and may be empty.
     """
 
     n: int
@@ -43,6 +43,7 @@ class Verdict:
     per_class: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     threshold_curve: dict[str, Any] = field(default_factory=dict)
+    fg_iou_curve: dict[str, list[float]] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -84,7 +85,7 @@ def build_document(
 ) -> Document:
     """Return the JSON document; numbers that are not finite become null."""
     judged = {key: _plain(value) for key, value in asdict(verdict).items()}
-    extras = {key: judged.pop(key) for key in ("threshold_curve", "examples")}
+    extras = {key: judged.pop(key) for key in ("threshold_curve", "fg_iou_curve", "examples")}
     return {
         "schema_version": SCHEMA_VERSION,
         "model": model,

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray, iou
 from gwapctl.datasets.base import BoxedSample, Dataset
@@ -54,7 +55,7 @@ class PaperProtocol:
         self._top_k_error = TopKError()
         self._judged = _Candidate(dataset.multi_label)
         self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
-        self._predicted = FMeasure()
+        self._predicted, self._predicted_iou = FMeasure(), ForegroundIoU()
         self._examples = Examples()
         self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
         self._images = np.zeros(len(dataset.classes), np.int64)
@@ -109,18 +110,22 @@ class PaperProtocol:
 
     def _judge_predicted(self, truth: Truth, evidence: Evidence) -> None:
         """Judge the foreground of the predicted classes' maps, where every class has its own."""
-        if truth.area is None or not evidence.maps or ANY in evidence.maps or evidence.scores is None:
+        if not evidence.maps or ANY in evidence.maps or evidence.scores is None:
             return
+        width, height = evidence.width, evidence.height
         sure = np.flatnonzero(evidence.scores > SURE).tolist() or [int(evidence.scores.argmax())]
         heat = _heatmap(evidence, tuple(label for label in sure if evidence.map_of(label) is not None))
-        if heat is not None:
-            self._predicted.update(otsu_foreground(heat, evidence.width, evidence.height), truth.area)
+        if heat is not None and truth.area is not None:
+            self._predicted.update(otsu_foreground(heat, width, height), truth.area)
+        if heat is not None and truth.mask is not None:
+            self._predicted_iou.update(to_bytes(to_image(heat, width, height)), truth.mask)
 
     def verdict(self) -> Verdict:
         """Return all metrics that the data allows."""
         omissions = self._omissions.found()
         omitted = {key for keys in omissions for key in keys}
-        predicted = {f"{key}_predicted": value for key, value in self._predicted.compute().items()}
+        found = self._predicted.compute() | self._predicted_iou.compute()
+        predicted = {f"{key}_predicted": value for key, value in found.items() if not key.endswith("_threshold")}
         parts = [self._classification().compute(), self._judged.compute(), predicted, self._detections.compute()]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
@@ -129,9 +134,20 @@ class PaperProtocol:
         }
         notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions.items()]
         notes += [f"localization leaves out {self._blacklisted} blacklisted images"] * bool(self._blacklisted)
-        curve = threshold_curve(self._judged.accuracy.curve) if "max_box_acc" in metrics else {}
-        rows = self._per_class(omitted)
-        return Verdict(self._n, self._n_degenerate, metrics, floors, rows, notes, curve, self._examples.chosen())
+        fg_iou = self._judged.fg_iou
+        return Verdict(
+            self._n,
+            self._n_degenerate,
+            metrics,
+            floors,
+            self._per_class(omitted),
+            notes,
+            threshold_curve=threshold_curve(self._judged.accuracy.curve) if "max_box_acc" in metrics else {},
+            fg_iou_curve={"mean": fg_iou.curve.tolist(), "pooled": fg_iou.pooled_curve.tolist()}
+            if "fg_iou" in metrics
+            else {},
+            examples=self._examples.chosen(),
+        )
 
     def _classification(self) -> ClassificationAP | TopKError:
         return self._average_precision if self._dataset.multi_label else self._top_k_error
@@ -160,7 +176,7 @@ class _Candidate:
         self.accuracy = BoxAccuracy(thresholds)
         self._f_measure = FMeasure()
         self._pixels = PixelAP()
-        self._fg_iou = ForegroundIoU()
+        self.fg_iou = ForegroundIoU()
 
     def update(self, truth: Truth, evidence: Evidence) -> None:
         """Add the boxes of one image."""
@@ -189,11 +205,11 @@ class _Candidate:
             self._f_measure.update(found, truth.area)
         if truth.mask is not None:
             self._pixels.update(heat, truth.mask)
-            self._fg_iou.update(cv2.convertScaleAbs(heat, alpha=255), truth.mask)  # bytes: a floor is constant inside
+            self.fg_iou.update(to_bytes(heat), truth.mask)  # bytes are not stretched: a floor is constant inside
 
     def compute(self) -> dict[str, float]:
         """Return what there is of each metric."""
-        parts = (self.gt_known, self._top_k, self.accuracy, self._f_measure, self._pixels, self._fg_iou)
+        parts = (self.gt_known, self._top_k, self.accuracy, self._f_measure, self._pixels, self.fg_iou)
         return {key: value for part in parts for key, value in part.compute().items()}
 
 
@@ -249,6 +265,11 @@ def to_image(heatmap: Heatmap, width: int, height: int) -> FloatMap:
     if heat.shape != (height, width):
         heat = normalise(cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR))
     return heat
+
+
+def to_bytes(heat: FloatMap) -> npt.NDArray[np.uint8]:
+    """Round a map in [0, 1] to 256 levels."""
+    return np.asarray(cv2.convertScaleAbs(heat, alpha=255), dtype=np.uint8)
 
 
 def _first(boxes: FloatArray | None) -> FloatArray | None:
