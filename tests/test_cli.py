@@ -43,10 +43,10 @@ def test_every_verb_takes_the_common_options_and_shows_examples(run_cli: Run, ve
         assert part in text
 
 
-@pytest.mark.parametrize("verb", cli.PAGES, ids=" ".join)
+@pytest.mark.parametrize("verb", cli.help_pages(), ids=" ".join)
 def test_the_quick_help_is_the_help(run_cli: Run, verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     quick = run_cli(*verb, "-h").stdout
-    monkeypatch.setattr(cli, "PAGES", {})
+    monkeypatch.setattr(cli, "help_page", lambda words: None)
     assert quick == run_cli(*verb, "-h").stdout
     assert max(len(line) for line in quick.splitlines()) <= 80
 
@@ -136,7 +136,7 @@ from gwapctl import cli
 def wait():
     cli.console.print_text("ready")
     time.sleep(60)
-cli.app.command("wait")(wait)
+cli.app().command("wait")(wait)
 cli.main()
 """
 TALKING_VERB = """
@@ -144,7 +144,7 @@ from gwapctl import cli
 def talk():
     for number in range(200_000):
         cli.console.print_jsonl({"number": number})
-cli.app.command("talk")(talk)
+cli.app().command("talk")(talk)
 cli.main()
 """
 

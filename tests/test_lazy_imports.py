@@ -27,7 +27,7 @@ def test_import_is_light() -> None:
     assert heavy_imports("import gwapctl; gwapctl.__version__") == []
 
 
-@pytest.mark.parametrize("command", [(), *cli.PAGES], ids=" ".join)
+@pytest.mark.parametrize("command", [(), *cli.help_pages()], ids=" ".join)
 def test_help_is_light(command: tuple[str, ...]) -> None:
     arguments = [*command, "--help"]
     assert heavy_imports(f"from gwapctl.cli import run\nassert run({arguments!r}) == 0") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import itertools
 import os
@@ -15,21 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl import __version__
-from gwapctl.cli import (
-    boxes,
-    console,
-    data,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    localize,
-    models,
-    options,
-    report,
-    reproduce,
-    train,
-)
+from gwapctl.cli import console, options
 from gwapctl.errors import GwapctlError
 
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
@@ -41,7 +28,9 @@ LOOK: dict[str, Any] = {
     "rich_markup_mode": "rich",
     "context_settings": {"help_option_names": [*HELP]},
 }
-app = typer.Typer(name="gwapctl", no_args_is_help=True, **LOOK)
+# a verb is the function of that name in the module of that name; a group is the ``app`` of its module
+VERBS = ("train", "localize", "evaluate", "boxes", "report", "reproduce", "demo", "doctor")
+GROUPS = ("data", "models", "export")
 
 
 def _print_version(value: bool) -> None:
@@ -50,7 +39,6 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def gwapctl(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
@@ -80,49 +68,59 @@ def with_common_options(verb: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-VERBS: dict[str, Callable[..., None]] = {
-    "train": train.train,
-    "localize": localize.localize,
-    "evaluate": evaluate.evaluate,
-    "boxes": boxes.boxes,
-    "report": report.report,
-    "reproduce": reproduce.reproduce,
-    "demo": demo.demo,
-    "doctor": doctor.doctor,
-}
-GROUPS: dict[str, typer.Typer] = {
-    "data": data.app,
-    "models": models.app,
-    "export": export.app,
-}
-
-PAGES: dict[tuple[str, ...], typer.Typer] = {}  # each verb as a program of its own, see _help_page
+@functools.cache
+def app() -> typer.Typer:
+    """Return the program with every verb."""
+    program = typer.Typer(name="gwapctl", no_args_is_help=True, **LOOK)
+    program.callback()(gwapctl)
+    for name in VERBS:
+        program.command(name)(_verb(name))
+    for name in GROUPS:
+        program.add_typer(_group(name), name=name, no_args_is_help=True)
+    return program
 
 
-def _register() -> None:
-    """Hang every verb under the program."""
-    for name, verb in VERBS.items():
-        command = with_common_options(verb)
-        app.command(name)(command)
-        PAGES[name,] = _page(command)
-    for name, group in GROUPS.items():
-        for info in group.registered_commands:
-            assert info.callback is not None
-            info.name = info.name or info.callback.__name__.replace("_", "-")
-            info.callback = with_common_options(info.callback)
-            PAGES[name, info.name] = _page(info.callback)
-        app.add_typer(group, name=name, no_args_is_help=True)
-        PAGES[name,] = page = typer.Typer(help=group.info.help, add_completion=False, **LOOK)
-        page.registered_commands = group.registered_commands
+@functools.cache
+def _verb(name: str) -> Callable[..., None]:
+    return with_common_options(getattr(importlib.import_module(f"gwapctl.cli.{name}"), name))
 
 
-def _page(command: Callable[..., None]) -> typer.Typer:
+@functools.cache
+def _group(name: str) -> typer.Typer:
+    group: typer.Typer = importlib.import_module(f"gwapctl.cli.{name}").app
+    for info in group.registered_commands:
+        assert info.callback is not None
+        info.name = info.name or info.callback.__name__.replace("_", "-")
+        info.callback = with_common_options(info.callback)
+    return group
+
+
+def help_pages() -> list[tuple[str, ...]]:
+    """Return the words of every verb that has help of its own: ``("train",)``, ``("data", "list")``."""
+    pages: list[tuple[str, ...]] = [(name,) for name in (*VERBS, *GROUPS)]
+    return pages + [(group, str(info.name)) for group in GROUPS for info in _group(group).registered_commands]
+
+
+def help_page(words: Sequence[str]) -> tuple[typer.Typer, tuple[str, ...]] | None:
+    """Return the verb that ``words`` begin with as a program of its own, and its words; None where there is no such.
+
+    Help for one verb imports that verb alone. And Typer sends the options of every level above a verb through pydantic,
+    even those not given, whose import costs more than drawing the help.
+    """
+    first = words[0] if words else ""
     page = typer.Typer(add_completion=False, **LOOK)
-    page.command()(command)
-    return page
-
-
-_register()
+    if first in VERBS:
+        page.command()(_verb(first))
+        return page, (first,)
+    if first not in GROUPS:
+        return None
+    commands = {info.name: info.callback for info in _group(first).registered_commands if info.callback}
+    if len(words) > 1 and words[1] in commands:
+        page.command()(commands[words[1]])
+        return page, (first, words[1])
+    page.info.help = _group(first).info.help
+    page.registered_commands = _group(first).registered_commands
+    return page, (first,)
 
 
 def main() -> None:
@@ -157,17 +155,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _start(arguments: list[str]) -> Any:
-    """Run the program; help for a verb comes from the verb alone.
-
-    Typer sends the options of every level above a verb through pydantic, even those not given, and importing pydantic
-    costs more than drawing the help.
-    """
-    verb = tuple(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    page = PAGES.get(verb[:2]) or PAGES.get(verb[:1])
-    if page is not None and not set(HELP).isdisjoint(arguments):
-        known = verb[:2] if verb[:2] in PAGES else verb[:1]
+    """Run the program; help for a verb comes from the verb alone."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    found = None if set(HELP).isdisjoint(arguments) else help_page(words)
+    if found is not None:
+        page, known = found
         return page(args=["--help"], prog_name=" ".join(["gwapctl", *known]), standalone_mode=False)
-    return app(args=arguments, prog_name="gwapctl", standalone_mode=False)
+    return app()(args=arguments, prog_name="gwapctl", standalone_mode=False)
 
 
 def _misused(error: typer.TyperException) -> int:
