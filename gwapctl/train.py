@@ -14,6 +14,7 @@ from torch import Tensor
 from gwapctl.config import TrainConfig
 from gwapctl.device import autocast, keep_freed_memory, resolve_device
 from gwapctl.errors import DataError, ModelError
+from gwapctl.features import FeatureCache, default_place
 from gwapctl.heads import HeadOutput
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.model import save_model
@@ -33,7 +34,6 @@ from gwapctl.train_run import (
     set_determinism,
 )
 from gwapctl.train_setup import Training, learning_rate, load_train_data
-from gwapctl.transforms import EvaluationImages, load_batches, split_region
 from gwapctl.zoo import find_weights
 
 
@@ -46,13 +46,16 @@ def train(
     workers: int | None = None,
     resume: bool = False,
     tensorboard: bool = False,
+    feature_cache: Path | None = None,
+    announce: Callable[[str], None] = lambda _: None,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Train a classifier into the run folder ``folder``, or continue the run that is there.
 
     The folder is made ready by the caller (``files.prepare_output_folder``). ``workers`` are threads that read
     images; by default one per core but one, at most 8. With ``tensorboard`` the rows of ``history.jsonl`` also go as
-    scalars to the folder ``tensorboard`` of the run.
+    scalars to the folder ``tensorboard`` of the run. ``feature_cache`` is the folder of caches that
+    ``config.cache_features`` uses (by default one in the user's cache); ``announce`` hears what is written there.
 
     Raises:
         KeyboardInterrupt: it was stopped; the state is saved and ``resume`` continues exactly.
@@ -71,6 +74,8 @@ def train(
     run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
     logged = scalar_writer(run, training.iteration, tensorboard)
     with kept_resumable(run, training), interrupt_flag() as interrupted, logged as scalars:
+        if config.cache_features:
+            _cache_features(training, run, feature_cache, interrupted, announce, progress)
         _train_loop(training, run, interrupted, scalars, progress)
     if config.keep == "last":
         save_model(training.averaged, folder)
@@ -79,11 +84,38 @@ def train(
     return run
 
 
+def _cache_features(
+    training: Training,
+    run: Run,
+    place: Path | None,
+    interrupted: list[bool],
+    announce: Callable[[str], None],
+    progress: ProgressCallback | None,
+) -> None:
+    """Let the training read the feature maps of its frozen backbone, after computing those that are not there yet."""
+    config, data, known = training.config, training.data, run.document.get("features")
+    cache = FeatureCache(
+        place or (Path(known["folder"]).parent if known else default_place()),
+        training.model,
+        [*data.train, *data.val, *data.background],
+        size=config.image_size,
+        precision=config.precision,
+        mirrored=config.flip,
+    )
+    if known and known["key"] != cache.key:
+        raise DataError(f"{run.folder} cannot be resumed: its images, or the weights of its backbone, were changed.")
+    announce(cache.announcement())
+    run.update(features={"folder": str(cache.folder.resolve()), "key": cache.key, **cache.description})
+    cache.fill(training.model, workers=training.workers, stop=lambda: bool(interrupted), progress=progress)
+    training.features = cache
+
+
 def _train_loop(
     training: Training, run: Run, interrupted: list[bool], scalars: Any, progress: ProgressCallback | None
 ) -> None:
     config, total = training.config, training.total
-    step_model: Callable[..., HeadOutput] = torch.compile(training.model) if config.compile else training.model
+    network = training.network(training.model)
+    step_model: Callable[..., HeadOutput] = torch.compile(network) if config.compile else network
     meter = Meter(config.batch_size * config.accumulate)
     batches = training.batches()
     while training.iteration < total:
@@ -115,7 +147,7 @@ def train_step(
         batch, indices = next(batches)
         known = indices[: len(indices) - training.backgrounds_per_batch]  # behind them are images without labels
         labels, counts = (table[known].to(device, non_blocking=True) for table in (training.labels, training.counts))
-        images, region = split_region(batch.to(device, non_blocking=True))
+        images, region = training.split(batch.to(device, non_blocking=True))
         with autocast(device, config.precision):
             output = model(images, region)
         loss = training.head.loss(output, labels, counts, multi_label=multi_label, epoch=epoch)
@@ -159,16 +191,14 @@ def selection_score(scores: dict[str, float]) -> float:
 def validate(training: Training) -> dict[str, float]:
     """Return the classification metrics of the present weights on the validation images, at the model's input size."""
     model, samples, config = training.averaged, training.data.val, training.config
-    step = max(8, config.batch_size)
-    batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
-    loader = load_batches(EvaluationImages(samples, config.image_size), batches, training.workers)
+    network = training.network(model)
     precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
     model.eval()
     with torch.inference_mode():
-        for batch, indices in loader:
-            images, region = split_region(batch.to(training.device))
+        for batch, indices in training.validation_batches():
+            images, region = training.split(batch.to(training.device))
             with autocast(training.device, config.precision):
-                scores = model.probabilities(model(images, region).logits.float()).cpu().numpy()
+                scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
             for row, index in zip(scores, indices.tolist(), strict=True):
                 sample = samples[index]
                 if model.info.multi_label:

@@ -23,9 +23,18 @@ from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.backgrounds import background_folder, background_samples, without_classes
 from gwapctl.datasets.base import BoxedSample, Dataset, Sample, fingerprint, holdout
 from gwapctl.errors import DataError, UsageError
+from gwapctl.features import EvaluationFeatures, FeatureCache, OnFeatures, TrainingFeatures
 from gwapctl.heads import Head, head_class
 from gwapctl.model import Classifier, ModelInfo, build_classifier, load_matching, load_tensors
-from gwapctl.transforms import TrainingBatches, TrainingImages, load_batches, targets
+from gwapctl.transforms import (
+    EvaluationImages,
+    Items,
+    TrainingBatches,
+    TrainingImages,
+    load_batches,
+    split_region,
+    targets,
+)
 
 SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrained ones
 
@@ -71,6 +80,8 @@ def load_train_data(config: TrainConfig, root: Path | None) -> TrainData:
     """
     head = head_class(config.head)
     _check_background(config, head)
+    if config.cache_features and head.sees_boxes:
+        raise UsageError(f"head {config.head} needs boxes beside the feature maps. Drop --cache-features.")
     dataset = open_dataset(config.dataset, root)
     background: list[Sample] = []
     if config.background is not None:
@@ -170,6 +181,7 @@ class Training:
         self.ema = _moving_average(self.model, config.ema) if config.ema else None
         self.labels, self.counts = targets(data.train, len(data.dataset.classes))
         self.backgrounds_per_batch = self.head.background_images(config.batch_size)
+        self.features: FeatureCache | None = None  # what is read in place of the images, once it is filled
         self.iteration = 0
         self.best: dict[str, Any] = {}
 
@@ -195,13 +207,21 @@ class Training:
             return self.model
         return cast(Classifier, self.ema.module)
 
+    def network(self, model: Classifier) -> nn.Module:
+        """Return what batches go through: all of ``model``, or its head alone where feature maps are cached."""
+        return model if self.features is None else OnFeatures(cast(Head, model.head))
+
+    def split(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Split a batch into what the network reads and the region of each image, if it has one."""
+        return split_region(batch) if self.features is None else (batch, None)
+
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain tensors and numbers."""
         return {
             "iteration": self.iteration,
             "best": self.best,
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
+            "model": self._kept(self.model.state_dict()),
+            "ema": self._kept(self.ema.state_dict()) if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
         }
@@ -209,18 +229,27 @@ class Training:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from ``state``."""
         self.iteration, self.best = state["iteration"], state["best"]
-        self.model.load_state_dict(state["model"])
+        strict = not self.config.cache_features
+        self.model.load_state_dict(state["model"], strict=strict)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.load_state_dict(state["ema"], strict=strict)
         torch.set_rng_state(state["rng"].cpu())
+
+    def _kept(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Leave out a backbone whose feature maps are cached: it never changes, and is there when the run resumes."""
+        if not self.config.cache_features:
+            return tensors
+        return {name: tensor for name, tensor in tensors.items() if "backbone" not in name.split(".")[:2]}
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches from the present iteration to the last."""
         config = self.config
         sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
         samples = [*self.data.train, *self.data.background]
-        images = TrainingImages(samples, config.seed, config.flip, config.min_crop)
+        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop)
+        if self.features is not None:
+            images = TrainingFeatures(self.features, samples, config.seed, config.flip)
         sampler = TrainingBatches(
             len(self.data.train),
             config.batch_size,
@@ -232,6 +261,16 @@ class Training:
             self.backgrounds_per_batch,
         )
         return load_batches(images, sampler, self.workers)
+
+    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the batches of the validation images, in their order, at the model's input size."""
+        samples = self.data.val
+        images: Items = EvaluationImages(samples, self.config.image_size)
+        if self.features is not None:
+            images = EvaluationFeatures(self.features, samples)
+        step = max(8, self.config.batch_size)
+        batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
+        return load_batches(images, batches, self.workers)
 
 
 def _build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -112,15 +112,20 @@ class EvaluationImages:
         return resize(read_sample(self.samples[index]), self.size), index
 
 
-def collate(items: Sequence[tuple[Image, int]]) -> tuple[Tensor, Tensor]:
+def collate(items: Sequence[tuple[npt.NDArray[Any], int]]) -> tuple[Tensor, Tensor]:
     """Stack images to uint8 ``(B, 3 | 4, H, W)``, channels last in memory, and indices to ``(B,)``."""
     images = torch.from_numpy(np.stack([image for image, _ in items])).permute(0, 3, 1, 2)
     return images, torch.tensor([index for _, index in items])
 
 
-def load_batches(
-    images: TrainingImages | EvaluationImages, batches: Iterable[Sequence[Any]], workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+class Items(Protocol):
+    """What batches are made of: arrays ``(H, W, channels)`` of one size, and the indices of their samples."""
+
+    def __getitem__(self, key: Any, /) -> tuple[npt.NDArray[Any], int]:
+        """Return one of them."""
+
+
+def load_batches(images: Items, batches: Iterable[Sequence[Any]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the collated ``batches`` of keys of ``images``, read ahead by ``workers`` threads (0: none)."""
     for items in read_ahead(images.__getitem__, batches, workers):
         yield collate(items)

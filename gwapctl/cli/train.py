@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -48,6 +49,10 @@ def train(
     ] = None,
     freeze_backbone: Annotated[
         bool | None, _setting("--freeze-backbone/--train-backbone", "Train the head alone.", NETWORK)
+    ] = None,
+    cache_features: Annotated[
+        bool | None,
+        _setting("--cache-features/--no-cache-features", "Run the frozen backbone once, keep its maps.", NETWORK),
     ] = None,
     batch_norm: Annotated[
         Literal["auto", "frozen", "train"] | None,
@@ -123,6 +128,16 @@ def train(
         bool | None, _setting("--deterministic/--fast", "Only deterministic algorithms.", options.MACHINE)
     ] = None,
     workers: options.Workers = None,
+    feature_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--feature-cache",
+            envvar="GWAPCTL_FEATURES",
+            help="Folder for --cache-features; trainings share it.",
+            rich_help_panel=options.MACHINE,
+            show_default="in the user's cache",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel=options.OUTPUT)
     ] = False,
@@ -149,10 +164,19 @@ def train(
     else:
         config = build_train_config(dataset, find_recipe(recipe) if recipe else None, given)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
+    _require_backbone(config)
     if dry_run:
         _show_plan(config, folder, root, json)
         return
-    _run(config, folder, root, offline, resume, overwrite, device, workers, tensorboard, json)
+    _run(config, folder, root, offline, resume, overwrite, device, workers, feature_cache, tensorboard, json)
+
+
+def _require_backbone(config: TrainConfig | DetectorConfig) -> None:
+    """Find out at once whether a network of timm can be built, before anything is downloaded or opened."""
+    if config.backbone.startswith("timm:"):
+        from gwapctl.backbones import pretrained_weights_info
+
+        pretrained_weights_info(config.backbone)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
@@ -194,6 +218,7 @@ def _run(
     overwrite: bool,
     device: str,
     workers: int | None,
+    feature_cache: Path | None,
     tensorboard: bool,
     json: bool,
 ) -> None:
@@ -216,7 +241,9 @@ def _run(
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
-        verb: Callable[..., Run] = train_detector if isinstance(config, DetectorConfig) else train_classifier
+        verb: Callable[..., Run] = partial(train_classifier, feature_cache=feature_cache, announce=console.note)
+        if isinstance(config, DetectorConfig):
+            verb = train_detector
         run = verb(
             config,
             folder,
