@@ -197,6 +197,31 @@ def test_an_image_that_cannot_be_read_is_named(run: Run, data: Path) -> None:
     assert Run.open(run.folder).evaluations() == []
 
 
+def test_a_head_that_sees_boxes_gets_them_and_says_so(tmp_path: Path, data: Path, run_cli: Callable[..., Any]) -> None:
+    """Inside boxes around everything it averages as GAP does; its map is the boxes themselves."""
+    told, plain = make_model("gwap-gt"), make_model("gap")
+    plain.load_state_dict(told.state_dict())
+    save_model(told, tmp_path / "told")
+    save_model(plain, tmp_path / "plain")
+    options = Options(dataset=str(data), device="cpu", map="class")
+    inside = evaluate(str(tmp_path / "told"), options)
+    weights = evaluate(str(tmp_path / "told"), Options(dataset=str(data), device="cpu", box_rule="fixed:0.5"))
+    assert inside["notes"][0] == weights["notes"][0] == "head gwap-gt sees ground-truth boxes at test time"
+    assert weights["options"]["map"] == "weight"
+    assert weights["metrics"]["mean_iou"] > 0.6  # 4 x 4 cells; the boxes cover a quarter of the image
+    manifest = data / "manifest.csv"
+    rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([rows[0], *(row.rsplit(",", 4)[0] + ",0,0,64,56" for row in rows[1:])]))
+    everywhere, alone = evaluate(str(tmp_path / "told"), options), evaluate(str(tmp_path / "plain"), options)
+    assert everywhere["metrics"] == pytest.approx(alone["metrics"])
+    assert not any("sees" in note for note in alone["notes"])
+
+    done = run_cli("localize", data / "0.png", "--model", tmp_path / "told", "--device", "cpu")
+    assert done.code == 2
+    assert "pools inside ground-truth boxes" in done.stderr
+    assert done.stdout == ""
+
+
 def test_wsoleval_protocol_of_a_model(run: Run) -> None:
     document = evaluate(str(run.folder), Options(device="cpu", protocol="wsoleval"))
     assert set(document["floors"]) == {"full_image", "centred_box"}

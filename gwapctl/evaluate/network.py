@@ -18,6 +18,7 @@ from gwapctl.regions import BoxRule
 if TYPE_CHECKING:
     from gwapctl.heads import Head
     from gwapctl.maps import Localizer, MapResult
+    from gwapctl.maps.canvas import PreparedImage
 
 
 def evidence_from_model(
@@ -48,10 +49,8 @@ def evidence_from_model(
     def work(part: list[BoxedSample]) -> list[Evidence]:
         images = [localizer.prepare(read_image(sample.path)) for sample in part]
         wanted = [[of_model[label] for label in sample.labels] for sample in part]
-        pairs = zip(part, images, strict=True)
-        masks = [boxes_mask(sample.boxes, image.width, image.height).astype(np.uint8) for sample, image in pairs]
-        regions = {"regions": masks} if sees_boxes(localizer) else {}
-        results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP, **regions)
+        regions = object_regions(localizer, part, images)
+        results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP, regions=regions)
         return [
             _evidence(result, match, len(dataset.classes), rule, image.width, image.height)
             for image, result in zip(images, results, strict=True)
@@ -63,6 +62,16 @@ def evidence_from_model(
 def sees_boxes(localizer: Localizer) -> bool:
     """Tell whether the model's head pools inside ground-truth boxes, so that its numbers are no results of its own."""
     return cast("Head", localizer.model.head).sees_boxes
+
+
+def object_regions(
+    localizer: Localizer, samples: Sequence[BoxedSample], images: Sequence[PreparedImage]
+) -> list[npt.NDArray[np.uint8]] | None:
+    """Return the union (H, W) of all objects of each image for a head that sees boxes, None for any other."""
+    if not sees_boxes(localizer):
+        return None
+    pairs = zip(samples, images, strict=True)
+    return [boxes_mask(sample.boxes, image.width, image.height).astype(np.uint8) for sample, image in pairs]
 
 
 def _evidence(
