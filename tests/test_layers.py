@@ -30,7 +30,7 @@ LAYERS = {
         "draw",
         "report",
     },
-    3: {"train", "train_detector", "deploy", "localize", "evaluate", "reproduce", "demo"},
+    3: {"figures", "train", "train_detector", "deploy", "localize", "evaluate", "reproduce", "demo"},
     4: {"cli", "__main__"},
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}

@@ -1,4 +1,4 @@
-"""``gwapctl report``: the papers' tables beside what was measured, and a page per run."""
+"""``gwapctl report``: the papers' tables beside what was measured, their figures, and a page per run."""
 
 from __future__ import annotations
 
@@ -22,17 +22,52 @@ def report(
         str | None,
         typer.Option("--table", "-t", help="A paper's table: i, ii, iii, iv, v, cam or all.", show_default=False),
     ] = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(
+            "--figure",
+            help="A figure of the paper: 7 (heads side by side), 8 (scales) or 9 (detections).",
+            show_default=False,
+        ),
+    ] = None,
     runs: Annotated[
         Path | None,
         typer.Option(
-            "--runs", help="Folder whose runs fill the table.", rich_help_panel=options.DATA, show_default="runs"
+            "--runs",
+            help="Folder whose runs fill the table or figure.",
+            rich_help_panel=options.DATA,
+            show_default="runs",
         ),
     ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            "--models",
+            help="Runs, model folders or zoo entries of a figure, separated by commas.",
+            rich_help_panel=options.MODEL,
+            show_default="the newest run of each head",
+        ),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--images",
+            help="Image, folder, glob or image id of a figure. Can be repeated.",
+            rich_help_panel=options.DATA,
+            show_default="the first of the data set's test images",
+        ),
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", min=1, help="How many images a figure shows.", rich_help_panel=options.DATA),
+    ] = 4,
+    map: options.MapMethod = None,
+    scales: options.Scales = None,
     dataset: Annotated[
         str | None,
         typer.Option(
             "--dataset",
-            help="Show the table's rows measured on this data set (name or folder) instead of the paper's.",
+            help="Data set (name or folder) of the table's numbers, or of the figure's images, instead of the paper's.",
             rich_help_panel=options.DATA,
             show_default=False,
         ),
@@ -50,29 +85,56 @@ def report(
     out: options.Out = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Print the papers' tables with measured numbers beside them, or write one self-contained HTML page for a run.
+    """Print the papers' tables with measured numbers, draw their figures, or write one HTML page for a run.
 
     Examples:
       gwapctl report runs/a
       gwapctl report --table ii
       gwapctl report --table all --format markdown
+      gwapctl report --figure 7 --models runs/gap,runs/gwap --images photos --out heads.pdf
 
     """
-    from gwapctl.report.output import write_report
-    from gwapctl.report.run_page import write_run_page
-    from gwapctl.report.tables import build_tables, render_tables
+    if figure is not None and table is None:
+        from gwapctl import figures
 
-    if run is not None and table is None:
+        named = [part.strip() for part in (models or "").split(",") if part.strip()]
+        path = figures.make_figure(
+            figure,
+            out or Path(f"figure-{figure}.png"),
+            models=[str(run), *named] if run is not None else named,
+            runs=runs or Path("runs"),
+            images=images or [],
+            dataset=dataset,
+            root=root,
+            limit=limit,
+            wishes=figures.Wishes(map, options.parse_scales(scales)),
+            overwrite=overwrite,
+            note=console.warn,
+        )
+        console.print_text(str(path))
+    elif run is not None and table is None:
+        from gwapctl.report.run_page import write_run_page
+
         console.print_text(str(write_run_page(run, out, root=root, overwrite=overwrite)))
-    elif table is not None and run is None:
-        kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
-        text = render_tables(build_tables(table, runs=runs, dataset=dataset), kind)
-        if out is None:
-            console.print_text(text)
-        else:
-            write_report(out, lambda: text, overwrite=overwrite)
-            console.note(f"wrote {out}")
+    elif table is not None and run is None and figure is None:
+        _table(table, runs, dataset, format, out, overwrite)
     else:
         raise UsageError(
-            "give a run for its page (gwapctl report runs/a) or a table (gwapctl report --table i, or all)."
+            "give a run for its page (gwapctl report runs/a), a table (gwapctl report --table i, or all) or a figure "
+            "(gwapctl report --figure 7)."
         )
+
+
+def _table(
+    name: str, runs: Path | None, dataset: str | None, format: str | None, out: Path | None, overwrite: bool
+) -> None:
+    from gwapctl.report.output import write_report
+    from gwapctl.report.tables import build_tables, render_tables
+
+    kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
+    text = render_tables(build_tables(name, runs=runs, dataset=dataset), kind)
+    if out is None:
+        console.print_text(text)
+    else:
+        write_report(out, lambda: text, overwrite=overwrite)
+        console.note(f"wrote {out}")

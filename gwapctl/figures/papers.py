@@ -1,0 +1,186 @@
+"""Figures 7, 8 and 9 of the GWAP paper (arXiv 1809.08264), from anyone's runs and images.
+
+The maps lie over their images as everywhere in this program; the paper shows them bare. Which images are shown is the
+user's choice or the first ones of the data set, never the best ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gwapctl.draw import COLOURS, draw_overlay
+from gwapctl.errors import UsageError, unknown_name
+from gwapctl.figures.plate import Caption, Outline, Panel, Plate, PlateRow
+from gwapctl.figures.scenes import Scene
+from gwapctl.figures.subjects import MAP_NAMES, Subject
+from gwapctl.images import ImageArray
+from gwapctl.localize import Finder, Localization, scale_warning
+
+SURE = 0.5  # a class of a multi-label model is shown above this score
+MOST_MAPS = 3  # class maps beside a detection
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What can be asked of a figure; None is the figure's own choice."""
+
+    map: str | None = None
+    scales: tuple[int, ...] | None = None
+
+
+Note = Callable[[str], None]
+
+
+def figure_7(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishes, note: Note) -> Plate:
+    """Lay out the maps of several heads side by side: one row per image, one column per model.
+
+    Of a map per class the one of the most probable class is shown, which its caption names.
+    """
+    finders = [_finder(subject, wishes.map or subject.map, wishes.scales, note) for subject in subjects]
+    heads = [_head(subject, finder) for subject, finder in zip(subjects, finders, strict=True)]
+    rows = [PlateRow((_input(scene), *[_map(scene, finder) for finder in finders])) for scene in scenes]
+    return Plate(("input", *heads), tuple(rows))
+
+
+def figure_8(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishes, note: Note) -> Plate:
+    """Lay out one model's maps at several scales and their mean, beside the class map of another one.
+
+    As in the paper the first is the model with a weight map, and the scales are one, two and three times its own input;
+    the last column is the most probable class's map of the GAP model at its own input size, else of the second one.
+    """
+    own, other = _pair(subjects)
+    side = own.model.info.input_size[0]
+    scales = wishes.scales or (side, 2 * side, 3 * side)
+    method = wishes.map or own.map
+    single = [_finder(own, method, (scale,), lambda _: None) for scale in scales]
+    mean = _finder(own, method, scales, note)
+    last = _finder(other, "class", other.model.info.input_size[:1], note)
+    name = f"{own.name} {MAP_NAMES.get(method, method)}"
+    heads = [f"{name}\n{scale} px" for scale in scales] + [f"{name}\nmean of {len(scales)}"] * (len(scales) > 1)
+    finders = [*single, *([mean] * (len(scales) > 1)), last]
+    rows = [PlateRow((_input(scene), *[_map(scene, finder) for finder in finders])) for scene in scenes]
+    return Plate(("input", *heads, _head(other, last)), tuple(rows))
+
+
+def figure_9(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishes, note: Note) -> Plate:
+    """Lay out what is found in each image, every class in a colour of its own, and the maps of these classes.
+
+    A classifier has one box per class, cut out of the class's map: its weight map where it has one per class.
+    """
+    subject = subjects[0]
+    finder = _finder(subject, wishes.map or subject.map, wishes.scales, note, top_k=MOST_MAPS)
+    if finder.localizer.shared and wishes.map is None:
+        finder = _finder(subject, "class", wishes.scales, note, top_k=MOST_MAPS)
+    if finder.localizer.shared:
+        raise UsageError(f"figure 9 needs a map per class, and map {wishes.map} is one for all. Choose --map class.")
+    found = [_sure(_find(finder, scene), subject) for scene in scenes]
+    columns = max(len(one.classes) for one in found)
+    rows = [_detections(scene, one, columns) for scene, one in zip(scenes, found, strict=True)]
+    maps = _head(subject, finder)
+    return Plate((f"{subject.name}\nwhat is found", *[maps] * columns), tuple(rows))
+
+
+FIGURES: dict[str, Callable[[Sequence[Subject], Sequence[Scene], Wishes, Note], Plate]] = {
+    "7": figure_7,
+    "8": figure_8,
+    "9": figure_9,
+}
+
+
+def build_figure(
+    name: str, subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishes, note: Note = lambda _: None
+) -> Plate:
+    """Lay out the figure called ``name``; ``note`` is told what a reader should know.
+
+    Raises:
+        UsageError: there is no such figure, or the models cannot give what it shows.
+        DataError: an image cannot be read.
+
+    """
+    if name not in FIGURES:
+        raise unknown_name("figure", name, FIGURES)
+    return FIGURES[name](subjects, scenes, wishes, note)
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+def _pair(subjects: Sequence[Subject]) -> tuple[Subject, Subject]:
+    """Choose the model with the weight map and the one to compare it with: GAP, else the next, else itself."""
+    own = next((one for one in subjects if one.map == "weight"), subjects[0])
+    others = [one for one in subjects if one is not own]
+    gap = [one for one in others if one.model.info.head == "gap"]
+    return own, [*gap, *others, own][0]
+
+
+def _finder(subject: Subject, method: str, scales: tuple[int, ...] | None, note: Note, *, top_k: int = 1) -> Finder:
+    model = subject.model
+    finder = model.finder(map=method, scales=scales, top_k=min(top_k, len(model.classes)))
+    if warning := scale_warning(model.info, finder.localizer.scales):
+        note(f"{model.name}: {warning}")
+    return finder
+
+
+def _head(subject: Subject, finder: Finder) -> str:
+    method = finder.localizer.map_method
+    return f"{subject.name}\n{MAP_NAMES.get(method, method)}"
+
+
+def _find(finder: Finder, scene: Scene) -> Localization:
+    (found,) = finder.find([scene.pixels])
+    return found
+
+
+def _sure(found: Localization, subject: Subject) -> Localization:
+    """Leave the classes that count as found: those above one half of a multi-label model, always the best one."""
+    count = max(1, int((found.scores > SURE).sum())) if subject.model.info.multi_label else 1
+    return replace(
+        found,
+        classes=found.classes[:count],
+        scores=found.scores[:count],
+        boxes=found.boxes[:count],
+        maps=found.maps[:count],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ panels
+
+
+def _input(scene: Scene) -> Panel:
+    """Show an image with its ground truth, and below it the classes it shows."""
+    outlines = tuple(Outline(box, truth=True) for box in scene.boxes.tolist())
+    captions = (Caption(scene.names),) if scene.classes else ()
+    return Panel(draw_overlay(scene.pixels, None, []), scene.size, outlines, captions)
+
+
+def _map(scene: Scene, finder: Finder) -> Panel:
+    """Show the map of the most probable class, or the one for all classes."""
+    found = _find(finder, scene)
+    captions = () if found.shared else (Caption(_scored(found, 0)),)
+    return Panel(_heated(scene, found, 0), scene.size, captions=captions)
+
+
+def _detections(scene: Scene, found: Localization, columns: int) -> PlateRow:
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(found.classes))]
+    captions = [Caption(_scored(found, place), colour) for place, colour in enumerate(colours)]
+    outlines = [
+        Outline(box, colour)
+        for box, colour in zip(found.boxes.tolist(), colours, strict=True)
+        if np.isfinite(box).all()
+    ]
+    first = Panel(draw_overlay(scene.pixels, None, []), scene.size, tuple(outlines), tuple(captions))
+    maps = [
+        Panel(_heated(scene, found, place), scene.size, captions=(caption,)) for place, caption in enumerate(captions)
+    ]
+    return PlateRow((first, *maps, *[None] * (columns - len(maps))))
+
+
+def _heated(scene: Scene, found: Localization, place: int) -> ImageArray:
+    return draw_overlay(scene.pixels, found.maps[place].astype(np.float32), [])
+
+
+def _scored(found: Localization, place: int) -> str:
+    return f"{found.classes[place]} {found.scores[place]:.0%}"

@@ -1,0 +1,330 @@
+"""Figures: what stands where, nothing cut off, the same bytes again, and the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gwapctl.config import build_train_config
+from gwapctl.datasets.base import ClassName
+from gwapctl.draw import COLOURS
+from gwapctl.errors import DataError, UsageError
+from gwapctl.figures import make_figure
+from gwapctl.figures.papers import Wishes, build_figure
+from gwapctl.figures.plate import (
+    DPI,
+    Caption,
+    Outline,
+    Panel,
+    Plate,
+    PlateRow,
+    draw_plate,
+    save_plate,
+    text_width,
+    wrapped,
+)
+from gwapctl.figures.scenes import Scene, find_scenes
+from gwapctl.figures.subjects import Subject, find_subjects
+from gwapctl.localize import Model
+from gwapctl.model import Classifier, ModelInfo, build_classifier, save_model
+from gwapctl.runs import Run
+
+NAMES = ("apple", "a banana whose name is far too long for a narrow column", "ch$rry_$^{x}")
+
+
+def make_data(folder: Path, images: int = 6) -> Path:
+    """Write a manifest of wide and tall images with a box each; every second is val."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["image,label,split,x0,y0,x1,y1"]
+    for index in range(images):
+        width, height = (64, 40) if index % 4 < 2 else (30, 72)
+        cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        rows.append(f"{index}.png,{NAMES[index % 3]},{'val' if index % 2 else 'train'},{index},4,{index + 9},20")
+    (folder / "manifest.csv").write_text("\n".join(rows))
+    return folder
+
+
+def make_model(head: str, *, multi_label: bool = False) -> Classifier:
+    torch.manual_seed(0)
+    info = ModelInfo(
+        backbone="resnet-s",
+        head=head,
+        classes=tuple(ClassName(name, name) for name in NAMES),
+        multi_label=multi_label,
+        input_size=(32, 32),
+        train_sizes=(32, 48),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+    )
+    model = build_classifier(info)
+    for parameter in model.head.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def make_run(folder: Path, head: str, data: Path, started: str = "2026-01-01") -> Path:
+    folder.mkdir(parents=True)
+    settings = {"backbone": "resnet-s", "weights": "none", "image_size": (32, 32), "epochs": 1, "head": head}
+    config = build_train_config(str(data), None, settings).model_dump(mode="json")
+    save_model(make_model(head), folder)
+    dataset = {"name": data.name, "root": str(data), "split": "train", "fingerprint": ""}
+    run = Run.create(folder, {"config": config, "dataset": dataset, "seed": 0})
+    run.update(status="finished", started=started)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_data(tmp_path / "data")
+
+
+def subject(head: str, *, multi_label: bool = False) -> Subject:
+    return Subject(Model(make_model(head, multi_label=multi_label), head, device="cpu"), head)
+
+
+def scene(width: int = 50, height: int = 34) -> Scene:
+    image = Scene(Path("unread.png"), (ClassName("apple", "n1"),), np.array([[2.0, 3.0, 20.0, 30.0]]), np.zeros(1, int))
+    image.__dict__["pixels"] = np.full((height, width, 3), 90, np.uint8)
+    return image
+
+
+def plate(columns: int, text: str = "", label: str = "") -> Plate:
+    """Return a plate with everything on it that a cell can have, beside a tall image."""
+    wide = Panel(
+        np.full((30, 70, 3), 200, np.uint8),
+        (70, 30),
+        (Outline((0, 0, 70, 30)), Outline((5, 5, 90, 20), truth=True), Outline((1, 1, 4, 4), COLOURS[1])),
+        (Caption(text or "one"), Caption(text or "two", COLOURS[1])),
+    )
+    tall = Panel(np.full((90, 20, 3), 90, np.uint8), (20, 90))
+    cells = (wide, None, *[tall] * (columns - 2))[:columns]
+    return Plate(tuple(text or f"head {place}" for place in range(columns)), (PlateRow(cells, label),) * 2)
+
+
+# --- the sheet ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5, 9])
+@pytest.mark.parametrize("text", ["", NAMES[1], NAMES[2], "W" * 60, "runs/a-b_c/one-very-long-name-of-a-run"])
+def test_no_text_is_cut_off_or_covers_another(columns: int, text: str) -> None:
+    figure = draw_plate(plate(columns, text, label=text))
+    figure.set_dpi(DPI)
+    whole = figure.bbox
+    boxes = [one.get_window_extent() for one in figure.texts if one.get_text()]
+    assert boxes
+    for place, box in enumerate(boxes):
+        assert whole.x0 <= box.x0, text
+        assert box.x1 <= whole.x1, text
+        assert whole.y0 <= box.y0
+        assert box.y1 <= whole.y1
+        for other in boxes[:place]:
+            across = min(box.x1, other.x1) - max(box.x0, other.x0)
+            down = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert min(across, down) <= 2.0  # descenders may touch
+    pictures = [axes.get_window_extent() for axes in figure.axes]
+    for box in boxes:
+        for picture in pictures:
+            across = min(box.x1, picture.x1) - max(box.x0, picture.x0)
+            assert min(across, min(box.y1, picture.y1) - max(box.y0, picture.y0)) <= 1.5
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+def test_pictures_keep_their_shape_and_stay_on_the_page(columns: int) -> None:
+    figure = draw_plate(plate(columns), width=6)
+    assert figure.get_size_inches()[0] <= 6 + 1e-6
+    ratios = {round(axes.bbox.width / axes.bbox.height, 3) for axes in figure.axes if axes.images}
+    expected = {round(70 / 30, 3)} | ({round(20 / 90, 3)} if columns > 2 else set())
+    assert expected <= ratios
+    sheet = figure.bbox
+    for axes in figure.axes:
+        assert sheet.x0 <= axes.bbox.x0 < axes.bbox.x1 <= sheet.x1 + 0.5
+        assert sheet.y0 <= axes.bbox.y0 < axes.bbox.y1 <= sheet.y1
+
+
+def test_boxes_stay_on_their_picture() -> None:
+    figure = draw_plate(plate(1))
+    first = figure.axes[0]
+    for patch in first.patches:
+        assert patch.get_x() >= 0
+        assert patch.get_x() + patch.get_width() <= 70
+        assert patch.get_y() + patch.get_height() <= 30
+
+
+@pytest.mark.parametrize("width", [0.3, 0.8, 2.0])
+def test_wrapping_loses_nothing(width: float) -> None:
+    for text in (*NAMES, "", "x", "a\nb c", "W" * 30):
+        lines = wrapped(text, width, 7)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")
+        assert all(text_width(line, 7) <= width + 1e-9 or len(line) == 1 for line in lines)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg", ".jpg"])
+def test_the_same_plate_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+    for name in ("a", "b"):
+        save_plate(plate(3, NAMES[2]), tmp_path / f"{name}{suffix}", dpi=60)
+    first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("a", "b"))
+    assert first == second
+    if suffix in (".png", ".jpg"):
+        inches = draw_plate(plate(3, NAMES[2])).get_size_inches()
+        height, width = cv2.imread(str(tmp_path / f"a{suffix}")).shape[:2]
+        assert (width, height) == pytest.approx(tuple(inches * 60), abs=1)
+
+
+# --- what stands on it ----------------------------------------------------------------------------------------------
+
+
+def test_figure_7_has_a_column_per_model_and_names_the_class_of_a_class_map() -> None:
+    subjects = [subject("gap"), subject("gwap"), subject("gwap-class")]
+    sheet = build_figure("7", subjects, [scene(), scene(20, 60)], Wishes())
+    assert sheet.heads == ("input", "gap\nclass map", "gwap\nweight map", "gwap-class\nweight map")
+    assert [len(row.panels) for row in sheet.rows] == [4, 4]
+    image, of_gap, of_gwap, of_class = sheet.rows[0].panels
+    assert image is not None
+    assert [outline.truth for outline in image.outlines] == [True]
+    assert [caption.text for caption in image.captions] == ["apple"]
+    assert of_gwap is not None
+    assert of_gwap.captions == ()
+    for panel in (of_gap, of_class):
+        assert panel is not None
+        assert panel.captions[0].text.rsplit(" ", 1)[0] in NAMES
+
+
+def test_figure_8_shows_three_scales_their_mean_and_gap() -> None:
+    said: list[str] = []
+    subjects = [subject("gmp"), subject("gap"), subject("gwap")]
+    sheet = build_figure("8", subjects, [scene()], Wishes(), said.append)
+    assert sheet.heads == (
+        "input",
+        *(f"gwap weight map\n{side} px" for side in (32, 64, 96)),
+        "gwap weight map\nmean of 3",
+        "gap\nclass map",
+    )
+    assert "96 is no" not in "".join(said)
+    own = build_figure("8", subjects, [scene()], Wishes(scales=(128,)), said.append)
+    assert own.heads == ("input", "gwap weight map\n128 px", "gap\nclass map")
+    assert any("scale 128" in text for text in said)
+
+
+def test_the_mean_of_figure_8_is_between_its_scales() -> None:
+    found = subject("gwap").model.localize([scene().pixels], map="weight", scales=(32, 64, 96), batch_size=1)
+    assert found[0].maps.shape[0] == 1
+    panels = build_figure("8", [subject("gwap")], [scene()], Wishes()).rows[0].panels
+    assert len(panels) == 6  # without another model the class map is its own
+
+
+@pytest.mark.parametrize(("multi_label", "most"), [(True, 3), (False, 1)])
+def test_figure_9_gives_every_class_a_colour_and_a_map(multi_label: bool, most: int) -> None:
+    sheet = build_figure("9", [subject("gwap-class", multi_label=multi_label)], [scene(), scene(20, 60)], Wishes())
+    assert sheet.heads[0] == "gwap-class\nwhat is found"
+    assert set(sheet.heads[1:]) == {"gwap-class\nweight map"}
+    for row in sheet.rows:
+        assert row.panels[0] is not None
+        maps = [panel for panel in row.panels[1:] if panel is not None]
+        assert 1 <= len(maps) <= most
+        captions = row.panels[0].captions
+        assert [panel.captions[0] for panel in maps] == list(captions)
+        assert len({caption.colour for caption in captions}) == len(captions)
+        assert {outline.colour for outline in row.panels[0].outlines} <= {caption.colour for caption in captions}
+
+
+def test_figure_9_needs_a_map_per_class() -> None:
+    assert build_figure("9", [subject("gwap")], [scene()], Wishes()).heads[1] == "gwap\nclass map"
+    with pytest.raises(UsageError, match="one for all"):
+        build_figure("9", [subject("gwap")], [scene()], Wishes(map="weight"))
+
+
+# --- which models and images ----------------------------------------------------------------------------------------
+
+
+def test_the_newest_run_of_each_head(tmp_path: Path, data: Path) -> None:
+    runs = tmp_path / "runs"
+    make_run(runs / "z-old", "gwap", data, "2026-01-01")
+    make_run(runs / "a-new", "gwap", data, "2026-01-02")
+    make_run(runs / "gap", "gap", data)
+    make_run(runs / "gt", "gwap-gt", data)  # needs boxes: not without being asked
+    Run.open(make_run(runs / "b", "lse", data)).update(status="interrupted")
+    found = find_subjects([], runs)
+    assert [(one.name, Path(one.model.name).name) for one in found] == [("GAP", "gap"), ("GWAP", "a-new")]
+    both = find_subjects([str(runs / "z-old"), str(runs / "a-new"), str(runs / "gap")], runs)
+    assert [one.name for one in both] == ["GWAP\nz-old", "GWAP\na-new", "GAP"]
+    with pytest.raises(DataError, match="no finished run"):
+        find_subjects([], tmp_path / "data")
+
+
+def test_scenes_come_from_the_split_that_is_reported(tmp_path: Path, data: Path) -> None:
+    run = str(make_run(tmp_path / "run", "gap", data))
+    scenes = find_scenes([], run, count=2)
+    assert [one.path.name for one in scenes] == ["1.png", "3.png"]
+    assert scenes[0].names == NAMES[1]
+    assert scenes[0].boxes.tolist() == [[1, 4, 10, 20]]
+    assert scenes[0].main_class == scenes[0].classes[0]
+
+
+def test_scenes_by_id_path_and_folder_keep_their_order(tmp_path: Path, data: Path) -> None:
+    run = str(make_run(tmp_path / "run", "gap", data))
+    known = find_scenes([], run, count=9)
+    stranger = tmp_path / "x.png"
+    cv2.imwrite(str(stranger), np.zeros((20, 30, 3), np.uint8))
+    identity = "5.png"
+    scenes = find_scenes([str(stranger), str(data / "3.png"), identity], run)
+    assert [one.path.name for one in scenes] == ["x.png", "3.png", "5.png"]
+    assert scenes[0].names == ""
+    assert scenes[1].names == known[1].names
+    assert len(find_scenes([str(data)], run)) == 6
+    with pytest.raises(UsageError, match="does not exist"):
+        find_scenes(["nothing.png"], run)
+
+
+def test_images_do_not_need_the_data_set(tmp_path: Path, data: Path) -> None:
+    run = str(make_run(tmp_path / "run", "gap", data))
+    picture = tmp_path / "kept.png"
+    (data / "1.png").rename(picture)
+    (data / "manifest.csv").unlink()
+    assert [one.boxes.shape for one in find_scenes([str(picture)], run)] == [(0, 4)]
+    with pytest.raises(DataError):
+        find_scenes([], run)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_command_draws_a_figure(tmp_path: Path, data: Path, run_cli: Callable[..., Any]) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "figure.png"
+    for head in ("gap", "gwap"):
+        make_run(runs / head, head, data)
+    done = run_cli("report", "--figure", "8", "--runs", runs, "--limit", 1, "--scales", "32,48", "--out", out)
+    assert done.code == 0, done.stderr
+    assert done.stdout.strip() == str(out)
+    assert cv2.imread(str(out)).shape[1] > 1500  # 300 dpi
+    again = run_cli("report", "--figure", "7", "--runs", runs, "--out", out)
+    assert again.code == 2
+    assert "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--figure", "6"), "unknown figure '6'"),
+        (("--figure", "7", "--out", "a.bmp"), "a.bmp is no figure"),
+        (("--figure", "7", "--table", "i"), "a table"),
+        (("--figure", "7", "--runs", "nowhere"), "no finished run"),
+    ],
+)
+def test_command_refuses(arguments: tuple[str, ...], message: str, run_cli: Callable[..., Any]) -> None:
+    done = run_cli("report", *arguments)
+    assert done.code != 0
+    assert message in done.stderr
+
+
+def test_a_run_as_argument_is_the_first_model(tmp_path: Path, data: Path) -> None:
+    run = make_run(tmp_path / "run", "gwap", data)
+    out = make_figure("9", tmp_path / "nine.svg", models=[str(run)], limit=1)
+    assert "<svg" in out.read_text()[:400]
