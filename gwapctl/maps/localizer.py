@@ -98,10 +98,10 @@ class Localizer:
         autocast(self.device, precision)  # refuses what it does not know
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 32)
         self.map_method = map_method or info.map or settings.default_map(model)
-        if map_method in (None, info.map):  # the stored layers are those of the stored map
-            layer, fuse = layer or info.layer, fuse or info.fuse
+        if not layer and map_method in (None, info.map):  # the stored layers are those of the stored map
+            layer, fuse = info.layer, fuse or info.fuse
         self.fuse = fuse or "mean"
-        settings.check_map(self.map_method, layer=layer or (), fuse=fuse, backprop_seg=backprop_seg)
+        settings.check_map(self.map_method, layer=layer or (), fuse=self.fuse, backprop_seg=backprop_seg)
         self._method = MAPS[self.map_method]
         self._network = Network(
             model, device=self.device, precision=precision, source=self._method.source, layers=layer or ()

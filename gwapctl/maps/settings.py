@@ -55,7 +55,7 @@ def check_sizes(
         raise UsageError(f"close {close} is not a share of the shorter side from 0 to below 1. Write it like 5%.")
 
 
-def check_map(map_method: str, *, layer: Sequence[str | int], fuse: str | None, backprop_seg: str) -> None:
+def check_map(map_method: str, *, layer: Sequence[str | int], fuse: str, backprop_seg: str) -> None:
     """Check how the map is read.
 
     Raises:
@@ -64,14 +64,14 @@ def check_map(map_method: str, *, layer: Sequence[str | int], fuse: str | None, 
     """
     if map_method not in MAPS:
         raise unknown_name("map method", map_method, MAPS)
-    if fuse is not None and fuse not in FUSIONS:
+    if fuse not in FUSIONS:
         raise unknown_name("fusion", fuse, FUSIONS)
     if backprop_seg not in ("none", *SEGMENTATIONS):
         raise unknown_name("segmentation", backprop_seg, ("none", *SEGMENTATIONS))
     of_layers = [name for name, method in MAPS.items() if method.source == "layer"]
     if layer and map_method not in of_layers:
         raise UsageError(f"map {map_method} is not read at a layer. Drop --layer, or choose --map {_or(of_layers)}.")
-    if fuse is not None and len(layer) < 2:
+    if fuse != "mean" and len(layer) < 2:
         raise UsageError(f"--fuse {fuse} needs several layers. Give them like --layer 3,4, or drop it.")
     if backprop_seg != "none" and map_method != "backprop":
         raise UsageError(f"--backprop-seg cuts the map of backprop, not of {map_method}. Choose --map backprop.")
