@@ -44,7 +44,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Reading:
-    """One evaluation that a row asks of a network; ``metrics`` are those of the columns that it fills."""
+    """One evaluation that a row asks of a network; ``metrics`` are those that it must have, by the table's columns."""
 
     row: Row
     metrics: tuple[str, ...]
@@ -148,21 +148,23 @@ class Plan:
     def _iterations(self, config: Config) -> int | None:
         if config.iterations is not None:
             return config.iterations
-        images = self._counts[0]
-        kept = None if images is None else round(images * (1 - config.val_fraction))
+        images, _, holds_out = self._counts
         epochs = getattr(config, "epochs", None)
-        return None if kept is None or epochs is None else epochs * max(1, kept // config.batch_size)
+        if images is None or epochs is None:
+            return None
+        held = round(images * config.val_fraction) if holds_out else 0
+        return int(epochs) * max(1, (images - held) // config.batch_size)
 
     @cached_property
-    def _counts(self) -> tuple[int | None, int | None]:
-        """How many images there are to train on (before any is held out) and to evaluate on; None: not here."""
+    def _counts(self) -> tuple[int | None, int | None, bool]:
+        """How many images there are to train on and to evaluate on (None: not here), and whether some are held out."""
         try:
             trained = open_dataset(self.dataset, self.machine.root)
             judged = open_dataset(self.evaluated_on, self.machine.root)
-            split, _ = training_splits(trained)
-            return len(trained.samples(split)), len(judged.samples(reporting_split(judged)))
+            split, own_val = training_splits(trained)
+            return len(trained.samples(split)), len(judged.samples(reporting_split(judged))), own_val is None
         except GwapctlError:
-            return None, None
+            return None, None, False
 
     @cached_property
     def _speeds(self) -> dict[tuple[object, ...], float]:
@@ -204,7 +206,7 @@ def make_plan(
             for columns in _columns(spec):
                 config = _config(spec, row, columns[0], dataset, seed)
                 work = works.setdefault(_key(config), Work(config, _name(spec, row, columns[0], dataset, seed)))
-                metrics = tuple(column.metric for column in columns if column.metric is not None)
+                metrics = tuple(one.metric for one in columns if one.metric is not None and not one.optional)
                 work.readings.append(Reading(row, metrics))
     known: dict[str, Run] = {}
     for run, config in _configured(find_runs(machine.runs)):
@@ -324,7 +326,8 @@ def _name(spec: TableSpec, row: Row, column: Column, dataset: str, seed: int) ->
     """Name the run folder after recipe, column, data set, profile and seed, as far as they are not the paper's."""
     home = home_ground(spec)
     ground = home if dataset == home.train_dataset else replace(home, home=False, argument=dataset)
-    ending = [text for text in (spec.profile, f"seed{seed}" if seed else None) if text]
+    profile = spec.profile and PurePath(spec.profile).stem
+    ending = [text for text in (profile, f"seed{seed}" if seed else None) if text]
     return "-".join([run_name(row, column, ground), *ending])
 
 

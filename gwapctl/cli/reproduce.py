@@ -65,8 +65,7 @@ def reproduce(
 
     spec = apply_profile(load_table(table), load_profile(profile))
     machine = Machine(runs, root, device, workers)
-    asked = {"dataset": dataset, "seeds": seeds, "rows": _names(rows), "machine": machine}
-    plan = make_plan(spec, **asked)
+    plan = make_plan(spec, dataset=dataset, seeds=seeds, rows=_names(rows), machine=machine)
     if dry_run:
         _show_plan(plan, json)
         return

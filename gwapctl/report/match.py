@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from gwapctl.config import DEFAULTS, SETTINGS, build_train_config
 from gwapctl.report.results import Result
@@ -78,8 +79,8 @@ def _same(wanted: Setting, value: object) -> bool:
     """Compare a setting; a run that does not mention one has it off."""
     if value is None:
         return wanted in (False, "none")
-    wanted = list(wanted) if isinstance(wanted, tuple) else wanted  # as JSON has it
-    return value == wanted or (wanted is False and value == "none")
+    as_json = list(wanted) if isinstance(wanted, tuple) else wanted
+    return value == as_json or (wanted is False and value == "none")
 
 
 def fits_options(wanted: EvaluateOptions, result: Result, *, exact: bool) -> bool:
@@ -106,7 +107,8 @@ def fits_options(wanted: EvaluateOptions, result: Result, *, exact: bool) -> boo
 
 def _fits_extra(name: str, wanted: EvaluateOptions, result: Result, exact: bool) -> bool:
     """Tell whether an option that is off by default was on or off as the row asks."""
-    asked, used = (value or EXTRAS[name] for value in (getattr(wanted, name), result.options.get(name)))
+    asked: Any = getattr(wanted, name) or EXTRAS[name]
+    used: Any = result.options.get(name) or EXTRAS[name]
     if name != "layer" or asked is None or used is None:
         return bool(asked == used)
     return [*map(str, asked)] == [*map(str, used)] if exact else len(asked) == len(used)
@@ -182,6 +184,8 @@ def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:
         options += ["--box-rule", wanted.box_rule]
     for name in EXTRAS:
         options += _extra_flag(name, getattr(wanted, name))
+    if wanted.timing:
+        options += ["--timing"]
     if ground.train_dataset != ground.dataset:
         options += ["--dataset", ground.dataset]
     return shlex.join(["gwapctl", "evaluate", run, *options])

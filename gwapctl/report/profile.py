@@ -43,7 +43,7 @@ class ProfileTable(Frozen):
 
 
 class Profile(Frozen):
-    """A profile: what holds for every table, and for each of the tables that it has."""
+    """A profile: what holds for every table, and for each that it has; ``name`` is how it was asked for."""
 
     name: str
     caption: str
@@ -67,20 +67,20 @@ def load_profile(spec: str) -> Profile | None:
     if spec == PAPER:
         return None
     if Path(spec).is_file():
-        return _read(Path(spec))
+        return _read(Path(spec), spec)
     names = profile_names()
     if spec not in names:
         raise unknown_name("profile", spec, names)
-    return _read(zoo_folder() / "profiles" / f"{spec}.toml")
+    return _read(zoo_folder() / "profiles" / f"{spec}.toml", spec)
 
 
-def _read(file: Path) -> Profile:
+def _read(file: Path, name: str) -> Profile:
     try:
         document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"cannot read the profile {file}: {error}.") from error
     try:
-        return Profile.model_validate({"name": file.stem, **document})
+        return Profile.model_validate({"name": name, **document})
     except ValidationError as error:
         mistakes = [f"{'.'.join(map(str, item['loc'])) or 'profile'}: {item['msg']}" for item in error.errors()]
         raise DataError(f"{file} is not a profile: {'; '.join(mistakes)}.") from error

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from gwapctl.errors import DataError, unknown_name
 from gwapctl.zoo import zoo_folder
 
-TABLES = ("i", "ii", "iii", "iv", "v", "cam")
+TABLES = ("i", "ii", "iii", "iv", "v", "cam", "fused", "methods")
 
 Setting = bool | int | float | str | tuple[int, ...]
 
@@ -33,7 +33,7 @@ class EvaluateOptions(Frozen):
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
     ``scales = "own"`` is one pass at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops`` and
-    ``guesses`` change what is measured: None means that the number was made without them.
+    ``guesses`` change what is measured: None means that the number was made without them. ``timing`` adds numbers.
     """
 
     map: str | None = None
@@ -44,6 +44,7 @@ class EvaluateOptions(Frozen):
     close: float | None = None
     crops: Literal["ten"] | None = None
     guesses: Literal["five"] | None = None
+    timing: Literal[True] | None = None
 
     def asked(self) -> tuple[str, ...]:
         """Return the options that matter."""
@@ -54,16 +55,17 @@ class Column(Frozen):
     """One column of numbers.
 
     ``config`` adds to every row's settings (table V trains one model per column). A ``quoted`` column cannot be
-    measured; the text says why.
+    measured; the text says why. An ``optional`` one is left out where no row has its metric: not every data set does.
     """
 
     key: str
     name: str
     metric: str | None = None
     decimals: Annotated[int, Field(ge=0, le=6)]
-    best: Literal["highest", "lowest"]
+    best: Literal["highest", "lowest", "none"]
     config: dict[str, Setting] = {}
     quoted: str | None = None
+    optional: bool = False
 
 
 class Row(Frozen):
@@ -75,7 +77,7 @@ class Row(Frozen):
 
     id: str
     labels: tuple[str, ...]
-    paper: dict[str, FiniteFloat]
+    paper: dict[str, FiniteFloat] = {}
     bold: tuple[str, ...] = ()
     group: str | None = None
     recipe: str | None = None
@@ -92,7 +94,7 @@ class Row(Frozen):
 
 
 class TableSpec(Frozen):
-    """A table of a paper.
+    """A table of a paper, or one of our own (no row has a number of a paper).
 
     ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
     number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
@@ -131,6 +133,11 @@ class TableSpec(Frozen):
         if any((column.metric is None) == (column.quoted is None) for column in self.columns):
             raise ValueError("a column has either a metric or a reason why it is quoted")
         return self
+
+    @property
+    def of_a_paper(self) -> bool:
+        """Whether it has numbers of a paper, beside which measured ones stand."""
+        return any(row.paper for row in self.rows)
 
 
 def tables_folder() -> Path:
