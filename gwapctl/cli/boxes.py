@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.localize import DEFAULT_MIN_SCORE, check_detector_options
 from gwapctl.errors import UsageError
 from gwapctl.progress import Progress, ProgressCallback
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from gwapctl.export import Exporter
     from gwapctl.export.sources import Cut, Source
     from gwapctl.images import ImageInput
-    from gwapctl.localize import Finder
+    from gwapctl.localize import DetectorModel, Finder
     from gwapctl.predictions import ImagePrediction
     from gwapctl.regions import BoxRule as Rule
 
@@ -159,7 +160,7 @@ def boxes(
     listed = None if classes is None else read_class_list(classes)
     cutting = Cutting(_rule(box_rule, threshold), max_boxes, min_area)
     network = Network(model, options.parse_scales(scales), map, top_k, device)
-    source = _from_disk(input, cutting, images, network) or _from_images(input, cutting, network, exporter)
+    source = _from_disk(input, cutting, images, network) or _from_images(input, cutting, network, exporter, min_score)
     if source.warning:
         console.warn(source.warning)
     if dry_run:
@@ -236,23 +237,38 @@ def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Networ
     return source
 
 
-def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter) -> Source:
+def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter, min_score: float) -> Source:
     from gwapctl.export import FolderExporter
     from gwapctl.export.base import check_names
     from gwapctl.export.sources import Cut, Source
     from gwapctl.images import find_inputs
-    from gwapctl.localize import load_model, scale_warning
+    from gwapctl.localize import DetectorModel, load_model, scale_warning
 
     inputs = find_inputs([text])
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
     model = load_model(network.model, device=network.device)
+    if isinstance(model, DetectorModel):
+        return _from_detector(model, inputs, cutting, network, min_score)
     rule = None if cutting.rule is None else cutting.rule.name
     finder = model.finder(scales=network.scales, map=network.map, box_rule=rule, top_k=network.top_k)
     cut = Cut(finder.rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
     warning = scale_warning(finder.info, finder.localizer.scales) or ""
     about = f"boxes by {cut.rule.name} of model {model.name}"
     return Source(_localized(finder, model.name, inputs, cut), len(inputs), about, warning)
+
+
+def _from_detector(
+    model: DetectorModel, inputs: Sequence[ImageInput], cutting: Cutting, network: Network, min_score: float
+) -> Source:
+    from gwapctl.export.sources import Source
+    from gwapctl.localize import localize_inputs
+
+    cuts = {"--box-rule": cutting.rule, "--max-boxes": cutting.max_boxes, "--min-area": cutting.min_area}
+    check_detector_options({"--scales": network.scales, "--map": network.map, **cuts}, top_k=network.top_k)
+    finder = model.finder(min_score=min_score or DEFAULT_MIN_SCORE)
+    found = localize_inputs(finder, model.name, inputs)
+    return Source(found, len(inputs), f"boxes of detector {model.name}")
 
 
 def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[ImagePrediction]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,11 +15,12 @@ from gwapctl.cli import console, options
 from gwapctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from gwapctl.localize import Finder
+    from gwapctl.localize import DetectorFinder, Finder
     from gwapctl.predictions import ImagePrediction
 
 SAVES = ("overlay", "map", "mask")
 SOME_FAILED = 3
+DEFAULT_MIN_SCORE = 0.3
 ROWS_PER_TABLE = 1000  # so that any number of images fits into memory
 
 Inputs = Annotated[
@@ -31,6 +32,17 @@ Inputs = Annotated[
     ),
 ]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Classes per image.", rich_help_panel=options.MODEL)]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        "--min-score",
+        min=0,
+        max=1,
+        help="A detector's boxes from this score on.",
+        rich_help_panel=options.MODEL,
+        show_default=f"{DEFAULT_MIN_SCORE:g}",
+    ),
+]
 Flip = Annotated[
     bool, typer.Option("--flip", help="Average over the mirrored image, too.", rich_help_panel=options.MODEL)
 ]
@@ -63,6 +75,12 @@ def localize(
     threshold: options.Threshold = None,
     top_k: TopK = 1,
     flip: Flip = False,
+    layer: options.Layer = None,
+    fuse: options.Fuse = None,
+    close: options.Close = None,
+    crops: options.Crops = "none",
+    backprop_seg: options.BackpropSeg = "none",
+    min_score: MinScore = None,
     save: Save = None,
     out: options.Out = None,
     format: Format = "table",
@@ -81,20 +99,39 @@ def localize(
     Examples:
       gwapctl localize image.jpg --scales 224,448,672
       gwapctl localize photos --model runs/a --format jsonl > boxes.jsonl
-      gwapctl localize photos --save overlay,map --out found
+      gwapctl localize photos --map dgl --layer 3 --close 5% --out found
+      gwapctl localize photos --model runs/detector --min-score 0.5
 
     """
     from gwapctl.images import find_inputs
-    from gwapctl.localize import load_model, localize_inputs
+    from gwapctl.localize import DetectorModel, load_model, localize_inputs
 
     saved = _saved(save, out, resume, overwrite)
-    sizes, rule = options.parse_scales(scales), _rule_name(box_rule, threshold)
+    reading: dict[str, Any] = {
+        "scales": options.parse_scales(scales),
+        "resize": resize,
+        "map": map,
+        "layer": options.parse_layers(layer),
+        "fuse": fuse,
+        "flip": flip,
+        "close": options.parse_share(close, "--close"),
+        "crops": crops,
+        "backprop_seg": backprop_seg,
+        "box_rule": _rule_name(box_rule, threshold),
+    }
     images = find_inputs(inputs, recursive=recursive)[:limit]
     loaded = load_model(model, device=device, precision=precision)
-    finder = loaded.finder(
-        scales=sizes, map=map, box_rule=rule, top_k=top_k, flip=flip, resize=resize, batch_size=batch_size
-    )
-    _say_how(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
+    finder: Finder | DetectorFinder
+    if isinstance(loaded, DetectorModel):
+        given = {f"--{name.replace('_', '-')}": value for name, value in reading.items() if value != "none"}
+        check_detector_options(given, top_k=top_k)
+        finder = loaded.finder(min_score=DEFAULT_MIN_SCORE if min_score is None else min_score, batch_size=batch_size)
+        _say_detecting(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
+    elif min_score is not None:
+        raise UsageError(f"--min-score is for a detector's boxes, and {loaded.name} is a classifier.")
+    else:
+        finder = loaded.finder(**reading, top_k=top_k, batch_size=batch_size)
+        _say_how(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
     if dry_run:
         return
     tally = Tally()
@@ -112,6 +149,22 @@ def localize(
         )
         PRINTERS[format](tally.watch(found))
     _finish(tally, len(images), out)
+
+
+def check_detector_options(given: Mapping[str, object], *, top_k: int) -> None:
+    """Refuse the options by which maps are read: a detector's boxes do not come from maps."""
+    wrong = [name for name, value in {**given, "--top-k": top_k != 1}.items() if value]
+    if wrong:
+        raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
+
+
+def _say_detecting(
+    finder: DetectorFinder, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
+) -> None:
+    info = finder.reader.info
+    how = f"{images} images, detector {model}, sides {info.short_side} to {info.long_side}, scores from"
+    where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
+    (console.note if dry_run else console.detail)(f"{how} {finder.min_score:g} on {finder.reader.device}{where}")
 
 
 def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) -> tuple[str, ...]:

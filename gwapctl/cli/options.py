@@ -93,10 +93,42 @@ MapMethod = Annotated[
     str | None,
     typer.Option(
         "--map",
-        help="Where the map is read from: weight, class or fused.",
+        help="How the map is made: weight, class, score, fused, foreground, backprop, gradcam, layercam or dgl.",
         rich_help_panel=MODEL,
         show_default="what the model stores",
     ),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(
+        "--layer",
+        help="Where gradcam, layercam and dgl are read: names or numbers of gwapctl models show, such as 3,layers.4.",
+        rich_help_panel=MODEL,
+        show_default="the last feature map",
+    ),
+]
+Fuse = Annotated[
+    Literal["mean", "max", "product"] | None,
+    typer.Option(
+        "--fuse", help="How the maps of several layers become one.", rich_help_panel=MODEL, show_default="mean"
+    ),
+]
+Close = Annotated[
+    str | None,
+    typer.Option(
+        "--close",
+        help="Close gaps in the map up to a share of the shorter side, such as 5%.",
+        rich_help_panel=MODEL,
+        show_default="what the model stores",
+    ),
+]
+Crops = Annotated[
+    Literal["none", "ten"],
+    typer.Option("--crops", help="ten: CAM's ten crops, in place of scales.", rich_help_panel=MODEL),
+]
+BackpropSeg = Annotated[
+    Literal["none", "mean", "grabcut"],
+    typer.Option("--backprop-seg", help="Cut the map of backprop into object and rest.", rich_help_panel=MODEL),
 ]
 BoxRule = Annotated[
     str | None,
@@ -184,6 +216,39 @@ def parse_scales(text: str | None) -> tuple[int, ...] | None:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--scales {text!r} is not a list of sizes in pixels. Write it like --scales 224,448,672.")
     return tuple(int(part) for part in parts)
+
+
+def parse_layers(text: str | None) -> tuple[str, ...] | None:
+    """Read ``--layer``: ``"3,layers.4"`` becomes ``("3", "layers.4")``.
+
+    Raises:
+        UsageError: an empty name.
+
+    """
+    if text is None:
+        return None
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise UsageError(f"--layer {text!r} names no layer. Write it like --layer 3 or --layer 3,layers.4.")
+    return names
+
+
+def parse_share(text: str | None, option: str) -> float | None:
+    """Read a share: ``"5%"`` and ``"0.05"`` become 0.05.
+
+    Raises:
+        UsageError: not a number from 0 to below 1.
+
+    """
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UsageError(f"{option} {text!r} is not a share from 0 to below 1. Write it like {option} 5%.")
+    return share
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -10,7 +10,18 @@ torch is imported when a model is loaded, not before.
 from __future__ import annotations
 
 from gwapctl.localize.api import Finder, Model, load_model, scale_warning
+from gwapctl.localize.detector import DetectorFinder, DetectorModel
 from gwapctl.localize.folder import SAVES, localize_inputs
 from gwapctl.localize.result import Localization
 
-__all__ = ["SAVES", "Finder", "Localization", "Model", "load_model", "localize_inputs", "scale_warning"]
+__all__ = [
+    "SAVES",
+    "DetectorFinder",
+    "DetectorModel",
+    "Finder",
+    "Localization",
+    "Model",
+    "load_model",
+    "localize_inputs",
+    "scale_warning",
+]

@@ -6,27 +6,32 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
 from gwapctl.errors import DataError, UsageError
-from gwapctl.images import find_inputs
+from gwapctl.localize.detector import DetectorModel
 from gwapctl.localize.result import Localization, Source, load
+from gwapctl.localize.sources import OnError, checked, source_name, sources
+from gwapctl.predictions import MapsInfo
 from gwapctl.regions import BoxRule, map_to_boxes, parse_box_rule
 
 if TYPE_CHECKING:
     from gwapctl.maps import Localizer, MapResult
-    from gwapctl.maps.localizer import FloatArray as FloatMap
-    from gwapctl.maps.localizer import PreparedImage
+    from gwapctl.maps.canvas import FloatArray as FloatMap
+    from gwapctl.maps.canvas import PreparedImage
     from gwapctl.model import Classifier, ModelInfo
 
-OnError = Literal["raise", "keep"]
 
-
-def load_model(spec: str | Path | None = None, *, device: str = "auto", precision: str = "auto") -> Model:
+def load_model(
+    spec: str | Path | None = None, *, device: str = "auto", precision: str = "auto"
+) -> Model | DetectorModel:
     """Load a model: a run folder, a zoo entry's name, a folder of ``weights.safetensors``; None is the bundled one.
+
+    A detector gives a ``DetectorModel``: its results have as many boxes as it finds, and it takes other options.
 
     ``precision``: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes it natively.
 
@@ -36,7 +41,7 @@ def load_model(spec: str | Path | None = None, *, device: str = "auto", precisio
         MissingDependencyError: ``device`` is not there.
 
     """
-    from gwapctl.zoo import resolve_model
+    from gwapctl.zoo import is_detector, resolve_model
 
     folder = resolve_model(None if spec is None else str(spec))  # before torch: a wrong name fails at once
     from gwapctl.device import resolve_device
@@ -44,6 +49,11 @@ def load_model(spec: str | Path | None = None, *, device: str = "auto", precisio
 
     resolve_device(device)
     name = folder.name if spec is None else str(spec)
+    if is_detector(folder):
+        from gwapctl.detection import load_detector
+        from gwapctl.detection.inference import DetectorReader
+
+        return DetectorModel(DetectorReader(load_detector(folder), precision=precision, device=device), name)
     return Model(load_classifier(folder), name, device=device, precision=precision)
 
 
@@ -88,6 +98,11 @@ class Model:
         top_k: int = 1,
         flip: bool = False,
         resize: str | None = None,
+        layer: Sequence[str | int] | None = None,
+        fuse: str | None = None,
+        close: float | None = None,
+        crops: str = "none",
+        backprop_seg: str = "none",
         batch_size: int | None = None,
         workers: int | None = None,
         on_error: OnError = "raise",
@@ -97,11 +112,16 @@ class Model:
         Args:
             images: a path, a folder (its images, sorted), an array ``(H, W, 3)`` uint8 RGB, or an iterable of these.
             scales: input sizes whose maps are averaged. None, here and below: what the model stores.
-            map: ``weight``, ``class`` or ``fused``.
+            map: ``weight``, ``class``, ``fused``, or another of ``gwapctl.maps.MAPS``.
             box_rule: ``paper20``, ``otsu`` or ``fixed:0.3``.
             top_k: how many classes per image.
             flip: average over the mirrored image, too.
             resize: ``warp`` each image to a square, or ``keep`` its aspect ratio (the shorter side gets the size).
+            layer: names or numbers of the convolutions that ``gradcam``, ``layercam`` and ``dgl`` are read at.
+            fuse: how maps of several layers become one: ``mean``, ``max`` or ``product``.
+            close: share of the shorter side up to which gaps in a map are closed, such as 0.05.
+            crops: ``ten``: CAM's ten crops, in place of scales.
+            backprop_seg: ``mean`` or ``grabcut``: cut the map of ``backprop`` into object and rest.
             batch_size: images per forward pass.
             workers: threads; None: one per core; 0: none.
             on_error: whether an image that cannot be read raises, or is kept as a result with ``error``.
@@ -114,11 +134,16 @@ class Model:
             top_k=top_k,
             flip=flip,
             resize=resize,
+            layer=layer,
+            fuse=fuse,
+            close=close,
+            crops=crops,
+            backprop_seg=backprop_seg,
             batch_size=batch_size,
         )
         if warning := scale_warning(self.info, finder.localizer.scales):
             warnings.warn(warning, stacklevel=2)
-        return _checked(finder.stream(_sources(images), workers), on_error)
+        return checked(finder.stream(sources(images), workers), on_error)
 
     def finder(
         self,
@@ -129,6 +154,11 @@ class Model:
         top_k: int = 1,
         flip: bool = False,
         resize: str | None = None,
+        layer: Sequence[str | int] | None = None,
+        fuse: str | None = None,
+        close: float | None = None,
+        crops: str = "none",
+        backprop_seg: str = "none",
         batch_size: int | None = None,
     ) -> Finder:
         """Return the object that does the work, every option checked; they mean what they mean in ``stream``."""
@@ -141,8 +171,13 @@ class Model:
             self.classifier,
             scales=scales,
             map_method=map,
+            layer=layer,
+            fuse=fuse,
             flip=flip,
             resize=resize,
+            close=close,
+            crops=crops,
+            backprop_seg=backprop_seg,
             precision=self.precision,
             device=self.device,
             batch_size=batch_size,
@@ -159,6 +194,24 @@ class Finder:
     rule: BoxRule
     top_k: int
 
+    @property
+    def batch_size(self) -> int:
+        """Images per forward pass."""
+        return self.localizer.batch_size
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The input sizes whose maps are averaged."""
+        return self.localizer.scales
+
+    def describe(self, model_name: str) -> MapsInfo:
+        """Say how the maps are made, and the boxes from them."""
+        return self.localizer.describe(model_name, self.rule.name)
+
+    def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
+        """Return the foreground of the best class's map, by the box rule."""
+        return self.rule.mask(found.maps[0])
+
     def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Localization]:
         """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
         from gwapctl.maps.threads import in_threads
@@ -171,7 +224,7 @@ class Finder:
         readable = [item for item in prepared if not isinstance(item, DataError)]
         results = iter(self.localizer.run(readable, top_k=self.top_k))
         return [
-            Localization(_name(source), 0, 0, error=item, source=source)
+            Localization(source_name(source), 0, 0, error=item, source=source)
             if isinstance(item, DataError)
             else self._describe(source, item, next(results))
             for source, item in zip(sources, prepared, strict=True)
@@ -188,7 +241,7 @@ class Finder:
         size = (image.width, image.height)
         boxes = [self._box(result.heatmap(place), *size) for place in range(len(result.heatmaps))]
         return Localization(
-            _name(source),
+            source_name(source),
             *size,
             classes=tuple(item.name for item in chosen),
             class_ids=tuple(item.id for item in chosen),
@@ -215,34 +268,3 @@ def scale_warning(info: ModelInfo, scales: Sequence[int]) -> str | None:
     if not foreign:
         return None
     return f"scale {foreign} is more than twice the largest size in training ({trained} px): maps may be poor there."
-
-
-def _checked(results: Iterator[Localization], on_error: OnError) -> Iterator[Localization]:
-    for found in results:
-        if found.error is not None and on_error == "raise":
-            raise found.error
-        yield found
-
-
-def _sources(images: Source | Iterable[Source]) -> Iterator[Source]:
-    """Yield single images; folders become their images."""
-    if isinstance(images, str | Path | np.ndarray):
-        images = [images]
-    for image in images:
-        if isinstance(image, np.ndarray):
-            yield _checked_array(image)
-        elif Path(image).is_dir():
-            yield from (item.path for item in find_inputs([str(image)]))
-        else:
-            yield image
-
-
-def _checked_array(image: Source) -> Source:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UsageError(f"an image is a path or a uint8 array (H, W, 3) in RGB, this one is {found}.")
-    return image
-
-
-def _name(source: Source) -> str:
-    return "" if isinstance(source, np.ndarray) else str(source)

@@ -6,16 +6,17 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO, cast
+from typing import Protocol, TextIO, cast
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import prepare_output_folder
 from gwapctl.images import ImageInput
-from gwapctl.localize.result import Localization
+from gwapctl.localize.result import Localization, Source
 from gwapctl.predictions import (
     MAPS,
     MAPS_INFO,
@@ -35,15 +36,34 @@ from gwapctl.predictions import (
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
 
-if TYPE_CHECKING:
-    from gwapctl.localize.api import Finder
-
 SAVES = ("overlay", "map", "mask")
 OVERLAYS, MASKS = "overlays", "masks"
+SETTINGS = ("method", "flip", "resize", "layer", "fuse", "close", "crops", "backprop_seg")  # of maps that do not mix
+
+
+class Finds(Protocol):
+    """What looks for objects in images: a classifier's ``Finder``, or a detector's. Threads share it."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many images are worked on together."""
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The input sizes, for the record."""
+
+    def find(self, sources: Sequence[Source]) -> list[Localization]:
+        """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
+
+    def describe(self, model_name: str) -> MapsInfo:
+        """Say how the maps are made."""
+
+    def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
+        """Return the foreground of the best class's map, at its resolution."""
 
 
 def localize_inputs(
-    finder: Finder,
+    finder: Finds,
     model_name: str,
     inputs: Sequence[ImageInput],
     *,
@@ -77,7 +97,7 @@ def localize_inputs(
 
 
 def _stream(
-    finder: Finder, model_name: str, inputs: Sequence[ImageInput], output: _Output | None, workers: int | None
+    finder: Finds, model_name: str, inputs: Sequence[ImageInput], output: _Output | None, workers: int | None
 ) -> Iterator[ImagePrediction]:
     from gwapctl.maps.threads import in_threads
 
@@ -88,11 +108,11 @@ def _stream(
             for item, found in zip(items, results, strict=True)
         ]
 
-    return in_threads(work, inputs, chunk=finder.localizer.batch_size, workers=workers)
+    return in_threads(work, inputs, chunk=finder.batch_size, workers=workers)
 
 
 def _prediction(
-    finder: Finder, model_name: str, image_id: str, found: Localization, map_file: str | None
+    finder: Finds, model_name: str, image_id: str, found: Localization, map_file: str | None
 ) -> ImagePrediction:
     """Return what ``predictions.jsonl`` says about an image."""
     rows = zip(found.classes, found.class_ids, found.scores.tolist(), found.boxes, strict=True)
@@ -101,7 +121,7 @@ def _prediction(
         found.width,
         found.height,
         model_name,
-        finder.localizer.scales,
+        finder.scales,
         tuple(Prediction(label, label_id, score, _box(box), map_file) for label, label_id, score, box in rows),
         PredictionError(type(found.error).__name__, str(found.error)) if found.error else None,
         image_id,
@@ -118,7 +138,7 @@ class _Output:
 
     folder: Path
     save: tuple[str, ...]
-    finder: Finder
+    finder: Finds
     model_name: str
 
     def prepare(self, *, resume: bool, overwrite: bool) -> set[str]:
@@ -130,7 +150,7 @@ class _Output:
         if done:
             self._check_settings()
         if "map" in self.save and not (self.folder / MAPS / MAPS_INFO).exists():
-            write_maps_info(self.folder / MAPS, self._info())  # says how, even if a crash leaves nothing else
+            write_maps_info(self.folder / MAPS, self._describe())  # says how, even if a crash leaves nothing else
         return done
 
     def _clear(self) -> None:
@@ -143,13 +163,14 @@ class _Output:
     def _check_settings(self) -> None:
         """Refuse to continue with other settings than those that the folder was written with."""
         first = next(read_predictions(self.folder))
-        now, advice = self.finder.localizer, "Repeat them, or replace everything with --overwrite."
+        now, advice = self.finder.describe(self.model_name), "Repeat them, or replace everything with --overwrite."
         if (first.model, first.scales) != (self.model_name, now.scales):
             raise UsageError(f"{self.folder} was written with model {first.model!r}, scales {first.scales}. {advice}")
         if (self.folder / MAPS / MAPS_INFO).is_file():
             info = MapFolder(self.folder / MAPS).info
-            if (info.method, info.flip, info.resize) != (now.map_method, now.flip, now.resize):
-                settings = f"map {info.method!r}, flip {info.flip}, resize {info.resize!r}"
+            other = [name for name in SETTINGS if getattr(info, name) != getattr(now, name)]
+            if other:
+                settings = ", ".join(f"{name} {getattr(info, name)!r}" for name in other)
                 raise UsageError(f"{self.folder} was written with {settings}. {advice}")
 
     def logged(self, images: Iterator[ImagePrediction]) -> Iterator[ImagePrediction]:
@@ -161,7 +182,7 @@ class _Output:
                     yield image
             finally:
                 if "map" in self.save:
-                    write_maps_info(self.folder / MAPS, self._info(), self._map_images())
+                    write_maps_info(self.folder / MAPS, self._describe(), self._map_images())
 
     def _append(self, log: TextIO, image: ImagePrediction) -> None:
         """Add a line to the open ``predictions.jsonl``, for good."""
@@ -175,18 +196,18 @@ class _Output:
         """Write the files of one image and return its prediction."""
         map_file = None
         if found.error is None:
-            if "map" in self.save:
+            if "map" in self.save and len(found.maps):
                 maps = found.maps[0] if found.shared or len(found.maps) == 1 else found.maps
                 map_file = write_map(self.folder / MAPS, image_id, maps).relative_to(self.folder).as_posix()
             if "overlay" in self.save:
                 draw.write_jpeg(self.folder / OVERLAYS / f"{image_id}.jpg", found.plot())
-            if "mask" in self.save:
+            if "mask" in self.save and len(found.maps):
                 draw.write_png(self.folder / MASKS / f"{image_id}.png", self._mask(found))
         return _prediction(self.finder, self.model_name, image_id, found, map_file)
 
     def _mask(self, found: Localization) -> np.ndarray:
         """Return the largest component of the best class's map as 0 and 255, ``(H, W)`` in original pixels."""
-        component = largest_component(self.finder.rule.mask(found.maps[0]))
+        component = largest_component(self.finder.mask(found))
         if component is None:
             return np.zeros((found.height, found.width), np.uint8)
         size = (found.width, found.height)
@@ -196,19 +217,9 @@ class _Output:
         for image in read_predictions(self.folder):
             if image.error is not None:
                 continue
-            labels = tuple(item.label for item in image.predictions)
-            ids = tuple(item.label_id for item in image.predictions)
+            classes = dict.fromkeys((item.label, item.label_id) for item in image.predictions)  # one map per class
+            labels, ids = (tuple(names) for names in zip(*classes, strict=True)) if classes else ((), ())
             yield image.id, MapImage(image.width, image.height, labels, ids)
 
-    def _info(self) -> MapsInfo:
-        localizer = self.finder.localizer
-        return MapsInfo(
-            method=localizer.map_method,
-            model=self.model_name,
-            scales=localizer.scales,
-            flip=localizer.flip,
-            resize=localizer.resize,
-            values=cast(Literal["raw", "minmax_mean"], localizer.values),
-            class_agnostic=localizer.shared,
-            box_rule=self.finder.rule.name,
-        )
+    def _describe(self) -> MapsInfo:
+        return self.finder.describe(self.model_name)

@@ -27,6 +27,7 @@ class Localization:
         scores: (k,) probabilities.
         boxes: (k, 4) float64 ``x0, y0, x1, y1``, half-open, in original pixels; NaN where the map shows nothing.
         maps: (k, h, w) float16, the original's shape, at most 512 pixels long; the same one k times where ``shared``.
+            A detector's: one per class among the boxes, in the order of their best; (0, 1, 1) without a weight map.
         shared: one map, and so one box, stands for all classes (the weight map of a class-agnostic head).
         error: why the image could not be read, or None.
 
