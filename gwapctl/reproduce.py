@@ -241,14 +241,14 @@ def carry_out(
                 say(f"{where}: training {_describe(work.config)}")
                 work.run = _train(plan, work, watch)
         except Exception as error:  # whatever it is, the other rows do not depend on it
-            failures.append(Failure(rows, work.config.seed, "training", _why(error)))
+            failures.append(Failure(rows, work.config.seed, f"training of {work.name}", _why(error)))
             continue
         for reading in plan.missing(work):
             try:
                 say(f"{where}: evaluating {work.run and work.run.folder} for {reading.row.id}")
                 _evaluate(plan, work, reading, watch)
             except Exception as error:
-                failures.append(Failure((reading.row.id,), work.config.seed, "evaluation", _why(error)))
+                failures.append(Failure((reading.row.id,), work.config.seed, f"evaluation of {work.name}", _why(error)))
     return failures
 
 
@@ -354,8 +354,7 @@ def _passes(row: Row) -> int:
 
 
 def _describe(config: Config) -> str:
-    kind = f"{config.detector}, weak {config.weak}" if isinstance(config, DetectorConfig) else config.head
-    return f"{getattr(config, 'network', config.backbone)} + {kind} on {config.dataset}"
+    return f"{getattr(config, 'network', config.backbone)} + {config.method} on {config.dataset}"
 
 
 def _why(error: Exception) -> str:

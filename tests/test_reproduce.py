@@ -129,7 +129,10 @@ def test_one_failing_row_stops_nothing_and_is_told_at_the_end(
     monkeypatch.setattr(verb, "_train", broken)
     result = reproduce("ii")
     assert result.code == 3
-    assert "error: googlenet-gap, seed 0: training failed: the disk is full." in result.stderr
+    assert (
+        "error: googlenet-gap, seed 0: training of voc-googlenet-gap-on-scenes-tiny failed: the disk is full."
+        in result.stderr
+    )
     assert evaluations(result) == 1
     assert "--rows googlenet-gap" in " ".join(result.stdout.split())  # the empty cell says what fills it
     monkeypatch.undo()

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from gwapctl.config import DetectorConfig, TrainConfig
 from gwapctl.errors import DataError, UsageError, unknown_name
 from gwapctl.report.spec import Column, EvaluateOptions, Frozen, Row, Setting, TableSpec
 from gwapctl.zoo import zoo_folder
@@ -43,7 +44,10 @@ class ProfileTable(Frozen):
 
 
 class Profile(Frozen):
-    """A profile: what holds for every table, and for each that it has; ``name`` is how it was asked for."""
+    """A profile: what holds for every table, and for each that it has; ``name`` is how it was asked for.
+
+    Of the ``settings`` for every table a detector takes those that it has.
+    """
 
     name: str
     caption: str
@@ -123,6 +127,6 @@ def _change(row: Row, profile: Profile, table: ProfileTable) -> Row:
     if row.quoted is not None:
         return row
     evaluate = row.evaluate.model_copy(update=own.evaluate.model_dump(exclude_none=True))
-    return row.model_copy(
-        update={"instead": {**profile.settings, **table.settings, **own.settings}, "evaluate": evaluate}
-    )
+    known = (DetectorConfig if "detector" in row.config else TrainConfig).model_fields
+    general = {key: value for key, value in profile.settings.items() if key in known}
+    return row.model_copy(update={"instead": {**general, **table.settings, **own.settings}, "evaluate": evaluate})

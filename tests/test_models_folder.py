@@ -1,0 +1,81 @@
+"""Everything under ``models/``, recursively: each TOML is read by what uses it, and the counts are stated."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gwapctl.config import DetectorConfig, build_train_config
+from gwapctl.report.profile import apply_profile, load_profile
+from gwapctl.report.spec import TABLES, load_table
+from gwapctl.zoo import entries, find_recipe, read_card, zoo_folder
+
+MODELS = zoo_folder()
+# how many there are: who adds one says so here
+COUNTS = {"recipes": 44, "tables": 8, "profiles": 1, "entries": 1}
+
+TOMLS = sorted(MODELS.rglob("*.toml"))
+RECIPES = sorted((MODELS / "recipes").glob("*.toml"))
+
+
+def test_the_counts() -> None:
+    found = {name: len(list((MODELS / name).glob("*"))) for name in ("recipes", "tables", "profiles")}
+    assert {**found, "entries": len(entries())} == COUNTS
+    in_folders = COUNTS["recipes"] + COUNTS["tables"] + COUNTS["profiles"]
+    recipes_of_entries = [folder / "recipe.toml" for folder in entries().values() if (folder / "recipe.toml").is_file()]
+    assert len(TOMLS) == in_folders + len(recipes_of_entries)
+
+
+def test_there_is_no_code_in_it() -> None:
+    kinds = {path.suffix for path in MODELS.rglob("*") if path.is_file()}
+    assert kinds <= {".toml", ".md", ".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("path", TOMLS, ids=lambda path: str(path.relative_to(MODELS)))
+def test_every_toml_is_read_by_what_uses_it(path: Path) -> None:
+    if path.parent.name == "tables":
+        assert load_table(path.stem).name == path.stem
+        assert path.stem in TABLES
+    elif path.parent.name == "profiles":
+        profile = load_profile(path.stem)
+        assert profile is not None
+        assert all(apply_profile(load_table(name), profile).rows for name in profile.tables)
+    else:
+        config = build_train_config(dataset_of(path), path, {})
+        assert isinstance(config, DetectorConfig) == ("detector" in tomllib.loads(path.read_text()))
+
+
+def dataset_of(recipe: Path) -> str:
+    """Return a data set that a recipe is for, by its name."""
+    start = recipe.stem.partition("-")[0]
+    return start if start in ("voc", "imagenet", "cub") else "tiny-imagenet"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_line_of_a_recipe_has_its_source(path: Path) -> None:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            assert re.search(r" # \S.{3}", line), f"no source: {line}"
+
+
+def test_every_row_of_every_table_has_its_recipe_and_agrees_with_it() -> None:
+    used = set()
+    for name in TABLES:
+        spec = load_table(name)
+        for row in (row for row in spec.rows if row.recipe is not None):
+            used.add(row.recipe)
+            config = build_train_config(spec.train_dataset, find_recipe(str(row.recipe)), {})
+            stated = config.model_dump(mode="json")
+            assert {key: stated[key] for key in row.config} == row.config, f"table {name}, row {row.id}"
+            assert config.recipe == row.recipe
+    ours = {path.stem for path in RECIPES if path.stem.startswith(("voc-caffenet", "voc-googlenet", "imagenet-"))}
+    assert {name for name in used if name.startswith(("voc-caffenet", "voc-googlenet", "imagenet-"))} <= ours
+    assert len(used & ours) >= 20
+
+
+def test_cards_and_recipes_of_the_zoo_are_there() -> None:
+    for name, folder in entries().items():
+        assert read_card(folder)["dataset"], name
