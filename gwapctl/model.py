@@ -121,8 +121,11 @@ def load_info(folder: Path) -> ModelInfo:
         raise ModelError(
             f"{folder} holds no model (no model.json). Give a run folder or a name from `gwapctl models list`."
         )
+    document = read_json(path)
+    if isinstance(document, dict) and document.get("task") == "detection":
+        raise ModelError(f"{folder} holds a detector, and what was asked for needs a classifier.")
     try:
-        return ModelInfo.model_validate(read_json(path))
+        return ModelInfo.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(f"{path} is not a model description: {first['loc']}: {first['msg']}.") from None

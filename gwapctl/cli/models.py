@@ -42,10 +42,12 @@ def show(name: Name, json: options.Json = False) -> None:
       gwapctl models show resnet-s-gwap-tiny-imagenet
 
     """
+    from gwapctl.detection import describe_detector
     from gwapctl.model import describe_model
-    from gwapctl.zoo import resolve_model
+    from gwapctl.zoo import is_detector, resolve_model
 
-    document = describe_model(resolve_model(name))
+    folder = resolve_model(name)
+    document = describe_detector(folder) if is_detector(folder) else describe_model(folder)
     if json:
         console.print_json({"schema_version": 1, **document})
         return

@@ -7,6 +7,7 @@ from gwapctl.detection.losses import total_loss
 from gwapctl.detection.rfcn import Detector
 from gwapctl.detection.store import (
     build_detector,
+    describe_detector,
     freeze_trunk,
     load_detector,
     load_detector_info,
@@ -22,6 +23,7 @@ __all__ = [
     "DetectorInfo",
     "box_labelled_subset",
     "build_detector",
+    "describe_detector",
     "freeze_trunk",
     "load_detector",
     "load_detector_info",

@@ -36,11 +36,11 @@ class DetectorInfo(BaseModel):
     weak: Literal["none", "gap", "gwap", "gwap+gap"] = "none"
     region_loss: Literal["softplus", "hinge"] = "softplus"
     pooling: Literal["ps_roi_pool", "ps_roi_align"] = "ps_roi_pool"
-    k: int = Field(7, ge=1)
-    neck_channels: int | None = Field(None, ge=1)
+    k: int = Field(default=7, ge=1)
+    neck_channels: int | None = Field(default=None, ge=1)
     anchor_sizes: tuple[float, ...] = ()
-    short_side: int = Field(PAPER_SHORT_SIDE, ge=16)
-    long_side: int = Field(1000, ge=16)
+    short_side: int = Field(default=PAPER_SHORT_SIDE, ge=16)
+    long_side: int = Field(default=1000, ge=16)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     provenance: dict[str, Any] = {}

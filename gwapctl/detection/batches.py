@@ -34,10 +34,10 @@ class Key(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One image of a batch ``(h, w, 3)``, the sample's index, and its objects where they may be seen."""
+    """One image of a batch ``(h, w, 3)``, its sample's index, and its objects where they may be seen."""
 
     image: Image
-    index: int
+    sample: int
     target: BoxTarget | None
 
 
@@ -95,7 +95,7 @@ def box_target(sample: BoxedSample, geometry: Geometry) -> BoxTarget:
 def collate(pictures: Sequence[Picture]) -> Batch:
     """Pad images at the right and the bottom to one size; channels last in memory."""
     images, sizes = pad([picture.image for picture in pictures])
-    indices = torch.tensor([picture.index for picture in pictures])
+    indices = torch.tensor([picture.sample for picture in pictures])
     return Batch(images, sizes, [picture.target for picture in pictures], indices)
 
 

@@ -59,8 +59,16 @@ class DetectorReader:
         self.info = model.info
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
 
-    def run(self, images: Sequence[ImageArray], *, min_score: float = 0.0, maps: bool = False) -> list[FoundObjects]:
+    def run(
+        self,
+        images: Sequence[ImageArray],
+        *,
+        min_score: float = 0.0,
+        maps: bool = False,
+        batch_size: int | None = None,
+    ) -> list[FoundObjects]:
         """Return what is found in images ``(H, W, 3)`` uint8 RGB, in their order; with ``maps`` also weight maps."""
+        step = batch_size or self.batch_size
         geometries = [
             Geometry.within(image.shape[1], image.shape[0], self.info.short_side, self.info.long_side)
             for image in images
@@ -70,8 +78,8 @@ class DetectorReader:
             groups.setdefault((geometry.input_width, geometry.input_height), []).append(place)
         found: dict[int, FoundObjects] = {}
         for size, members in groups.items():
-            for start in range(0, len(members), self.batch_size):
-                part = members[start : start + self.batch_size]
+            for start in range(0, len(members), step):
+                part = members[start : start + step]
                 inputs = [resize(images[place], size) for place in part]
                 results = self._forward(inputs, [geometries[place] for place in part], min_score, maps)
                 found |= zip(part, results, strict=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gwapctl.backbones.pretrained import load_pretrained
 from gwapctl.detection.base import DetectorInfo
@@ -110,3 +111,17 @@ def load_detector(folder: Path) -> Detector:
         reason = str(error).splitlines()[-1].strip()
         raise ModelError(f"{folder}: weights do not fit model.json: {reason}") from None
     return model.eval()
+
+
+def describe_detector(folder: Path) -> dict[str, Any]:
+    """Return what a person wants to know of a saved detector; ``layers`` are its trunk's convolutions in order."""
+    model = load_detector(folder)
+    info = model.info.model_dump(mode="json")
+    names = [item["name"] for item in info.pop("classes")]
+    return {
+        **info,
+        "classes": len(names),
+        "class_names": names[:10] + (["..."] if len(names) > 10 else []),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "layers": [name for name, module in model.trunk.named_modules() if isinstance(module, nn.Conv2d)],
+    }
