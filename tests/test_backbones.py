@@ -13,6 +13,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gwapctl.backbones import (
@@ -45,6 +46,7 @@ DECLARED = {
     "googlenet+cam2": (1024, 16),
     "timm:resnet18": (512, 32),
     "timm:vit_tiny_patch16_224": (192, 16),
+    "timm:vit_small_patch14_dinov2.lvd142m": (384, 14),
 }
 
 SMALL = [
@@ -107,6 +109,7 @@ def test_declared_channels_and_stride_are_true(name: str) -> None:
         ("vgg16+cam", {224: 14}),
         ("resnet-s", {64: 8}),
         ("timm:vit_tiny_patch16_224", {224: 14, 230: 15}),
+        ("timm:vit_small_patch14_reg4_dinov2", {224: 16, 225: 17, 518: 37}),  # trained at 518
     ],
 )
 def test_grid_sizes(name: str, sizes: dict[int, int]) -> None:
@@ -474,9 +477,30 @@ def test_timm_names_and_tags() -> None:
     weights = pretrained_weights_info("timm:resnet18.tv_in1k+cam")
     assert weights is not None
     assert "resnet18.tv_in1k" in weights.url
-    assert weights.path.name == "models--timm--resnet18.tv_in1k"
+    assert weights.path.name == "resnet18.tv_in1k.safetensors"
     assert not weights.cached
     assert weights.size_mb == pytest.approx(46.8, abs=0.1)
+
+
+def test_timm_weights_put_by_hand_are_read_without_the_network(hub: Path) -> None:
+    """A file under the name that the error message says, as timm's hub has it."""
+    name = "timm:test_vit2.r160_in1k"  # with a register token, and made for 160 pixels
+    weights = pretrained_weights_info(name)
+    assert weights is not None
+    assert not weights.cached
+    with pytest.raises(ModelError, match=r"cannot download https://huggingface.co/timm/test_vit2.r160_in1k/.* by hand"):
+        build_backbone(name, pretrained=True)
+    torch.manual_seed(0)
+    source = build_backbone(name)
+    save_file(source.network.state_dict(), weights.path)  # type: ignore[union-attr, operator]
+    assert weights.cached
+    torch.manual_seed(1)
+    loaded = build_backbone(name, pretrained=True)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), loaded.parameters(), strict=True))
+    assert loaded.eval()(torch.zeros(1, 3, 48, 90)).shape == (1, 64, 3, 6)
+    weights.path.write_bytes(b"not weights")
+    with pytest.raises(ModelError, match=r"r160_in1k.safetensors does not hold the weights of timm:test_vit2"):
+        build_backbone(name, pretrained=True)
 
 
 def test_timm_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:

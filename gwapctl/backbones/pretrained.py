@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlparse
 
@@ -22,26 +22,31 @@ class PretrainedWeights(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where the file lies once it is here; one put there by hand is used as it is.
+        """Where the file is downloaded to, and may be put by hand: torch.hub's cache (``TORCH_HOME`` moves it).
 
-        torch.hub's cache (``TORCH_HOME`` moves it), or for timm's weights the folder in the Hugging Face cache.
+        Files of the Hugging Face hub all have one name; here they have their repository's.
         """
-        address = Path(urlparse(self.url).path)
-        if not self._on_hugging_face:
-            return Path(torch.hub.get_dir()) / "checkpoints" / address.name
-        from huggingface_hub.constants import HF_HUB_CACHE
+        address = PurePosixPath(urlparse(self.url).path)
+        name = address.parts[2] + address.suffix if self._on_hugging_face else address.name
+        return Path(torch.hub.get_dir()) / "checkpoints" / name
 
-        return Path(HF_HUB_CACHE) / "--".join(("models", *address.parts[1:3]))
+    @property
+    def file(self) -> Path | None:
+        """The file, if it is here: at ``path``, or where timm keeps what it downloaded from the Hugging Face hub."""
+        if self.path.is_file():
+            return self.path
+        if not self._on_hugging_face:
+            return None
+        from huggingface_hub import try_to_load_from_cache
+
+        _, owner, repository, *_, file = PurePosixPath(urlparse(self.url).path).parts
+        found = try_to_load_from_cache(f"{owner}/{repository}", file)
+        return Path(found) if isinstance(found, str) else None
 
     @property
     def cached(self) -> bool:
         """Whether the file is here already, so that nothing will be downloaded."""
-        if not self._on_hugging_face:
-            return self.path.is_file()
-        from huggingface_hub import try_to_load_from_cache
-
-        _, owner, repository, *_, file = Path(urlparse(self.url).path).parts
-        return isinstance(try_to_load_from_cache(f"{owner}/{repository}", file), str)
+        return self.file is not None
 
     @property
     def _on_hugging_face(self) -> bool:
@@ -51,23 +56,32 @@ class PretrainedWeights(NamedTuple):
 def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
     """Return the tensors of ``weights`` by name, downloading the file first where it is not cached.
 
-    The download goes to a temporary name, is compared with the SHA-256 prefix in its file name, and is then renamed. A
-    bar on stderr appears only on a terminal. The file is read with torch's restricted reader, which runs no code.
+    The file is read with torch's restricted reader, which runs no code.
 
     Raises:
         ModelError: the file cannot be downloaded or read; the message names the manual way.
 
     """
-    if not weights.cached:
-        _download(weights)
+    file = fetch(weights)
     try:
-        state: dict[str, Tensor] = torch.load(weights.path, map_location="cpu", weights_only=True)
+        state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways (zip, pickle, EOF), all of them mean the same
-        raise ModelError(f"{weights.path} is not a readable weights file. Delete it and run again.") from error
+        raise ModelError(f"{file} is not a readable weights file. Delete it and run again.") from error
     return state
 
 
-def _download(weights: PretrainedWeights) -> None:
+def fetch(weights: PretrainedWeights) -> Path:
+    """Return the file of ``weights``, downloading it first where it is not here.
+
+    The download goes to a temporary name, is compared with the SHA-256 prefix in its file name, if it has one, and is
+    then renamed. A bar on stderr appears only on a terminal.
+
+    Raises:
+        ModelError: the file cannot be downloaded; the message names the manual way.
+
+    """
+    if weights.file is not None:
+        return weights.file
     match = re.search(r"-([0-9a-f]{8,})\.", weights.path.name)
     try:
         weights.path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,3 +93,4 @@ def _download(weights: PretrainedWeights) -> None:
             f"cannot download {weights.url} ({weights.size_mb:.0f} MB): {error}. Offline: put that file at "
             f"{weights.path} by hand, or use --weights none, or --weights PATH with a run or weights.safetensors."
         ) from error
+    return weights.path

@@ -8,11 +8,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gwapctl.backbones.base import Backbone
-from gwapctl.backbones.pretrained import PretrainedWeights
+from gwapctl.backbones.pretrained import PretrainedWeights, fetch
 from gwapctl.errors import MissingDependencyError, ModelError, UsageError
 
 PREFIX = "timm:"
@@ -54,12 +55,12 @@ class TimmBackbone(Backbone):
 
 
 def timm_backbone(name: str, *, pretrained: bool = False) -> Backbone:
-    """Build the timm network ``name``, with timm's weights (from the Hugging Face hub) where ``pretrained``.
+    """Build the timm network ``name``, with timm's weights (safetensors of its hub) where ``pretrained``.
 
     Raises:
         MissingDependencyError: timm is not installed.
-        UsageError: timm has no such network, or it takes one image size only.
-        ModelError: its weights cannot be fetched.
+        UsageError: timm has no such network, or no weights of it, or it takes one image size only.
+        ModelError: its weights cannot be fetched or read.
 
     """
     timm = _import_timm()
@@ -82,9 +83,12 @@ def timm_weights(name: str) -> PretrainedWeights | None:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         return None
-    url = (
-        f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors" if config.hf_hub_id else config.url
-    )
+    url = config.url
+    if config.hf_hub_id:  # safetensors alone: timm would also take a pickle
+        repository, _, revision = config.hf_hub_id.partition("@")
+        own = config.hf_hub_filename or ""
+        file = own if own.endswith(".safetensors") else "model.safetensors"
+        url = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{file}"
     with torch.device("meta"):  # shapes only: nothing is allocated or drawn
         parameters = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
     return PretrainedWeights(url, parameters * 4 / 1e6)
@@ -109,20 +113,26 @@ def _check_name(timm: ModuleType, name: str) -> None:
 
 
 def _create(timm: ModuleType, name: str, pretrained: bool) -> nn.Module:
+    weights = timm_weights(name) if pretrained else None
+    if pretrained and weights is None:
+        raise UsageError(f"timm:{name} has no weights to download. Use --weights none, a run or a zoo entry of ours.")
+    source = {"pretrained_cfg_overlay": {"file": str(fetch(weights))}} if weights else {}
     for options in _FREE_SIZE:
         try:
-            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options, **source)
         except TypeError:  # this network does not know the option
             continue
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             if not pretrained:
                 raise
-            raise ModelError(
-                f"cannot fetch the weights of timm:{name}: {error}. Offline: use --weights none, or --weights PATH "
-                "with a run or weights.safetensors."
-            ) from error
+            file = source["pretrained_cfg_overlay"]["file"]
+            raise ModelError(f"{file} does not hold the weights of timm:{name}: {_first_line(error)}.") from error
         return network
     raise AssertionError("the last options are empty, which every network takes")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
 def _try_out(name: str, backbone: Backbone) -> None:
@@ -133,9 +143,9 @@ def _try_out(name: str, backbone: Backbone) -> None:
     try:
         features = backbone.eval()(torch.zeros(1, 3, *_TRIAL_SIZE))
     except Exception as error:  # each network complains in its own way
-        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"timm:{name} does not take images of any size ({reason}). Try timm:vit_small_patch16_224 or a CNN."
+            f"timm:{name} does not take images of any size ({_first_line(error)}). Try timm:vit_small_patch16_224 or a "
+            "CNN."
         ) from error
     if features.shape[1] != backbone.channels:
         raise UsageError(f"timm:{name} does not say how many channels it has. Try timm:vit_small_patch16_224 or a CNN.")

@@ -109,6 +109,8 @@ def _held_out(target: Target, dataset: Dataset) -> tuple[str, list[BoxedSample]]
     train_split, val_split = training_splits(dataset)
     if val_split is not None:
         return val_split, dataset.boxed_samples(val_split)
+    if run is not None and dataset.name != run.document["dataset"]["name"]:  # training saw none of it
+        return train_split, dataset.boxed_samples(train_split)
     fraction = float(config.get("val_fraction") or 0)
     if run is None or not fraction:
         raise UsageError(
