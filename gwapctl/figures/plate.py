@@ -108,7 +108,7 @@ _METADATA: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     ".svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
 }
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {  # matplotlib's own type lists every key that it knows
     "font.family": "DejaVu Sans",
     "pdf.fonttype": 42,  # letters stay letters: journals ask for it
     "svg.hashsalt": "gwapctl",
@@ -167,8 +167,8 @@ def _lay_out(plate: Plate, width: float) -> _Layout:
     heads = [wrapped(head, cell, HEAD_POINTS) for head in plate.heads]
     top = MARGIN + max((len(lines) for lines in heads), default=0) * _line(HEAD_POINTS)
     for left, lines in zip(lefts, heads, strict=False):
-        for place, line in enumerate(reversed(lines)):  # heads stand on the first row
-            texts.append((line, left + cell / 2, top - place * _line(HEAD_POINTS), HEAD_POINTS, "center"))
+        for above, line in enumerate(reversed(lines)):  # heads stand on the first row
+            texts.append((line, left + cell / 2, top - above * _line(HEAD_POINTS), HEAD_POINTS, "center"))
     top += 0.04 if any(plate.heads) else 0.0
     cells: list[_Cell] = []
     for row in plate.rows:
@@ -187,8 +187,8 @@ def _lay_out(plate: Plate, width: float) -> _Layout:
         cells += placed
         top += height + max(len(one.lines) for one in placed) * _line(TEXT_POINTS) + GAP
     width = lefts[-1] + cell + MARGIN
-    lines = 1 + max((part.line for part in _foot_parts(plate, width)), default=-1)
-    return _Layout(width, top + lines * _line(TEXT_POINTS) + MARGIN, tuple(cells), tuple(texts), foot=top)
+    foot_lines = 1 + max((part.line for part in _foot_parts(plate, width)), default=-1)
+    return _Layout(width, top + foot_lines * _line(TEXT_POINTS) + MARGIN, tuple(cells), tuple(texts), foot=top)
 
 
 def _place(panel: Panel, left: float, top: float, cell: float, height: float) -> _Cell:
@@ -276,7 +276,13 @@ def _draw_outline(axes: Axes, outline: Outline, width: float, height: float) -> 
     colour = _rgb(TRUTH if outline.truth else outline.colour or COLOURS[0])
     dashes = (0, (3, 1.6)) if outline.truth else "solid"
     for line, ink, style in ((LINE + 0.9, _rgb(DARK), "solid"), (LINE, colour, dashes)):
-        look = {"linewidth": line, "edgecolor": ink, "linestyle": style, "joinstyle": "miter", "capstyle": "butt"}
+        look: dict[str, Any] = {
+            "linewidth": line,
+            "edgecolor": ink,
+            "linestyle": style,
+            "joinstyle": "miter",
+            "capstyle": "butt",
+        }
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, clip_on=False, **look))
 
 

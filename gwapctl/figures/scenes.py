@@ -55,7 +55,7 @@ class Scene:
         if not len(self.boxes):
             return self.classes[0] if self.classes else None
         sides = self.boxes[:, 2:] - self.boxes[:, :2]
-        return self.classes[self.box_classes[sides.prod(axis=1).argmax()]]
+        return self.classes[int(self.box_classes[sides.prod(axis=1).argmax()])]
 
 
 def find_scenes(

@@ -67,14 +67,15 @@ class FilledTable:
     @property
     def title(self) -> str:
         """The paper's number of the table, and what it was measured on where that is not the paper's data."""
-        return self.spec.number if self.ground.home else f"{self.spec.number} on {self.ground.name}"
+        at_home = self.ground.home and self.spec.of_a_paper
+        return self.spec.number if at_home else f"{self.spec.number} on {self.ground.name}"
 
     @property
     def caption(self) -> str:
         """The paper's caption, or what is measured here instead."""
         spec, ground = self.spec, self.ground
         profile = f" {spec.profile_caption}" if spec.profile_caption else ""
-        if ground.home:
+        if ground.home or not spec.of_a_paper:
             return spec.caption + profile
         trained = "" if ground.train_dataset == ground.dataset else f", trained on {ground.train_dataset}"
         paper = f"{spec.dataset} {spec.split} ({spec.images[0]:,} images)"
@@ -133,9 +134,20 @@ def _fill(spec: TableSpec, results: Sequence[Result], ground: Ground, runs: Path
     rows = [_fill_row(spec, row, results, ground, runs) for row in spec.rows]
     if not every_row:
         rows = [row for row in rows if any(cell.measured for cell in row.cells)]
-    table = FilledTable(spec, ground, tuple(rows))
+    table = _without_idle_columns(FilledTable(spec, ground, tuple(rows)))
     placed = {id(result) for result in table.results()}
-    return _mark_best(replace(table, rows=(*rows, *_other_rows(spec, [r for r in results if id(r) not in placed]))))
+    others = [r for r in results if id(r) not in placed] if spec.of_a_paper else []
+    return _mark_best(replace(table, rows=(*table.rows, *_other_rows(table.spec, others))))
+
+
+def _without_idle_columns(table: FilledTable) -> FilledTable:
+    """Leave out optional columns for which nothing was measured, where something was."""
+    columns = list(enumerate(table.spec.columns))
+    filled = {place for place, _ in columns if any(row.cells[place].measured for row in table.rows)}
+    kept = [place for place, column in columns if place in filled or not (filled and column.optional)]
+    spec = table.spec.model_copy(update={"columns": tuple(table.spec.columns[place] for place in kept)})
+    rows = tuple(replace(row, cells=tuple(row.cells[place] for place in kept)) for row in table.rows)
+    return replace(table, spec=spec, rows=rows)
 
 
 def _fill_row(spec: TableSpec, row: Row, results: Sequence[Result], ground: Ground, runs: Path) -> FilledRow:
@@ -237,7 +249,7 @@ def _mark_best(table: FilledTable) -> FilledTable:
         groups: dict[str, list[tuple[float, int]]] = {}
         for index, row in enumerate(rows):
             measured = row.cells[place].measured
-            if row.group is not None and measured is not None:
+            if row.group is not None and measured is not None and column.best != "none":
                 groups.setdefault(row.group, []).append((round(measured.value, column.decimals), index))
         for members in groups.values():
             best = (max if column.best == "highest" else min)(value for value, _ in members)

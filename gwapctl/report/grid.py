@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gwapctl.report.fill import Cell, FilledRow, FilledTable, Measured
@@ -61,7 +62,7 @@ class Grid:
 
 def make_grid(table: FilledTable) -> Grid:
     """Lay a filled table out: measured numbers beside the paper's, or below them where there are many columns."""
-    stacked = table.ground.home and len(table.spec.columns) >= STACKED_FROM
+    stacked = _beside_paper(table) and len(table.spec.columns) >= STACKED_FROM
     labels = [Head(name) for name in table.spec.label_columns]
     heads = _stacked_heads(table) if stacked else _heads(table)
     rows: list[tuple[Entry, ...]] = []
@@ -89,10 +90,19 @@ def note_mark(place: int) -> str:
 def _starts_group(table: FilledTable, index: int) -> bool:
     """Tell whether a row starts a part of the table: another network's rows, or rows that the paper does not have."""
     row, above = table.rows[index], table.rows[index - 1]
+    if not table.spec.of_a_paper:
+        return row.recipe != above.recipe
     return row.extra != above.extra or (not row.extra and len(row.labels) > 1 and row.labels[1] != above.labels[1])
 
 
+def _beside_paper(table: FilledTable) -> bool:
+    """Tell whether the table has numbers of a paper, measured on the same data."""
+    return table.ground.home and table.spec.of_a_paper
+
+
 def _heads(table: FilledTable) -> list[Head]:
+    if not table.spec.of_a_paper:
+        return [Head(column.name) for column in table.spec.columns]
     if not table.ground.home:
         return [Head(column.name, _measured_on(table)) for column in table.spec.columns]
     return [Head(column.name, whose) for column in table.spec.columns for whose in ("paper", "measured")]
@@ -113,9 +123,17 @@ def _stacked_heads(table: FilledTable) -> list[Head]:
 def _row(table: FilledTable, row: FilledRow) -> tuple[Entry, ...]:
     entries = [Entry(label) for label in row.labels]
     for column, cell in zip(table.spec.columns, row.cells, strict=True):
-        entries += [_paper(column, cell)] if table.ground.home else []
+        entries += [_paper(column, cell)] if _beside_paper(table) else []
         entries.append(_measured(table, row, column, cell))
-    return tuple(entries)
+    return tuple(entries) if table.spec.of_a_paper else _noted_once(entries)
+
+
+def _noted_once(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Leave a note that several cells of a row share at the last of them alone: many columns, one origin."""
+    later = [{one.note for one in entries[place + 1 :]} for place in range(len(entries))]
+    return tuple(
+        replace(entry, note=None) if entry.note in after else entry for entry, after in zip(entries, later, strict=True)
+    )
 
 
 def _stacked_rows(table: FilledTable, row: FilledRow) -> list[tuple[Entry, ...]]:
@@ -173,7 +191,7 @@ def _besides(measured: Measured, row: FilledRow, column: Column, table: FilledTa
     asked = next((one for one in table.spec.rows if one.id == row.id), None)
     if asked is not None and asked.config.get("backbone", first.backbone) != first.backbone:
         said.append(f"{first.backbone} stands in for {asked.config['backbone']}")
-    if asked is not None and table.ground.home:
+    if asked is not None and _beside_paper(table):
         different = departures(table.spec, asked, column, first)
         said += [f"departs from the paper's settings: {', '.join(different)}"] if different else []
     if measured.others:
@@ -192,8 +210,9 @@ def _remarks(table: FilledTable) -> list[str]:
             reasons.setdefault(row.quoted, []).append(row.labels[0])
     said = "; ".join(f"{', '.join(what)}: {reason}" for reason, what in reasons.items())
     quoted = [f"{DASH} quoted only, not measured here ({said})."] if said and table.ground.home else []
-    paper = [*table.spec.remarks, f"Paper: {table.spec.source}."] if table.ground.home else []
-    return [*quoted, *_floors(table), *paper]
+    remarks = table.spec.remarks if table.ground.home or not table.spec.of_a_paper else ()
+    paper = [f"Paper: {table.spec.source}."] if _beside_paper(table) else []
+    return [*quoted, *_floors(table), *remarks, *paper]
 
 
 def _floors(table: FilledTable) -> list[str]:

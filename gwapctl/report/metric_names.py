@@ -22,6 +22,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "det_map_11pt": ("detection mAP, 11 points (%)", ".2f"),
     "det_map_area": ("detection mAP, area (%)", ".2f"),
     "coco_map": ("COCO mAP (%)", ".2f"),
+    "images_per_second": ("images per second", ".0f"),
+    "extra_memory_mib": ("memory of the maps (MiB per image)", ".2f"),
 }
 FRACTIONS = frozenset(("f_measure", "f_of_means", "mean_iou", "fg_iou"))  # 0..1; all other metrics are percent
 

@@ -13,6 +13,7 @@ from gwapctl.report.grid import Entry, Grid, Note, make_grid, note_mark
 WIDTH = 80
 GAP = "  "
 NARROWEST_HEAD = 10
+MANY_HEADS = 7  # from so many columns on, heads are as narrow as their words
 NARROWEST_LABEL = 16
 
 
@@ -64,7 +65,8 @@ def _widths(grid: Grid, rows: list[list[_Field]], width: int) -> list[_Width]:
         text = max((len(row[place].text) for row in rows), default=0)
         tail = max((len(row[place].tail) for row in rows), default=0)
         words = max((len(word) for word in [*head.name.split(), *head.whose.split()]), default=0)
-        floor = len(head.name) if place < grid.labels else max(words, NARROWEST_HEAD if head.name else 0)
+        room = NARROWEST_HEAD if head.name and len(grid.heads) < MANY_HEADS else 0
+        floor = len(head.name) if place < grid.labels else max(words, room)
         widths.append(_Width(text, tail, max(text + tail, floor)))
     excess = sum(one.whole for one in widths) + len(GAP) * (len(widths) - 1) - width
     if excess > 0:

@@ -1,0 +1,86 @@
+"""What reading maps costs: images per second, and memory above a plain classification. Measured where asked for.
+
+The speed is that of one thread that has its images decoded and resized already, which tells map methods apart; like
+every speed it is a number of the machine. The memory is not: it is the tensors that are alive at the same time for one
+image, less those of classifying it, without what libraries take inside one operation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gwapctl.datasets.base import BoxedSample
+from gwapctl.evaluate.network import sees_boxes
+from gwapctl.images import read_image
+from gwapctl.metrics.foreground import boxes_mask
+
+if TYPE_CHECKING:
+    from gwapctl.maps import Localizer
+
+IMAGES = 64
+PASSES = 3
+MEBIBYTE = 2**20
+
+
+def measure_cost(localizer: Localizer, samples: Sequence[BoxedSample]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return what the map of the best class costs on the first ``IMAGES`` of ``samples``, and how it was timed.
+
+    ``images_per_second`` is of the fastest of ``PASSES`` passes; ``extra_memory_mib`` is per image, and left out on
+    devices whose memory cannot be asked for.
+    """
+    import torch
+
+    chosen = samples[:IMAGES]
+    images = [localizer.prepare(read_image(sample.path)) for sample in chosen]
+    if sees_boxes(localizer):
+        pairs = zip(images, chosen, strict=True)
+        regions = [boxes_mask(one.boxes, image.width, image.height).astype(np.uint8) for image, one in pairs]
+    else:
+        regions = None
+
+    def run(count: int) -> None:
+        localizer.run(images[:count], regions=None if regions is None else regions[:count])
+
+    run(localizer.batch_size)  # the first pass is slower
+    seconds = min(_seconds(lambda: run(len(images))) for _ in range(PASSES))
+    memory = _extra_memory(localizer, lambda: run(1))
+    how = {
+        "images": len(images),
+        "batch_size": localizer.batch_size,
+        "device": str(localizer.device),
+        "threads": torch.get_num_threads(),
+    }
+    return {"images_per_second": len(images) / seconds, **memory}, how
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _extra_memory(localizer: Localizer, read_one: Callable[[], object]) -> dict[str, float]:
+    """Return the mebibytes that the map of one image takes beyond the classification of an image of that size."""
+    from gwapctl.maps.memory import peak_memory
+
+    whole = peak_memory(read_one, localizer.device)
+    plain = peak_memory(lambda: _classify_one(localizer), localizer.device)
+    if whole is None or plain is None:
+        return {}
+    return {"extra_memory_mib": max(0, whole - plain) / MEBIBYTE}
+
+
+def _classify_one(localizer: Localizer) -> None:
+    """Run the network on one image, without any map; a head that sees boxes looks at all of it."""
+    import torch
+
+    width, height = localizer.model.info.input_size
+    image = torch.zeros(1, 3, height, width, device=localizer.device).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        features = localizer.model.feature_map(image)
+        region = torch.ones_like(features[:, :1])
+        localizer.model.head(features, region) if sees_boxes(localizer) else localizer.model.head(features)

@@ -1,0 +1,131 @@
+"""The table of all methods: which numbers land in it, which columns it has where, and how it looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gwapctl.config import TrainConfig, build_train_config
+from gwapctl.heads import HEADS
+from gwapctl.maps.methods import MAPS
+from gwapctl.report.fill import FilledTable, fill_table
+from gwapctl.report.match import recipe_file
+from gwapctl.report.results import collect_results
+from gwapctl.report.spec import load_table
+from gwapctl.report.tables import FORMATS, render_tables
+from gwapctl.runs import Run
+
+SPEC = load_table("methods")
+METRICS = {"gt_known_error": 40.0, "max_box_acc_v2": 55.0, "f_measure": 0.5, "images_per_second": 100.0}
+
+
+def make_run(runs: Path, head: str, evaluations: list[tuple[str, dict[str, float]]], **different: Any) -> None:
+    """Write a finished run of a row's recipe and its evaluations: map and metrics."""
+    recipe = recipe_file(f"methods-{head}")
+    assert recipe is not None
+    dataset = different.pop("dataset", "tiny-imagenet:40")
+    settings = build_train_config(dataset, recipe, different).model_dump(mode="json")
+    data = {"name": dataset, "val_split": None}
+    run = Run.create(runs / f"{head}-{dataset[:4]}", {"config": settings, "dataset": data, "seed": 0, "device": "cpu"})
+    run.update(status="finished")
+    for method, metrics in evaluations:
+        where = {"dataset": dataset, "split": "val", "protocol": "paper", "n": 1000}
+        options = {"map": method, "box_rule": "otsu", "scales": [64]}
+        document = {**where, "metrics": metrics, "options": options, "created": "2026-11-20T10:00:00+00:00"}
+        run.save_evaluation({"schema_version": 1, "model": head, **document})
+
+
+def tables(runs: Path) -> list[FilledTable]:
+    return fill_table(SPEC, collect_results(runs))
+
+
+def row_of(table: FilledTable, identity: str) -> dict[str, float | None]:
+    row = next(row for row in table.rows if row.id == identity)
+    cells = zip(table.spec.columns, row.cells, strict=True)
+    return {column.key: None if cell.measured is None else cell.measured.value for column, cell in cells}
+
+
+def test_every_head_and_map_of_the_toolkit_has_a_row() -> None:
+    heads = {str(row.config["head"]) for row in SPEC.rows}
+    assert heads == set(HEADS) - {"original"}  # resnet-s has no classifier of its own
+    assert {row.evaluate.map for row in SPEC.rows} == set(MAPS) - {"score"}  # the class map and a constant
+    assert not SPEC.of_a_paper
+
+
+def test_every_row_has_the_same_budget() -> None:
+    budgets = set()
+    for row in SPEC.rows:
+        recipe = recipe_file(str(row.recipe))
+        assert recipe is not None
+        config = build_train_config(SPEC.dataset, recipe, {})
+        assert isinstance(config, TrainConfig)
+        assert config.head == row.config["head"]
+        assert config.iterations == row.config["iterations"]
+        budgets.add(config.model_copy(update={"head": "", "background": None, "recipe": None}).model_dump_json())
+        assert row.evaluate.model_copy(update={"map": None}) == SPEC.rows[0].evaluate.model_copy(update={"map": None})
+    assert len(budgets) == 1
+
+
+def test_numbers_land_in_the_row_of_their_map(tmp_path: Path) -> None:
+    first, second = METRICS | {"top1_error": 30.0}, METRICS | {"top1_error": 30.0, "gt_known_error": 35.0}
+    make_run(tmp_path, "gwap", [("weight", first), ("fused", second)])
+    (table,) = tables(tmp_path)
+    assert [column.key for column in table.spec.columns] == [
+        *("top1", "gt_known", "max_box_acc_v2", "f_measure", "speed"),  # no mAP, no masks, no memory
+    ]
+    assert row_of(table, "gwap-weight") == {
+        **{"top1": 30.0, "gt_known": 40.0, "max_box_acc_v2": 55.0},
+        **{"f_measure": 0.5, "speed": 100.0},
+    }
+    assert row_of(table, "gwap-fused")["gt_known"] == 35.0
+    assert set(row_of(table, "gap-class").values()) == {None}
+    best = {row.id: [cell.measured_bold for cell in row.cells] for row in table.rows}
+    assert best["gwap-fused"][1]
+    assert not best["gwap-weight"][1]
+    assert not any(bold[-1] for bold in best.values())  # speed is no contest
+
+
+def test_another_data_set_has_its_own_table_and_columns(tmp_path: Path) -> None:
+    make_run(tmp_path, "gap", [("class", METRICS | {"voc_map_11pt": 80.0, "px_ap": 60.0})], dataset="scenes")
+    home, scenes = tables(tmp_path)
+    assert home.title == "All methods on tiny-imagenet:40 val"
+    assert scenes.title == "All methods on scenes val (1,000 images)"
+    assert [row.id for row in scenes.rows] == ["gap-class"]
+    assert [column.key for column in scenes.spec.columns][:1] == ["map"]
+    assert "px_ap" in row_of(scenes, "gap-class")
+
+
+def test_another_budget_is_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path, "gap", [("class", METRICS)], iterations=5000)
+    (table,) = tables(tmp_path)
+    assert not any(cell.measured for row in table.rows for cell in row.cells)
+
+
+def test_the_mark_has_no_bold(tmp_path: Path) -> None:
+    make_run(tmp_path, "gwap-gt", [("class", METRICS | {"gt_known_error": 1.0})])
+    make_run(tmp_path, "gap", [("class", METRICS), ("dgl", METRICS | {"gt_known_error": 60.0})])
+    (table,) = tables(tmp_path)
+    bold = {row.id for row in table.rows if row.cells[0].measured_bold}
+    assert bold == {"gap-class"}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_format_speaks_of_a_paper(tmp_path: Path, kind: str) -> None:
+    make_run(tmp_path, "gwap", [("weight", METRICS | {"top1_error": 30.125})])
+    text = render_tables(tables(tmp_path), kind)
+    assert "30.1" in text
+    if kind not in ("html", "json"):
+        assert "paper" not in text.lower()
+    if kind == "table":
+        above_notes = text[: text.rindex("─")]
+        assert max(map(len, above_notes.splitlines())) <= 80
+        assert text.count("[k]") == 2  # one note for the whole row
+
+
+def test_commands_measure_the_cost(tmp_path: Path) -> None:
+    (table,) = tables(tmp_path)
+    commands = [cell.command or "" for row in table.rows for cell in row.cells]
+    assert all(command.startswith("gwapctl train tiny-imagenet:40 --recipe methods-") for command in commands)
+    assert all(command.endswith("--box-rule otsu --timing") for command in commands)
