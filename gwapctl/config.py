@@ -53,7 +53,7 @@ class TrainConfig(RunConfig):
     new_head: bool = False
     image_size: tuple[int, int] = (600, 600)
     train_sizes: tuple[int, ...] = ()
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=0)
     iterations: int | None = Field(None, ge=1)
     head_lr_factor: float = Field(1.0, gt=0)
     ema: float = Field(0.0, ge=0, lt=1)

@@ -77,7 +77,7 @@ def train(
         if config.cache_features:
             _cache_features(training, run, feature_cache, interrupted, announce, progress)
         _train_loop(training, run, interrupted, scalars, progress)
-    if config.keep == "last":
+    if config.keep == "last" or training.total == 0:  # 0: the first weights are the model
         save_model(training.averaged, folder)
     (folder / STATE).unlink(missing_ok=True)
     run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)

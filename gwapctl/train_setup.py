@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gwapctl.backbones import build_backbone
+from gwapctl.backbones import build_backbone, imagenet_classifier
 from gwapctl.backbones.caffemodel import caffe_weights
 from gwapctl.config import RunConfig, TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
@@ -36,6 +36,7 @@ from gwapctl.transforms import (
     targets,
 )
 
+ILSVRC, ILSVRC_CLASSES = ("imagenet", "lid"), 1000  # data sets whose classes are sorted wnids, as torchvision's
 SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrained ones
 
 
@@ -173,7 +174,7 @@ class Training:
     ) -> None:
         self.config, self.data, self.device, self.workers = config, data, device, workers
         torch.manual_seed(config.seed)
-        self.model, self.not_loaded = _build_model(config, data.dataset, weights)
+        self.model, self.not_loaded = build_model(config, data.dataset, weights)
         self.model.to(device).to(memory_format=torch.channels_last)
         pretrained = config.weights != "none"
         self.frozen = _freeze(self.model, config, pretrained)
@@ -273,11 +274,13 @@ class Training:
         return load_batches(images, batches, self.workers)
 
 
-def _build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
+def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
     """Build the model with its first weights; return it and the names of layers that ``weights`` did not fill."""
     blank = build_backbone(config.network)
     info = model_info(config, dataset, blank)
     model = build_classifier(info, pretrained=config.weights == "imagenet")
+    if config.weights == "imagenet":
+        _keep_classifier(model, config, dataset)
     if weights is None:
         return model, []
     is_caffe = weights.suffix == ".caffemodel"
@@ -285,6 +288,16 @@ def _build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) ->
     if config.new_head:  # another head's scores would be an advantage where heads are compared
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     return model, load_matching(model, tensors, weights)
+
+
+def _keep_classifier(model: Classifier, config: TrainConfig, dataset: Dataset) -> None:
+    """Give an unmodified network the classifier of its ImageNet weights where the data has the classes of ILSVRC."""
+    if config.new_head or dataset.name not in ILSVRC or len(dataset.classes) != ILSVRC_CLASSES:
+        return
+    theirs = imagenet_classifier(config.network, config.head)
+    own = model.head.state_dict()
+    if theirs and all(theirs[name].shape == tensor.shape for name, tensor in own.items()):
+        model.head.load_state_dict(theirs)
 
 
 def _moving_average(model: Classifier, decay: float) -> AveragedModel:

@@ -97,7 +97,7 @@ def train(
     keep: Annotated[
         Literal["best", "last"] | None, _setting("--keep", "Weights to keep: best on validation, or last.", SCHEDULE)
     ] = None,
-    epochs: Annotated[int | None, _setting("--epochs", "Length in passes over the images.", SCHEDULE)] = None,
+    epochs: Annotated[int | None, _setting("--epochs", "Length in passes over the images; 0: none.", SCHEDULE)] = None,
     iterations: Annotated[int | None, _setting("--iterations", "Length in optimizer steps.", SCHEDULE)] = None,
     optimizer: Annotated[Literal["sgd", "adamw"] | None, _setting("--optimizer", "sgd or adamw.", SCHEDULE)] = None,
     lr: Annotated[float | None, _setting("--lr", "Learning rate.", SCHEDULE)] = None,
