@@ -75,7 +75,7 @@ def render_run_page(run: Run, root: Path | None = None) -> str:
         evaluations=_all_evaluations(evaluations),
         classes=PlainTable() if main is None else _classes(main.get("per_class") or []),
         settings=_facts(settings),
-        data=_facts(_data(data)),
+        data=_facts(_data(data) | _boxes_seen(run)),
         versions=_facts({"device": run.document.get("device"), **(run.document.get("versions") or {})}),
     )
 
@@ -88,7 +88,7 @@ def _main_evaluation(evaluations: Sequence[Mapping[str, Any]], val_split: str | 
 
 def _lead(run: Run) -> str:
     settings, data = run.document.get("config") or {}, run.document.get("dataset") or {}
-    model = " + ".join(str(settings[key]) for key in ("backbone", "head") if settings.get(key))
+    model = " + ".join(str(settings[key]) for key in ("backbone", "head", "detector", "weak") if settings.get(key))
     trained = f"trained on {data.get('name', '?')}"
     if data.get("train_split"):
         trained += f" {data['train_split']}"
@@ -184,6 +184,14 @@ def threshold_curves(evaluation: Mapping[str, Any]) -> list[Picture]:
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the run's data with the list of classes counted."""
     return {key: len(value) if key == "classes" else value for key, value in data.items()}
+
+
+def _boxes_seen(run: Run) -> dict[str, Any]:
+    """Return how many images showed a detector their boxes, and the hash of their list."""
+    subset = run.document.get("box_subset")
+    if not subset:
+        return {}
+    return {"images_with_boxes": f"{subset['n']:,} ({subset['fraction']:.1%}), list {subset['hash']}"}
 
 
 def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
