@@ -76,6 +76,14 @@ Tight = Annotated[
 Loose = Annotated[
     str, typer.Option("--loose", help="Threshold of the loose boxes, or otsu (ours).", rich_help_panel=GUESSING)
 ]
+Timing = Annotated[
+    bool,
+    typer.Option(
+        "--timing",
+        help="Add images per second and memory of reading the maps, on this machine.",
+        rich_help_panel=options.MACHINE,
+    ),
+]
 FailUnder = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,6 +113,11 @@ def evaluate(
     scales: options.Scales = None,
     resize: options.Resize = None,
     flip: Flip = False,
+    layer: options.Layer = None,
+    fuse: options.Fuse = None,
+    close: options.Close = None,
+    crops: options.Crops = "none",
+    backprop_seg: options.BackpropSeg = "none",
     box_rule: options.BoxRule = None,
     threshold: options.Threshold = None,
     guesses: Guesses = None,
@@ -114,6 +127,7 @@ def evaluate(
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    timing: Timing = False,
     fail_under: FailUnder = None,
     json: options.Json = False,
     out: options.Out = None,
@@ -139,12 +153,18 @@ def evaluate(
         scales=options.parse_scales(scales),
         resize=resize,
         flip=flip,
+        layer=options.parse_layers(layer),
+        fuse=fuse,
+        close=options.parse_share(close, "--close"),
+        crops=crops,
+        backprop_seg=backprop_seg,
         box_rule=_rule(box_rule, threshold),
         guesses=guesses,
         tight=tight,
         loose=loose,
         calibrate=calibrate,
         limit=limit,
+        timing=timing,
         precision=precision,
         device=device,
         batch_size=batch_size,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.evaluate.cost import measure_cost
+from gwapctl.evaluate.detector import evaluate_detector, open_detector
 from gwapctl.evaluate.document import Document, Ground, JudgingProtocol, build_document, judge
 from gwapctl.evaluate.evidence import Evidence, FiveGuesses
 from gwapctl.evaluate.network import evidence_from_model, sees_boxes
@@ -20,7 +22,7 @@ from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.localize import scale_warning
 from gwapctl.metrics.box_accuracy import BoxAccuracy
-from gwapctl.predictions import MapFolder
+from gwapctl.predictions import MapFolder, MapsInfo
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule, threshold_rule
 from gwapctl.runs import Run
@@ -40,8 +42,10 @@ GUESSES = ("five",)
 class Options:
     """What can be asked of an evaluation; None is the model's, the run's or the protocol's own choice.
 
-    ``split`` may be ``held-out``: the images that a run kept out of its training. ``map``, ``scales``, ``resize``,
-    ``flip``, ``precision``, ``device``, ``batch_size`` and ``workers`` are a model's. ``limit``: only the first images.
+    ``split`` may be ``held-out``: the images that a run kept out of its training. ``map``, ``layer``, ``fuse``,
+    ``scales``, ``resize``, ``flip``, ``close``, ``crops``, ``backprop_seg``, ``precision``, ``device``, ``batch_size``
+    and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images.
+    ``timing`` adds what reading the maps costs (``evaluate.cost``).
     ``guesses="five"``: the top-5 localization error by CAM's heuristic, with boxes at the thresholds ``tight`` and
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
     """
@@ -53,14 +57,20 @@ class Options:
     masks: Path | None = None
     map: str | None = None
     scales: tuple[int, ...] | None = None
+    layer: tuple[str, ...] | None = None
+    fuse: str | None = None
     resize: str | None = None
     flip: bool = False
+    close: float | None = None
+    crops: str = "none"
+    backprop_seg: str = "none"
     box_rule: str | None = None
     guesses: str | None = None
     tight: str = "0.5"
     loose: str = "0.2"
     calibrate: bool = False
     limit: int | None = None
+    timing: bool = False
     precision: str = "fp32"
     device: str = "auto"
     batch_size: int | None = None
@@ -106,7 +116,18 @@ def _store(document: Document, run: Run, *, whole: bool) -> None:
 
 def _check_options(target: Target, options: Options) -> None:
     """Refuse options that the target cannot follow, rather than ignore them."""
-    reading = {"--map": options.map, "--scales": options.scales, "--resize": options.resize, "--flip": options.flip}
+    reading = {
+        "--map": options.map,
+        "--scales": options.scales,
+        "--resize": options.resize,
+        "--flip": options.flip,
+        "--layer": options.layer,
+        "--fuse": options.fuse,
+        "--close": options.close,
+        "--crops": options.crops != "none",
+        "--backprop-seg": options.backprop_seg != "none",
+        "--timing": options.timing,
+    }
     cutting = {
         "--box-rule": options.box_rule,
         "--guesses": options.guesses,
@@ -114,12 +135,18 @@ def _check_options(target: Target, options: Options) -> None:
     }
     by_kind: dict[str, dict[str, Any]] = {
         "model": {},
+        "detector": {
+            **reading,
+            **cutting,
+            "--calibrate": options.calibrate,
+            "--masks": options.masks,
+        },
         "maps": {**reading, "--calibrate": options.calibrate},
         "boxes": {**reading, **cutting, "--calibrate": options.calibrate, "--masks": options.masks},
     }
     given = [name for name, value in by_kind[target.kind].items() if value]
     if given:
-        raise UsageError(f"{', '.join(given)} cannot be used on {target.kind}: {target.name} is not a model.")
+        raise UsageError(f"{', '.join(given)} cannot be used on {target.kind}: {target.name} is not a classifier.")
     if options.protocol not in PROTOCOLS:
         raise unknown_name("protocol", options.protocol, PROTOCOLS)
     if options.guesses is not None and options.guesses not in GUESSES:
@@ -133,6 +160,8 @@ def _check_options(target: Target, options: Options) -> None:
     _guesses(options)
     if options.calibrate and (target.run is None or options.box_rule or options.limit):
         raise UsageError("--calibrate chooses a run's own box rule: give it a run, without --box-rule and --limit.")
+    if options.calibrate and (options.crops, options.backprop_seg) != ("none", "none"):
+        raise UsageError("a model does not store --crops and --backprop-seg, so --calibrate cannot choose for them.")
 
 
 def _evaluate_on(ground: Ground, target: Target, options: Options, progress: ProgressCallback | None) -> Document:
@@ -142,6 +171,11 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         return evaluate_maps(
             target.path, ground, box_rule=options.box_rule, guesses=_guesses(options), progress=progress
         )
+    if target.kind == "detector":
+        reader = open_detector(
+            target.path, precision=options.precision, device=options.device, batch_size=options.batch_size
+        )
+        return evaluate_detector(reader, ground, name=target.name, workers=options.workers, progress=progress)
     localizer = _open_localizer(target, options)
     chosen: Document = {}
     if options.calibrate:
@@ -157,6 +191,10 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         workers=options.workers,
         progress=progress,
     )
+    if options.timing:
+        cost, how = measure_cost(localizer, ground.samples)
+        document["metrics"] |= cost
+        document["timing"] = how
     if chosen:
         metrics = document["metrics"]
         figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
@@ -178,8 +216,13 @@ def _open_localizer(target: Target, options: Options) -> Localizer:
         load_classifier(target.path),
         scales=options.scales,
         map_method=options.map,
+        layer=options.layer,
+        fuse=options.fuse,
         flip=options.flip,
         resize=options.resize,
+        close=options.close,
+        crops=options.crops,
+        backprop_seg=options.backprop_seg,
         precision=options.precision,
         device=options.device,
         batch_size=options.batch_size,
@@ -205,11 +248,9 @@ def evaluate_model(
     rule = _rule(ground, box_rule or localizer.model.info.box_rule)
     evidence = evidence_from_model(localizer, ground.dataset, ground.samples, rule, name=name, workers=workers)
     settings = {
-        "map": localizer.map_method,
-        "box_rule": rule and rule.name,
+        **_settings(localizer.describe(), rule),
         "scales": list(localizer.scales),
         "resize": localizer.resize,
-        "flip": localizer.flip or None,
         "precision": localizer.precision,
     }
     info = localizer.model.info
@@ -257,7 +298,15 @@ def calibrate(
         "accuracy": accuracy.compute()["max_box_acc"],
     }
     info = localizer.model.info
-    settings = {"box_rule": rule, "map": localizer.map_method, "scales": localizer.scales, "resize": localizer.resize}
+    settings = {
+        "box_rule": rule,
+        "map": localizer.map_method,
+        "layer": localizer.layers,
+        "fuse": localizer.fuse if len(localizer.layers) > 1 else None,
+        "scales": localizer.scales,
+        "resize": localizer.resize,
+        "close": localizer.close,
+    }
     provenance = {**info.provenance, "calibration": chosen}
     save_info(info.model_copy(update={**settings, "provenance": provenance}), folder)
     return chosen
@@ -280,14 +329,24 @@ def evaluate_maps(
     rule = _rule(ground, box_rule or DEFAULT_RULE)
     evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule)
     info = MapFolder(folder).info
-    settings = {
+    settings = _settings(info, rule)
+    return _document(info.model or str(folder), ground, evidence, settings, progress, guesses=guesses)
+
+
+def _settings(info: MapsInfo, rule: BoxRule | None) -> dict[str, Any]:
+    """Return how maps were made and cut, for the document; None where there is nothing to say."""
+    return {
         "map": info.method,
         "box_rule": rule and rule.name,
         "scales": list(info.scales) or None,
         "resize": info.resize if info.scales else None,
         "flip": info.flip or None,
+        "layer": list(info.layer) or None,
+        "fuse": info.fuse if len(info.layer) > 1 else None,
+        "close": info.close or None,
+        "crops": None if info.crops == "none" else info.crops,
+        "backprop_seg": None if info.backprop_seg == "none" else info.backprop_seg,
     }
-    return _document(info.model or str(folder), ground, evidence, settings, progress, guesses=guesses)
 
 
 def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | None = None) -> Document:
