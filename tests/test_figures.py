@@ -14,6 +14,8 @@ from torch import nn
 
 from gwapctl.config import build_train_config
 from gwapctl.datasets.base import ClassName
+from gwapctl.detection import DetectorInfo
+from gwapctl.detection.inference import FoundObjects
 from gwapctl.draw import COLOURS
 from gwapctl.errors import DataError, UsageError
 from gwapctl.figures import make_figure
@@ -32,7 +34,7 @@ from gwapctl.figures.plate import (
 )
 from gwapctl.figures.scenes import Scene, find_scenes
 from gwapctl.figures.subjects import Subject, find_subjects
-from gwapctl.localize import Model
+from gwapctl.localize import DetectorModel, Model
 from gwapctl.model import Classifier, ModelInfo, build_classifier, save_model
 from gwapctl.runs import Run
 
@@ -328,3 +330,48 @@ def test_a_run_as_argument_is_the_first_model(tmp_path: Path, data: Path) -> Non
     run = make_run(tmp_path / "run", "gwap", data)
     out = make_figure("9", tmp_path / "nine.svg", models=[str(run)], limit=1)
     assert "<svg" in out.read_text()[:400]
+
+
+# --- detectors ------------------------------------------------------------------------------------------------------
+
+
+class FakeReader:
+    """Finds the same objects in every image, with a map per class."""
+
+    batch_size = 2
+
+    def __init__(self, weak: str) -> None:
+        classes = tuple(ClassName(name, name) for name in NAMES)
+        self.info = DetectorInfo(
+            backbone="resnet-s",
+            classes=classes,
+            weak=weak,
+            pooling="ps_roi_align",
+            short_side=32,
+            long_side=64,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.2, 0.2, 0.2),
+        )
+
+    def run(self, images: list[Any], **_: Any) -> list[FoundObjects]:
+        maps = np.random.default_rng(0).random((3, 5, 7)).astype(np.float32) if self.info.weak != "none" else None
+        boxes = np.array([[2.0, 2, 20, 20], [5, 5, 25, 30], [1, 1, 9, 9], [3, 3, 12, 12], [0, 0, 7, 7]])
+        labels, scores = np.array([2, 0, 2, 2, 2]), np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+        return [FoundObjects(image.shape[1], image.shape[0], boxes, scores, labels, maps) for image in images]
+
+
+def test_figure_9_shows_what_a_detector_found() -> None:
+    detector = Subject(DetectorModel(FakeReader("gwap"), "d"), "R-FCN + GWAP")  # type: ignore[arg-type]
+    sheet = build_figure("9", [detector], [scene(), scene(20, 60)], Wishes())
+    assert sheet.heads == ("R-FCN + GWAP\nwhat is found", *["R-FCN + GWAP\nweight map"] * 2)
+    first = sheet.rows[0].panels[0]
+    assert first is not None
+    assert len(first.outlines) == 5
+    assert [caption.text for caption in first.captions] == [f"{NAMES[2]} 90%, 70%, 60% and 1 more", f"{NAMES[0]} 80%"]
+    assert [outline.colour for outline in first.outlines].count(COLOURS[0]) == 4
+    plain = Subject(DetectorModel(FakeReader("none"), "d"), "R-FCN")  # type: ignore[arg-type]
+    sheet = build_figure("9", [plain], [scene()], Wishes())
+    assert len(sheet.heads) == 1
+    assert not sheet.heat
+    with pytest.raises(UsageError, match="is a detector"):
+        build_figure("7", [plain], [scene()], Wishes())

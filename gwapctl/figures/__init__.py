@@ -45,7 +45,7 @@ def make_figure(
         raise UsageError(f"{out.name} is no figure. Give --out a name that ends in one of: {', '.join(FORMATS)}.")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists. Replace it with --overwrite, or choose another --out.")
-    subjects = find_subjects(models, runs)
+    subjects = find_subjects(models, runs, detectors=name == "9")
     scenes = find_scenes(images, subjects[0].model.name, dataset=dataset, root=root, count=limit)
     save_plate(build_figure(name, subjects, scenes, wishes or Wishes(), note), out)
     return out

@@ -17,10 +17,11 @@ from gwapctl.figures.plate import Caption, Outline, Panel, Plate, PlateRow
 from gwapctl.figures.scenes import Scene
 from gwapctl.figures.subjects import MAP_NAMES, Subject
 from gwapctl.images import ImageArray
-from gwapctl.localize import Finder, Localization, scale_warning
+from gwapctl.localize import DetectorFinder, DetectorModel, Finder, Localization, scale_warning
 
 SURE = 0.5  # a class of a multi-label model is shown above this score
 MOST_MAPS = 3  # class maps beside a detection
+MOST_SCORES = 3  # scores of a class that are written out
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def figure_7(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
     Of a map per class the one of the most probable class is shown, which its caption names.
     """
     finders = [_finder(subject, wishes.map or subject.map, wishes.scales, note) for subject in subjects]
-    heads = [_head(subject, finder) for subject, finder in zip(subjects, finders, strict=True)]
+    pairs = zip(subjects, finders, strict=True)
+    heads = [_head(subject, finder.localizer.map_method) for subject, finder in pairs]
     rows = [PlateRow((_input(scene), *[_map(scene, finder) for finder in finders])) for scene in scenes]
     return Plate(("input", *heads), tuple(rows))
 
@@ -52,35 +54,38 @@ def figure_8(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
     the last column is the most probable class's map of the GAP model at its own input size, else of the second one.
     """
     own, other = _pair(subjects)
-    side = own.model.info.input_size[0]
+    side = own.classifier.info.input_size[0]
     scales = wishes.scales or (side, 2 * side, 3 * side)
     method = wishes.map or own.map
     single = [_finder(own, method, (scale,), lambda _: None) for scale in scales]
     mean = _finder(own, method, scales, note)
-    last = _finder(other, "class", other.model.info.input_size[:1], note)
+    last = _finder(other, "class", other.classifier.info.input_size[:1], note)
     name = f"{own.name} {MAP_NAMES.get(method, method)}"
     heads = [f"{name}\n{scale} px" for scale in scales] + [f"{name}\nmean of {len(scales)}"] * (len(scales) > 1)
     finders = [*single, *([mean] * (len(scales) > 1)), last]
     rows = [PlateRow((_input(scene), *[_map(scene, finder) for finder in finders])) for scene in scenes]
-    return Plate(("input", *heads, _head(other, last)), tuple(rows))
+    return Plate(("input", *heads, _head(other, "class")), tuple(rows))
 
 
 def figure_9(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishes, note: Note) -> Plate:
     """Lay out what is found in each image, every class in a colour of its own, and the maps of these classes.
 
-    A classifier has one box per class, cut out of the class's map: its weight map where it has one per class.
+    A detector's maps are those of its weak branch, if it has one. A classifier has one box per class, cut out of the
+    class's map: its weight map where it has one per class.
     """
     subject = subjects[0]
-    finder = _finder(subject, wishes.map or subject.map, wishes.scales, note, top_k=MOST_MAPS)
-    if finder.localizer.shared and wishes.map is None:
-        finder = _finder(subject, "class", wishes.scales, note, top_k=MOST_MAPS)
-    if finder.localizer.shared:
-        raise UsageError(f"figure 9 needs a map per class, and map {wishes.map} is one for all. Choose --map class.")
+    if isinstance(subject.model, DetectorModel):
+        finder: DetectorFinder | Finder = subject.model.finder()
+        method = "weight"
+    else:
+        finder = _class_finder(subject, wishes, note)
+        method = finder.localizer.map_method
     found = [_sure(_find(finder, scene), subject) for scene in scenes]
-    columns = max(len(one.classes) for one in found)
+    columns = max(min(len(one.maps), MOST_MAPS) for one in found)
     rows = [_detections(scene, one, columns) for scene, one in zip(scenes, found, strict=True)]
-    maps = _head(subject, finder)
-    return Plate((f"{subject.name}\nwhat is found", *[maps] * columns), tuple(rows))
+    return Plate(
+        (f"{subject.name}\nwhat is found", *[_head(subject, method)] * columns), tuple(rows), heat=bool(columns)
+    )
 
 
 FIGURES: dict[str, Callable[[Sequence[Subject], Sequence[Scene], Wishes, Note], Plate]] = {
@@ -112,30 +117,41 @@ def _pair(subjects: Sequence[Subject]) -> tuple[Subject, Subject]:
     """Choose the model with the weight map and the one to compare it with: GAP, else the next, else itself."""
     own = next((one for one in subjects if one.map == "weight"), subjects[0])
     others = [one for one in subjects if one is not own]
-    gap = [one for one in others if one.model.info.head == "gap"]
+    gap = [one for one in others if one.classifier.info.head == "gap"]
     return own, [*gap, *others, own][0]
 
 
 def _finder(subject: Subject, method: str, scales: tuple[int, ...] | None, note: Note, *, top_k: int = 1) -> Finder:
-    model = subject.model
+    model = subject.classifier
     finder = model.finder(map=method, scales=scales, top_k=min(top_k, len(model.classes)))
     if warning := scale_warning(model.info, finder.localizer.scales):
         note(f"{model.name}: {warning}")
     return finder
 
 
-def _head(subject: Subject, finder: Finder) -> str:
-    method = finder.localizer.map_method
+def _class_finder(subject: Subject, wishes: Wishes, note: Note) -> Finder:
+    """Return what finds several classes, each by a map of its own."""
+    finder = _finder(subject, wishes.map or subject.map, wishes.scales, note, top_k=MOST_MAPS)
+    if finder.localizer.shared and wishes.map is None:
+        finder = _finder(subject, "class", wishes.scales, note, top_k=MOST_MAPS)
+    if finder.localizer.shared:
+        raise UsageError(f"figure 9 needs a map per class, and map {wishes.map} is one for all. Choose --map class.")
+    return finder
+
+
+def _head(subject: Subject, method: str) -> str:
     return f"{subject.name}\n{MAP_NAMES.get(method, method)}"
 
 
-def _find(finder: Finder, scene: Scene) -> Localization:
+def _find(finder: Finder | DetectorFinder, scene: Scene) -> Localization:
     (found,) = finder.find([scene.pixels])
     return found
 
 
 def _sure(found: Localization, subject: Subject) -> Localization:
-    """Leave the classes that count as found: those above one half of a multi-label model, always the best one."""
+    """Leave the classes that a classifier finds: those above one half of a multi-label model, always the best one."""
+    if isinstance(subject.model, DetectorModel):
+        return found
     count = max(1, int((found.scores > SURE).sum())) if subject.model.info.multi_label else 1
     return replace(
         found,
@@ -159,21 +175,25 @@ def _input(scene: Scene) -> Panel:
 def _map(scene: Scene, finder: Finder) -> Panel:
     """Show the map of the most probable class, or the one for all classes."""
     found = _find(finder, scene)
-    captions = () if found.shared else (Caption(_scored(found, 0)),)
+    captions = () if found.shared else (Caption(_scored(found, found.classes[0])),)
     return Panel(_heated(scene, found, 0), scene.size, captions=captions)
 
 
 def _detections(scene: Scene, found: Localization, columns: int) -> PlateRow:
-    colours = [COLOURS[place % len(COLOURS)] for place in range(len(found.classes))]
-    captions = [Caption(_scored(found, place), colour) for place, colour in enumerate(colours)]
+    """Show all boxes of an image, and beside them one map per class, the class of the best box first."""
+    names = list(dict.fromkeys(found.classes))
+    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+    captions = [Caption(_scored(found, name), colours[name]) for name in names]
     outlines = [
-        Outline(box, colour)
-        for box, colour in zip(found.boxes.tolist(), colours, strict=True)
+        Outline(box, colours[name])
+        for name, box in zip(found.classes, found.boxes.tolist(), strict=True)
         if np.isfinite(box).all()
     ]
-    first = Panel(draw_overlay(scene.pixels, None, []), scene.size, tuple(outlines), tuple(captions))
+    nothing = Caption("nothing found")
+    first = Panel(draw_overlay(scene.pixels, None, []), scene.size, tuple(outlines), tuple(captions or [nothing]))
     maps = [
-        Panel(_heated(scene, found, place), scene.size, captions=(caption,)) for place, caption in enumerate(captions)
+        Panel(_heated(scene, found, place), scene.size, captions=(caption,))
+        for place, caption in enumerate(captions[: min(columns, len(found.maps))])
     ]
     return PlateRow((first, *maps, *[None] * (columns - len(maps))))
 
@@ -182,5 +202,8 @@ def _heated(scene: Scene, found: Localization, place: int) -> ImageArray:
     return draw_overlay(scene.pixels, found.maps[place].astype(np.float32), [])
 
 
-def _scored(found: Localization, place: int) -> str:
-    return f"{found.classes[place]} {found.scores[place]:.0%}"
+def _scored(found: Localization, name: str) -> str:
+    """Write a class with the scores of its boxes, the best first."""
+    scores = [f"{score:.0%}" for one, score in zip(found.classes, found.scores, strict=True) if one == name]
+    more = f" and {len(scores) - MOST_SCORES} more" if len(scores) > MOST_SCORES else ""
+    return f"{name} {', '.join(scores[:MOST_SCORES])}{more}"
