@@ -20,6 +20,7 @@ from gwapctl.maps.methods import MAPS, fuse_maps, minmax
 from gwapctl.maps.passes import ImageArray, Network, Pass, blank_pass
 from gwapctl.model import Classifier
 from gwapctl.predictions import MapsInfo
+from gwapctl.regions import normalise
 from gwapctl.transforms import resize as resize_image
 
 SURE_SCALE = 96  # pixels from which every backbone has cells left
@@ -244,7 +245,10 @@ class Localizer:
         """Return, for each image, one map ``(1 | k, h, w)`` put together from its ten crops."""
         maps = self._read_maps(own, classes.repeat_interleave(crops.TEN, 0)).float().cpu().numpy()
         each = maps.reshape(len(classes), crops.TEN, *maps.shape[1:])
-        return [[crops.paste(of_image, self._own_size)] for of_image in each]
+        pasted = [crops.paste(of_image, self._own_size) for of_image in each]
+        if self._method.normalised:
+            pasted = [np.asarray([normalise(heatmap) for heatmap in of_image]) for of_image in pasted]
+        return [[of_image] for of_image in pasted]
 
     def _terms(self, batch: Sequence[PreparedImage], classes: Tensor, own: Pass) -> list[list[FloatArray]]:
         """Return, for each image, the maps ``(1 | k, h, w)`` to average: one per scale and, with ``flip``, mirror."""
@@ -255,7 +259,8 @@ class Localizer:
                 for mirrored in (False, True) if self.flip else (False,):
                     reusable = size == self._own_size and len(members) == len(batch) and not mirrored
                     passed = own if reusable else self._network(inputs, mirrored=mirrored)
-                    maps = self._read_maps(passed, classes[members]).float().cpu().numpy()
+                    read = self._read_maps(passed, classes[members]).float()
+                    maps = (minmax(read) if self._method.normalised else read).cpu().numpy()
                     for member, term in zip(members, maps[..., ::-1] if mirrored else maps, strict=True):
                         terms[member].append(term)
         return terms
@@ -277,9 +282,8 @@ class Localizer:
 
     @torch.no_grad()
     def _read_maps(self, passed: Pass, classes: Tensor) -> Tensor:
-        """Return the maps ``(B, 1 | k, h, w)`` of a pass, those of several layers fused."""
-        maps = fuse_maps(self._method.read(passed, classes), self.fuse)
-        return minmax(maps) if self._method.normalised else maps
+        """Return the raw maps ``(B, 1 | k, h, w)`` of a pass, those of several layers fused."""
+        return fuse_maps(self._method.read(passed, classes), self.fuse)
 
 
 def _choose(probabilities: FloatArray, wanted: Sequence[int], top_k: int) -> tuple[int, ...]:
