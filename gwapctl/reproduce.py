@@ -93,9 +93,9 @@ class Cost:
     @property
     def seconds(self) -> float | None:
         """Seconds of training at the measured speed, None where a factor is not known."""
-        if self.images is None or not self.images_per_second:
-            return None
-        return self.images / self.images_per_second
+        if self.images == 0:
+            return 0.0
+        return self.images / self.images_per_second if self.images and self.images_per_second else None
 
 
 @dataclass
@@ -125,9 +125,10 @@ class Plan:
             return False
         for result in run_results(work.run):
             exact = self.spec.profile is not None or ground_of(self.spec, result).home
-            here = PurePath(result.dataset).name in (PurePath(self.evaluated_on).name, result.train_dataset)
+            # a folder's data set may have a name of its own, which its run knows
+            asked = result.train_dataset if self.evaluated_on == self.dataset else self.evaluated_on
             fits = concerns(self.spec, result) and fits_options(reading.row.evaluate, result, exact=exact)
-            if here and fits and set(reading.metrics) <= set(result.metrics):
+            if result.dataset == asked and fits and set(reading.metrics) <= set(result.metrics):
                 return True
         return False
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import gwapctl.reproduce as verb
-from gwapctl.config import build_train_config
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
 from gwapctl.report.profile import apply_profile, load_profile, profile_names
@@ -104,6 +103,18 @@ def test_tables_share_their_trainings_and_what_was_measured(reproduce: Reproduce
     shared = reproduce("i")
     assert (shared.code, trainings(shared), evaluations(shared)) == (0, 0, 0)  # any map classifies the same
     assert len(find_runs(tmp_path / "runs")) == 2
+
+
+def test_report_prints_the_table_of_a_profile(
+    reproduce: Reproduce, run_cli: Reproduce, tiny: Path, tmp_path: Path
+) -> None:
+    made = reproduce("i", "--json")
+    told = run_cli(
+        *("report", "--table", "i", "--profile", tiny, "--runs", tmp_path / "runs", "--dataset", "scenes"),
+        *("--format", "json"),
+    )
+    assert told.code == 0
+    assert json.loads(told.stdout)["tables"][0]["rows"] == json.loads(made.stdout)["tables"][0]["rows"]
 
 
 def test_the_rows_of_a_profile_are_evaluated_as_it_says(reproduce: Reproduce, tmp_path: Path) -> None:
@@ -271,8 +282,8 @@ def test_the_profiles_are_these_and_fit_their_tables() -> None:
         for table in profile.tables:
             spec = apply_profile(load_table(table), profile)
             assert spec.profile_caption.startswith(f"Profile {name}")
-            for row in (row for row in spec.rows if row.quoted is None):
-                build_train_config("voc", None, {**row.instead, **spec.columns[0].config})
+            plan = make_plan(spec, dataset="voc", machine=Machine(runs=Path("none")))
+            assert all(work.config.backbone == "resnet-s" for work in plan.works)
 
 
 @pytest.mark.parametrize("tables", [("i", "ii"), ("iii", "iv", "cam", "fused")], ids=str)

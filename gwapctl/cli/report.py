@@ -20,7 +20,7 @@ def report(
     ] = None,
     table: Annotated[
         str | None,
-        typer.Option("--table", "-t", help="A paper's table: i, ii, iii, iv, v, cam or all.", show_default=False),
+        typer.Option("--table", "-t", help="A table: i, ii, iii, iv, v, cam, ... or all.", show_default=False),
     ] = None,
     figure: Annotated[
         str | None,
@@ -72,6 +72,14 @@ def report(
             show_default=False,
         ),
     ] = None,
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="The table of a profile's runs: paper, quick or a TOML file.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = "paper",
     root: options.Root = None,
     format: Annotated[
         str | None,
@@ -83,6 +91,10 @@ def report(
         ),
     ] = None,
     out: options.Out = None,
+    dpi: Annotated[
+        int,
+        typer.Option("--dpi", min=50, help="Pixels per inch of a figure.", rich_help_panel=options.OUTPUT),
+    ] = 300,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Print the papers' tables with measured numbers, draw their figures, or write one HTML page for a run.
@@ -108,6 +120,7 @@ def report(
             root=root,
             limit=limit,
             wishes=figures.Wishes(map, options.parse_scales(scales)),
+            dpi=dpi,
             overwrite=overwrite,
             note=console.warn,
         )
@@ -117,7 +130,7 @@ def report(
 
         console.print_text(str(write_run_page(run, out, root=root, overwrite=overwrite)))
     elif table is not None and run is None and figure is None:
-        _table(table, runs, dataset, format, out, overwrite)
+        _table(table, runs, dataset, profile, format, out, overwrite)
     else:
         raise UsageError(
             "give a run for its page (gwapctl report runs/a), a table (gwapctl report --table i, or all) or a figure "
@@ -126,13 +139,19 @@ def report(
 
 
 def _table(
-    name: str, runs: Path | None, dataset: str | None, format: str | None, out: Path | None, overwrite: bool
+    name: str,
+    runs: Path | None,
+    dataset: str | None,
+    profile: str,
+    format: str | None,
+    out: Path | None,
+    overwrite: bool,
 ) -> None:
     from gwapctl.report.output import write_report
     from gwapctl.report.tables import build_tables, render_tables
 
     kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
-    text = render_tables(build_tables(name, runs=runs, dataset=dataset), kind)
+    text = render_tables(build_tables(name, runs=runs, dataset=dataset, profile=profile), kind)
     if out is None:
         console.print_text(text)
     else:
