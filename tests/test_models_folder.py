@@ -7,15 +7,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
+from gwapctl.backbones import build_backbone
 from gwapctl.config import DetectorConfig, build_train_config
+from gwapctl.maps.layers import resolve_layers
 from gwapctl.report.profile import apply_profile, load_profile
 from gwapctl.report.spec import TABLES, load_table
 from gwapctl.zoo import entries, find_recipe, read_card, zoo_folder
 
 MODELS = zoo_folder()
 # how many there are: who adds one says so here
-COUNTS = {"recipes": 44, "tables": 8, "profiles": 1, "entries": 1}
+COUNTS = {"recipes": 44, "tables": 11, "profiles": 1, "entries": 1}
 
 TOMLS = sorted(MODELS.rglob("*.toml"))
 RECIPES = sorted((MODELS / "recipes").glob("*.toml"))
@@ -74,6 +77,18 @@ def test_every_row_of_every_table_has_its_recipe_and_agrees_with_it() -> None:
     ours = {path.stem for path in RECIPES if path.stem.startswith(("voc-caffenet", "voc-googlenet", "imagenet-"))}
     assert {name for name in used if name.startswith(("voc-caffenet", "voc-googlenet", "imagenet-"))} <= ours
     assert len(used & ours) >= 20
+
+
+def test_the_layers_that_rows_ask_for_are_there() -> None:
+    asked = 0
+    for name in TABLES:
+        for row in load_table(name).rows:
+            if row.evaluate.layer is not None:
+                with torch.device("meta"):  # names suffice
+                    backbone = build_backbone(str(row.config["backbone"]))
+                assert resolve_layers(backbone, row.evaluate.layer) == row.evaluate.layer
+                asked += 1
+    assert asked == 3
 
 
 def test_cards_and_recipes_of_the_zoo_are_there() -> None:

@@ -95,6 +95,24 @@ PAPER: dict[str, list[tuple[tuple[str, ...], list[float | None]]]] = {
         (("OverFeat (fully supervised)",), [None, None, 29.9]),
         (("AlexNet (fully supervised)",), [None, None, 34.2]),
     ],
+    "dgl": [(("✘", "✘"), [58.23]), (("✔", "✘"), [61.46]), (("✔", "✔"), [62.22])],
+    "background": [
+        (("Background images (Kou et al.)", "not known"), [None, None]),
+        (("CSoA (same authors, later)", "not known"), [37.69, None]),
+        (("CAM", "VGG16"), [55.8, 47.8]),
+        (("CAM", "GoogLeNet"), [58.9, 49.3]),
+        (("CAM, same budget", "InceptionV3"), [None, None]),
+        (("Background images (ours, after Kou et al.)", "InceptionV3"), [None, None]),
+    ],
+    "background-ilsvrc": [
+        (("Background images (Kou et al.)", "not known"), [None, None]),
+        (("CSoA (same authors, later)", "not known"), [48.81, None]),
+        (("CAM", "VGG16"), [57.2, 45.1]),
+        (("CAM", "InceptionV3"), [53.7, 41.8]),
+        (("CAM", "GoogLeNet"), [56.4, 43.0]),
+        (("CAM, same budget", "InceptionV3"), [None, None]),
+        (("Background images (ours, after Kou et al.)", "InceptionV3"), [None, None]),
+    ],
 }
 COLUMNS = {
     "i": (["method", "net"], ["mAP"]),
@@ -103,6 +121,15 @@ COLUMNS = {
     "iv": (["Networks"], ["top-1 val. error"]),
     "v": (["Method \\ Proportion"], ["0.01", "0.02", "0.05", "0.1"]),
     "cam": (["Method"], ["top-1 val. error", "top-5 val. error", "top-5 test error"]),
+    "dgl": (["MS", "MC"], ["mIoU"]),
+    "background": (["Method", "Network"], ["top-1 loc. error", "top-5 loc. error"]),
+    "background-ilsvrc": (["Method", "Network"], ["top-1 loc. error", "top-5 loc. error"]),
+}
+NUMBERS = {
+    "cam": "CAM TABLE",
+    "dgl": "DGL TABLE",
+    "background": "BACKGROUND TABLE",
+    "background-ilsvrc": "BACKGROUND TABLE (ILSVRC)",
 }
 CAPTIONS = {
     "i": "VOC 2007 TEST CLASSIFICATION AVERAGE PRECISION (%) OF THE ABLATION EXPERIMENTS (C: CAFFENET, G: GOOGLENET, "
@@ -114,6 +141,10 @@ CAPTIONS = {
     "v": "COMPARISONS ON PASCAL VOC 2007 TEST SET WITH DIFFERENT PROPORTIONS OF IMAGES THAT HAVE GROUND TRUTH BOUNDING "
     "BOXES. (mAP(%))",
     "cam": "LOCALIZATION ERROR ON THE ILSVRC VALIDATION AND TEST SETS OF THE CAM PAPER (%).",
+    "dgl": "Results on the Validation Set of LID (MS: Multi-scale inputs during test, MC: Morph close the localization "
+    "map during test).",
+    "background": "TOP-1 AND TOP-5 LOCALIZATION ERROR ON THE CUB-200-2011 TEST SET (%).",
+    "background-ilsvrc": "TOP-1 AND TOP-5 LOCALIZATION ERROR ON THE ILSVRC VALIDATION SET (%).",
 }
 BOLD = {
     "i": {("caffenet-gwap", "map"), ("googlenet-gwap", "map")},
@@ -122,6 +153,9 @@ BOLD = {
     "iv": {("googlenet-gwap", "top1"), ("googlenet-gwap-multi-scale", "top1")},
     "v": {("rfcn-gwap", "0.02"), ("rfcn-gwap", "0.1"), ("rfcn-gwap-gap", "0.01"), ("rfcn-gwap-gap", "0.05")},
     "cam": set(),
+    "dgl": set(),
+    "background": set(),
+    "background-ilsvrc": set(),
 }
 
 OURS = {name for name in TABLES if not load_table(name).of_a_paper}  # tables of our own, without a paper's numbers
@@ -187,7 +221,7 @@ def test_every_number_row_column_and_caption_is_the_papers(name: str) -> None:
     assert list(table.spec.label_columns) == labels
     assert [column.name for column in table.spec.columns] == columns
     assert table.caption == CAPTIONS[name]
-    assert table.spec.number == (f"TABLE {name.upper()}" if name != "cam" else "CAM TABLE")
+    assert table.spec.number == NUMBERS.get(name, f"TABLE {name.upper()}")
     keys = [column.key for column in table.spec.columns]
     bold = {(row.id, key) for row in table.rows for key, cell in zip(keys, row.cells, strict=True) if cell.paper_bold}
     assert bold == BOLD[name]
@@ -220,7 +254,53 @@ def test_rows_that_share_a_training_name_one_recipe_with_one_set_of_settings() -
                 assert settings.setdefault(row.recipe, row.config) == row.config
     assert {row.recipe for row in load_table("ii").rows} <= {row.recipe for row in load_table("i").rows}
     assert {row.recipe for row in load_table("iv").rows} == {row.recipe for row in load_table("iii").rows}
-    assert len(settings) == 10 + 10 + 4 + 12  # the last: the heads of the table of all methods
+    assert len(settings) == 10 + 10 + 4 + 12 + 4  # the last: heads of the table of all methods, background images
+
+
+def test_background_is_one_table_of_two_data_sets(tmp_path: Path) -> None:
+    assert [table.spec.dataset for table in build_tables("background", runs=tmp_path)] == ["cub", "imagenet"]
+    assert [table.spec.dataset for table in build_tables("background-ilsvrc", runs=tmp_path)] == ["imagenet"]
+
+
+DGL = {"map": "dgl", "box_rule": "paper20", "resize": "warp", "fuse": "mean", "scales": [324]}
+BRANCHES = ["Mixed_6e.branch7x7_3", "Mixed_6e.branch7x7dbl_5"]
+SPG = {"backbone": "inception-v3-spg", "image_size": [224, 224]}
+
+
+def test_dgl_rows_need_their_layers_scales_and_closing_and_are_in_percent(make_run: MakeRun, tmp_path: Path) -> None:
+    lid = {"dataset": "lid", "split": "val", "n": 23151, "trained_on": "imagenet", "settings": SPG}
+    floors = {"full_image": {"fg_iou": 0.3}, "centred_box": {"fg_iou": 0.4}}
+    for value, options in (
+        (0.5, {"layer": BRANCHES}),
+        (0.6, {"layer": BRANCHES, "scales": [224, 324, 448]}),
+        (0.7, {"layer": BRANCHES, "scales": [224, 324, 448], "close": 0.05}),
+        (0.91, {"layer": BRANCHES[:1]}),
+        (0.92, {"layer": BRANCHES, "fuse": "max"}),
+        (0.93, {"layer": BRANCHES, "scales": [224, 324, 448], "close": 0.1}),
+    ):
+        make_run("spg", {"fg_iou": value}, options={**DGL, **options}, floors=floors, **lid)
+    (table, *_) = fill_table(load_table("dgl"), results_of(tmp_path))
+    found = {row.id: measured(table, row.id) for row in table.rows if not row.extra}
+    assert found == pytest.approx({"dgl": 50, "dgl-multi-scale": 60, "dgl-multi-scale-close": 70})
+    assert sorted(cell.measured.value for row in table.rows if row.extra for cell in row.cells if cell.measured) == (
+        pytest.approx([91, 92, 93])
+    )
+    markdown = render_tables([table], "markdown")
+    assert "70.00" in markdown
+    assert "30.00 (full image), 40.00 (centred box)" in markdown
+
+
+def test_five_guesses_never_stand_in_a_row_that_does_not_ask_for_them(make_run: MakeRun, tmp_path: Path) -> None:
+    settings = {"backbone": "googlenet", "head": "gap", "cam_conv": True, "image_size": [224, 224]}
+    common = {"dataset": "imagenet", "split": "val", "n": 50_000, "settings": settings}
+    options = {"map": "class", "box_rule": "paper20", "scales": [224], "resize": "warp"}
+    make_run("g", {"top5_loc_error": 40.0}, options={**options, "guesses": "five"}, **common)
+    (table,) = fill_table(load_table("cam"), results_of(tmp_path))
+    assert measured(table, "googlenet-gap", column=1) is None
+    assert any(row.extra for row in table.rows)
+    make_run("g", {"top5_loc_error": 43.0}, options=options, **common)
+    (table,) = fill_table(load_table("cam"), results_of(tmp_path))
+    assert measured(table, "googlenet-gap", column=1) == 43
 
 
 # --- which number stands where --------------------------------------------------------------------------------------

@@ -181,13 +181,13 @@ def measure(
     Several experiments: one that names the row's ``recipe`` goes first, then the newest. Of one seed the newest counts.
     ``options``: the evaluation options that matter to the number.
     """
-    having = [result for result in results if column.metric in result.metrics]
+    having = [result for result in results if column.value(result.metrics) is not None]
     experiments = _by(having, lambda result: experiment(result, options))
-    if not experiments or column.metric is None:
+    if not experiments:
         return None
     chosen = max(experiments, key=lambda group: (group[0].recipe == recipe, max(result.created for result in group)))
     seeds = [max(group, key=lambda result: result.created) for group in _by(chosen, lambda result: result.seed)]
-    values = [result.metrics[column.metric] for result in seeds]
+    values = [value for result in seeds if (value := column.value(result.metrics)) is not None]
     sd = statistics.stdev(values) if len(values) > 1 else None
     return Measured(statistics.fmean(values), sd, tuple(seeds), others=len(experiments) - 1)
 

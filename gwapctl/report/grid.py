@@ -220,7 +220,7 @@ def _floors(table: FilledTable) -> list[str]:
     said = []
     for column in table.spec.columns:
         pairs = {
-            (result.floors["full_image"][column.metric], result.floors["centred_box"][column.metric])
+            (column.value(result.floors["full_image"]), column.value(result.floors["centred_box"]))
             for result in table.results()
             if column.metric is not None and all(column.metric in floor for floor in result.floors.values())
             if {"full_image", "centred_box"} <= set(result.floors)

@@ -217,7 +217,7 @@ def _measured_number(table: FilledTable, column: Column, cell: Cell) -> dict[str
         empty = {"kind": "measured", "value": None, **where, "command": cell.command}
         return None if cell.command is None else empty
     sources = [
-        {"run": result.run, "seed": result.seed, "date": result.date, "value": result.metrics[column.metric or ""]}
+        {"run": result.run, "seed": result.seed, "date": result.date, "value": column.value(result.metrics)}
         for result in measured.results
     ]
     number = {"kind": "measured", "value": measured.value, "sd": measured.sd, "bold": cell.measured_bold}

@@ -7,6 +7,7 @@ the recipe of its training, the settings by which a run is recognised, and the o
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from gwapctl.errors import DataError, unknown_name
 from gwapctl.zoo import zoo_folder
 
-TABLES = ("i", "ii", "iii", "iv", "v", "cam", "fused", "methods")
+TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
+TOGETHER = {"background": ("background", "background-ilsvrc")}  # one table of two data sets
 
 Setting = bool | int | float | str | tuple[int, ...]
 
@@ -56,6 +58,7 @@ class Column(Frozen):
 
     ``config`` adds to every row's settings (table V trains one model per column). A ``quoted`` column cannot be
     measured; the text says why. An ``optional`` one is left out where no row has its metric: not every data set does.
+    ``percent``: the table prints a metric of 0..1 in percent.
     """
 
     key: str
@@ -66,6 +69,12 @@ class Column(Frozen):
     config: dict[str, Setting] = {}
     quoted: str | None = None
     optional: bool = False
+    percent: bool = False
+
+    def value(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the column's metric as the table prints it, None where it was not measured."""
+        value = None if self.metric is None else metrics.get(self.metric)
+        return 100 * value if value is not None and self.percent else value
 
 
 class Row(Frozen):
@@ -146,7 +155,7 @@ def tables_folder() -> Path:
 
 
 def table_names(name: str) -> tuple[str, ...]:
-    """Return the tables that ``name`` stands for: itself, or each one for ``all``.
+    """Return the tables that ``name`` stands for: itself, its parts, or each one for ``all``.
 
     Raises:
         UsageError: there is no such table.
@@ -156,7 +165,7 @@ def table_names(name: str) -> tuple[str, ...]:
         return TABLES
     if name not in TABLES:
         raise unknown_name("table", name, [*TABLES, "all"])
-    return (name,)
+    return TOGETHER.get(name, (name,))
 
 
 def load_table(name: str) -> TableSpec:

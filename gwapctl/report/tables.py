@@ -45,8 +45,8 @@ def build_tables(
     folder = DEFAULT_RUNS if runs is None else runs
     results = collect_results(folder)
     budget = load_profile(profile)
-    if budget is not None and name == "all":
-        names = tuple(budget.tables)
+    if budget is not None:
+        names = tuple(budget.tables) if name == "all" else tuple(one for one in names if one in budget.tables) or names
     tables = []
     for spec in (apply_profile(load_table(one), budget) for one in names):
         tables += fill_table(spec, results, dataset=dataset or spec.default_dataset, runs=folder)
