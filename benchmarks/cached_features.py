@@ -67,7 +67,8 @@ def main() -> None:
     if device.type == "cpu":
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        make_synthetic_voc(Path(folder) / "scenes", images=round(options.images / 0.6))  # 60 % of them are for training
+        # 60 % of them are for training
+        make_synthetic_voc(Path(folder) / "scenes", images=round(options.images / 0.6), seed=0)
         training = start(Path(folder) / "scenes", options, device)
         train = training.data.train
         slow = seconds_of_epoch(training)

@@ -31,7 +31,7 @@ from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.transforms import EvaluationImages, Key, load_batches
 
 SCHEMA_VERSION = 1  # part of the hash: raise it where the same description would stand for other values
-SHARD_BYTES, MAX_SHARDS = 64 << 20, 256  # little is lost to Ctrl-C, and few files are open at once
+SHARD_IMAGES, MAX_SHARDS = 64, 256  # little is lost to Ctrl-C, and few files are open at once
 BATCH = 32  # whatever the batch of training: a shard that is made again is the same to the bit
 PLAIN, MIRRORED = "plain", "mirrored"
 
@@ -79,9 +79,8 @@ class FeatureCache:
         self.variants = (PLAIN, MIRRORED) if mirrored else (PLAIN,)
         width, height = size
         self.shape = tuple(_feature_maps(model, torch.zeros(1, 3, height, width), precision).shape[1:])  # (h, w, K)
-        bytes_of_all = len(self.samples) * self._bytes_of_one
-        self.shards = min(MAX_SHARDS, len(self.samples), math.ceil(bytes_of_all / SHARD_BYTES))
-        self._per_shard = math.ceil(len(self.samples) / self.shards)
+        self._per_shard = max(SHARD_IMAGES, math.ceil(len(self.samples) / MAX_SHARDS))
+        self.shards = math.ceil(len(self.samples) / self._per_shard)
         self.description = {
             "schema_version": SCHEMA_VERSION,
             "backbone": model.info.backbone,
@@ -117,9 +116,8 @@ class FeatureCache:
 
     def missing_bytes(self) -> int:
         """Return how much will be written."""
-        return (
-            sum(len(variants) * len(self._images_of(shard)) for shard, variants in self.missing()) * self._bytes_of_one
-        )
+        maps = sum(len(variants) * len(self._images_of(shard)) for shard, variants in self.missing())
+        return maps * self._bytes_of_one
 
     def _images_of(self, shard: int) -> range:
         return range(len(self.samples))[shard * self._per_shard : (shard + 1) * self._per_shard]

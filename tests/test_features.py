@@ -93,8 +93,8 @@ def shards_of(cache: FeatureCache) -> dict[str, int]:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three images of resnet-s to a shard."""
-    monkeypatch.setattr(features, "SHARD_BYTES", 3 * 2 * 256 * 6 * 4)
+    """Three images to a shard."""
+    monkeypatch.setattr(features, "SHARD_IMAGES", 3)
 
 
 # --- what is in a cache ---
@@ -335,7 +335,7 @@ def test_a_resumed_run_is_bit_identical(voc: Path, tmp_path: Path, extra: dict[s
 
 
 def test_stopped_while_caching_it_goes_on_there(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "SHARD_BYTES", 4 * 2 * 256 * 6 * 4)
+    monkeypatch.setattr(features, "SHARD_IMAGES", 4)
     config = config_for(voc, cache_features=True)
 
     def stop(state: Progress) -> None:

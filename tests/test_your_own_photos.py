@@ -76,6 +76,7 @@ def test_the_commands_run_in_order(place: Path, capsys: pytest.CaptureFixture[st
             assert "computing the feature maps of 20 images and of their mirror images once" in said.err
         if command[0] == "evaluate":
             assert load_info(place / "runs" / "mine").box_rule.startswith("fixed:")
+            assert "chosen on the very images that it is measured on" in " ".join(said.err.split())
     run = Run.open(place / "runs" / "mine")
     assert (run.finished, run.document["config"]["cache_features"], run.document["dataset"]["n_val"]) == (True, True, 4)
     calibration = load_info(run.folder).provenance["calibration"]

@@ -199,6 +199,8 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         metrics = document["metrics"]
         figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
         document["calibration"] = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
+        if chosen["split"] == ground.split:
+            document["notes"].append("the threshold was chosen on the very images that it is measured on")
     return document
 
 
