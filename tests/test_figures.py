@@ -225,20 +225,21 @@ def test_the_mean_of_figure_8_is_between_its_scales() -> None:
 @pytest.mark.parametrize(("multi_label", "most"), [(True, 3), (False, 1)])
 def test_figure_9_gives_every_class_a_colour_and_a_map(multi_label: bool, most: int) -> None:
     sheet = build_figure("9", [subject("gwap-class", multi_label=multi_label)], [scene(), scene(20, 60)], Wishes())
-    assert sheet.heads[0] == "gwap-class\nwhat is found"
-    assert set(sheet.heads[1:]) == {"gwap-class\nweight map"}
+    assert sheet.heads[:2] == ("input", "gwap-class\nwhat is found")
+    assert set(sheet.heads[2:]) == {"gwap-class\nweight map"}
     for row in sheet.rows:
-        assert row.panels[0] is not None
-        maps = [panel for panel in row.panels[1:] if panel is not None]
+        found = row.panels[1]
+        assert found is not None
+        maps = [panel for panel in row.panels[2:] if panel is not None]
         assert 1 <= len(maps) <= most
-        captions = row.panels[0].captions
+        captions = found.captions
         assert [panel.captions[0] for panel in maps] == list(captions)
         assert len({caption.colour for caption in captions}) == len(captions)
-        assert {outline.colour for outline in row.panels[0].outlines} <= {caption.colour for caption in captions}
+        assert {outline.colour for outline in found.outlines} <= {caption.colour for caption in captions}
 
 
 def test_figure_9_needs_a_map_per_class() -> None:
-    assert build_figure("9", [subject("gwap")], [scene()], Wishes()).heads[1] == "gwap\nclass map"
+    assert build_figure("9", [subject("gwap")], [scene()], Wishes()).heads[2] == "gwap\nclass map"
     with pytest.raises(UsageError, match="one for all"):
         build_figure("9", [subject("gwap")], [scene()], Wishes(map="weight"))
 
@@ -302,10 +303,12 @@ def test_command_draws_a_figure(tmp_path: Path, data: Path, run_cli: Callable[..
     runs, out = tmp_path / "runs", tmp_path / "figure.png"
     for head in ("gap", "gwap"):
         make_run(runs / head, head, data)
-    done = run_cli("report", "--figure", "8", "--runs", runs, "--limit", 1, "--scales", "32,48", "--out", out)
+    done = run_cli(
+        "report", "--figure", "8", "--runs", runs, "--limit", 1, "--scales", "32,48", "--dpi", 100, "--out", out
+    )
     assert done.code == 0, done.stderr
     assert done.stdout.strip() == str(out)
-    assert cv2.imread(str(out)).shape[1] > 1500  # 300 dpi
+    assert cv2.imread(str(out)).shape[1] > 500
     again = run_cli("report", "--figure", "7", "--runs", runs, "--out", out)
     assert again.code == 2
     assert "--overwrite" in again.stderr
@@ -363,15 +366,15 @@ class FakeReader:
 def test_figure_9_shows_what_a_detector_found() -> None:
     detector = Subject(DetectorModel(FakeReader("gwap"), "d"), "R-FCN + GWAP")  # type: ignore[arg-type]
     sheet = build_figure("9", [detector], [scene(), scene(20, 60)], Wishes())
-    assert sheet.heads == ("R-FCN + GWAP\nwhat is found", *["R-FCN + GWAP\nweight map"] * 2)
-    first = sheet.rows[0].panels[0]
+    assert sheet.heads == ("input", "R-FCN + GWAP\nwhat is found", *["R-FCN + GWAP\nweight map"] * 2)
+    first = sheet.rows[0].panels[1]
     assert first is not None
     assert len(first.outlines) == 5
     assert [caption.text for caption in first.captions] == [f"{NAMES[2]} 90%, 70%, 60% and 1 more", f"{NAMES[0]} 80%"]
     assert [outline.colour for outline in first.outlines].count(COLOURS[0]) == 4
     plain = Subject(DetectorModel(FakeReader("none"), "d"), "R-FCN")  # type: ignore[arg-type]
     sheet = build_figure("9", [plain], [scene()], Wishes())
-    assert len(sheet.heads) == 1
+    assert len(sheet.heads) == 2
     assert not sheet.heat
     with pytest.raises(UsageError, match="is a detector"):
         build_figure("7", [plain], [scene()], Wishes())

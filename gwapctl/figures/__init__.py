@@ -7,11 +7,11 @@ from pathlib import Path
 
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.figures.papers import FIGURES, Wishes, build_figure
-from gwapctl.figures.plate import FORMATS, save_plate
+from gwapctl.figures.plate import DPI, FORMATS, save_plate
 from gwapctl.figures.scenes import find_scenes
 from gwapctl.figures.subjects import find_subjects
 
-__all__ = ["FIGURES", "FORMATS", "Wishes", "make_figure"]
+__all__ = ["DPI", "FIGURES", "FORMATS", "Wishes", "make_figure"]
 
 
 def make_figure(
@@ -25,13 +25,14 @@ def make_figure(
     root: Path | None = None,
     limit: int = 4,
     wishes: Wishes | None = None,
+    dpi: int = DPI,
     overwrite: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Draw the paper's figure ``name`` from ``models`` (by default the newest run of each head below ``runs``).
 
     ``images`` are files, folders, globs or image ids; by default the first ``limit`` of the data set that the first
-    model is evaluated on. ``note`` is told what a reader should know.
+    model is evaluated on. ``dpi``: pixels per inch. ``note`` is told what a reader should know.
 
     Raises:
         UsageError: no such figure or format, ``out`` exists, or the models cannot give what the figure shows.
@@ -47,5 +48,5 @@ def make_figure(
         raise UsageError(f"{out} exists. Replace it with --overwrite, or choose another --out.")
     subjects = find_subjects(models, runs, detectors=name == "9")
     scenes = find_scenes(images, subjects[0].model.name, dataset=dataset, root=root, count=limit)
-    save_plate(build_figure(name, subjects, scenes, wishes or Wishes(), note), out)
+    save_plate(build_figure(name, subjects, scenes, wishes or Wishes(), note), out, dpi=dpi)
     return out

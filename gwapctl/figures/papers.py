@@ -83,9 +83,8 @@ def figure_9(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
     found = [_sure(_find(finder, scene), subject) for scene in scenes]
     columns = max(min(len(one.maps), MOST_MAPS) for one in found)
     rows = [_detections(scene, one, columns) for scene, one in zip(scenes, found, strict=True)]
-    return Plate(
-        (f"{subject.name}\nwhat is found", *[_head(subject, method)] * columns), tuple(rows), heat=bool(columns)
-    )
+    heads = ("input", f"{subject.name}\nwhat is found", *[_head(subject, method)] * columns)
+    return Plate(heads, tuple(rows), heat=bool(columns))
 
 
 FIGURES: dict[str, Callable[[Sequence[Subject], Sequence[Scene], Wishes, Note], Plate]] = {
@@ -195,7 +194,7 @@ def _detections(scene: Scene, found: Localization, columns: int) -> PlateRow:
         Panel(_heated(scene, found, place), scene.size, captions=(caption,))
         for place, caption in enumerate(captions[: min(columns, len(found.maps))])
     ]
-    return PlateRow((first, *maps, *[None] * (columns - len(maps))))
+    return PlateRow((_input(scene), first, *maps, *[None] * (columns - len(maps))))
 
 
 def _heated(scene: Scene, found: Localization, place: int) -> ImageArray:

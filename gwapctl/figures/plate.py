@@ -95,7 +95,9 @@ def save_plate(plate: Plate, path: Path, *, dpi: int = DPI, width: float = PAGE)
     import matplotlib as mpl
 
     kind = path.suffix.lower()
-    extras: dict[str, Any] = {"pil_kwargs": {"quality": 85}} if kind == ".jpg" else {"metadata": _METADATA[kind]}
+    extras: dict[str, Any] = (
+        {"pil_kwargs": {"quality": 85, "subsampling": 0}} if kind == ".jpg" else {"metadata": _METADATA[kind]}
+    )
     with mpl.rc_context(_STYLE):
         figure = draw_plate(plate, width=width)
         with atomic_path(path) as temporary:

@@ -1,0 +1,115 @@
+"""Write docs/methods.md: the table of all methods from the result files in docs/results, and its picture.
+
+python benchmarks/write_methods.py                   the page from what is committed: the same text every time
+python benchmarks/write_methods.py --collect RUNS    first copy the finished runs of this table below RUNS to
+                                                     docs/results, without weights and anything of this machine
+python benchmarks/write_methods.py --picture RUNS    first draw docs/images/methods.jpg with these runs' weights, on the
+                                                     first test images of the synthetic set they were trained on
+
+Run it at the top of the checkout. It trains nothing: the commands that made the runs are on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gwapctl.figures.methods import Method, method_plate
+from gwapctl.figures.plate import save_plate
+from gwapctl.figures.scenes import find_scenes
+from gwapctl.localize import Model, load_model
+from gwapctl.report.fill import fill_table
+from gwapctl.report.profile import apply_profile, load_profile
+from gwapctl.report.render import render_markdown
+from gwapctl.report.results import collect_results
+from gwapctl.report.slim import collect_slim
+from gwapctl.report.spec import TableSpec, load_table
+from gwapctl.runs import Run, find_runs
+
+TABLE, PROFILE = "methods", "quick"
+SCENES = "data/scenes"
+RESULTS, PAGE, PICTURE = Path("docs/results"), Path("docs/methods.md"), Path("docs/images/methods.jpg")
+IMAGES, DPI = 5, 100
+
+HEAD = f"""# Every head and map method, side by side
+
+Made by `python benchmarks/write_methods.py` from the result files in `docs/results`; nothing here is written by hand.
+
+One small network (`resnet-s`, whose backbone starts from the bundled model), one budget, no choice on the images that
+are reported on, one seed: small differences mean nothing. The budget is that of two CPU cores, far below any paper's.
+Numbers of different tables do not compare. The commands:
+
+```sh
+gwapctl data synth --background --out data/background    # images without objects, for head background
+gwapctl data synth --images 400 --out {SCENES}
+gwapctl reproduce {TABLE} --profile {PROFILE}                      # Tiny ImageNet, 40 classes
+gwapctl reproduce {TABLE} --profile {PROFILE} --dataset {SCENES}
+python benchmarks/write_methods.py --collect runs --picture runs
+```
+
+A head is how a feature map becomes class scores; a map is read from a trained network, so several rows share one.
+`class` is the class activation map, `weight` the pooling weights of GWAP, `fused` the mean of these two (ours),
+`foreground` the class-free branch of head `background`, `backprop` the gradient at the pixels; `gradcam`, `layercam`
+and `dgl` use gradients at the last feature map.
+"""
+UNDER = f"""
+## The same images under every method
+
+Made by `python benchmarks/write_methods.py --picture runs`: the first {IMAGES} test images of `{SCENES}`, which are
+synthetic. The class of the largest object is given, its boxes are dashed; the solid box is Otsu's.
+
+![Heatmaps and boxes of every head and map method on the same {IMAGES} synthetic images](images/{PICTURE.name})
+"""
+
+
+def main() -> None:
+    """Do what is asked for, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collect", type=Path, metavar="RUNS")
+    parser.add_argument("--picture", type=Path, metavar="RUNS")
+    arguments = parser.parse_args()
+    spec = apply_profile(load_table(TABLE), load_profile(PROFILE))
+    if arguments.collect:
+        for run in runs_of(spec, arguments.collect):
+            collect_slim(run.folder, RESULTS)
+    if arguments.picture:
+        PICTURE.parent.mkdir(parents=True, exist_ok=True)
+        draw_picture(spec, arguments.picture)
+    PAGE.write_text(page(spec), encoding="utf-8")
+
+
+def runs_of(spec: TableSpec, folder: Path) -> list[Run]:
+    """Return the finished runs below ``folder`` that were trained by a recipe of the table."""
+    recipes = {row.recipe for row in spec.rows}
+    return [run for run in find_runs(folder) if run.finished and run.document["config"].get("recipe") in recipes]
+
+
+def page(spec: TableSpec) -> str:
+    """Return the page: each data set's table, and the picture where there is one."""
+    tables = [table for table in fill_table(spec, collect_results(RESULTS)) if table.results()]
+    text = render_markdown(tables) if tables else "Nothing is measured yet.\n"
+    return "\n".join([HEAD, text]) + (UNDER if PICTURE.is_file() else "")
+
+
+def draw_picture(spec: TableSpec, folder: Path) -> None:
+    """Draw every row for which there is a network trained on the synthetic scenes."""
+    runs = {
+        run.document["config"]["recipe"]: run.folder
+        for run in runs_of(spec, folder)
+        if run.document["dataset"]["name"] == Path(SCENES).name
+    }
+    models = {recipe: load_model(path, precision="fp32") for recipe, path in runs.items()}
+    methods = []
+    for row in spec.rows:
+        model = models.get(str(row.recipe))
+        if isinstance(model, Model):
+            rule = row.evaluate.box_rule or model.info.box_rule
+            methods.append(Method(", ".join(row.labels), model, str(row.evaluate.map), rule))
+    if not methods:
+        raise SystemExit(f"{folder} holds no finished run of table {spec.name} on {SCENES}.")
+    scenes = find_scenes([], methods[0].model.name, count=IMAGES)
+    save_plate(method_plate(methods, scenes), PICTURE, dpi=DPI)
+
+
+if __name__ == "__main__":
+    main()
