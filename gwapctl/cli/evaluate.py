@@ -80,7 +80,7 @@ Timing = Annotated[
     bool,
     typer.Option(
         "--timing",
-        help="Add images per second and memory of reading the maps, on this machine.",
+        help="Add images per second of computing and memory of reading the maps.",
         rich_help_panel=options.MACHINE,
     ),
 ]
@@ -252,6 +252,8 @@ def _cell(metric: str, value: float | None) -> str:
     """Show rates in percent with two digits, what lies in 0..1 with four."""
     if value is None:
         return ""
+    if metric.startswith("fg_iou") and metric.endswith("_threshold"):
+        return f"{value:.0f}"  # of 256 levels
     fraction = metric.startswith(("f_", "fg_iou", "mean_iou")) or metric.endswith("_threshold")
     return f"{value:.4f}" if fraction else f"{value:.2f}"
 

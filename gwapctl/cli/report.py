@@ -101,9 +101,8 @@ def report(
 
     Examples:
       gwapctl report runs/a
-      gwapctl report --table ii
       gwapctl report --table all --format markdown
-      gwapctl report --figure 7 --models runs/gap,runs/gwap --images photos --out heads.pdf
+      gwapctl report --figure 7 --models runs/gap,runs/gwap --out heads.pdf
 
     """
     if figure is not None and table is None:

@@ -1,8 +1,9 @@
 """What reading maps costs: images per second, and memory above a plain classification. Measured where asked for.
 
 The speed is that of one thread that has its images decoded and resized already, which tells map methods apart; like
-every speed it is a number of the machine. The memory is not: it is the tensors that are alive at the same time for one
-image, less those of classifying it, without what libraries take inside one operation.
+every speed it is a number of the machine. On a CPU it is per second of computing, all cores of this process together:
+other programs on the machine do not count. The memory is no number of the machine: it is the tensors that are alive at
+the same time for one image, less those of classifying it, without what libraries take inside one operation.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def measure_cost(localizer: Localizer, samples: Sequence[BoxedSample]) -> tuple[
         localizer.run(images[:count], regions=None if regions is None else regions[:count])
 
     run(localizer.batch_size)  # the first pass is slower
-    seconds = min(_seconds(lambda: run(len(images))) for _ in range(PASSES))
+    clock = time.process_time if localizer.device.type == "cpu" else time.perf_counter
+    seconds = min(_seconds(lambda: run(len(images)), clock) for _ in range(PASSES))
     memory = _extra_memory(localizer, lambda: run(1))
     how = {
         "images": len(images),
@@ -57,10 +59,10 @@ def measure_cost(localizer: Localizer, samples: Sequence[BoxedSample]) -> tuple[
     return {"images_per_second": len(images) / seconds, **memory}, how
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _extra_memory(localizer: Localizer, read_one: Callable[[], object]) -> dict[str, float]:
