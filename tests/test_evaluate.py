@@ -106,6 +106,46 @@ def test_perfect_maps_give_perfect_scores(tmp_path: Path) -> None:
     assert document["n_degenerate"] == 0
 
 
+LOCATED = {
+    *("gt_known_error", "cor_loc", "mean_iou", "f_measure", "f_of_means", "px_ap"),
+    *("fg_iou", "fg_iou_threshold", "fg_iou_pooled", "fg_iou_pooled_threshold"),
+    *("max_box_acc", "max_box_acc_30", "max_box_acc_50", "max_box_acc_70", "max_box_acc_v2", "max_box_acc_threshold"),
+}
+RANKED = {"top1_error", "top5_error", "top1_loc_error", "top5_loc_error"}
+PREDICTED = {"f_measure_predicted", "f_of_means_predicted", "fg_iou_predicted", "fg_iou_pooled_predicted"}
+
+
+@pytest.mark.parametrize(
+    ("multi_label", "own_maps", "expected"),
+    [
+        (False, False, LOCATED | RANKED),
+        (True, False, LOCATED | {"voc_map_11pt", "voc_map_area"}),
+        (False, True, LOCATED | RANKED | PREDICTED),
+        (True, True, LOCATED | PREDICTED | {"voc_map_11pt", "voc_map_area"}),
+    ],
+)
+def test_every_metric_that_the_data_allows(
+    tmp_path: Path, multi_label: bool, own_maps: bool, expected: set[str]
+) -> None:
+    """Boxes, masks and predicted classes are there; one map for all classes has no predicted class's own."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[6:24, 10:30] = 255
+    (tmp_path / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), mask)
+    maps = np.stack([full_map(BOX)] * 3)
+    write_map(tmp_path / "out" / "maps", "a.png", maps if own_maps else maps[0])
+    about = {"a.png": MapImage(WIDTH, HEIGHT, NAMES)}
+    write_maps_info(tmp_path / "out" / "maps", MapsInfo("class", class_agnostic=not own_maps), about.items())
+    write_predictions(tmp_path / "out", {"a.png": [(name, 0.5, None) for name in NAMES]})
+    judged = ground([sample("a.png", {0: [BOX]})], multi_label=multi_label, masks=tmp_path / "masks")
+    document = evaluate_maps(tmp_path / "out", judged)
+    assert set(document["metrics"]) == expected
+    assert document["notes"] == []
+    for floor in document["floors"].values():
+        blind = {key for key in expected if not key.endswith(("_threshold", "_predicted"))}
+        assert set(floor) == blind - {"top1_error", "top5_error", "voc_map_11pt", "voc_map_area"}
+
+
 def test_floors_are_the_hand_worked_boxes(tmp_path: Path) -> None:
     write_map(tmp_path, "a.jpg", full_map(BOX))
     floors = evaluate_maps(tmp_path, ground([sample("a.jpg", {0: [BOX]})]))["floors"]
