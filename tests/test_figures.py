@@ -19,6 +19,7 @@ from gwapctl.detection.inference import FoundObjects
 from gwapctl.draw import COLOURS
 from gwapctl.errors import DataError, UsageError
 from gwapctl.figures import make_figure
+from gwapctl.figures.methods import Method, method_plate
 from gwapctl.figures.papers import Wishes, build_figure
 from gwapctl.figures.plate import (
     DPI,
@@ -378,3 +379,41 @@ def test_figure_9_shows_what_a_detector_found() -> None:
     assert not sheet.heat
     with pytest.raises(UsageError, match="is a detector"):
         build_figure("7", [plain], [scene()], Wishes())
+
+
+# --- the picture of all methods -------------------------------------------------------------------------------------
+
+
+def test_every_method_has_a_row_of_the_same_images() -> None:
+    methods = [
+        Method("GAP, class", subject("gap").classifier, "class", "otsu"),
+        Method("GWAP, weight", subject("gwap").classifier, "weight", "fixed:0.5"),
+        Method("GWAP-gt, class", subject("gwap-gt").classifier, "class", "otsu"),
+    ]
+    scenes = [scene(), scene(20, 60)]
+    sheet = method_plate(methods, scenes)
+    assert sheet.heads == ("apple", "apple")
+    assert [row.label for row in sheet.rows] == ["input", "GAP, class", "GWAP, weight", "GWAP-gt, class"]
+    assert [outline.truth for panel in sheet.rows[0].panels if panel for outline in panel.outlines] == [True, True]
+    for row in sheet.rows[1:]:
+        for panel, image in zip(row.panels, scenes, strict=True):
+            assert panel is not None
+            assert panel.size == image.size
+            assert len(panel.outlines) <= 1
+    given = build_figure("7", [subject("gap")], scenes, Wishes(map="class")).rows[0].panels[1]
+    assert given is not None
+    own = sheet.rows[1].panels[0]
+    assert own is not None
+    predicted = given.captions[0].text.startswith("apple")
+    assert np.array_equal(own.picture, given.picture) == predicted  # the class is given, not predicted
+
+
+def test_methods_need_known_classes() -> None:
+    method = Method("GAP", subject("gap").classifier, "class", "otsu")
+    with pytest.raises(DataError, match="no known class"):
+        method_plate([method], [Scene(Path("x.png"))])
+    stranger = scene()
+    foreign = Scene(stranger.path, (ClassName("zebra", "z"),), stranger.boxes, stranger.box_classes)
+    foreign.__dict__["pixels"] = stranger.pixels
+    with pytest.raises(DataError, match="does not know class 'zebra'"):
+        method_plate([method], [foreign])

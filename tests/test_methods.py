@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gwapctl.heads import HEADS
 from gwapctl.maps.methods import MAPS
 from gwapctl.report.fill import FilledTable, fill_table
 from gwapctl.report.match import recipe_file
+from gwapctl.report.profile import apply_profile, load_profile
 from gwapctl.report.results import collect_results
 from gwapctl.report.spec import load_table
 from gwapctl.report.tables import FORMATS, render_tables
@@ -129,3 +131,45 @@ def test_commands_measure_the_cost(tmp_path: Path) -> None:
     commands = [cell.command or "" for row in table.rows for cell in row.cells]
     assert all(command.startswith("gwapctl train tiny-imagenet:40 --recipe methods-") for command in commands)
     assert all(command.endswith("--box-rule otsu --timing") for command in commands)
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Load benchmarks/write_methods.py; it works at the top of the checkout."""
+    path = Path(__file__).parent.parent / "benchmarks" / "write_methods.py"
+    specification = importlib.util.spec_from_file_location("write_methods", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    monkeypatch.chdir(path.parent.parent)
+    return module
+
+
+def test_the_page_has_a_table_per_data_set(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "RESULTS", tmp_path / "results")
+    spec = apply_profile(SPEC, load_profile("quick"))
+    assert "Nothing is measured yet" in script.page(spec)
+    profile = {key: value for key, value in spec.rows[0].instead.items() if key != "head"}
+    make_run(tmp_path / "runs", "gap", [("class", METRICS | {"top1_error": 12.5})], **profile)
+    make_run(tmp_path / "runs", "gwap", [("fused", METRICS | {"px_ap": 70.0})], dataset="scenes", **profile)
+    (tmp_path / "runs" / "other").mkdir()
+    Run.create(tmp_path / "runs" / "other", {"config": {"recipe": "voc-caffenet-gap"}}).update(status="finished")
+    for run in script.runs_of(spec, tmp_path / "runs"):
+        script.collect_slim(run.folder, tmp_path / "results")
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["gap-tiny", "gwap-scen"]
+    page = script.page(spec)
+    assert "**All methods on tiny-imagenet:40 val.**" in page
+    assert "**All methods on scenes val (1,000 images).**" in page
+    assert "| GAP | class | 12.50 |" in page
+    assert str(tmp_path) not in page.replace(str(tmp_path / "results"), "")
+
+
+def test_the_committed_page_is_what_the_command_writes(script: Any) -> None:
+    if not script.PAGE.is_file():
+        pytest.skip("nothing is measured yet")
+    spec = apply_profile(SPEC, load_profile("quick"))
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(spec)

@@ -24,7 +24,8 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int | None:
         return int(torch.cuda.max_memory_allocated(device) - before)
     if device.type != "cpu":
         return None
-    with _LiveBytes() as live:
+    live = _LiveBytes()
+    with live:
         work()
     return live.peak
 
