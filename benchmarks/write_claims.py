@@ -123,11 +123,19 @@ def _commands(filled: Sequence[tuple[str, str]]) -> str:
 
 
 def _summary(claims: Sequence[Claim], judged: Mapping[str, Mapping[str, list[Outcome]]]) -> str:
-    lines = ["## Summary\n", "| claim | data set | verdict |", "|:---|:---|:---|"]
+    lines = ["## Summary\n", "| claim | data set | verdict | because |", "|:---|:---|:---|:---|"]
     for claim in claims:
         for dataset, outcomes in judged[claim.title].items():
-            lines.append(f"| {claim.title} | {dataset} | {judge_claim(outcomes)} |")
+            lines.append(f"| {claim.title} | {dataset} | {judge_claim(outcomes)} | {_because(outcomes)} |")
     return "\n".join([*lines, ""])
+
+
+def _because(outcomes: Sequence[Outcome]) -> str:
+    """Count the comparisons that hold, that do not, and that are open for one reason or another."""
+    words = [outcome.doubt or {"holds": "hold"}.get(outcome.verdict, "do not") for outcome in outcomes]
+    order = sorted(set(words), key=lambda word: (word not in ("hold", "do not"), word))
+    counts = ", ".join(f"{words.count(word)} {word}" for word in order)
+    return f"of {len(words)} comparisons: {counts}" if len(words) > 1 else outcomes[0].doubt
 
 
 def _section(claim: Claim, judged: Mapping[str, list[Outcome]]) -> str:
@@ -141,21 +149,18 @@ def _section(claim: Claim, judged: Mapping[str, list[Outcome]]) -> str:
 
 def _cells(outcome: Outcome) -> list[str]:
     """Return comparison, seeds, numbers, difference and verdict as texts."""
-    seeds = list(outcome.values)
+    seeds, decimals = list(outcome.values), outcome.comparison.decimals
+    verdict = f"{outcome.verdict} ({outcome.doubt})" if outcome.doubt else outcome.verdict
     if not seeds:
-        return [outcome.comparison.text, "0", "", "", outcome.verdict]
-    numbers = ", ".join(_spread([one[seed] for seed in seeds]) for one in outcome.numbers)
-    error = "" if outcome.error is None else f" (standard error {_short(outcome.error)})"
-    return [outcome.comparison.text, str(len(seeds)), numbers, f"{outcome.mean:+.4g}{error}", outcome.verdict]
+        return [outcome.comparison.text, "0", "", "", verdict]
+    numbers = ", ".join(_spread([one[seed] for seed in seeds], decimals) for one in outcome.numbers)
+    error = "" if outcome.error is None else f" (standard error {outcome.error:.{decimals}f})"
+    return [outcome.comparison.text, str(len(seeds)), numbers, f"{outcome.mean:+.{decimals}f}{error}", verdict]
 
 
-def _spread(values: Sequence[float]) -> str:
-    sd = f" ± {_short(statistics.stdev(values))}" if len(values) > 1 else ""
-    return _short(statistics.fmean(values)) + sd
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}"
+def _spread(values: Sequence[float], decimals: int) -> str:
+    sd = f" ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{decimals}f}{sd}"
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def test_an_interrupted_call_continues_where_it_stopped(
     monkeypatch.setattr(training, "train_step", stop_in_the_fifth)
     assert reproduce("ii").code == 130
     assert [run.document["status"] for run in find_runs(tmp_path / "runs")] == ["finished", "interrupted"]
-    plan = json.loads(reproduce("ii", "--dry-run", "--json").stdout)["plan"]
+    plan = json.loads(reproduce("ii", "--dry-run", "--json").stdout)["tables"][0]["plan"]
     assert [item["state"] for item in plan] == ["trained", "interrupted"]
     count = 5
     result = reproduce("ii")
@@ -206,7 +206,7 @@ def test_runs_with_other_settings_do_not_count(reproduce: Reproduce, tiny: Path,
 
 def test_dry_run_counts_images_and_does_nothing(reproduce: Reproduce, tmp_path: Path) -> None:
     result = reproduce("ii", "--dry-run", "--json", "--seeds", "2")
-    document = json.loads(result.stdout)
+    (document,) = json.loads(result.stdout)["tables"]
     assert (document["table"], len(document["plan"])) == ("ii", 4)
     first = document["plan"][0]
     assert (first["rows"], first["state"], first["iterations"], first["images"]) == (["googlenet-gap"], "new", 3, 12)
@@ -219,7 +219,7 @@ def test_dry_run_counts_images_and_does_nothing(reproduce: Reproduce, tmp_path: 
 
 def test_dry_run_uses_the_speed_of_earlier_runs(reproduce: Reproduce) -> None:
     reproduce("ii", "--rows", "googlenet-gap")
-    plan = json.loads(reproduce("ii", "--dry-run", "--json", "--seeds", "2").stdout)["plan"]
+    plan = json.loads(reproduce("ii", "--dry-run", "--json", "--seeds", "2").stdout)["tables"][0]["plan"]
     by_seed = {(item["rows"][0], item["seed"]): item for item in plan}
     assert by_seed["googlenet-gap", 1]["seconds"] == pytest.approx(
         12 / by_seed["googlenet-gap", 1]["images_per_second"]
@@ -252,6 +252,11 @@ def test_tables_iii_iv_and_cam_train_the_same_ten_networks(tmp_path: Path) -> No
     assert len(keys["iii"]) == 10
     assert keys["iv"] == keys["iii"]
     assert keys["cam"] < keys["iii"]
+
+
+def test_all_tables_of_a_profile_one_after_the_other(reproduce: Reproduce) -> None:
+    plans = json.loads(reproduce("all", "--dry-run", "--json", "--rows", "googlenet-gap").stdout)["tables"]
+    assert [(plan["table"], len(plan["plan"])) for plan in plans] == [("i", 1), ("ii", 1)]
 
 
 @pytest.mark.parametrize(

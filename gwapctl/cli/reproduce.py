@@ -10,12 +10,13 @@ import typer
 from gwapctl.cli import console, options
 
 if TYPE_CHECKING:
+    from gwapctl.report.spec import TableSpec
     from gwapctl.reproduce import Cost, Failure, Plan, Work
 
 SOME_FAILED = 3
 
 Table = Annotated[
-    str, typer.Argument(metavar="TABLE", help="A paper's table: i, ii, iii, iv, v, cam, ...", show_default=False)
+    str, typer.Argument(metavar="TABLE", help="A table: i, ii, iii, iv, v, cam, dgl, ... or all.", show_default=False)
 ]
 ProfileName = Annotated[
     str, typer.Option("--profile", help="paper, quick (two CPU cores), or a TOML file.", rich_help_panel=options.MODEL)
@@ -59,22 +60,45 @@ def reproduce(
       gwapctl reproduce ii --profile quick --dataset data/fruits-voc --seeds 3
 
     """
-    from gwapctl.report.profile import apply_profile, load_profile
-    from gwapctl.report.spec import load_table
+    from gwapctl.errors import GwapctlError
+    from gwapctl.report.profile import load_specs
     from gwapctl.reproduce import Machine, carry_out, make_plan
 
-    spec = apply_profile(load_table(table), load_profile(profile))
     machine = Machine(runs, root, device, workers)
-    plan = make_plan(spec, dataset=dataset, seeds=seeds, rows=_names(rows), machine=machine)
+    asked = _with_rows(load_specs(table, profile), _names(rows))
+    plans, broken = [], []
+    for spec, part in asked:  # one after the other: a later table finds what an earlier one has trained
+        plan = make_plan(spec, dataset=dataset, seeds=seeds, rows=part, machine=machine)
+        plans.append(plan)
+        if dry_run:
+            continue
+        try:
+            _fetch(plan, offline)
+        except GwapctlError as error:
+            if len(asked) == 1:
+                raise
+            broken.append(f"table {spec.name}: {error}")
+            continue
+        failures = carry_out(
+            plan, watch=console.progress, say=console.note, before=lambda config: _announce_weights(config, offline)
+        )
+        broken += [_failure(failure) for failure in failures]
     if dry_run:
-        _show_plan(plan, json)
+        _show_plans(plans, json)
         return
-    _fetch(plan, offline)
-    failures = carry_out(
-        plan, watch=console.progress, say=console.note, before=lambda config: _announce_weights(config, offline)
-    )
-    _show_table(table, plan, profile, json)
-    _show_failures(failures)
+    _show_tables(plans, json)
+    for text in broken:
+        console.error(text)
+    if broken:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _with_rows(specs: list[TableSpec], rows: tuple[str, ...]) -> list[tuple[TableSpec, tuple[str, ...]]]:
+    """Return each table with its part of ``rows``; of several tables, those that have one."""
+    parts = [(spec, tuple(row for row in rows if row in {one.id for one in spec.rows})) for spec in specs]
+    if not set(rows) <= {row for _, part in parts for row in part}:
+        return [(specs[0], rows)]  # planning it says which row there is not
+    return [(spec, part) for spec, part in parts if part or not rows]
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -96,26 +120,19 @@ def _announce_weights(config: Any, offline: bool) -> None:
     announce_weights(config, offline)
 
 
-def _show_plan(plan: Plan, json: bool) -> None:
+def _show_plans(plans: list[Plan], json: bool) -> None:
     """Print what would be trained and evaluated, and what it costs."""
-    costs = [plan.cost(work) for work in plan.works]
     if json:
-        console.print_json(
-            {
-                "schema_version": 1,
-                "table": plan.spec.name,
-                "profile": plan.spec.profile or "paper",
-                "dataset": plan.dataset,
-                "plan": [_as_json(plan, work, cost) for work, cost in zip(plan.works, costs, strict=True)],
-            }
-        )
+        console.print_json({"schema_version": 1, "tables": [_as_json(plan) for plan in plans]})
         return
-    console.print_table(
-        ("rows", "seed", "training", "run", "iterations", "images", "images/s", "time", "evaluations"),
-        [_line(plan, work, cost) for work, cost in zip(plan.works, costs, strict=True)],
-        title=f"{plan.spec.number}, profile {plan.spec.profile or 'paper'}, on {plan.dataset}",
-    )
-    console.note(_total(plan, costs))
+    for plan in plans:
+        costs = [plan.cost(work) for work in plan.works]
+        console.print_table(
+            ("rows", "seed", "training", "run", "iterations", "images", "images/s", "time", "evaluations"),
+            [_line(plan, work, cost) for work, cost in zip(plan.works, costs, strict=True)],
+            title=f"{plan.spec.number}, profile {plan.spec.profile or 'paper'}, on {plan.dataset}",
+        )
+        console.note(_total(plan, costs))
 
 
 def _line(plan: Plan, work: Work, cost: Cost) -> tuple[object, ...]:
@@ -132,7 +149,16 @@ def _line(plan: Plan, work: Work, cost: Cost) -> tuple[object, ...]:
     )
 
 
-def _as_json(plan: Plan, work: Work, cost: Cost) -> dict[str, Any]:
+def _as_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "table": plan.spec.name,
+        "profile": plan.spec.profile or "paper",
+        "dataset": plan.dataset,
+        "plan": [_work_as_json(plan, work, plan.cost(work)) for work in plan.works],
+    }
+
+
+def _work_as_json(plan: Plan, work: Work, cost: Cost) -> dict[str, Any]:
     return {
         "rows": list(dict.fromkeys(reading.row.id for reading in work.readings)),
         "seed": work.config.seed,
@@ -177,23 +203,18 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _show_table(table: str, plan: Plan, profile: str, json: bool) -> None:
-    from gwapctl.report.tables import build_tables, render_tables
+def _show_tables(plans: list[Plan], json: bool) -> None:
+    """Print the tables, each on the data set of its plan."""
+    from gwapctl.report.fill import fill_table
+    from gwapctl.report.results import collect_results
+    from gwapctl.report.tables import render_tables
 
-    runs = plan.machine.runs if plan.machine.runs.is_dir() else None
-    dataset = None if plan.dataset == plan.spec.train_dataset else plan.dataset
-    tables = build_tables(table, runs=runs, dataset=dataset, profile=profile)
+    tables = []
+    for plan in plans:
+        results = collect_results(plan.machine.runs)
+        tables += fill_table(plan.spec, results, dataset=plan.evaluated_on, runs=plan.machine.runs)
     console.print_text(render_tables(tables, "json" if json else "table"))
 
 
-def _show_failures(failures: list[Failure]) -> None:
-    """Say what is missing and why.
-
-    Raises:
-        typer.Exit: something is.
-
-    """
-    for failure in failures:
-        console.error(f"{', '.join(failure.rows)}, seed {failure.seed}: {failure.what} failed: {failure.why}")
-    if failures:
-        raise typer.Exit(SOME_FAILED)
+def _failure(failure: Failure) -> str:
+    return f"{', '.join(failure.rows)}, seed {failure.seed}: {failure.what} failed: {failure.why}"

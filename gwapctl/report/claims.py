@@ -33,11 +33,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One quantity per seed, made of the numbers of ``sides``, that the claim says is positive."""
+    """One quantity per seed, made of the numbers of ``sides``, that the claim says is positive.
+
+    ``decimals`` are for printing.
+    """
 
     text: str
     sides: tuple[Side, ...]
     value: Callable[[Sequence[float]], float]
+    decimals: int = 2
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,19 @@ class Outcome:
         return statistics.stdev(self.values.values()) / math.sqrt(len(self.values)) if len(self.values) > 1 else None
 
     @property
+    def doubt(self) -> str:
+        """Why the rule cannot decide; empty where it does."""
+        error = self.error
+        if not self.values:
+            return "not measured"
+        if len(self.values) < LEAST_SEEDS or error is None:
+            return f"too few seeds: {len(self.values)}"
+        return "within the error" if abs(self.mean) <= STANDARD_ERRORS * error else ""
+
+    @property
     def verdict(self) -> Verdict:
         """What the rule says."""
-        error = self.error
-        if len(self.values) < LEAST_SEEDS or error is None or abs(self.mean) <= STANDARD_ERRORS * error:
+        if self.doubt:
             return "not decidable here"
         return "holds" if self.mean > 0 else "does not hold"
 
@@ -192,7 +205,7 @@ class _Words:
         relation = "above" if sign > 0 else "below"
         text = f"{asked.name}: {names[better]} {relation} {names[worse]}"
         sides = (Side(table, better, column), Side(table, worse, column))
-        return Comparison(text, sides, lambda numbers: sign * (numbers[0] - numbers[1]))
+        return Comparison(text, sides, lambda numbers: sign * (numbers[0] - numbers[1]), max(2, asked.decimals))
 
 
 def _no_drop() -> Comparison:

@@ -216,18 +216,25 @@ def _remarks(table: FilledTable) -> list[str]:
 
 
 def _floors(table: FilledTable) -> list[str]:
-    """State the floors, where every evaluation in the table agrees on them (the data set's alone, not the model's)."""
+    """State the floors: the data set's alone, or a range where they take the judged model's own classes."""
     said = []
     for column in table.spec.columns:
-        pairs = {
+        pairs = [
             (column.value(result.floors["full_image"]), column.value(result.floors["centred_box"]))
             for result in table.results()
             if column.metric is not None and all(column.metric in floor for floor in result.floors.values())
             if {"full_image", "centred_box"} <= set(result.floors)
-        }
-        if len(pairs) == 1:
-            full, centred = next(iter(pairs))
+        ]
+        if pairs:
+            full, centred = (
+                _range([value for value in side if value is not None], column) for side in zip(*pairs, strict=True)
+            )
             name = f"{column.name} of " if len(table.spec.columns) > 1 else ""
-            text = f"{full:.{column.decimals}f} (full image), {centred:.{column.decimals}f} (centred box)"
-            said.append(f"Floors: {name}{text}.")
+            said.append(f"Floors: {name}{full} (full image), {centred} (centred box).")
     return said
+
+
+def _range(values: Sequence[float], column: Column) -> str:
+    """Write one number, or the smallest and the largest."""
+    texts = [f"{value:.{column.decimals}f}" for value in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(texts))

@@ -14,7 +14,16 @@ from pydantic import Field, ValidationError
 
 from gwapctl.config import DetectorConfig, TrainConfig
 from gwapctl.errors import DataError, UsageError, unknown_name
-from gwapctl.report.spec import Column, EvaluateOptions, Frozen, Row, Setting, TableSpec
+from gwapctl.report.spec import (
+    Column,
+    EvaluateOptions,
+    Frozen,
+    Row,
+    Setting,
+    TableSpec,
+    load_table,
+    table_names,
+)
 from gwapctl.zoo import zoo_folder
 
 PAPER = "paper"
@@ -88,6 +97,20 @@ def _read(file: Path, name: str) -> Profile:
     except ValidationError as error:
         mistakes = [f"{'.'.join(map(str, item['loc'])) or 'profile'}: {item['msg']}" for item in error.errors()]
         raise DataError(f"{file} is not a profile: {'; '.join(mistakes)}.") from error
+
+
+def load_specs(name: str, profile: str = PAPER) -> list[TableSpec]:
+    """Read the tables that ``name`` stands for as a profile has them; of several those that it has.
+
+    Raises:
+        UsageError: there is no such table or profile, or the profile has none of the tables.
+        DataError: a file is missing or broken.
+
+    """
+    names, budget = table_names(name), load_profile(profile)
+    if budget is not None:
+        names = tuple(one for one in names if one in budget.tables) or names
+    return [apply_profile(load_table(one), budget) for one in names]
 
 
 def apply_profile(spec: TableSpec, profile: Profile | None) -> TableSpec:

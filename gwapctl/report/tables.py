@@ -8,10 +8,9 @@ from pathlib import Path
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.report.fill import FilledTable, fill_table
 from gwapctl.report.pages import render_html
-from gwapctl.report.profile import PAPER, apply_profile, load_profile
+from gwapctl.report.profile import PAPER, load_specs
 from gwapctl.report.render import render_csv, render_json, render_latex, render_markdown
 from gwapctl.report.results import collect_results
-from gwapctl.report.spec import load_table, table_names
 from gwapctl.report.text import render_text
 
 FORMATS: dict[str, Callable[[Sequence[FilledTable]], str]] = {
@@ -39,16 +38,13 @@ def build_tables(
         DataError: a run's documents are broken.
 
     """
-    names = table_names(name)
+    specs = load_specs(name, profile)
     if runs is not None and not runs.is_dir():
         raise UsageError(f"--runs {runs} is not a folder. Give the folder that holds the runs of gwapctl train.")
     folder = DEFAULT_RUNS if runs is None else runs
     results = collect_results(folder)
-    budget = load_profile(profile)
-    if budget is not None:
-        names = tuple(budget.tables) if name == "all" else tuple(one for one in names if one in budget.tables) or names
     tables = []
-    for spec in (apply_profile(load_table(one), budget) for one in names):
+    for spec in specs:
         tables += fill_table(spec, results, dataset=dataset or spec.default_dataset, runs=folder)
     return tables
 
