@@ -158,11 +158,15 @@ DEFAULTS = {"voc": PAPER_VOC, "voc2012": PAPER_VOC, "voc07+12": PAPER_VOC, "tiny
 
 DETECTOR_FOLDER: dict[str, Any] = {
     "backbone": "resnet18",
-    "short_side": 320,
-    "long_side": 533,
+    "short_side": 240,
+    "long_side": 400,
     "batch_size": 2,
     "accumulate": 1,
     "iterations": 3_000,
+    "optimizer": "adamw",  # R-FCN's losses are so small that SGD needs tens of thousands of steps
+    "lr": 3e-4,
+    "bias_lr_factor": 1.0,
+    "weight_decay": 0.01,
     "schedule": "cosine",
     "warmup": 100,
 }

@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
     "long_side": 56,
     "batch_size": 2,
     "iterations": 4,
-    "lr": 0.01,
+    "lr": 2e-3,
     "warmup": 1,
     "precision": "fp32",
     "box_proportion": 0.2,

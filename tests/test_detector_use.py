@@ -13,6 +13,7 @@ import pytest
 
 import gwapctl
 from gwapctl.boxes import iou
+from gwapctl.cli.localize import DEFAULT_MIN_SCORE
 from gwapctl.config import DetectorConfig, build_train_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
@@ -22,6 +23,7 @@ from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.images import read_image
 from gwapctl.localize import DetectorModel, load_model
+from gwapctl.localize.detector import MIN_SCORE
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.model import load_classifier
 from gwapctl.predictions import MapFolder, read_predictions
@@ -191,6 +193,7 @@ def test_options_of_maps_are_refused_and_min_score_is_a_detectors(run: Run, path
     classifier = run_cli("localize", paths[0], "--min-score", 0.5)
     assert classifier.code == 2
     assert "--min-score is for a detector" in classifier.stderr
+    assert DEFAULT_MIN_SCORE == MIN_SCORE
     cut = run_cli("boxes", paths[0], "--model", run.folder, "--threshold", "0.3", "--format", "csv")
     assert cut.code == 2
     assert "--box-rule cannot be used with a detector" in cut.stderr
