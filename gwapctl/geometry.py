@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes
+from gwapctl.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,20 @@ class Geometry:
 
     @classmethod
     def warp(cls, width: int, height: int, input_width: int, input_height: int) -> Geometry:
-        """Resize to exactly ``input_width x input_height``; the aspect ratio changes, as in the paper."""
+        """Resize to exactly ``input_width x input_height``; the aspect ratio changes, as in the paper.
+
+        Raises:
+            DataError: the image, or the input, has no pixels.
+
+        """
+        if min(width, height, input_width, input_height) < 1:
+            raise DataError(f"an image of {width} x {height} pixels cannot become {input_width} x {input_height}.")
         return cls(width, height, input_width, input_height, input_width / width, input_height / height)
 
     @classmethod
     def keep(cls, width: int, height: int, short_side: int) -> Geometry:
         """Resize so that the shorter side has ``short_side`` pixels; the aspect ratio stays, to the nearest pixel."""
-        factor = short_side / min(width, height)
+        factor = short_side / max(1, min(width, height))
         return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
 
     @classmethod
@@ -49,7 +57,7 @@ class Geometry:
     @classmethod
     def fit(cls, width: int, height: int, long_side: int) -> Geometry:
         """Shrink so that the longer side has at most ``long_side`` pixels; smaller images stay as they are."""
-        factor = min(1.0, long_side / max(width, height))
+        factor = min(1.0, long_side / max(1, width, height))
         return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
 
     def crop(self, x: int, y: int, crop_width: int, crop_height: int) -> Geometry:

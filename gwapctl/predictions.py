@@ -254,7 +254,9 @@ class MapFolder:
             DataError: there is no ``.npy`` file.
 
         """
-        found = sorted(file.relative_to(self.path).as_posix()[: -len(".npy")] for file in self.path.rglob("*.npy"))
+        # a hidden one is only being written
+        files = (file for file in self.path.rglob("*.npy") if not file.name.startswith("."))
+        found = sorted(file.relative_to(self.path).as_posix()[: -len(".npy")] for file in files)
         if not found:
             raise DataError(
                 f"{self.path} holds no .npy maps. Make them with: gwapctl localize IMAGES --save map --out OUT."

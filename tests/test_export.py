@@ -99,10 +99,29 @@ def test_coco_document() -> None:
     assert (second["id"], second["image_id"], second["category_id"], second["area"]) == (2, 1, 1, 20000.0)
 
 
+@pytest.mark.parametrize(("name", "suffix"), [("voc", ".xml"), ("yolo", ".txt")])
+def test_a_second_export_removes_what_the_first_wrote_and_nothing_else(tmp_path: Path, name: str, suffix: str) -> None:
+    EXPORTERS[name]().write(tmp_path, iter(IMAGES))
+    mine = tmp_path / f"mine{suffix}"
+    mine.write_text("mine")
+    before = {path for path in tmp_path.rglob(f"*{suffix}")}
+    EXPORTERS[name]().write(tmp_path, iter(IMAGES[1:]))
+    gone = before - set(tmp_path.rglob(f"*{suffix}"))
+    assert [path.stem for path in gone] == ["kočka 1"]
+    assert mine.read_text() == "mine"
+
+    outside = tmp_path.parent / f"{tmp_path.name}{suffix}"
+    outside.write_text("mine")
+    (tmp_path / ".gwapctl-export").write_text(json.dumps([f"../{outside.name}", str(outside), mine.name]))
+    EXPORTERS[name]().write(tmp_path, iter(IMAGES[1:]))
+    assert outside.exists()
+    assert not mine.exists()  # the list says so, and it lies inside
+
+
 def test_voc_file(tmp_path: Path) -> None:
     EXPORTERS["voc"]().write(tmp_path, iter(IMAGES))
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert names == {"sub/kočka 1.xml", "empty.xml", "flat.xml"}
+    assert names == {"sub/kočka 1.xml", "empty.xml", "flat.xml", ".gwapctl-export"}
     assert (
         (tmp_path / "sub/kočka 1.xml")
         .read_text(encoding="utf-8")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gwapctl.errors import DataError
 from gwapctl.geometry import Geometry
 
 steady = settings(derandomize=True, deadline=None, max_examples=100)
@@ -81,6 +84,12 @@ def test_warp_by_hand() -> None:
     assert geometry.mirror().to_input([20, 30, 60, 90]).tolist() == [[35, 30, 45, 90]]
     assert geometry.crop(3, 10, 40, 80).to_input([20, 30, 60, 90]).tolist() == [[2, 20, 12, 80]]
     assert geometry.crop(3, 10, 40, 80).mirror().to_input([20, 30, 60, 90]).tolist() == [[28, 20, 38, 80]]
+
+
+@pytest.mark.parametrize("make", [lambda: Geometry.warp(0, 3, 4, 4), lambda: Geometry.keep(0, 0, 8)])
+def test_no_pixels_are_no_image(make: Callable[[], Geometry]) -> None:
+    with pytest.raises(DataError, match="an image of 0 x"):
+        make()
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -124,6 +124,12 @@ def test_maps_round_trip_with_folders_and_suffixes(tmp_path: Path) -> None:
         assert folder.info.images == images
 
 
+def test_a_map_that_is_being_written_is_none_yet(tmp_path: Path) -> None:
+    write_map(tmp_path, "a/x.jpg", np.ones((2, 3)))
+    (tmp_path / "a" / ".x-1234.npy").write_bytes(b"half")
+    assert MapFolder(tmp_path).ids() == ["a/x.jpg"]
+
+
 def test_maps_info_may_name_no_image(tmp_path: Path) -> None:
     write_maps_info(tmp_path, MapsInfo())
     assert MapFolder(tmp_path).info == MapsInfo()

@@ -164,7 +164,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_pane
 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MACHINE)]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"],
+    Literal["auto", "fp32", "bf16"],
     typer.Option("--precision", help="Number format of the network's arithmetic.", rich_help_panel=MACHINE),
 ]
 BatchSize = Annotated[

@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 
 from gwapctl import boxes
 from gwapctl.errors import DataError, UsageError
-from gwapctl.files import atomic_path, write_text
+from gwapctl.files import atomic_path, read_json, write_json, write_text
 from gwapctl.predictions import IMAGE_SUFFIXES, Box, ImagePrediction, Prediction
 
+WRITTEN = ".gwapctl-export"  # in an exported folder: the names of its files, so that they can be replaced
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
 
 
@@ -224,11 +225,28 @@ class FolderExporter(Exporter):
         """Yield every file as (path below the folder, text)."""
 
     def write(self, path: Path, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> None:
-        """Write the folder, each file whole or not at all; nothing is written if two images would share a file."""
+        """Write the folder, each file whole or not at all; nothing is written if two images would share a file.
+
+        What an earlier export wrote there and this one does not is removed, by the list that it left; nothing else.
+        """
+        earlier = _listed(path)
+        written: set[str] = set()
         with spooled(items) as spool:
             check_names(item.id for item in spool)
             for name, text in self.files(spool, class_table(spool.classes, classes)):
                 write_text(path / name, text)
+                written.add(name)
+        for name in earlier - written:
+            (path / name).unlink(missing_ok=True)
+        write_json(path / WRITTEN, sorted(written))
+
+
+def _listed(folder: Path) -> set[str]:
+    """Return the files below ``folder`` that an earlier export says it wrote; none that would lie outside of it."""
+    if not (folder / WRITTEN).is_file():
+        return set()
+    names = {PurePosixPath(str(name)) for name in read_json(folder / WRITTEN)}
+    return {str(name) for name in names if not name.is_absolute() and ".." not in name.parts}
 
 
 def annotation_name(image_id: str) -> str:
