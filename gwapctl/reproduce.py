@@ -118,9 +118,10 @@ class Plan:
 
     def missing(self, work: Work) -> list[Reading]:
         """Return the readings of ``work`` that no stored evaluation of its run fits."""
-        return [reading for reading in work.readings if not self._is_there(work, reading)]
+        return [reading for reading in work.readings if not self.is_there(work, reading)]
 
-    def _is_there(self, work: Work, reading: Reading) -> bool:
+    def is_there(self, work: Work, reading: Reading) -> bool:
+        """Tell whether a stored evaluation of the finished run of ``work`` is what ``reading`` asks."""
         if work.run is None or not work.run.finished:
             return False
         for result in run_results(work.run):
@@ -233,6 +234,11 @@ def carry_out(
 
     """
     failures: list[Failure] = []
+
+    def note(where: str, rows: tuple[str, ...], work: Work, what: str, error: Exception) -> None:
+        failures.append(Failure(rows, work.config.seed, f"{what} of {work.name}", _why(error)))
+        say(f"{where}: {what} failed: {_why(error)}")
+
     for place, work in enumerate(plan.works, start=1):
         rows = tuple(dict.fromkeys(reading.row.id for reading in work.readings))
         where = f"[{place}/{len(plan.works)}] {', '.join(rows)}, seed {work.config.seed}"
@@ -242,14 +248,15 @@ def carry_out(
                 say(f"{where}: training {_describe(work.config)}")
                 work.run = _train(plan, work, watch)
         except Exception as error:  # whatever it is, the other rows do not depend on it
-            failures.append(Failure(rows, work.config.seed, f"training of {work.name}", _why(error)))
+            note(where, rows, work, "training", error)
             continue
-        for reading in plan.missing(work):
+        for reading in work.readings:
             try:
-                say(f"{where}: evaluating {work.run and work.run.folder} for {reading.row.id}")
-                _evaluate(plan, work, reading, watch)
+                if not plan.is_there(work, reading):
+                    say(f"{where}: evaluating {work.run and work.run.folder} for {reading.row.id}")
+                    _evaluate(plan, work, reading, watch)
             except Exception as error:
-                failures.append(Failure((reading.row.id,), work.config.seed, f"evaluation of {work.name}", _why(error)))
+                note(where, (reading.row.id,), work, "evaluation", error)
     return failures
 
 
