@@ -131,9 +131,9 @@ def _summary(claims: Sequence[Claim], judged: Mapping[str, Mapping[str, list[Out
 
 
 def _because(outcomes: Sequence[Outcome]) -> str:
-    """Count the comparisons that hold, that do not, and that are open for one reason or another."""
-    words = [outcome.doubt or {"holds": "hold"}.get(outcome.verdict, "do not") for outcome in outcomes]
-    order = sorted(set(words), key=lambda word: (word not in ("hold", "do not"), word))
+    """Count the comparisons that speak for the claim, against it, and that are open for one reason or another."""
+    words = [outcome.doubt or {"holds": "for it"}.get(outcome.verdict, "against it") for outcome in outcomes]
+    order = sorted(set(words), key=lambda word: (word not in ("for it", "against it"), word))
     counts = ", ".join(f"{words.count(word)} {word}" for word in order)
     return f"of {len(words)} comparisons: {counts}" if len(words) > 1 else outcomes[0].doubt
 
