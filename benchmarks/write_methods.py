@@ -29,7 +29,7 @@ from gwapctl.runs import Run, find_runs
 TABLE, PROFILE = "methods", "quick"
 SCENES = "data/scenes"
 RESULTS, PAGE, PICTURE = Path("docs/results"), Path("docs/methods.md"), Path("docs/images/methods.jpg")
-IMAGES, DPI = 5, 100
+IMAGES, DPI = 5, 90
 
 HEAD = f"""# Every head and map method, side by side
 

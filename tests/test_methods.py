@@ -65,7 +65,8 @@ def test_every_row_has_the_same_budget() -> None:
         assert isinstance(config, TrainConfig)
         assert config.head == row.config["head"]
         assert config.iterations == row.config["iterations"]
-        budgets.add(config.model_copy(update={"head": "", "background": None, "recipe": None}).model_dump_json())
+        own = {"head": "", "head_options": {}, "background": None, "recipe": None}
+        budgets.add(config.model_copy(update=own).model_dump_json())
         assert row.evaluate.model_copy(update={"map": None}) == SPEC.rows[0].evaluate.model_copy(update={"map": None})
     assert len(budgets) == 1
 

@@ -106,9 +106,9 @@ def _row_lines(row: list[_Field], widths: list[_Width], labels: int) -> list[str
 
 
 def _foot_lines(grid: Grid, notes: list[Note], width: int) -> list[str]:
-    lines = (
-        ["* bold in the paper; best of the measured"] if any(entry.bold for row in grid.rows for entry in row) else []
-    )
+    entries = [entry for row in grid.rows for entry in row]
+    said = "bold in the paper; best" if any(entry.kind == "paper" for entry in entries) else "best"
+    lines = [f"* {said} of the measured"] if any(entry.bold for entry in entries) else []
     for remark in grid.remarks:
         lines += _wrap(remark, width)
     for place, note in enumerate(notes):
