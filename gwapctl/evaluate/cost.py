@@ -12,12 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gwapctl.datasets.base import BoxedSample
-from gwapctl.evaluate.network import sees_boxes
+from gwapctl.evaluate.network import object_regions, sees_boxes
 from gwapctl.images import read_image
-from gwapctl.metrics.foreground import boxes_mask
 
 if TYPE_CHECKING:
     from gwapctl.maps import Localizer
@@ -37,11 +34,7 @@ def measure_cost(localizer: Localizer, samples: Sequence[BoxedSample]) -> tuple[
 
     chosen = samples[:IMAGES]
     images = [localizer.prepare(read_image(sample.path)) for sample in chosen]
-    if sees_boxes(localizer):
-        pairs = zip(images, chosen, strict=True)
-        regions = [boxes_mask(one.boxes, image.width, image.height).astype(np.uint8) for image, one in pairs]
-    else:
-        regions = None
+    regions = object_regions(localizer, chosen, images)
 
     def run(count: int) -> None:
         localizer.run(images[:count], regions=None if regions is None else regions[:count])
