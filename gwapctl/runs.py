@@ -5,6 +5,7 @@ Tables and reports are built from these files alone, without torch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from gwapctl.errors import DataError
 from gwapctl.files import read_json, write_json
 
 SCHEMA_VERSION = 1
+LONGEST_NAME = 150  # characters of a file's name that say what an evaluation was
 LIBRARIES = ("gwapctl", "torch", "torchvision", "numpy", "opencv-python-headless", "timm")
 
 
@@ -115,7 +117,9 @@ class Run:
         options = document.get("options") or {}
         parts = [document["dataset"], document["split"], document["protocol"], *map(str, options.values())]
         stem = "-".join(_file_part(str(part)) for part in parts if part not in (None, ""))
-        path = folder / f"{stem[:150]}.json"
+        if len(stem) > LONGEST_NAME:  # what differs may lie behind
+            stem = f"{stem[:LONGEST_NAME]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+        path = folder / f"{stem}.json"
         write_json(path, document)
         return path
 

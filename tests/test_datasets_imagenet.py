@@ -18,6 +18,8 @@ from gwapctl.datasets import download, open_dataset, reporting_split, training_s
 from gwapctl.datasets.imagenet import ImageNet
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError
+from gwapctl.evaluate import Ground, evaluate_maps
+from gwapctl.predictions import write_map
 
 TENCH, CRANE, OTHER_CRANE = "n01440764", "n02012849", "n03126707"
 WNIDS = (TENCH, CRANE, OTHER_CRANE)
@@ -119,6 +121,30 @@ def test_imagenet(layout: str, request: pytest.FixtureRequest) -> None:
 def test_imagenet_blacklist(official: Path, kaggle: Path) -> None:
     assert open_dataset("imagenet", official).blacklist == {f"{val_name(2)}.JPEG", f"{val_name(3)}.JPEG"}
     assert open_dataset("imagenet", kaggle).blacklist == frozenset()
+
+
+def test_localization_leaves_blacklisted_images_out_or_says_that_it_cannot(official: Path) -> None:
+    """Boxes of image 1 are right, those of 2 and 3 (blacklisted) wrong: 0 of 1, or 2 of 3."""
+    maps = official.parent / "maps"
+    for number in VAL:
+        heat = np.zeros((30, 50), np.float32)
+        heat[(slice(3, 30), slice(0, 50)) if number == 1 else (slice(0, 2), slice(0, 3))] = 1
+        write_map(maps, f"{val_name(number)}.JPEG", heat)
+
+    def measured() -> tuple[float, list[str], int]:
+        dataset = open_dataset("imagenet", official)
+        document = evaluate_maps(maps, Ground(dataset, "val", dataset.boxed_samples("val")))
+        return document["metrics"]["gt_known_error"], document["notes"], document["n"]
+
+    error, notes, n = measured()
+    assert (error, n) == (0, 3)
+    assert "localization leaves out 2 blacklisted images" in notes
+    assert not any("no blacklist" in note for note in notes)
+    (official / "ILSVRC2012_devkit_t12" / "data" / "ILSVRC2014_clsloc_validation_blacklist.txt").unlink()
+    error, notes, n = measured()
+    assert (error, n) == (pytest.approx(200 / 3), 3)
+    assert any("no blacklist" in note and "counts all images of val" in note for note in notes)
+    assert open_dataset("imagenet", official).notes("train") == []
 
 
 def test_imagenet_val_labels_from_any_source(official: Path) -> None:

@@ -135,6 +135,13 @@ def test_a_run_evaluates_on_its_own_data_and_keeps_the_result(run: Run) -> None:
     assert len(Run.open(run.folder).evaluations()) == 1
 
 
+def test_evaluations_with_long_options_do_not_replace_each_other(run: Run) -> None:
+    document = {"dataset": "d", "split": "val", "protocol": "paper", "metrics": {}}
+    for close in (0.05, 0.1):
+        run.save_evaluation({**document, "options": {"layer": [f"layer{i}.conv" for i in range(20)], "close": close}})
+    assert sorted(one["options"]["close"] for one in run.evaluations()) == [0.05, 0.1]
+
+
 def test_held_out_images_are_those_that_training_did_not_see(run: Run, data: Path) -> None:
     document = evaluate(str(run.folder), Options(device="cpu", split="held-out"))
     assert document["n"] == 4

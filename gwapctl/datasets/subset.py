@@ -29,6 +29,10 @@ class ClassSubset(Dataset):
         """Return the splits of the whole data set."""
         return self.base.splits()
 
+    def notes(self, split: str) -> list[str]:
+        """Return what there is to know of the whole data set."""
+        return self.base.notes(split)
+
     def boxed_samples(self, split: str) -> list[BoxedSample]:
         """Return the samples of ``split`` that show a kept class."""
         samples = self.base.boxed_samples(split)
