@@ -32,6 +32,7 @@ from gwapctl.model import load_classifier
 
 CLASSES = tuple(ClassName(name, name) for name in ("red", "green", "blue"))
 SIZE = (50, 75)
+ZOO_ENTRY = Path(__file__).parent.parent / "models" / "resnet-s-gwap-tiny-imagenet"
 DETECTION = {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
 WEAK = ["gap", "gwap", "gwap+gap"]
 
@@ -52,7 +53,7 @@ def scenes(count: int, seed: int = 0) -> tuple[Tensor, list[tuple[int, int]], li
         pixels = rng.integers(60, 120, (3, height, width))
         boxes, labels = [], rng.permutation(3)[:2]
         for half, label in enumerate(labels):
-            side_x, side_y = rng.integers(16, width // 2), rng.integers(16, height - 6)
+            side_x, side_y = rng.integers(24, width // 2), rng.integers(24, height - 6)
             x, y = half * (width // 2) + rng.integers(0, width // 2 - side_x + 1), rng.integers(0, height - side_y)
             pixels[label, y : y + side_y, x : x + side_x] += 120
             boxes.append([x, y, x + side_x, y + side_y])
@@ -105,7 +106,7 @@ def test_the_dilated_resnet18_is_the_classifier_between_its_cells() -> None:
 
 
 def test_resnet_s_is_the_classifier_cut_in_two() -> None:
-    classifier = load_classifier(Path(__file__).parent.parent / "models" / "resnet-s-gwap-tiny-imagenet")
+    classifier = load_classifier(ZOO_ENTRY)
     model = make(train=False)
     load_trunk(model, classifier.state_dict(), "here")
     image = torch.randn(1, 3, 40, 64)
@@ -114,11 +115,14 @@ def test_resnet_s_is_the_classifier_cut_in_two() -> None:
         torch.testing.assert_close(both, classifier.backbone(image))
 
 
-def test_imagenet_weights_fit_the_trunk() -> None:
+def test_imagenet_weights_fit_the_trunk_and_are_frozen_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = torchvision.models.resnet18().state_dict()
     theirs = {name: torch.rand_like(t.float()) for name, t in theirs.items() if "num_batches" not in name}
-    model = make(backbone="resnet18", neck_channels=8)
-    load_trunk(model, theirs, "resnet18.pth")
+    monkeypatch.setattr("gwapctl.detection.store.load_pretrained", lambda _: theirs)
+    model = build_detector(DetectorInfo(backbone="resnet18", classes=CLASSES, neck_channels=8), pretrained=True)
+    learning = {name for name, parameter in model.trunk.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[0] for name in learning} == {"layer2", "layer3", "layer4"}
+    assert not [name for name in learning if "conv" not in name and "downsample.0" not in name]
     for name, tensor in model.trunk.state_dict().items():
         if "num_batches" not in name:
             torch.testing.assert_close(tensor, theirs[name])
@@ -332,11 +336,12 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 def test_eight_images_are_learned_by_heart() -> None:
     images, sizes, targets, labels = scenes(8)
     model = make("gwap", neck_channels=64, anchor_sizes=(16.0, 32.0))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    steps = 100
+    load_trunk(model, load_classifier(ZOO_ENTRY).state_dict(), ZOO_ENTRY)
+    freeze_trunk(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.005)
+    steps = 75
     for step in range(steps):
-        if step == 70:
-            optimizer.param_groups[0]["lr"] = 0.002
+        optimizer.param_groups[0]["lr"] = 0.005 * (1 - step / steps)
         optimizer.zero_grad()
         total_loss(model(images, sizes, targets, labels)).backward()
         optimizer.step()
