@@ -28,7 +28,10 @@ BENCHMARKS = {
     "head_overhead": ("The gwap head adds at most 2 % to the forward pass.", []),
     "gradient_maps": ("Speed and memory of each map beside the class activation map; no target.", []),
     "map_to_boxes": ("Map to box at 0.85 times the rate of the bare OpenCV calls.", []),
-    "detector_step": ("A detector at most as slow as torchvision's Faster R-CNN; its weak branch within 5 %.", []),
+    "detector_step": (
+        "A detector at most as slow as torchvision's Faster R-CNN; its weak branch within 5 %.",
+        ["--rounds", "2"],
+    ),
     "sweep": ("All thresholds in one pass: 15 (noisy) and 9 (smooth) times the contour loop; wsoleval 3 times.", []),
 }
 HEAD = """# Benchmarks
