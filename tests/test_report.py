@@ -290,11 +290,14 @@ def test_dgl_rows_need_their_layers_scales_and_closing_and_are_in_percent(make_r
     assert "30.00 (full image), 40.00 (centred box)" in markdown
 
 
-def test_five_guesses_never_stand_in_a_row_that_does_not_ask_for_them(make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [{"guesses": "five"}, {"crops": "ten"}, {"backprop_seg": "grabcut"}, {"close": 0.05}])
+def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
+    make_run: MakeRun, tmp_path: Path, extra: dict[str, Any]
+) -> None:
     settings = {"backbone": "googlenet", "head": "gap", "cam_conv": True, "image_size": [224, 224]}
     common = {"dataset": "imagenet", "split": "val", "n": 50_000, "settings": settings}
     options = {"map": "class", "box_rule": "paper20", "scales": [224], "resize": "warp"}
-    make_run("g", {"top5_loc_error": 40.0}, options={**options, "guesses": "five"}, **common)
+    make_run("g", {"top5_loc_error": 40.0}, options={**options, **extra}, **common)
     (table,) = fill_table(load_table("cam"), results_of(tmp_path))
     assert measured(table, "googlenet-gap", column=1) is None
     assert any(row.extra for row in table.rows)

@@ -194,4 +194,4 @@ def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:
 def _extra_flag(name: str, value: object) -> list[str]:
     if value is None:
         return []
-    return [f"--{name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return [f"--{name.replace('_', '-')}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]

@@ -22,7 +22,14 @@ TOGETHER = {"background": ("background", "background-ilsvrc")}  # one table of t
 Setting = bool | int | float | str | tuple[int, ...]
 
 # options that are off unless a row asks for them, and what an evaluation says then if it says anything
-EXTRAS: dict[str, Setting | None] = {"layer": None, "fuse": "mean", "close": 0.0, "crops": "none", "guesses": None}
+EXTRAS: dict[str, Setting | None] = {
+    "layer": None,
+    "fuse": "mean",
+    "close": 0.0,
+    "crops": "none",
+    "backprop_seg": "none",
+    "guesses": None,
+}
 
 
 class Frozen(BaseModel):
@@ -34,8 +41,9 @@ class Frozen(BaseModel):
 class EvaluateOptions(Frozen):
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    ``scales = "own"`` is one pass at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops`` and
-    ``guesses`` change what is measured: None means that the number was made without them. ``timing`` adds numbers.
+    ``scales = "own"`` is one pass at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops``,
+    ``backprop_seg`` and ``guesses`` change what is measured: None means that the number was made without them.
+    ``timing`` adds numbers.
     """
 
     map: str | None = None
@@ -45,6 +53,7 @@ class EvaluateOptions(Frozen):
     fuse: Literal["mean", "max", "product"] | None = None
     close: float | None = None
     crops: Literal["ten"] | None = None
+    backprop_seg: Literal["mean", "grabcut"] | None = None
     guesses: Literal["five"] | None = None
     timing: Literal[True] | None = None
 
