@@ -47,7 +47,7 @@ by us on Tiny ImageNet, stands for all of them, on other data. What holds here n
 round. A row has the budget, schedule and settings of every other row of its table; the last weights are kept; no
 setting was chosen on the images that are reported on.
 
-**The rule, fixed before anything was measured.** Both sides of a comparison are trained with the same seeds. For every
+**The rule, the same for every claim.** Both sides of a comparison are trained with the same seeds. For every
 seed the difference is taken so that the claim says it is positive. With at least {LEAST_SEEDS} seeds and a mean more
 than {STANDARD_ERRORS:g} standard errors from zero the comparison *holds* or *does not hold*; anything else is *not
 decidable here*. A claim holds on a data set where all of its comparisons do, and does not hold where one does not. Two

@@ -131,8 +131,9 @@ def test_doctor_warns_of_two_opencvs(run_cli: Run, monkeypatch: pytest.MonkeyPat
 
 
 WAITING_VERB = """
-import time
+import signal, time
 from gwapctl import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests may ignore Ctrl-C, and pass that on
 def wait():
     cli.console.print_text("ready")
     time.sleep(60)

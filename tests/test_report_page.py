@@ -18,6 +18,7 @@ import pytest
 
 from gwapctl.errors import DataError, UsageError
 from gwapctl.report.run_page import render_run_page, write_run_page
+from gwapctl.report.spec import TABLES
 from gwapctl.report.tables import build_tables, render_tables
 from gwapctl.runs import Run
 
@@ -235,7 +236,7 @@ def test_tables_as_html(run: Run) -> None:
     text = render_tables(build_tables("all", runs=run.folder.parent), "html")
     page = Page(text)
     assert_self_contained(page, text)
-    assert page.tags.count("table") == 6 + 2  # pets has numbers for tables I and II
+    assert page.tags.count("table") == len(TABLES) + 3  # pets has numbers for tables I and II, and that of all methods
     assert {link[1:] for link in page.links} <= set(page.ids)
     assert "<b>70.4</b>" in text
     assert "TABLE I on pets test (1,500 images)" in page.text
