@@ -142,4 +142,4 @@ def _aggregate(alpha: Tensor, features: Tensor) -> Tensor:
 
 def _as_map(alpha: Tensor, features: Tensor) -> Tensor:
     """Lay alpha (B, N) out on the grid of the features: (B, 1, h, w)."""
-    return alpha.reshape(len(alpha), 1, *features.shape[2:])
+    return alpha.reshape(alpha.shape[0], 1, *features.shape[2:])  # len() would fix the batch size of an export

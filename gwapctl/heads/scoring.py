@@ -143,7 +143,7 @@ class WILDCAT(ScoreThenPool):
     def score(self, feature_map: Tensor) -> Tensor:
         """Return S of every position, the mean of M maps, ``(B, C, N)``."""
         scores = super().score(feature_map)  # (B, C M, N)
-        return scores.reshape(len(scores), -1, self.maps, scores.shape[2]).mean(2)
+        return scores.reshape(scores.shape[0], -1, self.maps, scores.shape[2]).mean(2)
 
     def pool(self, scores: Tensor) -> Tensor:
         """Pool scores ``(B, C, N)`` to logits ``(B, C)``."""
