@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +19,8 @@ from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.heads import HeadOutput, build_head
 
 SCHEMA_VERSION = 1
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class ModelInfo(BaseModel):
@@ -96,12 +98,17 @@ def build_classifier(info: ModelInfo, *, pretrained: bool = False) -> Classifier
 
 def save_model(model: Classifier, folder: Path, *, half: bool = False) -> None:
     """Write ``weights.safetensors`` and ``model.json`` into ``folder``; ``half`` stores float16."""
+    save_tensors(model, folder, half=half)
+    save_info(model.info, folder)
+
+
+def save_tensors(model: nn.Module, folder: Path, *, half: bool = False) -> None:
+    """Write ``weights.safetensors`` of any network into ``folder``; ``half`` stores float16."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     with atomic_path(folder / "weights.safetensors") as temporary:
         save_file(tensors, temporary)
-    save_info(model.info, folder)
 
 
 def save_info(info: ModelInfo, folder: Path) -> None:
@@ -138,7 +145,16 @@ def load_classifier(folder: Path) -> Classifier:
         ModelError: files are missing, broken, pickled, or do not fit each other.
 
     """
-    model = build_classifier(load_info(folder))
+    return load_saved(build_classifier(load_info(folder)), folder)
+
+
+def load_saved(model: M, folder: Path) -> M:
+    """Fill any network with the ``weights.safetensors`` of ``folder`` and return it in eval mode.
+
+    Raises:
+        ModelError: they are missing, broken, pickled, or those of another network.
+
+    """
     tensors = load_tensors(folder / "weights.safetensors")
     try:
         model.load_state_dict(tensors)
@@ -192,14 +208,19 @@ def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path
 def describe_model(folder: Path) -> dict[str, Any]:
     """Return what a person wants to know of a saved model; ``layers`` are its convolutions in order, by name."""
     model = load_classifier(folder)
-    info = model.info.model_dump(mode="json")
-    names = [item["name"] for item in info.pop("classes")]
+    return describe_network(model, model.info, model.backbone)
+
+
+def describe_network(model: nn.Module, info: BaseModel, layered: nn.Module) -> dict[str, Any]:
+    """Return ``info`` with its class list cut short, the parameters of ``model``, the convolutions of ``layered``."""
+    document = info.model_dump(mode="json")
+    names = [item["name"] for item in document.pop("classes")]
     return {
-        **info,
+        **document,
         "classes": len(names),
         "class_names": names[:10] + (["..."] if len(names) > 10 else []),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "layers": list(convolutions(model.backbone)),
+        "layers": list(convolutions(layered)),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from gwapctl.config import TrainConfig
 from gwapctl.device import autocast, keep_freed_memory, resolve_device
-from gwapctl.errors import DataError, ModelError
+from gwapctl.errors import DataError
 from gwapctl.features import FeatureCache, default_place
 from gwapctl.heads import HeadOutput
 from gwapctl.metrics.classification import ClassificationAP, TopKError
@@ -26,10 +25,11 @@ from gwapctl.train_run import (
     default_workers,
     device_name,
     interrupt_flag,
+    keep_row,
     kept_resumable,
     open_run,
+    require_finite,
     require_tensorboard,
-    save_state,
     scalar_writer,
     set_determinism,
 )
@@ -163,10 +163,7 @@ def _end_epoch(training: Training, run: Run, meter: Meter, lr: float, scalars: A
     """Judge on validation images, keep the best weights, and save the state."""
     config = training.config
     row = {"iteration": training.iteration, "epoch": training.iteration / training.per_epoch, **meter.reset(), "lr": lr}
-    if not math.isfinite(row["loss"]):
-        raise ModelError(
-            f"the loss became {row['loss']} at iteration {training.iteration}. Lower --lr or use --warmup."
-        )
+    require_finite(row)
     if training.data.val:
         scores = validate(training)
         row |= {f"val_{name}": value for name, value in scores.items()}
@@ -174,13 +171,7 @@ def _end_epoch(training: Training, run: Run, meter: Meter, lr: float, scalars: A
         if config.keep == "best" and better:
             training.best = {"iteration": training.iteration, "selection": selection_score(scores), **scores}
             save_model(training.averaged, run.folder)
-    run.append_history(row)
-    if scalars is not None:
-        for name in row.keys() - {"iteration"}:
-            scalars.add_scalar(name, row[name], training.iteration)
-    save_state(training.state(), run)
-    run.update(iterations=training.iteration, best=training.best)
-    meter.started = time.monotonic()
+    keep_row(run, training, row, meter, scalars)
 
 
 def selection_score(scores: dict[str, float]) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from gwapctl.detection.batches import Batch
 from gwapctl.detection.inference import DetectorReader
 from gwapctl.detection.setup import DetectorTraining, load_detector_data
 from gwapctl.device import autocast, keep_freed_memory, resolve_device
-from gwapctl.errors import DataError, ModelError
+from gwapctl.errors import DataError
 from gwapctl.files import write_text
 from gwapctl.images import read_image
 from gwapctl.metrics.detection import DetectionAP
@@ -29,10 +27,11 @@ from gwapctl.train_run import (
     default_workers,
     device_name,
     interrupt_flag,
+    keep_row,
     kept_resumable,
     open_run,
+    require_finite,
     require_tensorboard,
-    save_state,
     scalar_writer,
     set_determinism,
 )
@@ -130,21 +129,12 @@ def train_step(training: DetectorTraining, batches: Iterator[Batch], lr: float) 
 def _end_row(training: DetectorTraining, run: Run, meter: Meter, lr: float, scalars: Any) -> None:
     """Write a row of the history, with the precision on images held out, and save the state."""
     row = {"iteration": training.iteration, **meter.reset(), "lr": lr}
-    if not math.isfinite(row["loss"]):
-        raise ModelError(
-            f"the loss became {row['loss']} at iteration {training.iteration}. Lower --lr or use --warmup."
-        )
+    require_finite(row)
     if training.data.val:
         scores = validate(training)
         row |= {f"val_{name}": value for name, value in scores.items()}
         training.best = {"iteration": training.iteration, **scores}
-    run.append_history(row)
-    if scalars is not None:
-        for name in row.keys() - {"iteration"}:
-            scalars.add_scalar(name, row[name], training.iteration)
-    save_state(training.state(), run)
-    run.update(iterations=training.iteration, best=training.best)
-    meter.started = time.monotonic()
+    keep_row(run, training, row, meter, scalars)
 
 
 def validate(training: DetectorTraining) -> dict[str, float]:

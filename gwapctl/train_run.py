@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import signal
 import time
@@ -70,9 +71,32 @@ class Resumable(Protocol):
     """A training that says how far it is and all that continuing it needs."""
 
     iteration: int
+    best: dict[str, Any]
 
     def state(self) -> dict[str, Any]:
         """Return plain tensors and numbers."""
+
+
+def require_finite(row: Mapping[str, float]) -> None:
+    """Stop a training whose loss is lost.
+
+    Raises:
+        ModelError: the loss of this row of the history is infinite or not a number.
+
+    """
+    if not math.isfinite(row["loss"]):
+        raise ModelError(f"the loss became {row['loss']} at iteration {row['iteration']}. Lower --lr or use --warmup.")
+
+
+def keep_row(run: Run, training: Resumable, row: dict[str, float], meter: Meter, scalars: Any) -> None:
+    """Add a row to the history, and save the state that belongs to it; none of this counts as time of training."""
+    run.append_history(row)
+    if scalars is not None:
+        for name in row.keys() - {"iteration"}:
+            scalars.add_scalar(name, row[name], training.iteration)
+    save_state(training.state(), run)
+    run.update(iterations=training.iteration, best=training.best)
+    meter.started = time.monotonic()
 
 
 @contextmanager

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gwapctl.backbones.pretrained import load_pretrained
 from gwapctl.detection.base import DetectorInfo
 from gwapctl.detection.rfcn import Detector
 from gwapctl.detection.trunk import build_trunk, trunk_weights
 from gwapctl.errors import ModelError
-from gwapctl.files import atomic_path, read_json, write_json
-from gwapctl.model import load_tensors
+from gwapctl.files import read_json, write_json
+from gwapctl.model import describe_network, load_saved, save_tensors
 
 
 def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
@@ -73,9 +72,7 @@ def freeze_trunk(model: Detector, *, stages: int = 2) -> None:
 
 def save_detector(model: Detector, folder: Path) -> None:
     """Write ``weights.safetensors`` and ``model.json`` into ``folder``."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(folder / "weights.safetensors") as temporary:
-        save_file(tensors, temporary)
+    save_tensors(model, folder)
     write_json(folder / "model.json", model.info.model_dump(mode="json"))
 
 
@@ -103,25 +100,10 @@ def load_detector(folder: Path) -> Detector:
         ModelError: files are missing, broken, pickled, or do not fit each other.
 
     """
-    model = build_detector(load_detector_info(folder))
-    tensors = load_tensors(folder / "weights.safetensors")
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ModelError(f"{folder}: weights do not fit model.json: {reason}") from None
-    return model.eval()
+    return load_saved(build_detector(load_detector_info(folder)), folder)
 
 
 def describe_detector(folder: Path) -> dict[str, Any]:
     """Return what a person wants to know of a saved detector; ``layers`` are its trunk's convolutions in order."""
     model = load_detector(folder)
-    info = model.info.model_dump(mode="json")
-    names = [item["name"] for item in info.pop("classes")]
-    return {
-        **info,
-        "classes": len(names),
-        "class_names": names[:10] + (["..."] if len(names) > 10 else []),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "layers": [name for name, module in model.trunk.named_modules() if isinstance(module, nn.Conv2d)],
-    }
+    return describe_network(model, model.info, model.trunk)
