@@ -198,6 +198,7 @@ def make_plan(
     """
     machine = machine or Machine()
     dataset = dataset or spec.default_dataset or spec.train_dataset
+    spec = spec.on(dataset)
     chosen = [row for row in spec.rows if row.quoted is None]
     for name in rows:
         if name not in [row.id for row in chosen]:

@@ -102,6 +102,18 @@ def unknown_head(world: World) -> Arguments:
     return world.train(world.voc, "--head", "gwab")
 
 
+def plan_of_unknown_backbone(world: World) -> Arguments:
+    return world.train(world.voc, "--backbone", "resnet-z", "--dry-run")
+
+
+def plan_of_unknown_trunk(world: World) -> Arguments:
+    return ["train", world.voc, "--detector", "rfcn", "--backbone", "resnet51", "--dry-run"]
+
+
+def plan_of_unknown_head_option(world: World) -> Arguments:
+    return world.train(world.voc, "--head", "lse", "--head-option", "q=3", "--dry-run")
+
+
 def unknown_dataset(world: World) -> Arguments:
     return world.train("tiny-imagenat")
 
@@ -290,6 +302,9 @@ def report_of_no_run(world: World) -> Arguments:
 CASES: list[tuple[Callable[[World], Arguments], int, str]] = [
     (unknown_backbone, 2, "Did you mean 'resnet-s'?"),
     (unknown_head, 2, "Did you mean 'gwap'?"),
+    (plan_of_unknown_backbone, 2, "Did you mean 'resnet-s'?"),
+    (plan_of_unknown_trunk, 2, "Did you mean 'resnet50'?"),
+    (plan_of_unknown_head_option, 2, "no option 'q'"),
     (unknown_dataset, 2, "Did you mean 'tiny-imagenet'?"),
     (unknown_map, 2, "weight"),
     (unknown_box_rule, 2, "paper20"),

@@ -164,19 +164,25 @@ def train(
     else:
         config = build_train_config(dataset, find_recipe(recipe) if recipe else None, given)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
-    _require_backbone(config)
+    _require_network(config)
     if dry_run:
         _show_plan(config, folder, root, json)
         return
     _run(config, folder, root, offline, resume, overwrite, device, workers, feature_cache, tensorboard, json)
 
 
-def _require_backbone(config: TrainConfig | DetectorConfig) -> None:
-    """Find out at once whether a network of timm can be built, before anything is downloaded or opened."""
-    if config.backbone.startswith("timm:"):
-        from gwapctl.backbones import pretrained_weights_info
+def _require_network(config: TrainConfig | DetectorConfig) -> None:
+    """Find out at once whether the network can be built, before anything is promised, downloaded or opened."""
+    from gwapctl.backbones import pretrained_weights_info
+    from gwapctl.config import DetectorConfig
+    from gwapctl.detection.trunk import build_trunk
+    from gwapctl.heads import build_head
 
-        pretrained_weights_info(config.backbone)
+    if isinstance(config, DetectorConfig):
+        build_trunk(config.backbone)
+        return
+    pretrained_weights_info(config.backbone)
+    build_head(config.head, channels=1, classes=2, options=config.head_options)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

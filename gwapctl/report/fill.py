@@ -131,6 +131,7 @@ def _order(ground: Ground) -> tuple[bool, str, str, int]:
 
 
 def _fill(spec: TableSpec, results: Sequence[Result], ground: Ground, runs: Path, *, every_row: bool) -> FilledTable:
+    spec = spec.on(ground.train_dataset)
     rows = [_fill_row(spec, row, results, ground, runs) for row in spec.rows]
     if not every_row:
         rows = [row for row in rows if any(cell.measured for cell in row.cells)]

@@ -36,20 +36,27 @@ class RowChange(Frozen):
     evaluate: EvaluateOptions = EvaluateOptions()
 
 
-class ProfileTable(Frozen):
+class Budget(Frozen):
+    """Settings on top of every row's recipe, and the caption that states them."""
+
+    caption: str = ""
+    settings: dict[str, Setting] = Field(default_factory=dict)
+
+
+class ProfileTable(Budget):
     """What a profile makes of one table.
 
     ``rows``: the rows that it keeps, by id, in the table's order (networks for which the same one stands in are trained
     and shown once); empty means all. ``columns`` replace the table's own. ``dataset`` is what is used when the user
-    names none, ``caption`` is added to the profile's.
+    names none, ``caption`` is added to the profile's. ``on`` has another budget for a data set by name: other image
+    sizes, say, and the settings that go with them.
     """
 
     rows: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     dataset: str | None = None
-    caption: str = ""
-    settings: dict[str, Setting] = Field(default_factory=dict)
     row: dict[str, RowChange] = Field(default_factory=dict)
+    on: dict[str, Budget] = Field(default_factory=dict)
 
 
 class Profile(Frozen):
@@ -132,19 +139,26 @@ def apply_profile(spec: TableSpec, profile: Profile | None) -> TableSpec:
     unknown = [name for name in (*table.rows, *table.row) if name not in ids]
     if unknown:
         raise DataError(f"profile {profile.name} names rows that table {spec.name} does not have: {unknown}.")
-    kept = [row for row in spec.rows if row.id in (table.rows or ids)]
+    variants = {name: _on_budget(spec, profile, table, budget) for name, budget in table.on.items()}
+    return _on_budget(spec, profile, table, table).model_copy(update={"variants": variants})
+
+
+def _on_budget(spec: TableSpec, profile: Profile, table: ProfileTable, budget: Budget) -> TableSpec:
+    """Return the table with the settings and the caption of one budget."""
     return spec.model_copy(
         update={
             "profile": profile.name,
-            "profile_caption": " ".join(text for text in (profile.caption, table.caption) if text),
+            "profile_caption": " ".join(text for text in (profile.caption, budget.caption) if text),
             "default_dataset": table.dataset,
             "columns": table.columns or spec.columns,
-            "rows": tuple(_change(row, profile, table) for row in kept),
+            "rows": tuple(
+                _change(row, profile, table, budget) for row in spec.rows if not table.rows or row.id in table.rows
+            ),
         }
     )
 
 
-def _change(row: Row, profile: Profile, table: ProfileTable) -> Row:
+def _change(row: Row, profile: Profile, table: ProfileTable, budget: Budget) -> Row:
     """Set a row's settings and options; a quoted row stays as it is."""
     own = table.row.get(row.id, RowChange())
     if row.quoted is not None:
@@ -152,4 +166,4 @@ def _change(row: Row, profile: Profile, table: ProfileTable) -> Row:
     evaluate = row.evaluate.model_copy(update=own.evaluate.model_dump(exclude_none=True))
     known = (DetectorConfig if "detector" in row.config else TrainConfig).model_fields
     general = {key: value for key, value in profile.settings.items() if key in known}
-    return row.model_copy(update={"instead": {**general, **table.settings, **own.settings}, "evaluate": evaluate})
+    return row.model_copy(update={"instead": {**general, **budget.settings, **own.settings}, "evaluate": evaluate})

@@ -117,7 +117,8 @@ class TableSpec(Frozen):
     ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
     number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
     explain what stands in the rows. ``profile``, its caption and its ``default_dataset`` are filled in by
-    ``report.profile``: the table on another budget than the paper's.
+    ``report.profile``: the table on another budget than the paper's; ``variants`` are the same on yet another budget
+    for data sets by name.
     """
 
     name: str
@@ -136,6 +137,7 @@ class TableSpec(Frozen):
     profile: str | None = None
     profile_caption: str = ""
     default_dataset: str | None = None
+    variants: dict[str, TableSpec] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -156,6 +158,10 @@ class TableSpec(Frozen):
     def of_a_paper(self) -> bool:
         """Whether it has numbers of a paper, beside which measured ones stand."""
         return any(row.paper for row in self.rows)
+
+    def on(self, dataset: str) -> TableSpec:
+        """Return the table as the profile has it on ``dataset``, or on a part of it such as ``tiny-imagenet:40``."""
+        return self.variants.get(dataset.partition(":")[0], self)
 
 
 def tables_folder() -> Path:
