@@ -33,10 +33,14 @@ from gwapctl.report.spec import TableSpec, load_table
 RESULTS = Path("docs/results")
 PAGE = Path("docs/claims.md")
 PROFILE = "quick"
-TABLES = ("i", "ii", "iii", "iv", "fused", "v")
+TABLES = ("i", "ii", "iii", "iv", "fused", "dgl", "background", "v")
 VOC_LIKE = ("data/fruits-voc", "data/scenes")  # what tables are measured on that have no data set in the profile
 CONTROL = "data/bccd-voc"
-ALSO = {"ii": ("tiny-imagenet:40",), "v": (CONTROL,)}  # what some are measured on besides, in part
+ALSO = {
+    "ii": ("tiny-imagenet:40",),
+    "dgl": ("data/scenes",),
+    "v": (CONTROL,),
+}  # what some are measured on besides, in part
 CONTROL_ROWS = ("rfcn", "rfcn-gwap")
 SEEDS = 3
 

@@ -88,8 +88,8 @@ def load_train_data(config: TrainConfig, root: Path | None) -> TrainData:
     if config.background is not None:
         background = background_folder(config.background)
     if config.background_classes:
+        background = background_samples(dataset, config.background_classes, training_splits(dataset)[0])
         dataset = without_classes(dataset, config.background_classes)
-        background = background_samples(dataset, training_splits(dataset)[0])
     train_split, val_split = training_splits(dataset)
     view = dataset.boxed_samples if head.sees_boxes else dataset.samples
     train: list[Sample] = [*view(train_split)]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.backgrounds import background_samples, without_classes
+from gwapctl.datasets.subset import ClassSubset
 from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
 from gwapctl.heads import HeadOutput, build_head
@@ -375,7 +376,7 @@ def test_background_classes_are_no_targets(folders: Path) -> None:
     kept = without_classes(dataset, ["cliff", "shore"])
     assert [item.name for item in kept.classes] == ["cat", "dog"]
     assert kept.name == f"{dataset.name}-without-2"
-    scenery = background_samples(kept, "train")
+    scenery = background_samples(dataset, ["cliff", "shore"], "train")
     assert {sample.path.parent.name for sample in scenery} == {"cliff", "shore"}
     assert len(scenery) == 20
     assert not any(sample.labels for sample in scenery)
@@ -384,6 +385,17 @@ def test_background_classes_are_no_targets(folders: Path) -> None:
         without_classes(dataset, ["clif"])
     with pytest.raises(UsageError, match="leaves 1 classes"):
         without_classes(dataset, ["cliff", "shore", "cat"])
+
+
+def test_background_classes_of_a_part_come_from_the_whole_data_set(folders: Path) -> None:
+    part = ClassSubset(open_dataset(str(folders)), [0, 2], "part")
+    assert [item.name for item in part.classes] == ["cat", "dog"]
+    kept = without_classes(part, ["cliff"])
+    assert [item.name for item in kept.classes] == ["cat", "dog"]
+    assert kept.name == "part-without-1"
+    assert {sample.path.parent.name for sample in background_samples(part, ["cliff"], "train")} == {"cliff"}
+    with pytest.raises(UsageError, match="leaves 1 classes of part"):
+        without_classes(part, ["dog"])
 
 
 def test_a_run_with_background_classes_is_evaluated_without_them(

@@ -22,7 +22,7 @@ from gwapctl.report.spec import TableSpec, load_table
 from gwapctl.runs import Run
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("i", "ii", "iii", "iv", "fused", "v")
+NAMES = ("i", "ii", "iii", "iv", "fused", "dgl", "background", "v")
 
 
 def outcome(*values: float) -> Outcome:
@@ -76,13 +76,14 @@ def filled(numbers: Mapping[tuple[str, str, str], list[float]]) -> dict[str, Fil
         for row in (row for row in spec.rows if row.quoted is None):
             for column in spec.columns:
                 for seed, value in enumerate(numbers.get((name, row.id, column.key), [])):
-                    options = {"map": row.evaluate.map, "box_rule": row.evaluate.box_rule}
-                    options |= {"scales": [64, 96] if isinstance(row.evaluate.scales, tuple) else [64]}
+                    options = {name: getattr(row.evaluate, name) for name in row.evaluate.asked()}
+                    several = isinstance(row.evaluate.scales, tuple) and len(row.evaluate.scales) > 1
+                    options |= {"scales": [64, 96] if several else [64]}
                     settings = {**row.config, **column.config, "recipe": row.recipe, "image_size": [64, 64]}
                     results.append(
                         Result(
                             *("run", settings, row.recipe, "toy", seed, "toy", "test", spec.protocol, 9, "2026-01-01"),
-                            options={key: value for key, value in options.items() if value},
+                            options=options,
                             metrics={str(column.metric): value},
                         )
                     )
@@ -99,7 +100,7 @@ def verdict(title: str, numbers: Mapping[tuple[str, str, str], list[float]]) -> 
     return judge_claim([measure_comparison(one, tables) for one in claim(title).comparisons])
 
 
-def test_the_papers_own_numbers_make_every_claim_but_one_hold() -> None:
+def test_the_papers_own_numbers_make_every_claim_but_two_hold() -> None:
     """Three seeds that all print the paper's numbers: the claims are what the paper says, in its direction."""
     numbers = {
         (name, row.id, key): [value] * 3
@@ -111,9 +112,12 @@ def test_the_papers_own_numbers_make_every_claim_but_one_hold() -> None:
         for row, value in zip(("weight", "class", "fused"), values, strict=True):
             numbers["fused", row, column] = [float(value)] * 3
     claims = paper_claims(paper_specs())
-    assert len(claims) == 15
+    assert len(claims) == 18
     fallen = [one.title for one in claims if verdict(one.title, numbers) != "holds"]
-    assert fallen == ["Detection: GWAP is above GAP"]  # 57.34 against 57.36 at 0.05, in the paper too
+    assert fallen == [
+        "Background images: the maps grow to cover the objects",  # nothing but the abstract is public
+        "Detection: GWAP is above GAP",  # 57.34 against 57.36 at 0.05, in the paper too
+    ]
 
 
 def test_errors_are_better_when_lower() -> None:
@@ -199,7 +203,7 @@ def test_a_page_without_results_decides_nothing_and_says_what_to_run(writer: Mod
     summary = text[text.index("## Summary") :].split("\n## ")[0]
     verdicts = re.findall(r"^\| [^|]* \| \S+ \| ([^|]*) \| [^|]* \|$", summary, re.MULTILINE)
     assert set(verdicts) == {"not decidable here"}
-    assert len(verdicts) > 15
+    assert len(verdicts) > 10
     assert "gwapctl reproduce ii --profile quick --dataset data/fruits-voc --seeds 3" in text
     assert "gwapctl reproduce iii --profile quick --rows googlenet-gap" in text
 

@@ -99,7 +99,7 @@ def test_perfect_maps_give_perfect_scores(tmp_path: Path) -> None:
     metrics = document["metrics"]
     for name in ("cor_loc", "max_box_acc", "max_box_acc_70", "max_box_acc_v2", "px_ap"):
         assert metrics[name] == 100, name
-    for name in ("mean_iou", "f_measure", "f_of_means", "fg_iou", "fg_iou_pooled"):
+    for name in ("mean_iou", "f_measure", "f_of_means", "fg_precision", "fg_recall", "fg_iou", "fg_iou_pooled"):
         assert metrics[name] == pytest.approx(1), name
     assert metrics["gt_known_error"] == 0
     assert document["n"] == 1
@@ -108,6 +108,7 @@ def test_perfect_maps_give_perfect_scores(tmp_path: Path) -> None:
 
 LOCATED = {
     *("gt_known_error", "cor_loc", "mean_iou", "f_measure", "f_of_means", "px_ap"),
+    *("fg_precision", "fg_recall", "fg_area"),
     *("fg_iou", "fg_iou_threshold", "fg_iou_pooled", "fg_iou_pooled_threshold"),
     *("max_box_acc", "max_box_acc_30", "max_box_acc_50", "max_box_acc_70", "max_box_acc_v2", "max_box_acc_threshold"),
 }

@@ -116,6 +116,9 @@ def test_f_measure_by_hand() -> None:
     precision, recall = 1.5 / 4, 1 / 4
     expected = 1.3 * precision * recall / (0.3 * precision + recall)
     assert metric.compute()["f_of_means"] == pytest.approx(expected)
+    assert metric.compute()["fg_precision"] == pytest.approx(precision)
+    assert metric.compute()["fg_recall"] == pytest.approx(recall)
+    assert metric.compute()["fg_area"] == pytest.approx((0.5 + 0.5 + 0 + 0.25) / 4)
 
 
 def test_f_measure_weighs_precision_more() -> None:
@@ -149,7 +152,8 @@ def test_f_measure_agrees_with_counting_pixels(seed: int, height: int, width: in
     else:
         p, r = (both / m if m else 0), both / g
         expected = 1.3 * p * r / (0.3 * p + r) if p + r else 0
-        assert metric.compute() == pytest.approx({"f_measure": expected, "f_of_means": expected})
+        foreground = {"fg_precision": p, "fg_recall": r, "fg_area": m / len(pixels)}
+        assert metric.compute() == pytest.approx({"f_measure": expected, "f_of_means": expected, **foreground})
 
 
 def test_a_pixel_belongs_to_a_box_when_its_centre_does() -> None:

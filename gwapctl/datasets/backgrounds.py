@@ -26,10 +26,48 @@ def background_folder(folder: str) -> list[Sample]:
 def without_classes(dataset: Dataset, names: Sequence[str]) -> ClassSubset:
     """Return ``dataset`` without the classes ``names`` (names or ids): images that show nothing else are left out.
 
+    Of a part such as ``tiny-imagenet:25`` the names may be any of the whole data set.
+
     Raises:
         UsageError: there is no such class, or fewer than two classes remain.
 
     """
+    whole, part = _whole(dataset)
+    removed = _indices(whole, names)
+    keep = [index for index in part if index not in removed]
+    if len(keep) < 2:
+        raise UsageError(f"--background-classes leaves {len(keep)} classes of {dataset.name}. Keep at least two.")
+    return ClassSubset(whole, keep, f"{dataset.name}-without-{len(removed)}")
+
+
+def background_samples(dataset: Dataset, names: Sequence[str], split: str) -> list[Sample]:
+    """Return the images of ``split`` that show the classes ``names`` and no other: without any label.
+
+    Raises:
+        UsageError: there is no such class.
+        DataError: there is no such image.
+
+    """
+    whole, _ = _whole(dataset)
+    scenery = _indices(whole, names)
+    samples = [
+        Sample(sample.id, sample.path, (), size=sample.size)
+        for sample in whole.samples(split)
+        if sample.labels and scenery.issuperset((*sample.labels, *sample.ignored))
+    ]
+    if not samples:
+        raise DataError(f"split {split!r} of {whole.name} has no image of the --background-classes alone.")
+    return samples
+
+
+def _whole(dataset: Dataset) -> tuple[Dataset, Sequence[int]]:
+    """Return the data set that ``dataset`` is a part of, or itself, and the classes of the part."""
+    if isinstance(dataset, ClassSubset):
+        return dataset.base, dataset.kept
+    return dataset, range(len(dataset.classes))
+
+
+def _indices(dataset: Dataset, names: Sequence[str]) -> set[int]:
     index_of = {item.name: index for index, item in enumerate(dataset.classes)}
     index_of |= {item.id: index for index, item in enumerate(dataset.classes)}
     for name in names:
@@ -38,26 +76,4 @@ def without_classes(dataset: Dataset, names: Sequence[str]) -> ClassSubset:
                 f"--background-classes: {dataset.name} has no class {name!r}.{closest(name, index_of)} "
                 f"`gwapctl data check -v {dataset.root}` lists them."
             )
-    removed = {index_of[name] for name in names}
-    keep = [index for index in range(len(dataset.classes)) if index not in removed]
-    if len(keep) < 2:
-        raise UsageError(f"--background-classes leaves {len(keep)} classes of {dataset.name}. Keep at least two.")
-    return ClassSubset(dataset, keep, f"{dataset.name}-without-{len(removed)}")
-
-
-def background_samples(kept: ClassSubset, split: str) -> list[Sample]:
-    """Return the images of ``split`` that show classes, but none of those ``kept``: without any label.
-
-    Raises:
-        DataError: there is none.
-
-    """
-    remaining = set(kept.kept)
-    samples = [
-        Sample(sample.id, sample.path, (), size=sample.size)
-        for sample in kept.base.samples(split)
-        if sample.labels and remaining.isdisjoint((*sample.labels, *sample.ignored))
-    ]
-    if not samples:
-        raise DataError(f"split {split!r} of {kept.base.name} has no image of the --background-classes alone.")
-    return samples
+    return {index_of[name] for name in names}

@@ -38,10 +38,11 @@ RANK_KEYS = ("top1_error", "top5_error", "top1_loc_error", "top5_loc_error")
 TOP5_KEYS = ("top5_error", "top5_loc_error")
 BOX_KEYS = ("gt_known_error", "cor_loc", "mean_iou")
 MAP_KEYS = (
-    *("f_measure", "f_of_means", "px_ap"),
+    *("f_measure", "f_of_means", "fg_precision", "fg_recall", "fg_area", "px_ap"),
     *("fg_iou", "fg_iou_threshold", "fg_iou_pooled", "fg_iou_pooled_threshold"),
     *("max_box_acc", "max_box_acc_30", "max_box_acc_50", "max_box_acc_70", "max_box_acc_threshold", "max_box_acc_v2"),
 )
+PREDICTED_KEYS = ("f_measure", "f_of_means", "fg_iou", "fg_iou_pooled")  # also of the predicted classes' maps
 
 
 class PaperProtocol:
@@ -125,7 +126,7 @@ class PaperProtocol:
         omissions = self._omissions.found()
         omitted = {key for keys in omissions for key in keys}
         found = self._predicted.compute() | self._predicted_iou.compute()
-        predicted = {f"{key}_predicted": value for key, value in found.items() if not key.endswith("_threshold")}
+        predicted = {f"{key}_predicted": value for key, value in found.items() if key in PREDICTED_KEYS}
         parts = [self._classification().compute(), self._judged.compute(), predicted, self._detections.compute()]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {

@@ -19,14 +19,16 @@ LEVELS = 256
 
 
 class FMeasure:
-    """``f_measure`` (mean of the images' own) and ``f_of_means`` (of mean precision and mean recall), both in 0..1.
+    """``f_measure`` (mean of the images' own) and ``f_of_means`` (of mean precision and mean recall), all in 0..1.
 
     With M the foreground of the map and G the ground truth: P = |M & G| / |M|, R = |M & G| / |G|,
-    F = (1 + b) P R / (b P + R), b = beta squared = 0.3, and 0 where P + R = 0 (Qiu, GWAP, Table II).
+    F = (1 + b) P R / (b P + R), b = beta squared = 0.3, and 0 where P + R = 0 (Qiu, GWAP, Table II). Beside them, as
+    means over images, ``fg_precision`` P, ``fg_recall`` R, and ``fg_area``, the share of the image that M covers: they
+    tell a map that grew over the object from one that grew over everything.
     """
 
     def __init__(self) -> None:
-        self._rows: list[tuple[float, float]] = []
+        self._rows: list[tuple[float, float, float]] = []
 
     def update(self, foreground: npt.ArrayLike, truth: npt.ArrayLike) -> None:
         """Add one image: two masks (H, W). An image without any true pixel has no recall and is left out.
@@ -40,17 +42,20 @@ class FMeasure:
             raise DataError(f"the foreground has shape {found.shape} but the ground truth {real.shape}.")
         if not real.any():
             return
-        common = int(np.count_nonzero(found & real))
-        self._rows.append((common / max(int(np.count_nonzero(found)), 1), common / int(np.count_nonzero(real))))
+        common, covered = int(np.count_nonzero(found & real)), int(np.count_nonzero(found))
+        self._rows.append((common / max(covered, 1), common / int(np.count_nonzero(real)), covered / found.size))
 
     def compute(self) -> dict[str, float]:
-        """Return both aggregations over all images."""
+        """Return the means over all images."""
         if not self._rows:
             return {}
-        precision, recall = np.mean(self._rows, axis=0).tolist()
+        precision, recall, area = np.mean(self._rows, axis=0).tolist()
         return {
-            "f_measure": float(np.mean([f_beta(*row) for row in self._rows])),
+            "f_measure": float(np.mean([f_beta(one, other) for one, other, _ in self._rows])),
             "f_of_means": f_beta(precision, recall),
+            "fg_precision": precision,
+            "fg_recall": recall,
+            "fg_area": area,
         }
 
 

@@ -168,7 +168,23 @@ def paper_claims(tables: Mapping[str, TableSpec]) -> list[Claim]:
               tuple(say.better("fused", column, "fused", half) for half in ("weight", "class")
                     for column in ("otsu", "max"))),
     ]  # fmt: skip
+    claims += _companion_claims(say, tables) if {"dgl", "background"} <= tables.keys() else []
     return claims + (_detection_claims(say, [column.key for column in tables["v"].columns]) if "v" in tables else [])
+
+
+def _companion_claims(say: _Words, tables: Mapping[str, TableSpec]) -> list[Claim]:
+    """Return the claims of the dual gradients' slides, and of the abstract on background images."""
+    columns = [column.key for column in tables["dgl"].columns]
+    grown = [column.key for column in tables["background"].columns if column.key in ("recall", "gt_known", "top1")]
+    scales, closing = "dgl-multi-scale", "dgl-multi-scale-close"
+    return [
+        Claim("Dual gradients: several scales localize better than one", "mIoU 61.46 against 58.23 (LID, slides)",
+              tuple(say.better("dgl", column, scales, "dgl", ("several scales", "one")) for column in columns)),
+        Claim("Dual gradients: closing the maps helps", "mIoU 62.22 against 61.46 (LID, slides)",
+              tuple(say.better("dgl", column, closing, scales, ("closed", "not closed")) for column in columns)),
+        Claim("Background images: the maps grow to cover the objects", "the abstract says so without a number",
+              tuple(say.better("background", column, "background", "gap") for column in grown)),
+    ]  # fmt: skip
 
 
 def _detection_claims(say: _Words, proportions: Sequence[str]) -> list[Claim]:
@@ -196,14 +212,19 @@ class _Words:
 
     tables: Mapping[str, TableSpec]
 
-    def better(self, table: str, column: str, better: str, worse: str) -> Comparison:
-        """Say that row ``better`` is above row ``worse`` in a column where high is good, below where low is."""
+    def better(
+        self, table: str, column: str, better: str, worse: str, called: tuple[str, str] | None = None
+    ) -> Comparison:
+        """Say that row ``better`` is above row ``worse`` in a column where high is good, below where low is.
+
+        ``called``: what to call them; by default their first labels.
+        """
         spec = self.tables[table]
         asked = next(one for one in spec.columns if one.key == column)
         sign = 1 if asked.best == "highest" else -1
         names = {row.id: row.labels[0] for row in spec.rows}
-        relation = "above" if sign > 0 else "below"
-        text = f"{asked.name}: {names[better]} {relation} {names[worse]}"
+        first, second = called or (names[better], names[worse])
+        text = f"{asked.name}: {first} {'above' if sign > 0 else 'below'} {second}"
         sides = (Side(table, better, column), Side(table, worse, column))
         return Comparison(text, sides, lambda numbers: sign * (numbers[0] - numbers[1]), max(2, asked.decimals))
 

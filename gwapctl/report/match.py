@@ -102,7 +102,7 @@ def fits_options(wanted: EvaluateOptions, result: Result, *, exact: bool) -> boo
         return True
     if wanted.scales == "own":
         return len(result.scales) <= 1 and result.own_scale in (None, *result.scales)
-    return result.scales == wanted.scales if exact else len(result.scales) > 1
+    return result.scales == wanted.scales if exact else (len(result.scales) > 1) == (len(wanted.scales) > 1)
 
 
 def _fits_extra(name: str, wanted: EvaluateOptions, result: Result, exact: bool) -> bool:

@@ -14,6 +14,9 @@ METRICS: dict[str, tuple[str, str]] = {
     "cor_loc": ("CorLoc (%)", ".1f"),
     "f_measure": ("F-measure", ".4f"),
     "f_of_means": ("F-measure of mean precision and recall", ".4f"),
+    "fg_precision": ("precision of Otsu's foreground", ".4f"),
+    "fg_recall": ("recall of the ground-truth area", ".4f"),
+    "fg_area": ("share of the image that is foreground", ".4f"),
     "mean_iou": ("mean IoU", ".4f"),
     "max_box_acc": ("MaxBoxAcc (%)", ".2f"),
     "max_box_acc_v2": ("MaxBoxAccV2 (%)", ".2f"),
@@ -25,7 +28,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "images_per_second": ("images per second", ".0f"),
     "extra_memory_mib": ("memory of the maps (MiB per image)", ".2f"),
 }
-FRACTIONS = frozenset(("f_measure", "f_of_means", "mean_iou", "fg_iou"))  # 0..1; all other metrics are percent
+# 0..1; all other metrics are percent
+FRACTIONS = frozenset(("f_measure", "f_of_means", "fg_precision", "fg_recall", "fg_area", "mean_iou", "fg_iou"))
 
 # further numbers, of classes and curves
 _OTHERS: dict[str, tuple[str, str]] = {

@@ -37,10 +37,11 @@ class RowChange(Frozen):
 
 
 class Budget(Frozen):
-    """Settings on top of every row's recipe, and the caption that states them."""
+    """Settings on top of every row's recipe, what a row has of its own, and the caption that states them."""
 
     caption: str = ""
     settings: dict[str, Setting] = Field(default_factory=dict)
+    row: dict[str, RowChange] = Field(default_factory=dict)
 
 
 class ProfileTable(Budget):
@@ -55,7 +56,6 @@ class ProfileTable(Budget):
     rows: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     dataset: str | None = None
-    row: dict[str, RowChange] = Field(default_factory=dict)
     on: dict[str, Budget] = Field(default_factory=dict)
 
 
@@ -136,7 +136,8 @@ def apply_profile(spec: TableSpec, profile: Profile | None) -> TableSpec:
         )
     table = profile.tables[spec.name]
     ids = [row.id for row in spec.rows]
-    unknown = [name for name in (*table.rows, *table.row) if name not in ids]
+    named = (*table.rows, *(name for budget in (table, *table.on.values()) for name in budget.row))
+    unknown = [name for name in named if name not in ids]
     if unknown:
         raise DataError(f"profile {profile.name} names rows that table {spec.name} does not have: {unknown}.")
     variants = {name: _on_budget(spec, profile, table, budget) for name, budget in table.on.items()}
@@ -151,16 +152,14 @@ def _on_budget(spec: TableSpec, profile: Profile, table: ProfileTable, budget: B
             "profile_caption": " ".join(text for text in (profile.caption, budget.caption) if text),
             "default_dataset": table.dataset,
             "columns": table.columns or spec.columns,
-            "rows": tuple(
-                _change(row, profile, table, budget) for row in spec.rows if not table.rows or row.id in table.rows
-            ),
+            "rows": tuple(_change(row, profile, budget) for row in spec.rows if not table.rows or row.id in table.rows),
         }
     )
 
 
-def _change(row: Row, profile: Profile, table: ProfileTable, budget: Budget) -> Row:
+def _change(row: Row, profile: Profile, budget: Budget) -> Row:
     """Set a row's settings and options; a quoted row stays as it is."""
-    own = table.row.get(row.id, RowChange())
+    own = budget.row.get(row.id, RowChange())
     if row.quoted is not None:
         return row
     evaluate = row.evaluate.model_copy(update=own.evaluate.model_dump(exclude_none=True))

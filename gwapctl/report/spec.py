@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -19,7 +19,7 @@ from gwapctl.zoo import zoo_folder
 TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
 TOGETHER = {"background": ("background", "background-ilsvrc")}  # one table of two data sets
 
-Setting = bool | int | float | str | tuple[int, ...]
+Setting = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | dict[str, int | float]
 
 # options that are off unless a row asks for them, and what an evaluation says then if it says anything
 EXTRAS: dict[str, Setting | None] = {
@@ -160,8 +160,8 @@ class TableSpec(Frozen):
         return any(row.paper for row in self.rows)
 
     def on(self, dataset: str) -> TableSpec:
-        """Return the table as the profile has it on ``dataset``, or on a part of it such as ``tiny-imagenet:40``."""
-        return self.variants.get(dataset.partition(":")[0], self)
+        """Return the table as the profile has it on ``dataset``: a name, a part like ``lid:40``, or a folder."""
+        return self.variants.get(PurePath(dataset).name.partition(":")[0], self)
 
 
 def tables_folder() -> Path:
