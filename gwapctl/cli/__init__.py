@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import inspect
 import itertools
@@ -125,6 +126,8 @@ def help_page(words: Sequence[str]) -> tuple[typer.Typer, tuple[str, ...]] | Non
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    if not set(HELP).isdisjoint(sys.argv):
+        gc.disable()  # drawing a page makes many objects and drops few: looking for garbage would only slow it down
     sys.exit(run())
 
 
