@@ -61,7 +61,9 @@ def ours(options: argparse.Namespace, weak: Any) -> Contender:
     labels = torch.zeros(options.batch, CLASSES)
     labels[:, found] = 1
     return Contender(
-        model, lambda: total_loss(model(images, sizes, targets, labels)), lambda: model.detect(images, sizes)
+        model,
+        lambda: total_loss(model(images, sizes, targets, labels)),
+        lambda: model.detect(model.features(images, sizes), sizes),
     )
 
 

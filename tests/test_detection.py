@@ -174,7 +174,7 @@ def test_losses_and_detections(weak: str, pooling: str) -> None:
     assert all(loss.shape == () and torch.isfinite(loss) and loss > 0 for loss in losses.values())
     assert not any(name.startswith("roi") for name in model(images, sizes, [None] * 3, labels))
     model.eval()
-    found = model.detect(images, sizes)
+    found = model.detect(model.features(images, sizes), sizes)
     assert len(found) == 3
     for one, (height, width) in zip(found, sizes, strict=True):
         assert len(one.boxes) == len(one.scores) == len(one.labels)
@@ -187,9 +187,9 @@ def test_losses_and_detections(weak: str, pooling: str) -> None:
         for label in range(3):
             overlap = torchvision.ops.box_iou(one.boxes[one.labels == label], one.boxes[one.labels == label])
             assert (overlap.fill_diagonal_(0) <= 0.3 + 1e-6).all()
-    few = model.detect(images, sizes, score_threshold=float(found[0].scores[4]))
+    few = model.detect(model.features(images, sizes), sizes, score_threshold=float(found[0].scores[4]))
     assert len(few[0].boxes) == 5
-    maps = model.weight_maps(images, sizes)
+    maps = model.weight_maps(model.features(images, sizes), sizes)
     assert (maps is not None) == ("gwap" in weak)
     if maps is not None:
         assert maps.shape == (3, 3, 7, 10)
@@ -205,7 +205,11 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
     noisy = torch.randint_like(images, 256)
     for one, other, (height, width) in zip(images, noisy, sizes, strict=True):
         other[:, :height, :width] = one[:, :height, :width]
-    for one, other in zip(model.detect(images, sizes), model.detect(noisy, sizes), strict=True):
+    for one, other in zip(
+        model.detect(model.features(images, sizes), sizes),
+        model.detect(model.features(noisy, sizes), sizes),
+        strict=True,
+    ):
         torch.testing.assert_close(one.boxes, other.boxes)
     assert (images != noisy).any()
 
@@ -294,7 +298,7 @@ def test_bf16_channels_last_gives_the_same_losses() -> None:
     torch.manual_seed(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(images.to(memory_format=torch.channels_last), sizes, targets, labels)
-        found = model.eval().detect(images, sizes)
+        found = model.eval().detect(model.features(images, sizes), sizes)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(expected[name].item(), rel=0.2), name
@@ -314,7 +318,10 @@ def test_a_saved_detector_is_the_same(tmp_path: Path) -> None:
     assert not again.training
     assert json.loads((tmp_path / "model.json").read_text())["task"] == "detection"
     images, sizes, _, _ = scenes(1)
-    assert torch.equal(again.detect(images, sizes)[0].boxes, model.detect(images, sizes)[0].boxes)
+    assert torch.equal(
+        again.detect(again.features(images, sizes), sizes)[0].boxes,
+        model.detect(model.features(images, sizes), sizes)[0].boxes,
+    )
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
@@ -346,6 +353,6 @@ def test_eight_images_are_learned_by_heart() -> None:
         total_loss(model(images, sizes, targets, labels)).backward()
         optimizer.step()
     meter = DetectionAP()
-    for found, target in zip(model.eval().detect(images, sizes), targets, strict=True):
+    for found, target in zip(model.eval().detect(model.features(images, sizes), sizes), targets, strict=True):
         meter.update(found.boxes, found.scores, found.labels, target.boxes, target.labels, target.difficult)
     assert meter.compute()["det_map_area"] > 95

@@ -93,8 +93,9 @@ class DetectorReader:
         images, sizes = pad(inputs)
         images = images.to(self.device)
         with autocast(self.device, self.precision):
-            detections = self.model.detect(images, sizes, score_threshold=min_score)
-            weights = self.model.weight_maps(images, sizes) if maps else None
+            features = self.model.features(images, sizes)
+            detections = self.model.detect(features, sizes, score_threshold=min_score)
+            weights = self.model.weight_maps(features, sizes) if maps else None
         weight_maps = [None] * len(inputs) if weights is None else [*weights.float().cpu().numpy()]
         return [
             _in_original_pixels(found, geometry, weight_map)

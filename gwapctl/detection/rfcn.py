@@ -74,7 +74,7 @@ class Detector(nn.Module):
             ``weak_image`` of all, ``weak_region`` of the images with boxes. One that has no image is absent.
 
         """
-        conv4, shared = self._features(images, sizes)
+        conv4, shared = self.features(images, sizes)
         boxed = {place: target for place, target in enumerate(targets or ()) if target is not None}
         losses: dict[str, Tensor] = {}
         if boxed:
@@ -96,17 +96,17 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def detect(
-        self, images: Tensor, sizes: Sequence[tuple[int, int]], score_threshold: float = 0.0
+        self, features: tuple[Tensor, Tensor], sizes: Sequence[tuple[int, int]], score_threshold: float = 0.0
     ) -> list[Detections]:
         """Return what is found in each image, in eval mode: after NMS at IoU 0.3, at most 400 boxes.
 
         Args:
-            images: (B, 3, H, W) RGB in 0..255.
+            features: what ``features`` returns for the images.
             sizes: (height, width) of each image without its padding, in input pixels.
             score_threshold: leave out what scores lower; 0 as published.
 
         """
-        conv4, shared = self._features(images, sizes)
+        conv4, shared = features
         regions, _ = self.proposals(conv4, sizes)
         scores, offsets = self.votes(shared, regions)
         chances = scores.softmax(dim=1)[:, 1:]  # (R, C)
@@ -119,22 +119,28 @@ class Detector(nn.Module):
         return found
 
     @torch.no_grad()
-    def weight_maps(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor | None:
-        """Return the class-specific weight maps alpha_c (arXiv 1809.08264, eq. 8), (B, C, h, w).
+    def weight_maps(self, features: tuple[Tensor, Tensor], sizes: Sequence[tuple[int, int]]) -> Tensor | None:
+        """Return the class-specific weight maps alpha_c (arXiv 1809.08264, eq. 8), (B, C, h, w), from ``features``.
 
         They sum to 1 over an image's own positions and are 0 on its padding. None where nothing is weighted: ``weak``
         is none or gap.
         """
         if self.weak is None or self.weak.kind == "gap":
             return None
-        _, shared = self._features(images, sizes)
+        _, shared = features
         own = self.weak(shared, [self._cells(size) for size in sizes]).weight_maps
         rows, columns = shared.shape[2:]
         padded = [functional.pad(one, (0, columns - one.shape[2], 0, rows - one.shape[1])) for one in own]
         return torch.stack(padded)
 
-    def _features(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Return conv4 and the shared features, ``(B, ., ceil(H / stride), ceil(W / stride))``."""
+    def features(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Return conv4 and the shared features, ``(B, ., ceil(H / stride), ceil(W / stride))``.
+
+        Args:
+            images: (B, 3, H, W) RGB in 0..255.
+            sizes: (height, width) of each image without its padding, in input pixels.
+
+        """
         conv4 = self.trunk.conv4(self._normalise(images, sizes))
         return conv4, functional.relu(self.neck(self.trunk.conv5(conv4)))
 
