@@ -104,7 +104,8 @@ def _heads(table: FilledTable) -> list[Head]:
     if not table.spec.of_a_paper:
         return [Head(column.name) for column in table.spec.columns]
     if not table.ground.home:
-        return [Head(column.name, _measured_on(table)) for column in table.spec.columns]
+        named = _measured_on(table) if len(table.spec.columns) < STACKED_FROM else ""  # the title says it, too
+        return [Head(column.name, named) for column in table.spec.columns]
     return [Head(column.name, whose) for column in table.spec.columns for whose in ("paper", "measured")]
 
 

@@ -17,6 +17,7 @@ from gwapctl.errors import DataError, unknown_name
 from gwapctl.zoo import zoo_folder
 
 TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
+OURS = "ours"  # the source of a table that no paper has
 TOGETHER = {"background": ("background", "background-ilsvrc")}  # one table of two data sets
 
 Setting = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | dict[str, int | float]
@@ -112,7 +113,7 @@ class Row(Frozen):
 
 
 class TableSpec(Frozen):
-    """A table of a paper, or one of our own (no row has a number of a paper).
+    """A table of a paper, or one of our own (``source = "ours"``).
 
     ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
     number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
@@ -156,8 +157,8 @@ class TableSpec(Frozen):
 
     @property
     def of_a_paper(self) -> bool:
-        """Whether it has numbers of a paper, beside which measured ones stand."""
-        return any(row.paper for row in self.rows)
+        """Whether it is a paper's, beside whose numbers measured ones stand, and not one of our own."""
+        return self.source != OURS
 
     def on(self, dataset: str) -> TableSpec:
         """Return the table as the profile has it on ``dataset``: a name, a part like ``lid:40``, or a folder."""
