@@ -154,9 +154,13 @@ def test_the_page_has_a_table_per_data_set(script: Any, tmp_path: Path, monkeypa
     monkeypatch.setattr(script, "RESULTS", tmp_path / "results")
     spec = apply_profile(SPEC, load_profile("quick"))
     assert "Nothing is measured yet" in script.page(spec)
-    profile = {key: value for key, value in spec.rows[0].instead.items() if key != "head"}
-    make_run(tmp_path / "runs", "gap", [("class", METRICS | {"top1_error": 12.5})], **profile)
-    make_run(tmp_path / "runs", "gwap", [("fused", METRICS | {"px_ap": 70.0})], dataset="scenes", **profile)
+    photos, scenes = (
+        {key: value for key, value in spec.on(name).rows[0].instead.items() if key != "head"}
+        for name in ("tiny-imagenet:40", "data/scenes")
+    )
+    assert photos != scenes
+    make_run(tmp_path / "runs", "gap", [("class", METRICS | {"top1_error": 12.5})], **photos)
+    make_run(tmp_path / "runs", "gwap", [("fused", METRICS | {"px_ap": 70.0})], dataset="scenes", **scenes)
     (tmp_path / "runs" / "other").mkdir()
     Run.create(tmp_path / "runs" / "other", {"config": {"recipe": "voc-caffenet-gap"}}).update(status="finished")
     for run in script.runs_of(spec, tmp_path / "runs"):
