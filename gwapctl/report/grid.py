@@ -126,7 +126,8 @@ def _row(table: FilledTable, row: FilledRow) -> tuple[Entry, ...]:
     for column, cell in zip(table.spec.columns, row.cells, strict=True):
         entries += [_paper(column, cell)] if _beside_paper(table) else []
         entries.append(_measured(table, row, column, cell))
-    return tuple(entries) if table.spec.of_a_paper else _noted_once(entries)
+    many = len(table.spec.columns) >= STACKED_FROM and not _beside_paper(table)
+    return _noted_once(entries) if many else tuple(entries)
 
 
 def _noted_once(entries: Sequence[Entry]) -> tuple[Entry, ...]:
