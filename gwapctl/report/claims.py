@@ -111,16 +111,17 @@ def measure_comparison(comparison: Comparison, tables: Mapping[str, FilledTable]
 
 
 def _numbers(side: Side, tables: Mapping[str, FilledTable]) -> dict[int, float]:
-    """Return the numbers of one cell by seed; empty where there is none."""
+    """Return the numbers of one cell by seed, as the table prints them; empty where there is none."""
     table = tables.get(side.table)
     if table is None:
         return {}
     place = next((i for i, column in enumerate(table.spec.columns) if column.key == side.column), None)
     row = next((row for row in table.rows if row.id == side.row), None)
     measured = None if row is None or place is None else row.cells[place].measured
-    metric = "" if place is None else table.spec.columns[place].metric or ""
-    results = () if measured is None else measured.results
-    return {result.seed: result.metrics[metric] for result in results if result.seed is not None}
+    if place is None or measured is None:
+        return {}
+    values = {result.seed: table.spec.columns[place].value(result.metrics) for result in measured.results}
+    return {seed: value for seed, value in values.items() if seed is not None and value is not None}
 
 
 # --- the claims -----------------------------------------------------------------------------------------------------
