@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gwapctl.maps import Localizer
 
 IMAGES = 64
-PASSES = 3
+PASSES = 20  # of some tenth of a second each
 MEBIBYTE = 2**20
 
 
