@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +52,13 @@ def test_every_toml_is_read_by_what_uses_it(path: Path) -> None:
     else:
         config = build_train_config(dataset_of(path), path, {})
         assert isinstance(config, DetectorConfig) == ("detector" in tomllib.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_command_line_takes_every_recipe(path: Path, run_cli: Callable[..., Any]) -> None:
+    result = run_cli("train", dataset_of(path), "--recipe", path, "--dry-run", "--json")
+    assert result.code == 0, result.stderr
+    assert json.loads(result.stdout)["config"]["recipe"] == path.stem
 
 
 def dataset_of(recipe: Path) -> str:

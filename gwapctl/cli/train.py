@@ -176,13 +176,13 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
     from gwapctl.backbones import pretrained_weights_info
     from gwapctl.config import DetectorConfig
     from gwapctl.detection.trunk import build_trunk
-    from gwapctl.heads import build_head
+    from gwapctl.heads import check_head
 
     if isinstance(config, DetectorConfig):
         build_trunk(config.backbone)
         return
     pretrained_weights_info(config.backbone)
-    build_head(config.head, channels=1, classes=2, options=config.head_options)
+    check_head(config.head, config.head_options)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -16,7 +16,7 @@ from gwapctl.heads.base import Head, HeadOutput
 from gwapctl.heads.original import Original
 from gwapctl.heads.scoring import GMP, LSE, WELDON, WILDCAT, GMPFeatures, GWAPClass
 
-__all__ = ["HEADS", "Head", "HeadOutput", "PoolThenClassify", "build_head", "head_class", "head_options"]
+__all__ = ["HEADS", "Head", "HeadOutput", "PoolThenClassify", "build_head", "check_head", "head_class", "head_options"]
 
 HEADS: dict[str, type[Head]] = {
     "background": Background,
@@ -58,6 +58,22 @@ def head_options(name: str) -> dict[str, Any]:
     return {option.name: option.default for option in options}
 
 
+def check_head(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a head or an option of it that does not exist.
+
+    Raises:
+        UsageError: there is no such head or option, or an option is no number.
+
+    """
+    known = head_options(name)
+    for option, value in options.items():
+        if option not in known:
+            choices = f"Its options: {', '.join(known)}." if known else "It has none."
+            raise UsageError(f"head {name} has no option {option!r}.{closest(option, known)} {choices}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UsageError(f"head {name}: {option} must be a number, not {value!r}.")
+
+
 def build_head(name: str, channels: int, classes: int, options: Mapping[str, Any] | None = None) -> Head:
     """Build the head ``name`` for feature maps of ``channels`` and as many logits as ``classes``.
 
@@ -71,11 +87,5 @@ def build_head(name: str, channels: int, classes: int, options: Mapping[str, Any
         UsageError: there is no such head or option, or an option's value makes no sense.
 
     """
-    known = head_options(name)
-    for option, value in (options or {}).items():
-        if option not in known:
-            choices = f"Its options: {', '.join(known)}." if known else "It has none."
-            raise UsageError(f"head {name} has no option {option!r}.{closest(option, known)} {choices}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UsageError(f"head {name}: {option} must be a number, not {value!r}.")
+    check_head(name, options or {})
     return HEADS[name](channels, classes, **(options or {}))
