@@ -204,10 +204,11 @@ def _say_how(
 
 @dataclass
 class Tally:
-    """How many images went through, and how many of them failed."""
+    """How many images went through, how many of them failed, and in how many nothing was found."""
 
     done: int = 0
     failed: int = 0
+    empty: int = 0
 
     def watch(self, images: Iterable[ImagePrediction]) -> Iterator[ImagePrediction]:
         """Pass ``images`` on, count them, and name those that failed."""
@@ -216,6 +217,8 @@ class Tally:
             if image.error is not None:
                 self.failed += 1
                 console.warn(image.error.message)
+            elif not image.predictions:
+                self.empty += 1
             yield image
 
 
@@ -253,11 +256,17 @@ PRINTERS: dict[str, Callable[[Iterable[ImagePrediction]], None]] = {
 }
 
 
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
+
+
 def _finish(tally: Tally, total: int, out: Path | None) -> None:
     """Say what was done, and leave with 3 if images failed."""
     if out is not None:
         earlier = f" ({total - tally.done} were done before)" if tally.done < total else ""
-        console.note(f"{tally.done - tally.failed} images in {out}{earlier}")
+        console.note(f"{_images(tally.done - tally.failed)} in {out}{earlier}")
+    if tally.empty:
+        console.note(f"{_images(tally.empty)} without any object; a lower --min-score shows what is less sure")
     if tally.failed:
         console.warn(f"{tally.failed} of {tally.done} images failed.")
         raise typer.Exit(SOME_FAILED)
