@@ -254,7 +254,7 @@ def _cell(metric: str, value: float | None) -> str:
         return ""
     if metric.startswith("fg_iou") and metric.endswith("_threshold"):
         return f"{value:.0f}"  # of 256 levels
-    fraction = metric.startswith(("f_", "fg_iou", "mean_iou")) or metric.endswith("_threshold")
+    fraction = metric.startswith(("f_", "fg_", "mean_iou")) or metric.endswith("_threshold")
     return f"{value:.4f}" if fraction else f"{value:.2f}"
 
 
