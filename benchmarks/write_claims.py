@@ -18,6 +18,7 @@ from gwapctl.report.claims import (
     LEAST_SEEDS,
     STANDARD_ERRORS,
     Claim,
+    Comparison,
     Outcome,
     judge_claim,
     measure_comparison,
@@ -36,11 +37,8 @@ PROFILE = "quick"
 TABLES = ("i", "ii", "iii", "iv", "fused", "dgl", "background", "v")
 VOC_LIKE = ("data/fruits-voc", "data/scenes")  # what tables are measured on that have no data set in the profile
 CONTROL = "data/bccd-voc"
-ALSO = {
-    "ii": ("tiny-imagenet:40",),
-    "dgl": ("data/scenes",),
-    "v": (CONTROL,),
-}  # what some are measured on besides, in part
+# what some are measured on besides
+ALSO = {"ii": ("tiny-imagenet:40",), "dgl": ("data/scenes",), "v": (CONTROL,)}
 CONTROL_ROWS = ("rfcn", "rfcn-gwap")
 SEEDS = 3
 
@@ -125,9 +123,14 @@ def _judge(claim: Claim, filled: Mapping[tuple[str, str], FilledTable]) -> dict[
 
 def _outcomes(claim: Claim, dataset: str, filled: Mapping[tuple[str, str], FilledTable]) -> list[Outcome]:
     here = {name: table for (name, ground), table in filled.items() if ground == dataset}
-    outcomes = [measure_comparison(comparison, here) for comparison in claim.comparisons]
-    part_alone = any(dataset in also for also in ALSO.values())
-    return [outcome for outcome in outcomes if outcome.values or not part_alone]
+    return [measure_comparison(one, here) for one in claim.comparisons if _applies(one, dataset, here)]
+
+
+def _applies(comparison: Comparison, dataset: str, here: Mapping[str, FilledTable]) -> bool:
+    """Tell whether a data set has the tables, columns (no mIoU without masks) and rows of a comparison at all."""
+    columns = {(name, column.key) for name, table in here.items() for column in table.spec.columns}
+    asked = dataset != CONTROL or {side.row for side in comparison.sides} <= set(CONTROL_ROWS)
+    return asked and {(side.table, side.column) for side in comparison.sides} <= columns
 
 
 def _commands(filled: Sequence[tuple[str, str]]) -> str:

@@ -175,11 +175,11 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
     """Find out at once whether the network can be built, before anything is promised, downloaded or opened."""
     from gwapctl.backbones import pretrained_weights_info
     from gwapctl.config import DetectorConfig
-    from gwapctl.detection.trunk import build_trunk
+    from gwapctl.detection.trunk import check_trunk
     from gwapctl.heads import check_head
 
     if isinstance(config, DetectorConfig):
-        build_trunk(config.backbone)
+        check_trunk(config.backbone)
         return
     pretrained_weights_info(config.backbone)
     check_head(config.head, config.head_options)

@@ -124,6 +124,17 @@ TRUNKS: dict[str, Callable[[], Trunk]] = {
 }
 
 
+def check_trunk(name: str) -> None:
+    """Refuse a trunk that does not exist.
+
+    Raises:
+        UsageError: there is no such trunk; the message names the nearest.
+
+    """
+    if name not in TRUNKS:
+        raise unknown_name("backbone of a detector", name, TRUNKS)
+
+
 def build_trunk(name: str) -> Trunk:
     """Build the trunk ``name`` with fresh weights.
 
@@ -131,8 +142,7 @@ def build_trunk(name: str) -> Trunk:
         UsageError: there is no such trunk.
 
     """
-    if name not in TRUNKS:
-        raise unknown_name("backbone of a detector", name, TRUNKS)
+    check_trunk(name)
     return TRUNKS[name]()
 
 
@@ -143,8 +153,7 @@ def trunk_weights(name: str) -> PretrainedWeights:
         UsageError: there is no such trunk, or it has no ImageNet weights.
 
     """
-    if name not in TRUNKS:
-        raise unknown_name("backbone of a detector", name, TRUNKS)
+    check_trunk(name)
     if name == "resnet-s":
         raise UsageError(
             "resnet-s has no ImageNet weights to download. Use --weights none, a run or a zoo entry of ours."

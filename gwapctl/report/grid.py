@@ -10,7 +10,7 @@ from gwapctl.report.fill import Cell, FilledRow, FilledTable, Measured
 from gwapctl.report.match import departures
 from gwapctl.report.spec import Column
 
-STACKED_FROM = 3  # columns of numbers from which measured numbers stand below the paper's instead of beside them
+WIDE_FROM = 3  # columns of numbers: measured ones stand below the paper's instead of beside them
 DASH = "–"
 
 
@@ -62,7 +62,7 @@ class Grid:
 
 def make_grid(table: FilledTable) -> Grid:
     """Lay a filled table out: measured numbers beside the paper's, or below them where there are many columns."""
-    stacked = _beside_paper(table) and len(table.spec.columns) >= STACKED_FROM
+    stacked = _beside_paper(table) and _wide(table)
     labels = [Head(name) for name in table.spec.label_columns]
     heads = _stacked_heads(table) if stacked else _heads(table)
     rows: list[tuple[Entry, ...]] = []
@@ -95,6 +95,10 @@ def _starts_group(table: FilledTable, index: int) -> bool:
     return row.extra != above.extra or (not row.extra and len(row.labels) > 1 and row.labels[1] != above.labels[1])
 
 
+def _wide(table: FilledTable) -> bool:
+    return len(table.spec.columns) >= WIDE_FROM
+
+
 def _beside_paper(table: FilledTable) -> bool:
     """Tell whether the table has numbers of a paper, measured on the same data."""
     return table.ground.home and table.spec.of_a_paper
@@ -104,7 +108,7 @@ def _heads(table: FilledTable) -> list[Head]:
     if not table.spec.of_a_paper:
         return [Head(column.name) for column in table.spec.columns]
     if not table.ground.home:
-        named = _measured_on(table) if len(table.spec.columns) < STACKED_FROM else ""  # the title says it, too
+        named = "" if _wide(table) else _measured_on(table)  # the title says it, too
         return [Head(column.name, named) for column in table.spec.columns]
     return [Head(column.name, whose) for column in table.spec.columns for whose in ("paper", "measured")]
 
@@ -126,8 +130,8 @@ def _row(table: FilledTable, row: FilledRow) -> tuple[Entry, ...]:
     for column, cell in zip(table.spec.columns, row.cells, strict=True):
         entries += [_paper(column, cell)] if _beside_paper(table) else []
         entries.append(_measured(table, row, column, cell))
-    many = len(table.spec.columns) >= STACKED_FROM and not _beside_paper(table)
-    return _noted_once(entries) if many else tuple(entries)
+    shared = not table.spec.of_a_paper or (_wide(table) and not _beside_paper(table))
+    return _noted_once(entries) if shared else tuple(entries)
 
 
 def _noted_once(entries: Sequence[Entry]) -> tuple[Entry, ...]:

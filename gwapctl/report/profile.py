@@ -36,11 +36,10 @@ class RowChange(Frozen):
     evaluate: EvaluateOptions = EvaluateOptions()
 
 
-class Budget(Frozen):
-    """Settings on top of every row's recipe, what a row has of its own, and the caption that states them."""
+class Budget(RowChange):
+    """What every row has on top of its recipe and options, what one ``row`` has besides, and the caption on it."""
 
     caption: str = ""
-    settings: dict[str, Setting] = Field(default_factory=dict)
     row: dict[str, RowChange] = Field(default_factory=dict)
 
 
@@ -162,7 +161,8 @@ def _change(row: Row, profile: Profile, budget: Budget) -> Row:
     own = budget.row.get(row.id, RowChange())
     if row.quoted is not None:
         return row
-    evaluate = row.evaluate.model_copy(update=own.evaluate.model_dump(exclude_none=True))
+    options = {**budget.evaluate.model_dump(exclude_none=True), **own.evaluate.model_dump(exclude_none=True)}
+    evaluate = row.evaluate.model_copy(update=options)
     known = (DetectorConfig if "detector" in row.config else TrainConfig).model_fields
     general = {key: value for key, value in profile.settings.items() if key in known}
     return row.model_copy(update={"instead": {**general, **budget.settings, **own.settings}, "evaluate": evaluate})
