@@ -46,6 +46,7 @@ class TrainConfig(RunConfig):
     """
 
     backbone: str = "googlenet"
+    output_stride: Literal[8, 16, 32] | None = None
     cam_conv: bool = False
     cam_groups: Literal[1, 2] = 1
     head: str = "gwap"

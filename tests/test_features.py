@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -418,14 +417,3 @@ def test_heads_that_see_boxes_are_refused(voc: Path, tmp_path: Path, run_cli: Ca
     assert (result.code, result.stdout) == (2, "")
     assert "gwap-gt" in result.stderr
     assert "--cache-features" in result.stderr
-
-
-@pytest.mark.parametrize("dry", [["--dry-run"], []])
-def test_a_recipe_on_timm_without_timm_is_exit_5(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., Any], dry: list[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    result = run_cli("train", "imagenet", "--recipe", "gwap-dinov2-vits14", "--out", tmp_path / "run", *dry)
-    assert (result.code, result.stdout) == (5, "")
-    assert result.stderr == "error: timm:NAME needs the package timm. Run: pip install 'gwapctl[timm]'\n"
-    assert not (tmp_path / "run").exists()

@@ -17,11 +17,13 @@ class Backbone(nn.Module):
         channels: K, the channels of the feature map.
         stride: input pixels per feature map cell: an input larger by ``stride`` pixels has a map larger by one cell.
         mean, std: of the RGB input in 0..1; the classifier applies them, so that loaders hand over plain RGB in 0..255.
+        output_stride: the stride that was chosen for a network that has several; None: it has one.
 
     """
 
     channels: int
     stride: int
+    output_stride: int | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from gwapctl.backbones.base import Backbone
 from gwapctl.backbones.pretrained import PretrainedWeights, fetch
-from gwapctl.errors import MissingDependencyError, ModelError, UsageError
+from gwapctl.errors import ModelError, UsageError
 
 PREFIX = "timm:"
 # how timm's transformers are told to take any size: ViT and EVA by the first, Swin by the second; the rest take neither
@@ -54,18 +54,18 @@ class TimmBackbone(Backbone):
         return features.permute(0, 3, 1, 2) if self._channels_last else features
 
 
-def timm_backbone(name: str, *, pretrained: bool = False) -> Backbone:
+def timm_backbone(name: str, *, pretrained: bool = False, output_stride: int | None = None) -> Backbone:
     """Build the timm network ``name``, with timm's weights (safetensors of its hub) where ``pretrained``.
 
     Raises:
-        MissingDependencyError: timm is not installed.
-        UsageError: timm has no such network, or no weights of it, or it takes one image size only.
+        UsageError: timm has no such network, or no weights of it, or it takes one image size only, or has another
+            stride than ``output_stride`` and no choice.
         ModelError: its weights cannot be fetched or read.
 
     """
-    timm = _import_timm()
-    _check_name(timm, name)
-    backbone = TimmBackbone(_create(timm, name, pretrained))
+    _check_name(name)
+    backbone = TimmBackbone(create_timm(name, pretrained=pretrained, output_stride=output_stride))
+    backbone.output_stride = output_stride
     _try_out(name, backbone)
     return backbone
 
@@ -74,12 +74,11 @@ def timm_weights(name: str) -> PretrainedWeights | None:
     """Return where the weights of the timm network ``name`` come from and how large they are, None without any.
 
     Raises:
-        MissingDependencyError: timm is not installed.
         UsageError: timm has no such network.
 
     """
-    timm = _import_timm()
-    _check_name(timm, name)
+    timm = _timm()
+    _check_name(name)
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         return None
@@ -94,14 +93,13 @@ def timm_weights(name: str) -> PretrainedWeights | None:
     return PretrainedWeights(url, parameters * 4 / 1e6)
 
 
-def _import_timm() -> ModuleType:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise MissingDependencyError("timm:NAME needs the package timm. Run: pip install 'gwapctl[timm]'") from error
+def _timm() -> ModuleType:
+    """Import timm, which costs a second: only who needs one of its networks waits for it."""
+    return importlib.import_module("timm")
 
 
-def _check_name(timm: ModuleType, name: str) -> None:
+def _check_name(name: str) -> None:
+    timm = _timm()
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         nearest = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
@@ -112,14 +110,23 @@ def _check_name(timm: ModuleType, name: str) -> None:
         raise UsageError(f"timm has no weights {tag!r} of {architecture}, only: {', '.join(tags) or 'none'}.")
 
 
-def _create(timm: ModuleType, name: str, pretrained: bool) -> nn.Module:
+def create_timm(name: str, *, pretrained: bool = False, output_stride: int | None = None) -> nn.Module:
+    """Make timm's network ``name`` without its classifier, for images of any size where it can.
+
+    Raises:
+        UsageError: it has no weights to download, or no choice of strides.
+        ModelError: its weights cannot be fetched or read.
+
+    """
     weights = timm_weights(name) if pretrained else None
     if pretrained and weights is None:
         raise UsageError(f"timm:{name} has no weights to download. Use --weights none, a run or a zoo entry of ours.")
-    source = {"pretrained_cfg_overlay": {"file": str(fetch(weights))}} if weights else {}
+    source: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(fetch(weights))}} if weights else {}
+    if output_stride is not None:
+        source["output_stride"] = output_stride
     for options in _FREE_SIZE:
         try:
-            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, **options, **source)
+            network: nn.Module = _timm().create_model(name, pretrained=pretrained, num_classes=0, **options, **source)
         except TypeError:  # this network does not know the option
             continue
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -127,8 +134,14 @@ def _create(timm: ModuleType, name: str, pretrained: bool) -> nn.Module:
                 raise
             file = source["pretrained_cfg_overlay"]["file"]
             raise ModelError(f"{file} does not hold the weights of timm:{name}: {_first_line(error)}.") from error
+        except (AssertionError, NotImplementedError) as error:
+            raise _no_choice(name, output_stride) from error
         return network
-    raise AssertionError("the last options are empty, which every network takes")
+    raise _no_choice(name, output_stride)
+
+
+def _no_choice(name: str, output_stride: int | None) -> UsageError:
+    return UsageError(f"timm:{name} cannot have stride {output_stride}: timm offers no choice. Drop --output-stride.")
 
 
 def _first_line(error: Exception) -> str:

@@ -127,20 +127,45 @@ def inception_v3_spg(*, pretrained: bool = False) -> Backbone:
     return backbone
 
 
-def resnet18(*, pretrained: bool = False) -> Backbone:
-    """Build ResNet-18 (arXiv 1512.03385) up to layer4."""
-    return _resnet("resnet18", channels=512, pretrained=pretrained)
+def resnet18(*, pretrained: bool = False, output_stride: int | None = None) -> Backbone:
+    """Build ResNet-18 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
+    return _resnet("resnet18", pretrained, output_stride)
 
 
-def resnet50(*, pretrained: bool = False) -> Backbone:
-    """Build ResNet-50 (arXiv 1512.03385) up to layer4."""
-    return _resnet("resnet50", channels=2048, pretrained=pretrained)
+def resnet50(*, pretrained: bool = False, output_stride: int | None = None) -> Backbone:
+    """Build ResNet-50 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
+    return _resnet("resnet50", pretrained, output_stride)
 
 
-def _resnet(name: str, *, channels: int, pretrained: bool) -> Backbone:
+def _resnet(name: str, pretrained: bool, output_stride: int | None) -> Backbone:
     network = torchvision.models.get_model(name, weights=None)
     layers = {child: layer for child, layer in network.named_children() if child not in ("avgpool", "fc")}
-    return _with_weights(LayerChain(layers, channels=channels, stride=32), name, pretrained)
+    stride = output_stride or 32
+    if stride < 32:
+        dilate_stage(network.layer4, dilation=32 // stride, first=16 // stride)
+    if stride < 16:
+        dilate_stage(network.layer3, dilation=16 // stride, first=1)
+    backbone = LayerChain(layers, channels=int(network.fc.in_features), stride=stride)
+    backbone.output_stride = stride
+    return _with_weights(backbone, name, pretrained)
+
+
+def dilate_stage(stage: nn.Module, *, dilation: int, first: int) -> None:
+    """Give a stage of a ResNet stride 1, and dilate its 3x3 convolutions so that each sees what it was trained on.
+
+    Args:
+        stage: ``layer3`` or ``layer4`` of torchvision's ResNets.
+        dilation: of all 3x3 convolutions but the one that had a stride.
+        first: of that one, whose input has the resolution of the stage before: torchvision's
+            ``replace_stride_with_dilation``, which it refuses to ResNet-18 and -34, keeps that stage's dilation.
+
+    """
+    for conv in stage.modules():
+        if isinstance(conv, nn.Conv2d):
+            own = dilation if conv.stride == (1, 1) else first
+            conv.stride = (1, 1)
+            if conv.kernel_size == (3, 3):
+                conv.dilation = conv.padding = (own, own)
 
 
 def _initialise(network: nn.Module) -> None:
@@ -158,23 +183,3 @@ def _with_weights(backbone: Backbone, name: str, pretrained: bool) -> Backbone:
         state = load_pretrained(WEIGHTS[name])
         backbone.load_state_dict({key: value for key, value in state.items() if key in own})
     return backbone
-
-
-def imagenet_classifier(name: str, head: str) -> dict[str, Tensor]:
-    """Return the ImageNet classifier that belongs behind the whole network ``name``, by the names in ``head``.
-
-    1000 classes in the order of sorted wnids. Empty for a pair that torchvision did not train: a cut network, or one
-    whose own pooling is another.
-
-    Raises:
-        ModelError: the weights cannot be fetched.
-
-    """
-    theirs = {"alexnet": ("original", "classifier."), "vgg16": ("original", "classifier.")} | dict.fromkeys(
-        ("googlenet-full", "resnet18", "resnet50"), ("gap", "fc.")
-    )
-    own_head, prefix = theirs.get(name, ("", ""))
-    if head != own_head:
-        return {}
-    state = load_pretrained(WEIGHTS[name])
-    return {f"classifier.{key.removeprefix(prefix)}": value for key, value in state.items() if key.startswith(prefix)}

@@ -247,7 +247,7 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     inputs = find_inputs([text])
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
-    model = load_model(network.model, device=network.device)
+    model = load_model(options.model_or_default(network.model), device=network.device)
     if isinstance(model, DetectorModel):
         return _from_detector(model, inputs, cutting, network, min_score)
     rule = None if cutting.rule is None else cutting.rule.name

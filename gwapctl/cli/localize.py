@@ -120,7 +120,7 @@ def localize(
         "box_rule": _rule_name(box_rule, threshold),
     }
     images = find_inputs(inputs, recursive=recursive)[:limit]
-    loaded = load_model(model, device=device, precision=precision)
+    loaded = load_model(options.model_or_default(model), device=device, precision=precision)
     finder: Finder | DetectorFinder
     if isinstance(loaded, DetectorModel):
         given = {f"--{name.replace('_', '-')}": value for name, value in reading.items() if value != "none"}

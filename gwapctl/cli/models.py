@@ -30,7 +30,7 @@ def list_all(json: options.Json = False) -> None:
     if json:
         console.print_json({"schema_version": 1, "models": rows})
         return
-    columns = ["name", "backbone", "head", "dataset", "bundled"]
+    columns = ["name", "backbone", "head", "dataset", "available", "default"]
     console.print_table(columns, [[_text(row[name]) for name in columns] for row in rows])
 
 

@@ -68,7 +68,7 @@ ModelSpec = Annotated[
         "-m",
         help="A run folder, a zoo entry (gwapctl models list) or a saved model's folder.",
         rich_help_panel=MODEL,
-        show_default="the bundled one",
+        show_default="1,000 classes of ImageNet",
     ),
 ]
 Scales = Annotated[
@@ -201,6 +201,18 @@ Debug = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+
+
+def model_or_default(model: str | None) -> str:
+    """Return ``--model``, or the default's name; say so where another has to stand in for it."""
+    if model is not None:
+        return model
+    from gwapctl.zoo import default_model
+
+    name, stand_in = default_model()
+    if stand_in:
+        console.warn(stand_in)
+    return name
 
 
 def parse_scales(text: str | None) -> tuple[int, ...] | None:

@@ -33,6 +33,9 @@ def train(
         str | None, _setting("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)
     ] = None,
     backbone: Annotated[str | None, _setting("--backbone", "Network that reads the image.", NETWORK)] = None,
+    output_stride: Annotated[
+        int | None, _setting("--output-stride", "Pixels per cell of its feature map: 8, 16 or 32.", NETWORK)
+    ] = None,
     cam_conv: Annotated[
         bool | None, _setting("--cam-conv/--no-cam-conv", "Add CAM's 3x3 convolution of 1024 channels.", NETWORK)
     ] = None,
@@ -173,7 +176,9 @@ def train(
 
 def _require_network(config: TrainConfig | DetectorConfig) -> None:
     """Find out at once whether the network can be built, before anything is promised, downloaded or opened."""
-    from gwapctl.backbones import pretrained_weights_info
+    import torch
+
+    from gwapctl.backbones import build_backbone, pretrained_weights_info
     from gwapctl.config import DetectorConfig
     from gwapctl.detection.trunk import check_trunk
     from gwapctl.heads import check_head
@@ -182,6 +187,9 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
         check_trunk(config.backbone)
         return
     pretrained_weights_info(config.backbone)
+    if config.output_stride is not None:
+        with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
+            build_backbone(config.backbone, output_stride=config.output_stride)
     check_head(config.head, config.head_options)
 
 

@@ -23,7 +23,8 @@ from gwapctl.detection.batches import Batch, DetectorImages, MixedBatches, colla
 from gwapctl.detection.rfcn import Detector
 from gwapctl.detection.store import build_detector, freeze_trunk, load_trunk
 from gwapctl.detection.subset import box_labelled_subset
-from gwapctl.model import load_tensors
+from gwapctl.detection.trunk import build_trunk
+from gwapctl.model import read_weights
 from gwapctl.train_setup import TrainData, build_optimizer, parameter_groups, require_all_classes
 from gwapctl.transforms import read_ahead, targets
 
@@ -88,6 +89,8 @@ def load_detector_data(config: DetectorConfig, root: Path | None) -> DetectorDat
 
 def detector_info(config: DetectorConfig, data: DetectorData) -> DetectorInfo:
     """Describe the detector that ``config`` asks for."""
+    with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
+        trunk = build_trunk(config.backbone)
     return DetectorInfo(
         backbone=config.backbone,
         classes=data.dataset.classes,
@@ -95,6 +98,8 @@ def detector_info(config: DetectorConfig, data: DetectorData) -> DetectorInfo:
         pooling=config.pooling,
         short_side=config.short_side,
         long_side=config.long_side,
+        mean=trunk.mean,
+        std=trunk.std,
         provenance={
             "dataset": data.dataset.name,
             "recipe": config.recipe,
@@ -171,6 +176,6 @@ def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | Non
     """Build the detector with its first weights; a trunk that was trained before is frozen as R-FCN's."""
     model = build_detector(detector_info(config, data), pretrained=config.weights == "imagenet")
     if weights is not None:
-        load_trunk(model, load_tensors(weights), weights)
+        load_trunk(model, read_weights(weights, config.backbone, ""), weights)
         freeze_trunk(model)
     return model

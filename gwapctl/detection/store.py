@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from gwapctl.backbones.pretrained import load_pretrained
+from gwapctl.backbones import own_names
 from gwapctl.detection.base import DetectorInfo
 from gwapctl.detection.rfcn import Detector
-from gwapctl.detection.trunk import build_trunk, trunk_weights
+from gwapctl.detection.trunk import build_trunk, imagenet_trunk
 from gwapctl.errors import ModelError
 from gwapctl.files import read_json, write_json
 from gwapctl.model import describe_network, load_saved, save_tensors
@@ -30,8 +30,7 @@ def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
     """
     model = Detector(info, build_trunk(info.backbone))
     if pretrained:
-        weights = trunk_weights(info.backbone)
-        load_trunk(model, load_pretrained(weights), weights.path)
+        load_trunk(model, imagenet_trunk(info.backbone), "the file of ImageNet weights")
         freeze_trunk(model)
     return model
 
@@ -41,14 +40,15 @@ def load_trunk(model: Detector, tensors: Mapping[str, Tensor], source: Path | st
 
     Args:
         model: the detector.
-        tensors: of a classifier of ours (``backbone.*`` of its safetensors) or of torchvision's ResNet.
+        tensors: of a classifier of ours (``backbone.*`` of its safetensors), or of torchvision's or timm's network.
         source: where they come from, for the message.
 
     Raises:
         ModelError: a layer of the trunk is missing or has another shape: it is another network.
 
     """
-    theirs = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
+    named = own_names(tensors, model.info.backbone, "")
+    theirs = {name.removeprefix("backbone."): tensor for name, tensor in named.items()}
     own = model.trunk.state_dict()
     state = {name: theirs[name] for name in own if name in theirs and theirs[name].shape == own[name].shape}
     # a counter of batches, which older files lack and nothing reads

@@ -8,9 +8,13 @@ from functools import partial
 import torchvision
 from torch import Tensor, nn
 
-from gwapctl.backbones.pretrained import PretrainedWeights
+from gwapctl.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from gwapctl.backbones.efficientnet_lite import EfficientNetLite, package_weights
+from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
 from gwapctl.backbones.resnet_s import ResNetS
+from gwapctl.backbones.torchvision_nets import dilate_stage
 from gwapctl.errors import UsageError, unknown_name
+from gwapctl.weights_packages import WEIGHTS_PACKAGES
 
 
 class Trunk(nn.Module):
@@ -24,6 +28,7 @@ class Trunk(nn.Module):
         conv4_channels, channels: of what ``conv4`` and ``conv5`` return.
         neck_channels, proposal_channels: how wide the detector's shared features and its proposals' layer are unless
             it says otherwise.
+        mean, std: of the RGB input in 0..1, as its weights were trained.
 
     """
 
@@ -33,6 +38,8 @@ class Trunk(nn.Module):
     channels: int
     neck_channels: int
     proposal_channels: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,11 +100,7 @@ class ResNetTrunk(Trunk):
         self.channels = int(network.fc.in_features)
         self.conv4_channels = self.channels // 2
         bottleneck = isinstance(network.layer4[0], torchvision.models.resnet.Bottleneck)
-        for place, layer in network.layer4.named_modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.stride = (1, 1)
-                if layer.kernel_size == (3, 3) and (bottleneck or place != "0.conv1"):
-                    layer.dilation = layer.padding = (2, 2)
+        dilate_stage(network.layer4, dilation=2, first=2 if bottleneck else 1)
 
 
 class ResNetSTrunk(Trunk):
@@ -115,7 +118,30 @@ class ResNetSTrunk(Trunk):
         self.layers = ResNetS(stride=self.stride).layers
 
 
+class EfficientNetLiteTrunk(Trunk):
+    """EfficientNet-Lite0 at stride 16 throughout: proposals from its stage of 112 channels, the rest from its last.
+
+    What is shared is narrower than R-FCN's 1024 channels, in proportion to a network this small: ours.
+    """
+
+    stages = (
+        ("network.conv_stem", "network.bn1", "network.blocks.0"),
+        ("network.blocks.1",),
+        ("network.blocks.2",),
+        ("network.blocks.3", "network.blocks.4"),
+        ("network.blocks.5", "network.blocks.6", "network.conv_head", "network.bn2"),
+    )
+    stride, conv4_channels, channels, neck_channels, proposal_channels = 16, 112, 1280, 256, 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        backbone = EfficientNetLite(0, output_stride=self.stride)
+        self.mean, self.std = backbone.mean, backbone.std
+        self.network = backbone.network
+
+
 TRUNKS: dict[str, Callable[[], Trunk]] = {
+    "efficientnet-lite0": EfficientNetLiteTrunk,
     "resnet-s": ResNetSTrunk,
     "resnet18": partial(ResNetTrunk, "resnet18"),
     "resnet34": partial(ResNetTrunk, "resnet34"),
@@ -146,17 +172,31 @@ def build_trunk(name: str) -> Trunk:
     return TRUNKS[name]()
 
 
-def trunk_weights(name: str) -> PretrainedWeights:
-    """Return where the ImageNet weights of the trunk ``name`` come from: torchvision's IMAGENET1K_V1.
+def trunk_weights(name: str) -> PretrainedWeights | None:
+    """Return the download of the ImageNet weights of the trunk ``name``: torchvision's IMAGENET1K_V1; None: a package.
 
     Raises:
         UsageError: there is no such trunk, or it has no ImageNet weights.
 
     """
     check_trunk(name)
+    if name in WEIGHTS_PACKAGES:
+        return None
     if name == "resnet-s":
         raise UsageError(
             "resnet-s has no ImageNet weights to download. Use --weights none, a run or a zoo entry of ours."
         )
     weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
     return PretrainedWeights(weights.url, weights.meta["_file_size"])
+
+
+def imagenet_trunk(name: str) -> dict[str, Tensor]:
+    """Return the ImageNet weights of the trunk ``name``, under torchvision's or timm's names.
+
+    Raises:
+        UsageError: there is no such trunk, or it has no ImageNet weights.
+        ModelError: the weights cannot be found or fetched.
+
+    """
+    weights = trunk_weights(name)
+    return package_weights(name) if weights is None else load_pretrained(weights)

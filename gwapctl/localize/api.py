@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def load_model(
     spec: str | Path | None = None, *, device: str = "auto", precision: str = "auto"
 ) -> Model | DetectorModel:
-    """Load a model: a run folder, a zoo entry's name, a folder of ``weights.safetensors``; None is the bundled one.
+    """Load a model: a run folder, a zoo entry's name, a folder with ``model.json``; None is the default, 1,000 classes.
 
     A detector gives a ``DetectorModel``: its results have as many boxes as it finds, and it takes other options.
 
@@ -41,14 +41,18 @@ def load_model(
         MissingDependencyError: ``device`` is not there.
 
     """
-    from gwapctl.zoo import is_detector, resolve_model
+    from gwapctl.zoo import default_model, is_detector, resolve_model
 
-    folder = resolve_model(None if spec is None else str(spec))  # before torch: a wrong name fails at once
+    if spec is None:
+        spec, stand_in = default_model()
+        if stand_in:
+            warnings.warn(stand_in, stacklevel=2)
+    folder = resolve_model(str(spec))  # before torch: a wrong name fails at once
     from gwapctl.device import resolve_device
     from gwapctl.model import load_classifier
 
     resolve_device(device)
-    name = folder.name if spec is None else str(spec)
+    name = str(spec)
     if is_detector(folder):
         from gwapctl.detection import load_detector
         from gwapctl.detection.inference import DetectorReader
