@@ -207,7 +207,7 @@ def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path: Path)
     for padding in range(64):  # the length of the header goes through all multiples of 8
         path = tmp_path / "a.safetensors"
         save_file({"x" * (1 + 8 * padding): torch.ones(2)}, path)
-        assert list(load_tensors(path).values())[0].tolist() == [1, 1]
+        assert next(iter(load_tensors(path).values())).tolist() == [1, 1]
         if path.read_bytes()[0] == 0x80:
             return
     raise AssertionError("no header began with the byte")
@@ -226,8 +226,8 @@ def test_the_zoo_entry_gives_first_weights(tmp_path: Path) -> None:
 def modules_after(script: str) -> set[str]:
     """Run ``script`` in a fresh process that opens no socket; return those of torch and timm that it imported."""
     guard = (
-        "import socket\nclass Closed(socket.socket):\n    def __init__(*_, **__): raise OSError('a socket was opened')\n"
-        "socket.socket = Closed\n"
+        "import socket\nclass Closed(socket.socket):\n"
+        "    def __init__(*_, **__): raise OSError('a socket was opened')\nsocket.socket = Closed\n"
     )
     after = "\nimport sys\nprint('IMPORTED', *[name for name in ('torch', 'timm') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", guard + script + after], capture_output=True, text=True, check=False)
@@ -292,5 +292,5 @@ def repack(distribution: str, folder: Path) -> None:
     name = f"{distribution.replace('-', '_')}-{found.version}-py2.py3-none-any.whl"
     with zipfile.ZipFile(folder / name, "w") as archive:
         for file in found.files or ():
-            if not file.suffix == ".pyc" and file.name not in ("INSTALLER", "REQUESTED", "direct_url.json"):
+            if file.suffix != ".pyc" and file.name not in ("INSTALLER", "REQUESTED", "direct_url.json"):
                 archive.write(str(found.locate_file(file)), str(file))

