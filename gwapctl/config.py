@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gwapctl.datasets import DATASETS
 from gwapctl.errors import DataError, UsageError, closest
+from gwapctl.weights_packages import WEIGHTS_PACKAGES
+from gwapctl.zoo import find_recipe
 
 
 class RunConfig(BaseModel):
@@ -39,10 +43,11 @@ class RunConfig(BaseModel):
 
 
 class TrainConfig(RunConfig):
-    """Everything that decides the weights of a classifier, besides the data itself.
+    """Everything that decides the weights of a classifier, besides the data itself, and how its maps are then read.
 
     The defaults are the paper's where it states one (GWAP, arXiv 1809.08264, IV-A), otherwise ours; ``defaults_for``
-    adapts them to the data set.
+    adapts them to the data set. ``map``, ``scales`` and ``box_rule`` are what the model stores; None, (): the head's own
+    map at the input size, and ``paper20``.
     """
 
     backbone: str = "googlenet"
@@ -66,6 +71,9 @@ class TrainConfig(RunConfig):
     batch_norm: Literal["auto", "frozen", "train"] = "auto"
     keep: Literal["best", "last"] = "best"
     compile: bool = False
+    map: str | None = None
+    scales: tuple[int, ...] = ()
+    box_rule: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -144,7 +152,9 @@ SMALL_IMAGES: dict[str, Any] = {
     "min_crop": 0.5,
 }
 
-FOLDER: dict[str, Any] = {
+DEFAULT_BACKBONE = "efficientnet-lite0"  # for a folder of one's own: its ImageNet weights are installed
+
+NAMED: dict[str, Any] = {  # a data set that has a name, and no defaults of a paper
     "backbone": "resnet18",
     "image_size": (224, 224),
     "batch_size": 16,
@@ -178,7 +188,21 @@ DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {"voc": {}, "voc2012": {}, "voc07
 def defaults_for(dataset: str, detector: bool = False) -> dict[str, Any]:
     """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of its config."""
     name = dataset.partition(":")[0]
-    return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER) if detector else DEFAULTS.get(name, FOLDER)
+    if detector:
+        return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER)
+    return DEFAULTS.get(name, NAMED if name in DATASETS else NAMED | {"backbone": DEFAULT_BACKBONE})
+
+
+def default_recipe(dataset: str, settings: Mapping[str, Any]) -> Path | None:
+    """Return the recipe that is used where none is named: ``photos`` for a folder of one's own, else None.
+
+    A few hundred photos cannot train a backbone. So whoever does not ask for another network, other weights or a
+    backbone that learns gets a frozen one, whose weights are installed.
+    """
+    installed = settings.get("backbone", DEFAULT_BACKBONE) in WEIGHTS_PACKAGES
+    learns = settings.get("freeze_backbone") is False or {"min_crop", "train_sizes", "cam_conv"} & settings.keys()
+    asks = "detector" in settings or not installed or settings.get("weights", "imagenet") != "imagenet" or learns
+    return None if asks or dataset.partition(":")[0] in DATASETS else find_recipe("photos")
 
 
 def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, Any]) -> TrainConfig | DetectorConfig:
@@ -190,6 +214,7 @@ def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, An
         UsageError: unknown keys or bad values; all of them are in the one message.
 
     """
+    recipe = recipe or default_recipe(dataset, settings)
     layers = [read_recipe(recipe) if recipe else {}, settings]
     model = DetectorConfig if any("detector" in layer for layer in layers) else TrainConfig
     values = dict(defaults_for(dataset, detector=model is DetectorConfig))

@@ -135,9 +135,7 @@ def train_step(
 ) -> Tensor:
     """Take one optimizer step over ``accumulate`` batches and return the mean loss (a tensor, not yet waited for)."""
     config, device = training.config, training.device
-    training.model.train()
-    for module in training.frozen:
-        module.eval()
+    training.learn()
     for group in training.optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
     training.optimizer.zero_grad(set_to_none=True)

@@ -161,7 +161,9 @@ def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInf
         train_sizes=(min(sizes), max(sizes)),
         mean=backbone.mean,
         std=backbone.std,
-        map=head.map,
+        map=config.map or head.map,
+        scales=config.scales,
+        box_rule=config.box_rule or "paper20",
         provenance=provenance,
     )
 
@@ -207,6 +209,12 @@ class Training:
         if self.ema is None:
             return self.model
         return cast(Classifier, self.ema.module)
+
+    def learn(self) -> None:
+        """Switch to training what learns; going through the hundreds of parts of a frozen network takes time."""
+        (self.model.head if self.config.freeze_backbone else self.model).train()
+        for module in self.frozen:
+            module.eval()
 
     def network(self, model: Classifier) -> nn.Module:
         """Return what batches go through: all of ``model``, or its head alone where feature maps are cached."""
@@ -300,9 +308,9 @@ def _freeze(model: Classifier, config: TrainConfig, pretrained: bool) -> list[nn
     """Stop what is not to be trained; return the modules that stay in eval mode (batch norm statistics stand still)."""
     norms = [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     small = pretrained and config.batch_size < SMALL_BATCH
-    if config.freeze_backbone:
-        model.backbone.requires_grad_(False)
-        return [model.backbone]
+    if config.freeze_backbone:  # in eval mode for good: ``learn`` does not touch it
+        model.backbone.requires_grad_(False).eval()
+        return []
     if config.batch_norm == "frozen" or (config.batch_norm == "auto" and small):
         for norm in norms:
             norm.requires_grad_(False)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import console, options
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
 
 NETWORK, DETECTOR, SCHEDULE, IMAGES = "Network", "Detector", "Schedule", "Images"
+READING = "How the run's maps are read"
 
 
 def _setting(flag: str, text: str, panel: str, **more: Any) -> Any:
@@ -117,6 +118,9 @@ def train(
     accumulate: Annotated[int | None, _setting("--accumulate", "Batches per optimizer step.", SCHEDULE)] = None,
     ema: Annotated[float | None, _setting("--ema", "Keep a moving average of the weights, 0.999.", SCHEDULE)] = None,
     seed: Annotated[int | None, _setting("--seed", "Start of every random choice.", SCHEDULE)] = None,
+    map: Annotated[str | None, _setting("--map", "weight, class, fused, ...", READING)] = None,
+    scales: Annotated[str | None, _setting("--scales", "Sizes whose maps are averaged, such as 224,448.", READING)] = None,
+    box_rule: Annotated[str | None, _setting("--box-rule", "paper20, otsu or fixed:0.3.", READING)] = None,
     out: options.Out = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -159,6 +163,7 @@ def train(
 
     chosen = {name: context.params.get(name) for name in SETTINGS - {"dataset", "recipe"}}
     chosen |= {"image_size": options.parse_size(image_size), "train_sizes": options.parse_scales(train_sizes)}
+    chosen["scales"] = options.parse_scales(scales)
     chosen["head_options"] = _head_options(head_option)
     chosen["background_classes"] = _names(background_classes)
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -182,6 +187,8 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
     from gwapctl.config import DetectorConfig
     from gwapctl.detection.trunk import check_trunk
     from gwapctl.heads import check_head
+    from gwapctl.maps.methods import MAPS
+    from gwapctl.regions import parse_box_rule
 
     if isinstance(config, DetectorConfig):
         check_trunk(config.backbone)
@@ -191,6 +198,10 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
         with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
             build_backbone(config.backbone, output_stride=config.output_stride)
     check_head(config.head, config.head_options)
+    if config.map is not None and config.map not in MAPS:
+        raise unknown_name("map method", config.map, MAPS)
+    if config.box_rule is not None:
+        parse_box_rule(config.box_rule)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
