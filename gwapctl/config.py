@@ -46,8 +46,8 @@ class TrainConfig(RunConfig):
     """Everything that decides the weights of a classifier, besides the data itself, and how its maps are then read.
 
     The defaults are the paper's where it states one (GWAP, arXiv 1809.08264, IV-A), otherwise ours; ``defaults_for``
-    adapts them to the data set. ``map``, ``scales`` and ``box_rule`` are what the model stores; None, (): the head's own
-    map at the input size, and ``paper20``.
+    adapts them to the data set. ``map``, ``scales`` and ``box_rule`` are what the model stores; None and (): the head's
+    own map at the input size, and ``paper20``.
     """
 
     backbone: str = "googlenet"

@@ -119,7 +119,7 @@ def train(
     ema: Annotated[float | None, _setting("--ema", "Keep a moving average of the weights, 0.999.", SCHEDULE)] = None,
     seed: Annotated[int | None, _setting("--seed", "Start of every random choice.", SCHEDULE)] = None,
     map: Annotated[str | None, _setting("--map", "weight, class, fused, ...", READING)] = None,
-    scales: Annotated[str | None, _setting("--scales", "Sizes whose maps are averaged, such as 224,448.", READING)] = None,
+    scales: Annotated[str | None, _setting("--scales", "Sizes whose maps are averaged: 224,448.", READING)] = None,
     box_rule: Annotated[str | None, _setting("--box-rule", "paper20, otsu or fixed:0.3.", READING)] = None,
     out: options.Out = None,
     resume: options.Resume = False,
