@@ -3,9 +3,9 @@
 python benchmarks/reading_table.py runs/a runs/b --maps weight,class,fused --scales 224 --scales 160,224,320
 
 Each run is measured on its own data set's reported split; ``MODEL=NAME`` or ``MODEL=NAME@ROOT`` names another one.
-Numbers are GT-known accuracy at IoU 0.5 in percent, or CorLoc where images have several classes. The network reads every image
-once at each size, whatever the number of maps and rules. ``margin`` is the smallest distance to the better floor, over
-the data sets; the row with the largest one is the first.
+Numbers are GT-known accuracy at IoU 0.5 in percent, or CorLoc where images have several classes. The network reads
+every image once at each size, whatever the number of maps and rules. ``margin`` is the smallest distance to the better
+floor, over the data sets; the row with the largest one is the first.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gwapctl.datasets import DATASETS
 from gwapctl.errors import DataError, UsageError, closest
 from gwapctl.weights_packages import WEIGHTS_PACKAGES
 from gwapctl.zoo import find_recipe
@@ -154,8 +153,8 @@ SMALL_IMAGES: dict[str, Any] = {
 
 DEFAULT_BACKBONE = "efficientnet-lite0"  # for a folder of one's own: its ImageNet weights are installed
 
-NAMED: dict[str, Any] = {  # a data set that has a name, and no defaults of a paper
-    "backbone": "resnet18",
+FOLDER: dict[str, Any] = {  # where the backbone learns, too: else recipe photos
+    "backbone": DEFAULT_BACKBONE,
     "image_size": (224, 224),
     "batch_size": 16,
     "epochs": 30,
@@ -166,6 +165,7 @@ NAMED: dict[str, Any] = {  # a data set that has a name, and no defaults of a pa
 }
 
 DEFAULTS = {"voc": PAPER_VOC, "voc2012": PAPER_VOC, "voc07+12": PAPER_VOC, "tiny-imagenet": SMALL_IMAGES}
+NAMED = DEFAULTS | dict.fromkeys(("imagenet", "cub", "lid"), FOLDER | {"backbone": "resnet18"})  # every data set's
 
 DETECTOR_FOLDER: dict[str, Any] = {
     "backbone": "resnet18",
@@ -188,9 +188,7 @@ DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {"voc": {}, "voc2012": {}, "voc07
 def defaults_for(dataset: str, detector: bool = False) -> dict[str, Any]:
     """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of its config."""
     name = dataset.partition(":")[0]
-    if detector:
-        return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER)
-    return DEFAULTS.get(name, NAMED if name in DATASETS else NAMED | {"backbone": DEFAULT_BACKBONE})
+    return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER) if detector else NAMED.get(name, FOLDER)
 
 
 def default_recipe(dataset: str, settings: Mapping[str, Any]) -> Path | None:
@@ -202,7 +200,7 @@ def default_recipe(dataset: str, settings: Mapping[str, Any]) -> Path | None:
     installed = settings.get("backbone", DEFAULT_BACKBONE) in WEIGHTS_PACKAGES
     learns = settings.get("freeze_backbone") is False or {"min_crop", "train_sizes", "cam_conv"} & settings.keys()
     asks = "detector" in settings or not installed or settings.get("weights", "imagenet") != "imagenet" or learns
-    return None if asks or dataset.partition(":")[0] in DATASETS else find_recipe("photos")
+    return None if asks or dataset.partition(":")[0] in NAMED else find_recipe("photos")
 
 
 def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, Any]) -> TrainConfig | DetectorConfig:

@@ -1,25 +1,35 @@
-"""The whole way in a few minutes: synthetic scenes, training, numbers, maps, boxes, report. Nothing is downloaded."""
+"""The whole way in a few minutes: three photos, then synthetic scenes, training, numbers, maps, boxes, report.
+
+Nothing is downloaded. The photos are those that come with scikit-image: the cat (CC0, Stefan van der Walt), the coffee
+cup (CC0, Pikolo Espresso Bar, photo by Rachel Michetti) and the rocket (public domain, SpaceX), which shows a failure:
+on its launch pad the model takes it for something else.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import skimage.data
+
 from gwapctl import evaluate
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets import open_dataset, reporting_split
 from gwapctl.datasets.synthetic import make_synthetic_voc
+from gwapctl.draw import ImageArray, write_jpeg, write_png
 from gwapctl.export import EXPORTERS
 from gwapctl.export.sources import open_source
 from gwapctl.files import prepare_output_folder
 from gwapctl.images import find_inputs
-from gwapctl.localize import load_model, localize_inputs
+from gwapctl.localize import Localization, Model, load_model, localize_inputs
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.report.run_page import write_run_page
+from gwapctl.transforms import resize
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet-s",
@@ -33,6 +43,8 @@ SETTINGS: dict[str, Any] = {
     "schedule": "cosine",
     "warmup": 30,
 }
+PHOTOS = {"cat": "chelsea", "coffee": "coffee", "rocket": "rocket"}  # file: name in skimage.data
+PHOTO_SCALES, PHOTO_HEIGHT = (224, 448, 672), 400
 MAP, SCALES = "fused", (64, 96)  # chosen on val, as the box threshold is; the numbers are measured on test
 
 Step = Callable[[str], AbstractContextManager[ProgressCallback]]
@@ -43,6 +55,7 @@ Step = Callable[[str], AbstractContextManager[ProgressCallback]]
 class Demo:
     """What the demo left behind: folders and files, and the document of the evaluation."""
 
+    photos: Path
     data: Path
     run: Path
     found: Path
@@ -51,8 +64,18 @@ class Demo:
     evaluation: dict[str, Any]
 
 
-def run_demo(folder: Path, *, step: Step, images: int, seed: int = 0, overwrite: bool = False) -> Demo:
-    """Make scenes, train on their image-level labels, and localize, measure, export and report on held-out ones.
+def run_demo(
+    folder: Path,
+    *,
+    step: Step,
+    images: int,
+    seed: int = 0,
+    overwrite: bool = False,
+    show: Callable[[list[Localization]], None] = lambda _: None,
+) -> Demo:
+    """Localize three photos with the default model, and ``show`` what was found; then the same with a model of its own.
+
+    For that, make scenes, train on their image-level labels, and localize, measure, export and report on held-out ones.
 
     Raises:
         UsageError: ``folder`` is in use and ``overwrite`` is not set.
@@ -62,28 +85,63 @@ def run_demo(folder: Path, *, step: Step, images: int, seed: int = 0, overwrite:
     from gwapctl.train import train
 
     prepare_output_folder(folder, overwrite=overwrite)
-    demo = Demo(folder / "data", folder / "run", folder / "found", folder / "boxes.json", folder / "report.html", {})
-    with step("1/6 making scenes") as progress:
+    demo = Demo(
+        photos=folder / "photos.jpg",
+        data=folder / "data",
+        run=folder / "run",
+        found=folder / "found",
+        boxes=folder / "boxes.json",
+        page=folder / "report.html",
+        evaluation={},
+    )
+    with step("1/7 localizing photos") as progress:
+        show(localize_photos(demo.photos, progress))
+    with step("2/7 making scenes") as progress:
         make_synthetic_voc(demo.data, images=images, seed=seed, overwrite=overwrite, progress=progress)
     if (demo.run / "run.json").is_file():
         shutil.rmtree(demo.run)  # an older run's history and numbers are not this one's
-    with step("2/6 training") as progress:
+    with step("3/7 training") as progress:
         demo.run.mkdir(exist_ok=True)
         config = build_train_config(str(demo.data), None, {**SETTINGS, "seed": seed})
         assert isinstance(config, TrainConfig)  # SETTINGS ask for no detector
         with _one_thread():
             train(config, demo.run, progress=progress)
-    with step("3/6 measuring") as progress:
+    with step("4/7 measuring") as progress:
         options = evaluate.Options(map=MAP, scales=SCALES, calibrate=True)
         demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress))
-    with step("4/6 localizing") as progress:
+    with step("5/7 localizing") as progress:
         _localize(demo, overwrite, progress)
-    with step("5/6 writing boxes") as progress:
+    with step("6/7 writing boxes") as progress:
         _write_boxes(demo, progress)
-    with step("6/6 reporting") as progress:
+    with step("7/7 reporting") as progress:
         write_run_page(demo.run, demo.page, overwrite=overwrite)
         progress(Progress(1, 1, "page"))
     return demo
+
+
+def localize_photos(picture: Path, progress: ProgressCallback) -> list[Localization]:
+    """Find what the default model sees in the three photos, and draw it side by side into ``picture``, a JPEG."""
+    folder = picture.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    for file, name in PHOTOS.items():
+        write_png(folder / f"{file}.png", getattr(skimage.data, name)())
+    found = []
+    model = load_model()
+    assert isinstance(model, Model)  # the default is a classifier
+    for result in model.stream(folder, scales=PHOTO_SCALES):
+        found.append(result)
+        progress(Progress(len(found), len(PHOTOS), "photos"))
+    write_jpeg(picture, side_by_side([result.plot() for result in found]))
+    return found
+
+
+def side_by_side(pictures: Sequence[ImageArray]) -> ImageArray:
+    """Put pictures (H, W, 3) next to each other at one height, white between them."""
+    height = PHOTO_HEIGHT
+    sizes = [(round(picture.shape[1] * height / picture.shape[0]), height) for picture in pictures]
+    scaled = [resize(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
+    gap = np.full((height, height // 40, 3), 255, np.uint8)
+    return np.hstack([part for picture in scaled for part in (gap, picture)][1:])
 
 
 @contextmanager

@@ -87,9 +87,9 @@ def write_jpeg(path: Path, picture: ImageArray) -> None:
     _write(path, ".jpg", np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8), (cv2.IMWRITE_JPEG_QUALITY, 92))
 
 
-def write_png(path: Path, mask: npt.NDArray[np.uint8]) -> None:
-    """Write a mask ``(H, W)`` uint8 as PNG, whole or not at all."""
-    _write(path, ".png", mask, ())
+def write_png(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+    """Write a mask ``(H, W)`` uint8 or an RGB picture ``(H, W, 3)`` as PNG, whole or not at all."""
+    _write(path, ".png", picture if picture.ndim == 2 else picture[:, :, ::-1], ())
 
 
 def _write(path: Path, suffix: str, pixels: npt.NDArray[np.uint8], options: Sequence[int]) -> None:

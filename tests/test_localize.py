@@ -230,9 +230,9 @@ def test_wrong_arguments() -> None:
 
 
 def test_scale_beyond_training_is_warned_about() -> None:
-    assert scale_warning(BRIGHT.info, (64, 128)) is None
-    with pytest.warns(UserWarning, match="scale 129 is more than twice"):
-        BRIGHT.localize([], scales=(64, 129))
+    assert scale_warning(BRIGHT.info, (64, 192)) is None
+    with pytest.warns(UserWarning, match="scale 193 is more than three times"):
+        BRIGHT.localize([], scales=(64, 193))
 
 
 # --------------------------------------------------------------------------------------------------------- folders
@@ -398,7 +398,7 @@ def test_dry_run_touches_nothing(cli: Callable[..., object], photos: Path, tmp_p
     assert done.code == 0
     assert done.stdout == ""
     assert "5 images, model bright, map weight, scales 64,300, box rule fixed:0.25" in done.stderr
-    assert "scale 300 is more than twice" in done.stderr
+    assert "scale 300 is more than three times" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gwapctl.cli import console, options
 from gwapctl.cli.evaluate import print_document
+
+if TYPE_CHECKING:
+    from gwapctl.localize import Localization
 
 Images = Annotated[
     int,
@@ -26,7 +29,7 @@ def demo(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Show everything on a data set made on the spot: train, measure, localize, write boxes, report. No download.
+    """Localize three photos, then show the whole way on a data set made on the spot: train to report. No download.
 
     Examples:
       gwapctl demo
@@ -36,7 +39,18 @@ def demo(
     from gwapctl.demo import run_demo
 
     console.note("This takes about three minutes on two cores. Training sees image-level labels only, never a box.")
-    result = run_demo(out, step=console.progress, seed=seed, images=images, overwrite=overwrite)
+    show = (lambda _: None) if json else _print_photos
+    result = run_demo(out, step=console.progress, seed=seed, images=images, overwrite=overwrite, show=show)
     console.print_json(result.evaluation) if json else print_document(result.evaluation)
-    console.note(f"pictures  {result.found}/overlays\nboxes     {result.boxes}\nreport    {result.page}")
+    console.note(f"photos    {result.photos}\npictures  {result.found}/overlays")
+    console.note(f"boxes     {result.boxes}\nreport    {result.page}")
     console.note(f"next      gwapctl localize YOUR_PHOTO.jpg --model {result.run}")
+
+
+def _print_photos(photos: list[Localization]) -> None:
+    """Show what the default model found, the one that it does not know included."""
+    rows = []
+    for photo in photos:
+        corners = " ".join(f"{value:.0f}" for value in photo.boxes[0])
+        rows.append((Path(photo.image).stem, photo.classes[0], f"{photo.scores[0]:.2f}", corners))
+    console.print_table(("photo", "what the default model finds", "score", "box"), rows)
