@@ -48,6 +48,7 @@ def train(
     tensorboard: bool = False,
     feature_cache: Path | None = None,
     announce: Callable[[str], None] = lambda _: None,
+    detail: Callable[[str], None] = lambda _: None,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Train a classifier into the run folder ``folder``, or continue the run that is there.
@@ -55,7 +56,8 @@ def train(
     The folder is made ready by the caller (``files.prepare_output_folder``). ``workers`` are threads that read
     images; by default one per core but one, at most 8. With ``tensorboard`` the rows of ``history.jsonl`` also go as
     scalars to the folder ``tensorboard`` of the run. ``feature_cache`` is the folder of caches that
-    ``config.cache_features`` uses (by default one in the user's cache); ``announce`` hears what is written there.
+    ``config.cache_features`` uses (by default one in the user's cache); ``announce`` hears what is written there, and
+    ``detail`` which tensors of first weights found no partner.
 
     Raises:
         KeyboardInterrupt: it was stopped; the state is saved and ``resume`` continues exactly.
@@ -71,6 +73,8 @@ def train(
     data = load_train_data(config, root)
     weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
     training = Training(config, data, place, weights, default_workers() if workers is None else workers)
+    if training.not_loaded:
+        detail(f"no partner in {config.weights} or in the network for: {', '.join(training.not_loaded)}")
     run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
     logged = scalar_writer(run, training.iteration, tensorboard)
     with kept_resumable(run, training), interrupt_flag() as interrupted, logged as scalars:

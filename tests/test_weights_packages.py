@@ -203,6 +203,24 @@ def test_a_plain_state_dict_of_torchvision_fills_the_network(
     assert [key for key in own if key not in filled and not key.startswith("cam_conv.")] == []
 
 
+def test_what_did_not_match_is_listed_when_asked(run_cli: Callable[..., Any], tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / "data" / f"class{number}").mkdir(parents=True)
+        for image in range(3):
+            pixels = np.full((40, 60, 3), 50 * number + image, np.uint8)
+            cv2.imwrite(str(tmp_path / "data" / f"class{number}" / f"{image}.png"), pixels)
+    plain = {name: tensor.contiguous() for name, tensor in package_weights("efficientnet-lite0").items()}
+    save_file({**plain, "odd.weight": torch.zeros(2)}, tmp_path / "plain.safetensors")
+    options = ["--backbone", "efficientnet-lite0", "--weights", tmp_path / "plain.safetensors", "--image-size", "64"]
+    options += ["--iterations", 1, "--batch-size", 2, "--val-fraction", 0, "--keep", "last"]
+    result = run_cli("train", tmp_path / "data", *options, "-v", "--out", tmp_path / "run")
+    assert result.code == 0, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "no partner" in line]
+    assert "backbone.network.odd.weight" in line
+    assert "head.classifier.weight" in line
+    assert "conv_stem" not in line
+
+
 def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path: Path) -> None:
     for padding in range(64):  # the length of the header goes through all multiples of 8
         path = tmp_path / "a.safetensors"

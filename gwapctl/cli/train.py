@@ -266,7 +266,9 @@ def _run(
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
-        verb: Callable[..., Run] = partial(train_classifier, feature_cache=feature_cache, announce=console.note)
+        verb: Callable[..., Run] = partial(
+            train_classifier, feature_cache=feature_cache, announce=console.note, detail=console.detail
+        )
         if isinstance(config, DetectorConfig):
             verb = train_detector
         run = verb(
