@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gwapctl.errors import DataError, UsageError
 
+_MARKS = (  # byte order marks, as Windows programs and spreadsheets write them; the longer of two that begin alike first
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UMASK = os.umask(0)  # can only be read by setting it, which is safe here: no thread writes while modules are imported
 os.umask(_UMASK)
 
@@ -59,7 +68,57 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Write ``document`` as indented JSON, whole or not at all. NaN is refused: readers differ on it."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json_text(document, indent=2) + "\n")
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """Return ``document`` as JSON that UTF-8 can hold: bytes of a path that are no text are escaped. No NaN."""
+    text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def decode_text(data: bytes, errors: str = "strict") -> str:
+    """Return the text of a file that somebody else wrote: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+
+    """
+    return data.decode(_encoding(data), errors)
+
+
+def _encoding(head: bytes) -> str:
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """Open the text file of a user for reading, line ends as they are; encodings are those of ``decode_text``.
+
+    Raises:
+        DataError: the file cannot be read, or is no such text.
+
+    """
+    try:
+        with path.open("rb") as file:
+            encoding = _encoding(file.read(4))
+        with path.open(encoding=encoding, newline="") as lines:
+            yield lines
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeError as error:
+        raise DataError(f"cannot read {path}: it is not UTF-8 text ({error}). Save it as UTF-8.") from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text file of a user; encodings are those of ``decode_text``.
+
+    Raises:
+        DataError: the file cannot be read, or is no such text.
+
+    """
+    with open_text(path) as lines:
+        return lines.read()
 
 
 def read_json(path: Path) -> Any:
@@ -70,7 +129,7 @@ def read_json(path: Path) -> Any:
 
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(decode_text(path.read_bytes()))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,8 +1,8 @@
 """Images in: found, decoded once, upright and complete, or refused with one clear line.
 
-JPEG goes through OpenCV (the fastest decoder at hand), everything else through Pillow (the strictest one). What becomes
-RGB how: grey is repeated, CMYK converted, 16 bits keep their upper 8, transparent pixels are laid over white, and of an
-animation the first frame counts.
+JPEG goes through OpenCV (the fastest decoder at hand), everything else through Pillow (the strictest one), HEIC with
+the plug-in of the extra ``heic``. What becomes RGB how: grey is repeated, CMYK converted, 16 bits keep their upper 8,
+transparent pixels are laid over white, and of an animation the first frame counts. The limits are ours, not Pillow's.
 """
 
 from __future__ import annotations
@@ -13,30 +13,35 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, MissingDependencyError, UsageError, printable
+from gwapctl.files import decode_text
+from gwapctl.image_files import HEIC_ADVICE, HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
 
 ImageArray = npt.NDArray[np.uint8]
 
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "jpg jpeg jpe png bmp gif webp tif tiff ppm pgm pbm pnm avif jp2".split()  # noqa: SIM905
-)
 MAX_PIXELS = 200_000_000
 
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that say nothing about pixels, as we read them
+_HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})  # in the same container; Pillow reads these itself
+_LONGEST_FTYP = 256  # bytes of the box that names the brands
 _NOT_AN_IMAGE = "is not an image that can be decoded. Fetch it again or remove it"
 
 
@@ -45,6 +50,7 @@ def read_image(path: Path) -> ImageArray:
 
     Raises:
         DataError: the file is missing, empty, not an image, truncated or larger than 200 megapixels.
+        MissingDependencyError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
     try:
@@ -57,6 +63,8 @@ def read_image(path: Path) -> ImageArray:
         return _decode(data)
     except _BadImageError as error:
         raise DataError(f"{path} {error}.") from error
+    except _NoHeicError as error:
+        raise MissingDependencyError(f"{path} {error}.") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -64,6 +72,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
     Raises:
         DataError: the file is missing, empty or not an image.
+        MissingDependencyError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
     try:
@@ -75,13 +84,15 @@ def image_size(path: Path) -> tuple[int, int]:
                 with _open_with_pillow(file) as image:
                     width, height = image.size
                     # Pillow has already turned TIFF
-                    orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+                    orientation = 1 if image.format == "TIFF" else _orientation(image)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:  # mmap of nothing
         raise DataError(f"{path} is empty (0 bytes). Fetch it again or remove it.") from error
     except _BadImageError as error:
         raise DataError(f"{path} {error}.") from error
+    except _NoHeicError as error:
+        raise MissingDependencyError(f"{path} {error}.") from error
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
@@ -90,6 +101,10 @@ def image_size(path: Path) -> tuple[int, int]:
 
 class _BadImageError(Exception):
     """What is wrong with an image; the caller puts the path in front."""
+
+
+class _NoHeicError(Exception):
+    """A HEIC photo cannot be read here; the caller puts the path in front."""
 
 
 def _decode(data: bytes) -> ImageArray:
@@ -132,27 +147,102 @@ def _is_incomplete(data: bytes, end: int) -> bool:
     return not np.array_equal(_decode_with_pillow(data), _decode_with_pillow(padded))
 
 
-def _open_with_pillow(file: object) -> Image.Image:
+class _OurLimits:
+    """Lifts Pillow's limit on pixels while any thread reads with it: ``MAX_PIXELS`` is checked before decoding."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._theirs: int | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold the limit off; the last reader to leave puts it back."""
+        with self._lock:
+            if not self._readers:
+                self._theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    Image.MAX_IMAGE_PIXELS = self._theirs
+
+
+_our_limits = _OurLimits()
+
+
+def _open_with_pillow(file: IO[bytes]) -> Image.Image:
+    _prepare_for_heic(file)
     try:
-        return Image.open(file)  # type: ignore[arg-type]
-    except Image.DecompressionBombError as error:
-        raise _BadImageError(f"has more than {MAX_PIXELS // 1_000_000} megapixels. Shrink it first") from error
+        with _our_limits():
+            return Image.open(file)
     except Exception as error:  # Pillow's format plug-ins raise whatever their parser does
+        file.seek(0)
+        plain = _without_text(file.read())
+        if plain is not None:
+            return _open_with_pillow(BytesIO(plain))
         raise _BadImageError(_NOT_AN_IMAGE) from error
 
 
+def _prepare_for_heic(file: IO[bytes]) -> None:
+    """Have Pillow know HEIC where ``file`` is one, whatever it is called; leave the file at its start."""
+    head = file.read(_LONGEST_FTYP)
+    file.seek(0)
+    if head[4:8] != b"ftyp":
+        return
+    known = head[8 : int.from_bytes(head[:4])]  # ISO/IEC 14496-12: brand, version, compatible brands
+    brands = {known[place : place + 4] for place in range(0, len(known), 4)}
+    if brands & _AVIF_BRANDS or not brands & _HEIC_BRANDS:
+        return
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError as error:
+        raise _NoHeicError(f"is a HEIC photo, which is not read: {HEIC_ADVICE}") from error
+    register_heif_opener()
+
+
 def _decode_with_pillow(data: bytes) -> ImageArray:
+    try:
+        return _load_with_pillow(data)
+    except (_BadImageError, _NoHeicError):
+        raise
+    except Exception as error:  # as above: SyntaxError, struct.error, zlib.error, ... on broken files
+        plain = _without_text(data)
+        if plain is not None:
+            return _decode_with_pillow(plain)
+        reason = str(error).partition("\n")[0]
+        raise _BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it") from error
+
+
+def _load_with_pillow(data: bytes) -> ImageArray:
     with _open_with_pillow(BytesIO(data)) as image:
         _check_pixels(*image.size)
-        try:
+        with _our_limits():
             image.load()
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            return _upright(_to_rgb(image), orientation)
-        except _BadImageError:
-            raise
-        except Exception as error:  # as above: SyntaxError, struct.error, zlib.error, ... on broken files
-            reason = str(error).partition("\n")[0]
-            raise _BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it") from error
+        return _upright(_to_rgb(image), _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation that is still to be applied; the HEIC plug-in turns images itself, and says 1."""
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _without_text(data: bytes) -> bytes | None:
+    """Return a PNG less its texts and colour profile, which Pillow limits in size; None where there is none of them."""
+    if not data.startswith(_PNG_START):
+        return None
+    kept, place, dropped = [_PNG_START], len(_PNG_START), False
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4])  # length, type, data, checksum
+        if data[place + 4 : place + 8] in _PNG_TEXT:
+            dropped = True
+        else:
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept) if dropped else None
 
 
 def _to_rgb(image: Image.Image) -> ImageArray:
@@ -242,91 +332,142 @@ class ImageInput:
     id: str
 
 
-def find_inputs(inputs: Sequence[str], *, recursive: bool = True) -> list[ImageInput]:
+def find_inputs(
+    inputs: Sequence[str], *, recursive: bool = True, notice: Callable[[str], None] = lambda _: None
+) -> list[ImageInput]:
     """Return the images that ``inputs`` mean, sorted by id, each once.
 
     An input is an image file, a folder (its images, and those of its subfolders if ``recursive``), a glob, a ``.txt``
     file with one of these per line, or ``-`` for such lines (or NUL-separated ones) on standard input. Files that a
-    list names need not exist: they fail one by one when read.
+    list names need not exist: they fail one by one when read. ``notice`` hears what was passed by: HEIC photos that
+    cannot be read here, links that lead back to a folder above them, lines that a list has twice.
 
     Raises:
         UsageError: an input does not exist or matches nothing.
         DataError: there is no image at all.
+        MissingDependencyError: there are HEIC photos alone, and the extra that reads these is not installed.
 
     """
     roots: list[str] = []
     found: set[str] = set()
+    search = _Search(recursive)
     for text in inputs:
-        for root, paths in _expand(text, recursive=recursive):
+        for root, paths in search.expand(text):
             roots.append(root)
             found.update(paths)
     if not found:
+        if search.overlooked.heic:
+            raise MissingDependencyError(search.overlooked.messages()[0])
         raise DataError(f"no image in {', '.join(inputs)}. Known suffixes: {' '.join(sorted(SUFFIXES))}.")
+    for message in search.messages():
+        notice(message)
     try:
         common = os.path.commonpath(roots)
     except ValueError as error:
         raise UsageError("the inputs lie on different drives. Run once for each drive.") from error
     start = len(common.rstrip(os.sep)) + 1
-    return [ImageInput(Path(path), path[start:].replace(os.sep, "/")) for path in sorted(found)]
+    images = [ImageInput(Path(path), printable(path[start:].replace(os.sep, "/"))) for path in sorted(found)]
+    if len({image.id for image in images}) < len(images):
+        raise UsageError(f"two images in {', '.join(inputs)} have names that would be written alike. Rename one.")
+    return images
 
 
-def _expand(text: str, *, recursive: bool) -> Iterable[tuple[str, list[str]]]:
-    """Yield (root, absolute image paths) of one input."""
-    path = Path(text)
-    if text == "-":
-        yield from _expand_lines(_read_stdin(), Path.cwd(), recursive=recursive)
-    elif path.is_dir():
-        yield _absolute(path), _images_in(path, recursive=recursive)
-    elif path.suffix.lower() == ".txt" and path.is_file():
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the list {path}: {error}.") from error
-        yield from _expand_lines(lines, path.parent, recursive=recursive)
-    elif path.exists():
-        yield _absolute(path.parent), [_absolute(path)]
-    elif glob.has_magic(text):
+class _Search:
+    """One look for inputs: what they mean, and what was passed by."""
+
+    def __init__(self, recursive: bool) -> None:
+        self.recursive = recursive
+        self.overlooked = Overlooked()
+        self._twice: list[str] = []
+
+    def messages(self) -> list[str]:
+        """Return what the user must hear of."""
+        lines = self.overlooked.messages()
+        if self._twice:
+            more = f" and {len(self._twice) - 1} more" if len(self._twice) > 1 else ""
+            lines.append(f"listed twice, taken once: {self._twice[0]}{more}.")
+        return lines
+
+    def expand(self, text: str) -> Iterable[tuple[str, list[str]]]:
+        """Yield (root, absolute image paths) of one input."""
+        path = find_file(Path(text)) or Path(text)
+        if text == "-":
+            yield from self._expand_lines(_read_stdin(), Path.cwd())
+        elif path.is_dir():
+            yield _absolute(path), self._images_in(path)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            yield from self._expand_lines(_read_list(path), path.parent)
+        elif path.exists():
+            yield _absolute(path.parent), [_absolute(path)]
+        elif glob.has_magic(text):
+            yield from self._expand_pattern(text)
+        else:
+            raise UsageError(
+                f"{text} does not exist. Give an image, a folder, a glob, a .txt list or - for standard input."
+            )
+
+    def _expand_pattern(self, text: str) -> Iterable[tuple[str, list[str]]]:
         matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 (absolute patterns, too)
         if not matches:
             raise UsageError(f"nothing matches {text}. Check the pattern.")
         for match in matches:
             if match.is_dir():
-                yield _absolute(match), _images_in(match, recursive=recursive)
-            elif match.suffix.lower() in SUFFIXES:
+                yield _absolute(match), self._images_in(match)
+            elif match.suffix.lower() in SUFFIXES | HEIC_SUFFIXES:  # one that cannot be read fails by name
                 yield _absolute(match.parent), [_absolute(match)]
-    else:
-        raise UsageError(
-            f"{text} does not exist. Give an image, a folder, a glob, a .txt list or - for standard input."
-        )
+
+    def _expand_lines(self, lines: Iterable[str], base: Path) -> Iterable[tuple[str, list[str]]]:
+        """Expand the lines of a list; relative ones count from the working folder, or else from the list's ``base``."""
+        seen: set[str] = set()
+        for line in filter(str.strip, lines):
+            path = _listed_file(line, base)
+            text = line.strip()
+            if path is None and glob.has_magic(text) or path is not None and path.is_dir():
+                yield from self.expand(str(path or text))
+                continue
+            file = _absolute(path or Path(text))
+            if file in seen:
+                self._twice.append(text)
+            seen.add(file)
+            yield os.path.dirname(file), [file]  # noqa: PTH120
+
+    def _images_in(self, folder: Path) -> list[str]:
+        """List the images of ``folder``; hidden files and folders do not count."""
+        return [
+            os.path.join(place, name)  # noqa: PTH118 (60,000 Path objects cost a second)
+            for place, names in walk_images(_absolute(folder), self.overlooked, recursive=self.recursive)
+            for name in names
+        ]
 
 
-def _expand_lines(lines: Iterable[str], base: Path, *, recursive: bool) -> Iterable[tuple[str, list[str]]]:
-    """Expand the lines of a list; relative ones count from the working folder, or else from the list's ``base``."""
-    for line in filter(None, map(str.strip, lines)):
-        path = next((place for place in (Path(line), base / line) if place.exists()), Path(line))
-        if path.is_dir() or (glob.has_magic(line) and not path.exists()):
-            yield from _expand(str(path), recursive=recursive)
-        else:
-            yield _absolute(path.parent), [_absolute(path)]
+def _listed_file(line: str, base: Path) -> Path | None:
+    """Return the file or folder that a line names, blanks around it not counted unless they belong to the name."""
+    for text in (line.strip(), line):
+        for place in (Path(text), base / text):
+            found = find_file(place)
+            if found is not None:
+                return found
+    return None
+
+
+def _read_list(path: Path) -> list[str]:
+    """Return the lines of a list of inputs; a name that is not UTF-8 keeps its bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the list {path}: {error.strerror or error}.") from error
+    return _lines(decode_text(data, "surrogateescape"))
 
 
 def _read_stdin() -> list[str]:
     if sys.stdin.isatty():
         raise UsageError("- reads paths from standard input, but that is a terminal. Pipe a list into it.")
-    return re.split(r"\0" if "\0" in (text := sys.stdin.read()) else r"\r?\n", text)
+    raw = getattr(sys.stdin, "buffer", None)  # names may be no text
+    return _lines(sys.stdin.read() if raw is None else decode_text(raw.read(), "surrogateescape"))
 
 
-def _images_in(folder: Path, *, recursive: bool) -> list[str]:
-    """List the images of ``folder``; hidden files and folders do not count."""
-    paths: list[str] = []
-    for place, folders, names in os.walk(_absolute(folder), followlinks=True):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        paths += [
-            os.path.join(place, name)  # noqa: PTH118 (60,000 Path objects cost a second)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
-        ]
-    return paths
+def _lines(text: str) -> list[str]:
+    return re.split(r"\0" if "\0" in text else r"\r?\n", text)  # not splitlines(): it also ends lines within names
 
 
 def _absolute(path: Path) -> str:

@@ -13,7 +13,7 @@ import gwapctl
 
 PACKAGE = Path(gwapctl.__file__).parent
 LAYERS = {
-    0: {"errors", "files", "boxes", "geometry", "progress"},
+    0: {"errors", "files", "image_files", "boxes", "geometry", "progress"},
     1: {"config", "images", "datasets", "transforms", "backbones", "heads", "regions", "metrics", "device"},
     2: {
         "model",
