@@ -49,6 +49,12 @@ class MissingDependencyError(GwapctlError):
     exit_code = 5
 
 
+class MissingReaderError(DataError, MissingDependencyError):
+    """An image whose format an optional package reads: bad data in a batch, a missing dependency by itself."""
+
+    exit_code = 5
+
+
 def closest(name: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the choice nearest to ``name``, or an empty string."""
     nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from gwapctl.errors import DataError, UsageError
 
-_MARKS = (  # byte order marks, as Windows programs and spreadsheets write them; the longer of two that begin alike first
+_MARKS = (  # byte order marks, as Windows programs write them; of two that begin alike the longer first
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -75,6 +75,15 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
     """Return ``document`` as JSON that UTF-8 can hold: bytes of a path that are no text are escaped. No NaN."""
     text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False)
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def json_ascii(text: str) -> str:
+    """Return JSON, or a part of it, in ASCII alone: other characters stand in its strings only, and are escaped."""
+    units = text.encode("utf-16-be", "surrogatepass")
+    if text.isascii():
+        return text
+    codes = (int.from_bytes(units[place : place + 2]) for place in range(0, len(units), 2))
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
 
 
 def decode_text(data: bytes, errors: str = "strict") -> str:

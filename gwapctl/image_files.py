@@ -1,13 +1,14 @@
-"""Which files are images, where they lie below a folder, and how their names are written down. Opens none of them.
+r"""Which files are images, where they lie below a folder, and how their names are written down. Opens none of them.
 
 A name is known by what it says, not by its bytes: a Mac writes ``é`` as two characters (NFD) where others write one
-(NFC). A byte that is no UTF-8 (a name in Latin-1 from an old archive) is written down as ``\\xe9`` wherever a name
+(NFC). A byte that is no UTF-8 (a name in Latin-1 from an old archive) is written down as ``\xe9`` wherever a name
 becomes text: in ids, predictions, maps and messages. ``find_file`` goes back from either to the file.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ SUFFIXES = frozenset(
 HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 HEIC_ADVICE = "pip install 'gwapctl[heic]'"
 _ENDINGS = tuple(SUFFIXES | HEIC_SUFFIXES)
+_ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")  # what printable() makes of a byte that is no UTF-8
 _SHOWN = 3  # files that a message names
 
 
@@ -45,6 +47,13 @@ def stem(name: str) -> str:
 def same_name(name: str) -> str:
     """Return what two names of one file have in common: the composed Unicode form (NFC), bytes escaped."""
     return name if name.isascii() else unicodedata.normalize("NFC", printable(name))
+
+
+def on_disk(name: str) -> str:
+    r"""Return a written name with the bytes that it stands for, as the tool must find it: ``\\xe9`` becomes one."""
+    if not _ESCAPE.search(name):
+        return name
+    return _ESCAPE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), name)
 
 
 def find_file(path: Path) -> Path | None:
@@ -97,7 +106,9 @@ class Overlooked:
             lines.append(f"{_photos(len(self.heic))} not read: {_some(self.heic)}. To read HEIC: {HEIC_ADVICE}.")
         if self.loops:
             one = len(self.loops) == 1
-            what = "a link that leads back to a folder above it" if one else "links that lead back to folders above them"
+            what = (
+                "a link that leads back to a folder above it" if one else "links that lead back to folders above them"
+            )
             lines.append(f"{_some(self.loops)}: {what}. Not followed, so that no image is taken twice.")
         if self.closed:
             lines.append(f"cannot look into {_some(self.closed)}. Allow it, or leave the folder out.")

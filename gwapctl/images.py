@@ -13,22 +13,21 @@ import os
 import re
 import struct
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gwapctl.errors import DataError, MissingDependencyError, UsageError, printable
+from gwapctl.errors import DataError, MissingReaderError, UsageError, printable
 from gwapctl.files import decode_text
-from gwapctl.image_files import HEIC_ADVICE, HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
+from gwapctl.image_files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
+from gwapctl.pillow_reader import NOT_AN_IMAGE, BadImageError, NoHeicError, open_with_pillow, our_limits, without_text
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -37,12 +36,6 @@ MAX_PIXELS = 200_000_000
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that say nothing about pixels, as we read them
-_HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
-_AVIF_BRANDS = frozenset({b"avif", b"avis"})  # in the same container; Pillow reads these itself
-_LONGEST_FTYP = 256  # bytes of the box that names the brands
-_NOT_AN_IMAGE = "is not an image that can be decoded. Fetch it again or remove it"
 
 
 def read_image(path: Path) -> ImageArray:
@@ -50,7 +43,7 @@ def read_image(path: Path) -> ImageArray:
 
     Raises:
         DataError: the file is missing, empty, not an image, truncated or larger than 200 megapixels.
-        MissingDependencyError: it is a HEIC photo, and the extra that reads these is not installed.
+        MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
     try:
@@ -61,10 +54,10 @@ def read_image(path: Path) -> ImageArray:
         raise DataError(f"{path} is empty (0 bytes). Fetch it again or remove it.")
     try:
         return _decode(data)
-    except _BadImageError as error:
+    except BadImageError as error:
         raise DataError(f"{path} {error}.") from error
-    except _NoHeicError as error:
-        raise MissingDependencyError(f"{path} {error}.") from error
+    except NoHeicError as error:
+        raise MissingReaderError(f"{path} {error}.") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -72,7 +65,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
     Raises:
         DataError: the file is missing, empty or not an image.
-        MissingDependencyError: it is a HEIC photo, and the extra that reads these is not installed.
+        MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
     try:
@@ -81,7 +74,7 @@ def image_size(path: Path) -> tuple[int, int]:
                 header = _read_jpeg_header(data)
                 width, height, orientation = header.width, header.height, header.orientation
             else:
-                with _open_with_pillow(file) as image:
+                with open_with_pillow(file) as image:
                     width, height = image.size
                     # Pillow has already turned TIFF
                     orientation = 1 if image.format == "TIFF" else _orientation(image)
@@ -89,22 +82,14 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:  # mmap of nothing
         raise DataError(f"{path} is empty (0 bytes). Fetch it again or remove it.") from error
-    except _BadImageError as error:
+    except BadImageError as error:
         raise DataError(f"{path} {error}.") from error
-    except _NoHeicError as error:
-        raise MissingDependencyError(f"{path} {error}.") from error
+    except NoHeicError as error:
+        raise MissingReaderError(f"{path} {error}.") from error
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 # ---------------------------------------------------------------------------------------------------------- decoding
-
-
-class _BadImageError(Exception):
-    """What is wrong with an image; the caller puts the path in front."""
-
-
-class _NoHeicError(Exception):
-    """A HEIC photo cannot be read here; the caller puts the path in front."""
 
 
 def _decode(data: bytes) -> ImageArray:
@@ -114,22 +99,22 @@ def _decode(data: bytes) -> ImageArray:
     _check_pixels(header.width, header.height)
     end = data.find(_JPEG_END, header.scan)
     if end < 0:
-        raise _BadImageError("is truncated: the JPEG data ends early. Fetch it again or remove it")
+        raise BadImageError("is truncated: the JPEG data ends early. Fetch it again or remove it")
     if header.components not in (1, 3):  # CMYK: OpenCV's conversion ignores the Adobe marker
         return _decode_with_pillow(data)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if bgr is None:
-        raise _BadImageError(_NOT_AN_IMAGE)
+        raise BadImageError(NOT_AN_IMAGE)
     if _may_be_incomplete(bgr) and _is_incomplete(data, end):
-        raise _BadImageError("is damaged: the JPEG data of its lower part is missing. Fetch it again or remove it")
+        raise BadImageError("is damaged: the JPEG data of its lower part is missing. Fetch it again or remove it")
     return _upright(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), header.orientation)
 
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
-        raise _BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
+        raise BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
 
 
 def _may_be_incomplete(image: npt.NDArray[Any]) -> bool:
@@ -147,80 +132,23 @@ def _is_incomplete(data: bytes, end: int) -> bool:
     return not np.array_equal(_decode_with_pillow(data), _decode_with_pillow(padded))
 
 
-class _OurLimits:
-    """Lifts Pillow's limit on pixels while any thread reads with it: ``MAX_PIXELS`` is checked before decoding."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._theirs: int | None = None
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Hold the limit off; the last reader to leave puts it back."""
-        with self._lock:
-            if not self._readers:
-                self._theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-                if not self._readers:
-                    Image.MAX_IMAGE_PIXELS = self._theirs
-
-
-_our_limits = _OurLimits()
-
-
-def _open_with_pillow(file: IO[bytes]) -> Image.Image:
-    _prepare_for_heic(file)
-    try:
-        with _our_limits():
-            return Image.open(file)
-    except Exception as error:  # Pillow's format plug-ins raise whatever their parser does
-        file.seek(0)
-        plain = _without_text(file.read())
-        if plain is not None:
-            return _open_with_pillow(BytesIO(plain))
-        raise _BadImageError(_NOT_AN_IMAGE) from error
-
-
-def _prepare_for_heic(file: IO[bytes]) -> None:
-    """Have Pillow know HEIC where ``file`` is one, whatever it is called; leave the file at its start."""
-    head = file.read(_LONGEST_FTYP)
-    file.seek(0)
-    if head[4:8] != b"ftyp":
-        return
-    known = head[8 : int.from_bytes(head[:4])]  # ISO/IEC 14496-12: brand, version, compatible brands
-    brands = {known[place : place + 4] for place in range(0, len(known), 4)}
-    if brands & _AVIF_BRANDS or not brands & _HEIC_BRANDS:
-        return
-    try:
-        from pi_heif import register_heif_opener
-    except ImportError as error:
-        raise _NoHeicError(f"is a HEIC photo, which is not read: {HEIC_ADVICE}") from error
-    register_heif_opener()
-
-
 def _decode_with_pillow(data: bytes) -> ImageArray:
     try:
         return _load_with_pillow(data)
-    except (_BadImageError, _NoHeicError):
+    except (BadImageError, NoHeicError):
         raise
     except Exception as error:  # as above: SyntaxError, struct.error, zlib.error, ... on broken files
-        plain = _without_text(data)
+        plain = without_text(data)
         if plain is not None:
             return _decode_with_pillow(plain)
         reason = str(error).partition("\n")[0]
-        raise _BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it") from error
+        raise BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it") from error
 
 
 def _load_with_pillow(data: bytes) -> ImageArray:
-    with _open_with_pillow(BytesIO(data)) as image:
+    with open_with_pillow(BytesIO(data)) as image:
         _check_pixels(*image.size)
-        with _our_limits():
+        with our_limits():
             image.load()
         return _upright(_to_rgb(image), _orientation(image))
 
@@ -230,25 +158,10 @@ def _orientation(image: Image.Image) -> int:
     return int(image.getexif().get(_ORIENTATION, 1))
 
 
-def _without_text(data: bytes) -> bytes | None:
-    """Return a PNG less its texts and colour profile, which Pillow limits in size; None where there is none of them."""
-    if not data.startswith(_PNG_START):
-        return None
-    kept, place, dropped = [_PNG_START], len(_PNG_START), False
-    while place < len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4])  # length, type, data, checksum
-        if data[place + 4 : place + 8] in _PNG_TEXT:
-            dropped = True
-        else:
-            kept.append(data[place:end])
-        place = end
-    return b"".join(kept) if dropped else None
-
-
 def _to_rgb(image: Image.Image) -> ImageArray:
     """Convert the loaded frame of any Pillow mode to ``(H, W, 3)``."""
     if image.mode == "F":
-        raise _BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
+        raise BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
     if image.mode.startswith("I"):  # 16-bit grey, which older Pillow calls 32-bit
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
@@ -288,7 +201,7 @@ def _read_jpeg_header(data: bytes | mmap.mmap) -> _JpegHeader:
     while True:
         head = data[place : place + 4]
         if len(head) < 4 or head[0] != 0xFF:
-            raise _BadImageError("is truncated or damaged: it ends within the JPEG header. Fetch it again or remove it")
+            raise BadImageError("is truncated or damaged: it ends within the JPEG header. Fetch it again or remove it")
         marker, length = head[1], int.from_bytes(head[2:])
         if marker == 0xFF:  # fill byte
             place += 1
@@ -302,7 +215,7 @@ def _read_jpeg_header(data: bytes | mmap.mmap) -> _JpegHeader:
             break
         place += 2 + length
     if not width or not height:
-        raise _BadImageError(_NOT_AN_IMAGE)
+        raise BadImageError(NOT_AN_IMAGE)
     return _JpegHeader(width, height, components, orientation, scan=place)
 
 
@@ -345,7 +258,7 @@ def find_inputs(
     Raises:
         UsageError: an input does not exist or matches nothing.
         DataError: there is no image at all.
-        MissingDependencyError: there are HEIC photos alone, and the extra that reads these is not installed.
+        MissingReaderError: there are HEIC photos alone, and the extra that reads these is not installed.
 
     """
     roots: list[str] = []
@@ -357,7 +270,7 @@ def find_inputs(
             found.update(paths)
     if not found:
         if search.overlooked.heic:
-            raise MissingDependencyError(search.overlooked.messages()[0])
+            raise MissingReaderError(search.overlooked.messages()[0])
         raise DataError(f"no image in {', '.join(inputs)}. Known suffixes: {' '.join(sorted(SUFFIXES))}.")
     for message in search.messages():
         notice(message)
@@ -422,7 +335,7 @@ class _Search:
         for line in filter(str.strip, lines):
             path = _listed_file(line, base)
             text = line.strip()
-            if path is None and glob.has_magic(text) or path is not None and path.is_dir():
+            if glob.has_magic(text) if path is None else path.is_dir():
                 yield from self.expand(str(path or text))
                 continue
             file = _absolute(path or Path(text))

@@ -8,7 +8,7 @@ kept. Any folder of ``.npy`` maps that somebody else made can be read as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -74,23 +74,6 @@ class ImagePrediction:
         if not self.id:
             object.__setattr__(self, "id", self.image)
 
-    def merged(self, other: ImagePrediction, source: str) -> ImagePrediction:
-        """Return what the two say about one image, each thing once; ``source`` names the file that has them apart.
-
-        Raises:
-            DataError: they differ in the image's size.
-
-        """
-        if self.error is not None or other.error is not None:  # a later try of what failed
-            return self if self.error is None else other
-        sizes = dict.fromkeys(size for size in ((self.width, self.height), (other.width, other.height)) if all(size))
-        if len(sizes) > 1:
-            stated = " and ".join(f"{width} x {height}" for width, height in sizes)
-            raise DataError(f"{source} says of {self.image} that it is {stated}. Correct its size.")
-        width, height = next(iter(sizes), (0, 0))
-        both = tuple(dict.fromkeys((*self.predictions, *other.predictions)))
-        return replace(self, width=width, height=height, predictions=both)
-
     def to_json(self) -> dict[str, Any]:
         """Return the JSON document (plain dicts and lists)."""
         document = _IMAGE.dump_python(self, mode="json")
@@ -112,6 +95,25 @@ class ImagePrediction:
 
 
 _IMAGE = TypeAdapter(ImagePrediction)
+
+
+def merge(parts: Sequence[ImagePrediction], source: str) -> ImagePrediction:
+    """Return what ``source`` says about one image in several places, each prediction once.
+
+    Of an image that failed and of another try of it, the one that worked counts.
+
+    Raises:
+        DataError: the parts differ in the image's size.
+
+    """
+    worked = [part for part in parts if part.error is None] or [*parts[-1:]]
+    sizes = dict.fromkeys((part.width, part.height) for part in worked if part.width and part.height)
+    if len(sizes) > 1:
+        stated = " and ".join(f"{width} x {height}" for width, height in sizes)
+        raise DataError(f"{source} says of {parts[0].image} that it is {stated}. Correct its size.")
+    width, height = next(iter(sizes), (0, 0))
+    predictions = dict.fromkeys(prediction for part in worked for prediction in part.predictions)
+    return replace(worked[0], width=width, height=height, predictions=tuple(predictions))
 
 
 def check_schema(document: object, source: str) -> None:

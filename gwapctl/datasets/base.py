@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, printable
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Sample:
     labels: tuple[int, ...]
     ignored: tuple[int, ...] = ()
     size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Write the id so that it can be stored: a file's name may hold bytes that are no text."""
+        if not self.id.isascii():
+            object.__setattr__(self, "id", printable(self.id))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.datasets.places import list_images
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, printable
+from gwapctl.image_files import Overlooked
 
 SPLIT_NAMES = {
     "train": "train",
@@ -40,11 +41,16 @@ class ClassFolders(Dataset):
         self.require_split(split)
         folder = self._folders[split]
         samples: list[BoxedSample] = []
+        overlooked = Overlooked()
+        places = _subfolders(folder)
         for label, item in enumerate(self.classes):
-            images = list_images(folder / item.name)
-            if not images and (folder / item.name).is_dir():
-                self.problems.error(f"{folder / item.name} has no image. Put some there or remove the folder.")
+            place = places.get(item.name)
+            images = {} if place is None else list_images(place, overlooked)
+            if not images and place is not None:
+                self.problems.error(f"{place} has no image. Put some there or remove the folder.")
             samples += [BoxedSample(f"{item.name}/{name}", path, (label,)) for name, path in images.items()]
+        for message in overlooked.messages():
+            self.problems.warn(message)
         if not samples:
             raise DataError(f"{folder} has no image in its class folders. Put images there or choose another split.")
         return samples
@@ -65,4 +71,8 @@ def _has_class_folders(folder: Path) -> bool:
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    return {
+        printable(path.name): path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".")
+    }

@@ -45,6 +45,19 @@ def find_folder(name: str, folder: str, places: Sequence[Path], proof: str) -> P
     raise DataError(f"{name} is not here: no {looked}. Say where with --root, or run: gwapctl data get {name}.")
 
 
+def recorded_place(name: str, root: Path) -> Path | None:
+    """Return where the data set ``name``, a folder or file, is that was read at ``root``; None where it is gone.
+
+    A run knows the name as it was given, which may count from another folder than today's, and the reader's root.
+    """
+    last = Path(name).name
+    if last in ("", ".."):
+        return root if root.exists() else None
+    # a CSV file lies in its root, and the root of ImageNet below the folder that was given
+    places = [*([root] if root.name == last else []), root / last, *(top for top in root.parents if top.name == last)]
+    return next((place for place in [*places, root] if place.exists()), None)
+
+
 def list_images(folder: Path, overlooked: Overlooked | None = None) -> dict[str, Path]:
     """Map the names (posix paths from ``folder``) of all images below it to their paths, sorted.
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
-from gwapctl.errors import DataError, GwapctlError, MissingDependencyError, UsageError
+from gwapctl.errors import DataError, UsageError
 from gwapctl.localize.detector import DetectorModel
 from gwapctl.localize.result import Localization, Source, load
 from gwapctl.localize.sources import OnError, checked, source_name, sources
@@ -221,19 +221,19 @@ class Finder:
     def find(self, sources: Sequence[Source]) -> list[Localization]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
         prepared = [self._prepare(source) for source in sources]
-        readable = [item for item in prepared if not isinstance(item, GwapctlError)]
+        readable = [item for item in prepared if not isinstance(item, DataError)]
         results = iter(self.localizer.run(readable, top_k=self.top_k))
         return [
             Localization(source_name(source), 0, 0, error=item, source=source)
-            if isinstance(item, GwapctlError)
+            if isinstance(item, DataError)
             else self._describe(source, item, next(results))
             for source, item in zip(sources, prepared, strict=True)
         ]
 
-    def _prepare(self, source: Source) -> PreparedImage | GwapctlError:
+    def _prepare(self, source: Source) -> PreparedImage | DataError:
         try:
             return self.localizer.prepare(load(source))
-        except (DataError, MissingDependencyError) as error:
+        except DataError as error:
             return error
 
     def _describe(self, source: Source, image: PreparedImage, result: MapResult) -> Localization:

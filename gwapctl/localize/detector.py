@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.errors import DataError, GwapctlError, MissingDependencyError, UsageError
+from gwapctl.errors import DataError, UsageError
 from gwapctl.geometry import Geometry
 from gwapctl.localize.result import Localization, Source, load
 from gwapctl.localize.sources import OnError, checked, source_name, sources
@@ -110,11 +110,11 @@ class DetectorFinder:
     def find(self, images: Sequence[Source]) -> list[Localization]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
         loaded = [_load(image) for image in images]
-        readable = [pixels for pixels in loaded if not isinstance(pixels, GwapctlError)]
+        readable = [pixels for pixels in loaded if not isinstance(pixels, DataError)]
         results = iter(self.reader.run(readable, min_score=self.min_score, maps=True, batch_size=self.batch_size))
         return [
             Localization(source_name(image), 0, 0, error=pixels, source=image)
-            if isinstance(pixels, GwapctlError)
+            if isinstance(pixels, DataError)
             else self._describe(image, next(results))
             for image, pixels in zip(images, loaded, strict=True)
         ]
@@ -139,10 +139,10 @@ class DetectorFinder:
         )
 
 
-def _load(source: Source) -> ImageArray | GwapctlError:
+def _load(source: Source) -> ImageArray | DataError:
     try:
         return load(source)
-    except (DataError, MissingDependencyError) as error:
+    except DataError as error:
         return error
 
 
