@@ -134,21 +134,21 @@ def walk_images(folder: str, overlooked: Overlooked, *, recursive: bool = True) 
     Links to folders are followed, but for those that lead back to a folder above them, which would never end.
     """
     wanted = SUFFIXES | HEIC_SUFFIXES
-    heic = frozenset() if heic_is_readable() else HEIC_SUFFIXES
+    unread = () if heic_is_readable() else tuple(HEIC_SUFFIXES)
     for place, folders, names in os.walk(folder, followlinks=True, onerror=overlooked.note_closed):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         for name in [name for name in folders if os.path.islink(os.path.join(place, name))]:  # noqa: PTH114, PTH118
             if _leads_back(place, name, folder):
                 folders.remove(name)
                 overlooked.loops.append(os.path.join(place, name))  # noqa: PTH118
-        images = []
-        for name in names:
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (60,000 Path objects cost a second)
-            if suffix in wanted and not name.startswith("."):
-                if suffix in heic:
-                    overlooked.heic.append(os.path.join(place, name))  # noqa: PTH118
-                else:
-                    images.append(name)
+        images = [
+            name
+            for name in names
+            if os.path.splitext(name)[1].lower() in wanted and not name.startswith(".")  # noqa: PTH122 (Path is slow)
+        ]
+        if unread and (heic := {name for name in images if name.lower().endswith(unread)}):
+            overlooked.heic += [os.path.join(place, name) for name in sorted(heic)]  # noqa: PTH118
+            images = [name for name in images if name not in heic]
         yield place, images
 
 

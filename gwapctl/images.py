@@ -279,10 +279,12 @@ def find_inputs(
     except ValueError as error:
         raise UsageError("the inputs lie on different drives. Run once for each drive.") from error
     start = len(common.rstrip(os.sep)) + 1
-    images = [ImageInput(Path(path), printable(path[start:].replace(os.sep, "/"))) for path in sorted(found)]
-    if len({image.id for image in images}) < len(images):
+    paths = sorted(found)
+    ids = [path[start:].replace(os.sep, "/") for path in paths]
+    written = [name if name.isascii() else printable(name) for name in ids]
+    if written != ids and len(set(written)) < len(ids):
         raise UsageError(f"two images in {', '.join(inputs)} have names that would be written alike. Rename one.")
-    return images
+    return [ImageInput(Path(path), name) for path, name in zip(paths, written, strict=True)]
 
 
 class _Search:

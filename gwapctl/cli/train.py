@@ -242,6 +242,8 @@ def _run(
     with console.progress("downloading") as fetched:
         ensure_dataset(config.dataset, root, offline=offline, progress=fetched, announce=console.note)
     announce_weights(config, offline)
+    if resume and root is None:
+        root = _root_of_run(folder, config.dataset)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
     console.note(f"training {config.backbone} + {config.method} on {config.dataset} into {folder}")
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
@@ -261,6 +263,22 @@ def _run(
             progress=shown,
         )
     _show_result(run, json)
+
+
+def _root_of_run(folder: Path, dataset: str) -> Path | None:
+    """Return where a run's data set counts from, if it is a folder's name and lay elsewhere than here."""
+    from gwapctl.datasets import DATASETS
+    from gwapctl.datasets.places import recorded_place
+    from gwapctl.datasets.subset import split_name
+    from gwapctl.runs import Run
+
+    whole = split_name(dataset)[0]
+    root = (Run.open(folder).document.get("dataset") or {}).get("root")
+    if root is None or whole in DATASETS or Path(whole).exists():
+        return None
+    place = recorded_place(whole, Path(root))
+    tops = [] if place is None else [top for top in place.parents if (top / whole).exists()]
+    return tops[0] if tops else None
 
 
 def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.datasets.places import list_images
 from gwapctl.errors import DataError, printable
-from gwapctl.image_files import Overlooked
+from gwapctl.image_files import HEIC_ADVICE, Overlooked
 
 SPLIT_NAMES = {
     "train": "train",
@@ -47,7 +47,9 @@ class ClassFolders(Dataset):
             place = places.get(item.name)
             images = {} if place is None else list_images(place, overlooked)
             if not images and place is not None:
-                self.problems.error(f"{place} has no image. Put some there or remove the folder.")
+                unread = [path for path in overlooked.heic if Path(path).is_relative_to(place)]
+                why = f"has no image but HEIC photos, which are not read: {HEIC_ADVICE}" if unread else "has no image"
+                self.problems.error(f"{place} {why}. Put some there or remove the folder.")
             samples += [BoxedSample(f"{item.name}/{name}", path, (label,)) for name, path in images.items()]
         for message in overlooked.messages():
             self.problems.warn(message)
@@ -67,7 +69,8 @@ def open_class_folders(folder: Path) -> ClassFolders | None:
 
 
 def _has_class_folders(folder: Path) -> bool:
-    return any(list_images(path) for path in _subfolders(folder).values())
+    overlooked = Overlooked()
+    return any(list_images(path, overlooked) or overlooked.heic for path in _subfolders(folder).values())
 
 
 def _subfolders(folder: Path) -> dict[str, Path]:

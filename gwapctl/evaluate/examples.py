@@ -40,7 +40,7 @@ class Examples:
             return
         example = {
             "image": sample.id,
-            "path": sample.path.absolute().as_posix(),  # reports are made from anywhere
+            "path": sample.path.as_posix(),
             "label": label,
             "iou": abs(worth),
             "box": None if box is None else to_list(box),
