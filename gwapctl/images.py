@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -74,10 +74,7 @@ def image_size(path: Path) -> tuple[int, int]:
                 header = _read_jpeg_header(data)
                 width, height, orientation = header.width, header.height, header.orientation
             else:
-                with open_with_pillow(file) as image:
-                    width, height = image.size
-                    # Pillow has already turned TIFF
-                    orientation = 1 if image.format == "TIFF" else _orientation(image)
+                width, height, orientation = _read_header_with_pillow(file)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:  # mmap of nothing
@@ -141,8 +138,7 @@ def _decode_with_pillow(data: bytes) -> ImageArray:
         plain = without_text(data)
         if plain is not None:
             return _decode_with_pillow(plain)
-        reason = str(error).partition("\n")[0]
-        raise BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it") from error
+        raise _damaged(error) from error
 
 
 def _load_with_pillow(data: bytes) -> ImageArray:
@@ -151,6 +147,28 @@ def _load_with_pillow(data: bytes) -> ImageArray:
         with our_limits():
             image.load()
         return _upright(_to_rgb(image), _orientation(image))
+
+
+def _read_header_with_pillow(file: IO[bytes]) -> tuple[int, int, int]:
+    """Return (width, height, EXIF orientation). Of a PNG that takes its pixels, too: EXIF may stand behind them."""
+    with open_with_pillow(file) as image:
+        width, height = image.size
+        _check_pixels(width, height)
+        try:
+            with our_limits():
+                # Pillow has already turned TIFF
+                return width, height, 1 if image.format == "TIFF" else _orientation(image)
+        except Exception as error:  # as above
+            file.seek(0)
+            plain = without_text(file.read())
+            if plain is not None:
+                return _read_header_with_pillow(BytesIO(plain))
+            raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> BadImageError:
+    reason = str(error).partition("\n")[0]
+    return BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it")
 
 
 def _orientation(image: Image.Image) -> int:

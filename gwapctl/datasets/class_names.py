@@ -36,6 +36,8 @@ class ClassMatcher:
         if is_name(class_id) and _nfc(class_id) in self._by_id:
             return self._by_id[_nfc(class_id)]
         found = self._named(name)
+        if found == FOREIGN and class_id:  # written so where two classes share a name
+            found = self._named(f"{name} ({class_id})")
         if found == FOREIGN and is_name(class_id):
             found = self._named(class_id)
         if found != FOREIGN and _WNID.fullmatch(class_id) and _WNID.fullmatch(self._ids[found]):
