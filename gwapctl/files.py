@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, printable
 
 _MARKS = (  # byte order marks, as Windows programs write them; of two that begin alike the longer first
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -61,9 +61,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, whole or not at all; bytes of a path that are no text as ``errors.printable`` does."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(printable(text), encoding="utf-8")
 
 
 def write_json(path: Path, document: Any) -> None:

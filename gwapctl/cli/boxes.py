@@ -310,13 +310,13 @@ class Tally:
             if item.error is None:
                 self.again += item.id in self.ids
                 self.ids.add(item.id)
-                self.images += 1
+                self.images = len(self.ids)
                 self.boxes += sum(prediction.box is not None for prediction in item.predictions)
                 self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
             else:
                 self.failed += 1
                 console.warn(f"{item.image}: {item.error.message}")
-            progress(Progress(self.images + self.failed, total, "images"))
+            progress(Progress(self.images + self.again + self.failed, total, "images"))
             yield item
 
 
@@ -345,7 +345,8 @@ def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[st
     if path is not None:
         console.note(f"{tally.boxes} boxes of {tally.images} images in {path}")
     if tally.again:
-        console.warn(f"{tally.again} of them stand in the input again; what it says of one image goes together.")
+        lines = f"{tally.again} image{'s stand' if tally.again > 1 else ' stands'}"
+        console.warn(f"{lines} in the input again: what it says of one image goes together, each box once.")
     if tally.failed:
         console.warn(f"{tally.failed} images failed and are left out.")
         raise typer.Exit(3)

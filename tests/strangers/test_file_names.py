@@ -282,6 +282,13 @@ def test_an_undecodable_name_goes_all_the_way(tmp_path: Path, run_cli: Callable)
     assert "share no class" in judged.stderr  # the bundled model knows neither; every image was found
 
 
+def test_maps_of_others_keep_their_names(tmp_path: Path) -> None:
+    np.save(tmp_path / f"{LATIN}.npy", np.eye(4, dtype=np.float32))
+    folder = MapFolder(tmp_path)
+    assert folder.ids() == [r"lat\xe9in.jpg"]
+    assert folder.load(r"lat\xe9in.jpg").shape == (4, 4)
+
+
 def test_json_keeps_the_bytes_of_a_path(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"root": LATIN, "name": "café"})
     assert read_json(tmp_path / "run.json") == {"root": LATIN, "name": "café"}
