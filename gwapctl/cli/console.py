@@ -98,6 +98,7 @@ def print_data(text: str, suffix: str) -> None:
     Where stdout is not UTF-8, JSON and XML say the characters that it lacks in their own way. A table cannot: it is
     written as UTF-8 all the same, which is what a file of it is.
     """
+    text = printable(text)
     whole = _encodable(text) == text
     if not whole and suffix in (".json", ".jsonl"):
         text = json_ascii(text)

@@ -69,12 +69,17 @@ def evidence_from_boxes(
     know: lines that the file has twice, classes that the data set lacks.
 
     Raises:
-        DataError: the file is broken, or has no image of ``samples``.
+        DataError: the file is broken, or has no image of ``samples``, or no class of the data set.
 
     """
     evidence = _read_evidence(file, dataset, samples, notes)
     if not evidence:
         raise DataError(f"{file} has no image of {dataset.name}: expected names like {samples[0].id!r}.")
+    if {label for found in evidence.values() for label in found.ranked or ()} == {FOREIGN}:
+        raise DataError(
+            f"{file} and {dataset.name} share no class name or id: {notes[-1]}. {dataset.name} has "
+            f"{some(item.name for item in dataset.classes)}. Give the data set that the boxes are for."
+        )
     detects = any(found.detections is not None and len(found.detections.boxes) > 1 for found in evidence.values())
     for sample in samples:
         found = evidence.get(sample.id) or Evidence(0, 0, ranked=(), boxes={ANY: as_boxes([])}, detections=_NOTHING)
@@ -136,7 +141,7 @@ def _read_evidence(
     """Return the evidence of predictions by sample id, of those images that are among ``samples``.
 
     Raises:
-        DataError: an image failed, two images fit one sample, or no class is one of the data set's.
+        DataError: an image failed, or two images fit one sample.
 
     """
     images = _stored_images(file, samples, notes)
@@ -145,11 +150,6 @@ def _read_evidence(
             raise DataError(f"{file}: {image.image} failed ({image.error.message}). Localize it again with --resume.")
     matcher = ClassMatcher(dataset.classes)
     foreign = _foreign_classes(images.values(), matcher)
-    if foreign and not any(_index(item, matcher) != FOREIGN for image in images.values() for item in image.predictions):
-        raise DataError(
-            f"{file} and {dataset.name} share no class name or id: the file has {some(foreign)}, {dataset.name} has "
-            f"{some(item.name for item in dataset.classes)}. Give the data set that the boxes are for."
-        )
     if foreign:
         notes.append(f"{file} has boxes of classes that {dataset.name} lacks, which count as wrong: {some(foreign)}")
     return {sample_id: _evidence_of(image, matcher, dataset.classes) for sample_id, image in images.items()}
@@ -179,7 +179,7 @@ def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str])
         parts = found.setdefault(sample_id, [])
         if not parts or same_name(parts[0].id) == same_name(image.id):
             parts.append(image)
-        elif _is_nearer(image, parts[0], paths[sample_id], file):
+        elif _is_nearer(image, parts[0], sample_id, paths[sample_id], file):
             found[sample_id] = [image]
     merged = {sample_id: parts[0] if len(parts) == 1 else merge(parts, str(file)) for sample_id, parts in found.items()}
     given = sum(len(part.predictions) for parts in found.values() for part in parts if part.error is None)
@@ -189,9 +189,11 @@ def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str])
     return merged
 
 
-def _is_nearer(image: ImagePrediction, other: ImagePrediction, path: str, file: Path) -> bool:
-    """Tell which of two images ``path`` is, by how many folders they share with it."""
-    alike, alike_other = _parts_alike(image.id, path), _parts_alike(other.id, path)
+def _is_nearer(image: ImagePrediction, other: ImagePrediction, sample_id: str, path: str, file: Path) -> bool:
+    """Tell which of two images a sample is: the one of its very id, else the one that shares more folders with it."""
+    alike, alike_other = (
+        (same_name(item.id) == same_name(sample_id), _parts_alike(item.id, path)) for item in (image, other)
+    )
     if alike == alike_other:
         raise DataError(
             f"{file} has {other.image!r} and {image.image!r}, and both fit {path}. Write more of their folders."

@@ -146,6 +146,7 @@ def test_of_two_images_that_fit_the_nearer_one_counts(tmp_path: Path, ground: Gr
     both = ("old/sub/b.png", "images/sub/b.png")
     for names in (both, both[::-1]):
         assert evaluate_boxes(file_of(*names), ground)["metrics"]["cor_loc"] == 100
+    assert evaluate_boxes(file_of("images/sub/b.png", "sub/b.png"), ground)["metrics"]["cor_loc"] < 100  # its very id
     with pytest.raises(DataError, match=r"boxes\.csv has 'x/sub/b.png' and 'y/sub/b.png', and both fit .*sub/b\.png"):
         evaluate_boxes(file_of("x/sub/b.png", "y/sub/b.png"), ground)
 

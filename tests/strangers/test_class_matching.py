@@ -149,7 +149,7 @@ def test_classes_that_the_data_set_lacks_are_named(tmp_path: Path, coco: Ground)
     header = "image,width,height,label,label_id,score,x0,y0,x1,y1\n"
     rows = f"1.png,{WIDTH},{HEIGHT},zebra,1,0.5,4,6,16,20\n"
     (tmp_path / "a.csv").write_text(header + rows)
-    with pytest.raises(DataError, match=r"a\.csv and set share no class name or id: the file has 'zebra'"):
+    with pytest.raises(DataError, match=r"a\.csv and set share no class name or id: .* lacks, .*'zebra'"):
         evaluate_boxes(tmp_path / "a.csv", coco)
     cats = [f"{image}.png,{WIDTH},{HEIGHT},{label},9,0.5,4,6,16,20\n" for image in (1, 2) for label in BOXES]
     (tmp_path / "b.csv").write_text(header + rows + "".join(cats))
