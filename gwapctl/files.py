@@ -101,8 +101,8 @@ def _encoding(head: bytes) -> str:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
-    """Open the text file of a user for reading, line ends as they are; encodings are those of ``decode_text``.
+def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """Open the text file of a user for reading; encodings are those of ``decode_text``, ``newline`` as ``open`` has it.
 
     Raises:
         DataError: the file cannot be read, or is no such text.
@@ -111,7 +111,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
     try:
         with path.open("rb") as file:
             encoding = _encoding(file.read(4))
-        with path.open(encoding=encoding, newline="") as lines:
+        with path.open(encoding=encoding, newline=newline) as lines:
             yield lines
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
@@ -127,7 +127,10 @@ def read_text(path: Path) -> str:
 
     """
     with open_text(path) as lines:
-        return lines.read()
+        text = lines.read()
+    if "\0" in text:
+        raise DataError(f"cannot read {path}: it holds zero bytes, as UTF-16 without a mark has. Save it as UTF-8.")
+    return text
 
 
 def read_json(path: Path) -> Any:
@@ -137,11 +140,10 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing or is not JSON.
 
     """
+    text = read_text(path)
     try:
-        return json.loads(decode_text(path.read_bytes()))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}.") from error
 
 

@@ -241,7 +241,7 @@ def _read_csv(file: Path) -> Iterator[ImagePrediction]:
         DataError: a column is missing, or a cell is not a number.
 
     """
-    with open_text(file) as lines:
+    with open_text(file, newline="") as lines:
         rows = csv.DictReader(lines)
         try:
             missing = set(COLUMNS) - set(rows.fieldnames or ())

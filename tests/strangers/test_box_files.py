@@ -199,6 +199,14 @@ def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
             read(file)
 
 
+def test_a_file_with_zero_bytes_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_bytes("cat\n".encode("utf-16-le"))  # and no mark
+    for read in (read_class_list, read_json, read_recipe):
+        with pytest.raises(DataError, match=r"cannot read .*classes\.txt: it holds zero bytes.*Save it as UTF-8"):
+            read(file)
+
+
 def test_resuming_reads_a_file_that_an_editor_marked(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
     file.write_bytes(codecs.BOM_UTF8 + as_jsonl(ROWS[:1]).encode())
