@@ -93,10 +93,11 @@ def decode_text(data: bytes, errors: str = "strict") -> str:
         UnicodeDecodeError: it is neither.
 
     """
-    return data.decode(_encoding(data), errors)
+    return data.decode(text_encoding(data), errors)
 
 
-def _encoding(head: bytes) -> str:
+def text_encoding(head: bytes) -> str:
+    """Return the encoding that the first bytes of a file say: that of its byte order mark, or UTF-8."""
     return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
 
 
@@ -110,7 +111,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     """
     try:
         with path.open("rb") as file:
-            encoding = _encoding(file.read(4))
+            encoding = text_encoding(file.read(4))
         with path.open(encoding=encoding, newline=newline) as lines:
             yield lines
     except OSError as error:
