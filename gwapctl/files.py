@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tempfile
@@ -12,6 +13,13 @@ from typing import Any
 
 from gwapctl.errors import DataError, UsageError
 
+_MARKS = (  # the longer ones first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _UMASK = os.umask(0)  # can only be read by setting it, which is safe here: no thread writes while modules are imported
 os.umask(_UMASK)
 
@@ -62,6 +70,31 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file of a stranger: UTF-8, or what its byte order mark says.
+
+    Raises:
+        DataError: the file is missing, or is in another encoding.
+
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
+    try:
+        text = data.decode(text_encoding(data))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+    if "\0" in text:
+        raise DataError(f"{path} holds zero bytes: it is no text, or UTF-16 without a mark. Save it as UTF-8.")
+    return text
+
+
+def text_encoding(data: bytes) -> str:
+    """Return the encoding that the byte order mark of ``data`` says, or UTF-8."""
+    return next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -69,11 +102,10 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing or is not JSON.
 
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}.") from error
 
 

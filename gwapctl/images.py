@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -59,8 +59,32 @@ def read_image(path: Path) -> ImageArray:
         raise DataError(f"{path} {error}.") from error
 
 
+class StoredSize(NamedTuple):
+    """The size of an image as its file stores it, and the EXIF orientation (1 = upright) by which it is shown."""
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Return (width, height) of the upright image."""
+        turned = self.orientation in (5, 6, 7, 8)
+        return (self.height, self.width) if turned else (self.width, self.height)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of the upright image from its header, without decoding pixels.
+
+    Raises:
+        DataError: the file is missing, empty or not an image.
+
+    """
+    return stored_size(path).upright
+
+
+def stored_size(path: Path) -> StoredSize:
+    """Return the size as stored and the orientation from the header, without decoding pixels.
 
     Raises:
         DataError: the file is missing, empty or not an image.
@@ -82,7 +106,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path} is empty (0 bytes). Fetch it again or remove it.") from error
     except _BadImageError as error:
         raise DataError(f"{path} {error}.") from error
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    return StoredSize(width, height, orientation)
 
 
 # ---------------------------------------------------------------------------------------------------------- decoding
