@@ -51,6 +51,7 @@ def train(
     feature_cache: Path | None = None,
     announce: Callable[[str], None] = lambda _: None,
     warn: Callable[[str], None] = lambda _: None,
+    check_progress: ProgressCallback | None = None,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Train a classifier into the run folder ``folder``, or continue the run that is there.
@@ -75,8 +76,8 @@ def train(
     if place.type == "cpu":
         keep_freed_memory()
     known = left_out(folder) if resume else None
-    data = load_train_data(config, root, ImageCheck(skip_broken, known, warn, announce, progress))
-    for text in data.dataset.problems.summary():
+    data = load_train_data(config, root, ImageCheck(skip_broken, known, warn, announce, check_progress))
+    for text in data.dataset.warnings():
         warn(text)
     weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
     training = Training(config, data, place, weights, default_workers() if workers is None else workers)

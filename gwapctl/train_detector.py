@@ -55,6 +55,7 @@ def train_detector(
     skip_broken: bool = False,
     announce: Callable[[str], None] = lambda _: None,
     warn: Callable[[str], None] = lambda _: None,
+    check_progress: ProgressCallback | None = None,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Train a detector into the run folder ``folder``, or continue the run that is there.
@@ -74,8 +75,8 @@ def train_detector(
     if place.type == "cpu":
         keep_freed_memory()
     known = left_out(folder) if resume else None
-    data = load_detector_data(config, root, ImageCheck(skip_broken, known, warn, announce, progress))
-    for text in data.dataset.problems.summary():
+    data = load_detector_data(config, root, ImageCheck(skip_broken, known, warn, announce, check_progress))
+    for text in data.dataset.warnings():
         warn(text)
     weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
     training = DetectorTraining(config, data, place, weights, default_workers() if workers is None else workers)

@@ -270,6 +270,7 @@ def _run(
             skip_broken=skip_broken,
             announce=console.note,
             warn=console.warn,
+            check_progress=shown,
             progress=shown,
         )
     _show_result(run, json)

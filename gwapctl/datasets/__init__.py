@@ -119,7 +119,8 @@ def _recognise_file(path: Path) -> Dataset:
     dataset = opener(path) if opener is not None else None
     if dataset is None:
         raise DataError(
-            f"{path} is no data set that we recognise. Give a folder, a CSV manifest, a COCO JSON file or a data.yaml."
+            f"{path} is no data set that we recognise. Give a folder, a CSV manifest or a COCO JSON"
+            " file, or a data.yaml of YOLO."
         )
     return dataset
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -125,6 +126,13 @@ class Dataset(ABC):
         """Return what a reader of results on ``split`` must know about the data."""
         del split
         return []
+
+    def warnings(self) -> list[str]:
+        """Return what readers mended so far, one line per kind, paths from ``root``: for verbs that do something else.
+
+        ``gwapctl data check`` lists all of them.
+        """
+        return [text.replace(f"{self.root}{os.sep}", "") for text in self.problems.summary()]
 
     def require_split(self, split: str) -> None:
         """Raise ``DataError`` unless ``split`` is present; the message lists what is."""

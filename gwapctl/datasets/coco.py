@@ -52,6 +52,8 @@ class Coco(Dataset):
                 if categories.setdefault(number, name) != name:
                     raise DataError(f"{file}: category {number} is {name!r}, elsewhere {categories[number]!r}.")
             used |= {found for item in document["annotations"] if (found := _category_id(item)) is not None}
+        if not categories:
+            raise DataError(f"{next(iter(self._files.values()))} lists no category. Export the file again.")
         self._warn_of_unused(categories, used)
         named = {number: name for number, name in categories.items() if number in used} or categories
         count = Counter(named.values())

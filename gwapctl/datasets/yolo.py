@@ -269,10 +269,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _read_names(names: Any, file: Path) -> dict[int, str]:
-    pairs = (
-        list(names.items()) if isinstance(names, dict) else list(enumerate(names if isinstance(names, list) else []))
-    )
-    if not pairs:
+    if not isinstance(names, dict | list) or not names:
         raise DataError(f"{file} has no class names. Write names: [cat, dog], or names: with 0: cat.")
     found = {}
     for number, name in names.items() if isinstance(names, dict) else enumerate(names):
