@@ -326,7 +326,9 @@ def _resolve(entry: str, base: str, root: Path, split: str) -> Path | None:
     parts = [part for part in PurePosixPath(name).parts if part not in (".", "/")]
     while parts and parts[0] == "..":
         parts = parts[1:]
-    tails = ["/".join(parts[start:]) for start in range(len(parts))]
+    said = any(split_of(part) == split for part in parts)  # then a shorter path must say it, too
+    rest = [parts[start:] for start in range(len(parts))]
+    tails = ["/".join(tail) for tail in rest if not said or any(split_of(part) == split for part in tail)]
     tried = [root / base / tails[0] if tails else root / base, *(root / tail for tail in tails)]
     outside = [root / base / name, root / name]
     for place in (*tried[:2], *outside, *tried[2:]):

@@ -57,7 +57,9 @@ def coco(
     categories: list[object] | None = None,
 ) -> dict[str, object]:
     """Return a COCO document; what is not given is two images, a cat on the first and a dog on the second."""
-    usual = [{"id": n, "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT} for n, name in ((1, "a"), (2, "b"))]
+    usual = [
+        {"id": n, "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT} for n, name in ((1, "a"), (2, "b"))
+    ]
     return {
         "images": usual if images is None else images,
         "annotations": [coco_object(1, 1, 1), coco_object(2, 2, 2)] if annotations is None else annotations,

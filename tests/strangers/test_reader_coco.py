@@ -19,7 +19,9 @@ WHOLE = {"a.jpg": (["cat"], [[10, 20, 30, 40]]), "b.jpg": (["dog"], [[10, 20, 30
 
 def images(*ids: object) -> list[dict[str, object]]:
     names = [f"{name}.jpg" for name in "abcdef"[: len(ids)]]
-    return [{"id": number, "file_name": name, "width": 80, "height": 60} for number, name in zip(ids, names, strict=True)]
+    return [
+        {"id": number, "file_name": name, "width": 80, "height": 60} for number, name in zip(ids, names, strict=True)
+    ]
 
 
 SAME_IDS = {
@@ -118,7 +120,10 @@ def test_an_image_listed_twice_counts_once(tmp_path: Path) -> None:
 
 def test_categories_that_no_image_shows_are_left_out_with_a_note(tmp_path: Path) -> None:
     """Roboflow lists its project as category 0, above all others."""
-    categories = [{"id": 0, "name": "pets", "supercategory": "none"}, *({"id": n, "name": t} for n, t in ((1, "cat"), (2, "dog")))]
+    categories = [
+        {"id": 0, "name": "pets", "supercategory": "none"},
+        *({"id": n, "name": t} for n, t in ((1, "cat"), (2, "dog"))),
+    ]
     dataset = open_dataset(str(make_coco(tmp_path, coco(categories=categories))))
     assert [(item.name, item.id) for item in dataset.classes] == [("cat", "1"), ("dog", "2")]
     assert found(dataset) == WHOLE

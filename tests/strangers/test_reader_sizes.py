@@ -79,7 +79,13 @@ def two_formats(root: Path, box: list[float], stated: Size | None, stored: Size,
 
 @pytest.mark.parametrize(("box", "stated", "stored", "orientation", "right", "words"), AGREED.values(), ids=AGREED)
 def test_the_files_own_size_decides(
-    tmp_path: Path, box: list[float], stated: Size | None, stored: Size, orientation: int, right: list[float], words: str
+    tmp_path: Path,
+    box: list[float],
+    stated: Size | None,
+    stored: Size,
+    orientation: int,
+    right: list[float],
+    words: str,
 ) -> None:
     for folder in two_formats(tmp_path, box, stated, stored, orientation):
         dataset = open_dataset(str(folder))

@@ -84,9 +84,7 @@ BROKEN_OBJECTS = {
 
 
 @pytest.mark.parametrize(("text", "words"), BROKEN_OBJECTS.values(), ids=BROKEN_OBJECTS)
-def test_a_broken_object_is_named_and_costs_nothing_else(
-    tmp_path: Path, text: str, words: str, run_cli: Cli
-) -> None:
+def test_a_broken_object_is_named_and_costs_nothing_else(tmp_path: Path, text: str, words: str, run_cli: Cli) -> None:
     root = make_voc(tmp_path, IMAGES | {"b": voc_xml(voc_object("cat"), text)})
     with pytest.raises(DataError, match=rf"b\.xml: <object> 2 \(dog\): .*{words}"):
         open_dataset(str(root)).boxed_samples("train")
@@ -171,6 +169,10 @@ def test_ids_in_either_unicode_form(tmp_path: Path, listed: str, on_disk: str) -
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
     root = make_voc(tmp_path, IMAGES, {"train": "a\nb\n"})
-    write(root / "Annotations" / "a.xml", f'<?xml version="1.0" encoding="{encoding[:6].strip("-")}"?>{IMAGES["a"]}', encoding)
+    write(
+        root / "Annotations" / "a.xml",
+        f'<?xml version="1.0" encoding="{encoding[:6].strip("-")}"?>{IMAGES["a"]}',
+        encoding,
+    )
     write(root / "ImageSets" / "Main" / "train.txt", "a\nb\n", encoding)
     assert found(open_dataset(str(root))) == WHOLE
