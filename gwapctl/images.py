@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -60,12 +60,36 @@ def read_image(path: Path) -> ImageArray:
         raise MissingReaderError(f"{path} {error}.") from error
 
 
+class StoredSize(NamedTuple):
+    """The size of an image as its file stores it, and the EXIF orientation (1 = upright) by which it is shown."""
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Return (width, height) of the upright image."""
+        turned = self.orientation in (5, 6, 7, 8)
+        return (self.height, self.width) if turned else (self.width, self.height)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of the upright image from its header, without decoding pixels.
 
     Raises:
         DataError: the file is missing, empty or not an image.
         MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
+
+    """
+    return stored_size(path).upright
+
+
+def stored_size(path: Path) -> StoredSize:
+    """Return the size as stored and the orientation from the header, without decoding pixels.
+
+    Raises:
+        DataError: the file is missing, empty or not an image.
 
     """
     try:
@@ -83,7 +107,7 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path} {error}.") from error
     except NoHeicError as error:
         raise MissingReaderError(f"{path} {error}.") from error
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    return StoredSize(width, height, orientation)
 
 
 # ---------------------------------------------------------------------------------------------------------- decoding

@@ -91,6 +91,12 @@ def train(
     background_classes: Annotated[
         str | None, _setting("--background-classes", "Or classes, by name or id, that are no targets then.", IMAGES)
     ] = None,
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            "--skip-broken", help="Leave out images that cannot be read, and count them.", rich_help_panel=IMAGES
+        ),
+    ] = False,
     val_fraction: Annotated[
         float | None, _setting("--val-fraction", "Share of train held out where there is no val split.", IMAGES)
     ] = None,
@@ -168,7 +174,9 @@ def train(
     if dry_run:
         _show_plan(config, folder, root, json)
         return
-    _run(config, folder, root, offline, resume, overwrite, device, workers, feature_cache, tensorboard, json)
+    _run(
+        config, folder, root, offline, resume, overwrite, device, workers, feature_cache, tensorboard, skip_broken, json
+    )
 
 
 def _require_network(config: TrainConfig | DetectorConfig) -> None:
@@ -226,6 +234,7 @@ def _run(
     workers: int | None,
     feature_cache: Path | None,
     tensorboard: bool,
+    skip_broken: bool,
     json: bool,
 ) -> None:
     """Fetch what is missing and may be fetched, train, and say what came out."""
@@ -249,7 +258,7 @@ def _run(
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
-        verb: Callable[..., Run] = partial(train_classifier, feature_cache=feature_cache, announce=console.note)
+        verb: Callable[..., Run] = partial(train_classifier, feature_cache=feature_cache)
         if isinstance(config, DetectorConfig):
             verb = train_detector
         run = verb(
@@ -260,6 +269,10 @@ def _run(
             workers=workers,
             resume=resume,
             tensorboard=tensorboard,
+            skip_broken=skip_broken,
+            announce=console.note,
+            warn=console.warn,
+            check_progress=shown,
             progress=shown,
         )
     _show_result(run, json)

@@ -98,6 +98,7 @@ def evaluate(
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
     ground = Ground(dataset, split, samples[: options.limit], options.protocol, options.masks)
     document = _evaluate_on(ground, target, options, progress)
+    document["notes"] += dataset.warnings()
     if target.run is not None:
         document |= {"run": target.run.name, "seed": target.run.document.get("seed")}
         _store(document, target.run, whole=options.limit is None)
