@@ -117,7 +117,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
     except UnicodeError as error:
-        raise DataError(f"cannot read {path}: it is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        raise DataError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
 
 
 def read_text(path: Path) -> str:
@@ -130,7 +130,7 @@ def read_text(path: Path) -> str:
     with open_text(path) as lines:
         text = lines.read()
     if "\0" in text:
-        raise DataError(f"cannot read {path}: it holds zero bytes, as UTF-16 without a mark has. Save it as UTF-8.")
+        raise DataError(f"{path} holds zero bytes: it is no text, or UTF-16 without a mark. Save it as UTF-8.")
     return text
 
 
