@@ -98,6 +98,7 @@ class Overlooked:
     heic: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    _known: dict[str, bool] = field(default_factory=dict)  # folders: whether the way to them leads back
 
     def messages(self) -> list[str]:
         """Return one line for each kind that there was."""
@@ -113,6 +114,18 @@ class Overlooked:
         if self.closed:
             lines.append(f"cannot look into {_some(self.closed)}. Allow it, or leave the folder out.")
         return lines
+
+    def beyond_a_loop(self, path: str) -> bool:
+        """Tell whether the way to ``path`` (absolute) passes a link that leads back, and remember that link."""
+        folder, name = os.path.split(path)
+        if folder not in self._known:
+            self._known[folder] = folder != path and self.beyond_a_loop(folder)
+        if self._known[folder] or not name or not os.path.islink(path) or not os.path.isdir(path):  # noqa: PTH112, PTH114
+            return self._known[folder]
+        if _leads_back(folder, name, os.path.sep):
+            self.loops.append(path)
+            return True
+        return False
 
     def note_closed(self, error: OSError) -> None:
         """Remember a folder that cannot be listed."""

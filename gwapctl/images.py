@@ -368,6 +368,8 @@ class _Search:
         if not matches:
             raise UsageError(f"nothing matches {text}. Check the pattern.")
         for match in matches:
+            if self.overlooked.beyond_a_loop(_absolute(match)):  # a pattern with ** follows every link
+                continue
             if match.is_dir():
                 yield _absolute(match), self._images_in(match)
             elif match.suffix.lower() in SUFFIXES | HEIC_SUFFIXES:  # one that cannot be read fails by name

@@ -167,6 +167,10 @@ def test_a_link_that_leads_back_is_not_followed(tmp_path: Path, aim: str) -> Non
     assert len(find_inputs([str(top)], notice=heard.append)) == 3
     assert len(heard) == 1
     assert f"{top}/cat/loop" in heard[0]
+    heard.clear()
+    assert len(find_inputs([f"{top}/**/*.jpg"], notice=heard.append)) == 3  # a pattern walks by itself
+    assert len(heard) == 1
+    assert f"{top}/cat/loop" in heard[0]
     overlooked = Overlooked()
     assert list(list_images(top / "cat", overlooked)) == ["0.jpg", "1.jpg"]
     assert overlooked.loops == [f"{top}/cat/loop"]
