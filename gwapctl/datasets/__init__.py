@@ -12,13 +12,13 @@ from gwapctl.datasets.coco import open_coco
 from gwapctl.datasets.cub import Cub, is_cub, open_cub
 from gwapctl.datasets.imagenet import is_imagenet, open_imagenet
 from gwapctl.datasets.lid import open_lid
-from gwapctl.datasets.manifest import csv_files, open_manifest, what_is_missing
+from gwapctl.datasets.manifest import csv_files, most_likely, open_manifest, what_is_missing
 from gwapctl.datasets.places import data_places, list_images
 from gwapctl.datasets.subset import evenly_spread, split_name
 from gwapctl.datasets.tiny_imagenet import TinyImageNet, open_tiny_imagenet
 from gwapctl.datasets.voc import open_voc0712, open_voc2007, open_voc2012, open_voc_layout
 from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
-from gwapctl.datasets.yolo import open_yolo
+from gwapctl.datasets.yolo import open_yolo, require_labels
 from gwapctl.errors import DataError, unknown_name
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -92,12 +92,16 @@ def _recognise_folders(path: Path) -> Dataset:
             dataset.problems.warn(f"{what_is_missing(file)}. It is not read: the class folders beside it are.")
         return dataset
     inner = only_folder(path)
+    if dataset is None:
+        require_labels(path)
     if inner is not None and not tables:
         within = recognise(inner)
         within.problems.warn(passed_through(path, inner))
         return within
     if tables:
-        raise DataError(f"{what_is_missing(tables[0])}. Name its columns image,label, or give the data set itself.")
+        raise DataError(
+            f"{what_is_missing(most_likely(tables))}. Name its columns image,label, or give the data set itself."
+        )
     images = [name for name, folder in subfolders(path).items() if list_images(folder)]
     found = f" It has images in {', '.join(images[:3])}, which are no class names." if images else ""
     raise DataError(

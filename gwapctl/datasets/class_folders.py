@@ -80,16 +80,19 @@ def _open_single(folder: Path) -> ClassFolders | None:
     with_images = _with_images(folder)
     if all(is_container(name) for name in with_images) or only_folder(folder) is not None:
         return None
-    return ClassFolders(folder, {"train": folder}, _splits_inside_classes(with_images))
+    return ClassFolders(folder, {"train": folder}, _swapped_levels(with_images))
 
 
-def _splits_inside_classes(classes: dict[str, Path]) -> list[str]:
-    """Say it where every class folder holds split folders instead of images."""
-    inner = [subfolders(path) for path in classes.values()]
-    if not all(names and all(map(split_of, names)) for names in inner):
+def _swapped_levels(classes: dict[str, Path]) -> list[str]:
+    """Say it where all class folders hold folders of the same names instead of images: splits, or the real classes."""
+    shared = set.intersection(*(set(_with_images(path)) for path in classes.values()))
+    inner = sorted(name for name in shared if split_of(name) or not is_container(name))
+    if not inner or any(map(_has_images, classes.values())) or len(classes) < 2:
         return []
-    example = next(iter(inner[0].values()))
-    return [f"{example} and its like lie inside the class folders: all images count as one split, 'train'."]
+    outer, named = ", ".join(list(classes)[:3]), ", ".join(inner[:3])
+    if all(map(split_of, inner)):
+        return [f"{outer} hold folders called {named}: all their images count as one split, 'train'."]
+    return [f"{outer} are taken for classes, but all of them hold folders called {named}. Are these the classes?"]
 
 
 def _find_splits(folder: Path) -> tuple[dict[str, Path], list[str]]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import SPLIT_NAMES, FileFinder, nfc, split_in
+from gwapctl.datasets.names import SPLIT_NAMES, FileFinder, nfc, split_in, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError, closest
 from gwapctl.files import read_text, text_encoding
@@ -78,10 +78,10 @@ class Manifest(Dataset):
         return [self._sample(path, rows, file) for path, (file, rows) in found.items()]
 
     def _find(self, image: str, split: str, file: Path) -> Path | None:
-        folders = [self.root, self.root / "images", self.root / split, self.root / "images" / split]
+        folders = [file.parent, *(self.root / place for place in ("images", split, f"images/{split}"))]
         path = next((found for folder in folders if (found := self._finder.find(folder, image)) is not None), None)
         if path is None:
-            self.problems.error(f"{file}: there is no image {self.root / image}. Restore it or remove its row.")
+            self.problems.error(f"{file}: there is no image {file.parent / image}. Restore it or remove its row.")
         return path
 
     def _sample(self, path: Path, rows: list[_Row], file: Path) -> BoxedSample:
@@ -100,20 +100,24 @@ class Manifest(Dataset):
 def open_manifest(path: Path) -> Manifest | None:
     """Open a CSV file, or the one in a folder that has the columns, or one per split; None for any other folder.
 
+    Those of splits are called so (``train.csv``), or lie in folders that are.
+
     Raises:
         DataError: the file lacks a column, or several files may be meant.
 
     """
     if path.is_file():
         return Manifest(path.stem, path.parent, [path])
-    files = [file for file in csv_files(path) if not _missing_columns(_header(file))]
+    places = [path, *(place for place in sorted(path.iterdir()) if place.is_dir() and split_of(place.name))]
+    tables = ([file for file in csv_files(place) if not _missing_columns(_header(file))] for place in places)
+    files = next(tables) or [file for found in tables for file in found]  # at the top, or one per folder of a split
     if not files:
         return None
     if len(files) == 1:
         return Manifest(files[0].stem, path, files)
-    splits = [split_in(file.stem) for file in files]
+    splits = [_usual_split(file) for file in files]
     if None in splits or len(set(splits)) < len(splits):
-        listed = ", ".join(file.name for file in files)
+        listed = ", ".join(file.relative_to(path).as_posix() for file in files)
         raise DataError(f"{path} has several manifests: {listed}. Give the one you mean as the DATASET.")
     return Manifest(path.resolve().name, path, files)
 
@@ -121,6 +125,11 @@ def open_manifest(path: Path) -> Manifest | None:
 def csv_files(folder: Path) -> list[Path]:
     """Return the CSV files at the top of a folder."""
     return [file for pattern in ("*.csv", "*.tsv") for file in sorted(folder.glob(pattern)) if file.name[0] != "."]
+
+
+def most_likely(files: Sequence[Path]) -> Path:
+    """Return the CSV file that comes nearest to a manifest."""
+    return min(files, key=lambda file: (len(_missing_columns(_header(file))), split_in(file.stem) is None))
 
 
 def what_is_missing(file: Path) -> str:
@@ -174,7 +183,7 @@ def _read_rows(file: Path, broken: list[str]) -> dict[str, Rows]:
         raise DataError(f"{file} has no column {column!r}.{hint} Its first line is: {', '.join(header) or 'empty'}.")
     splits: dict[str, Rows] = defaultdict(lambda: defaultdict(list))
     reader = csv.DictReader(lines[1:], fieldnames=header, delimiter=_delimiter(lines[0]), restval="")
-    usual = split_in(file.stem) or "train"
+    usual = _usual_split(file) or "train"
     try:
         for row in reader:
             place = f"{file}, line {reader.line_num + 1}"
@@ -191,6 +200,11 @@ def _read_rows(file: Path, broken: list[str]) -> dict[str, Rows]:
     if not splits:
         raise DataError(broken[0] if broken else f"{file} lists no image. Add rows below its header.")
     return splits
+
+
+def _usual_split(file: Path) -> str | None:
+    """Return the split that the name of a file says, or that of its folder."""
+    return split_in(file.stem) or split_of(file.parent.name)
 
 
 def _unreadable(image: str) -> str:

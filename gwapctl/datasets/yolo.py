@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from gwapctl.boxes import from_yolo
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import FileFinder, nfc, split_of
+from gwapctl.datasets.names import FileFinder, nfc, split_in, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.datasets.places import list_images
 from gwapctl.errors import DataError
@@ -244,6 +244,13 @@ def open_yolo(path: Path) -> Yolo | None:
     return Yolo(root, splits, names, notes)
 
 
+def require_labels(folder: Path) -> None:
+    """Raise ``DataError`` where a YAML file describes a YOLO tree, but there is no label file."""
+    file = _find_yaml(folder)
+    if file is not None:
+        raise DataError(f"{file} describes a YOLO data set, but there is no label file. Put them into labels/.")
+
+
 def _find_yaml(path: Path) -> Path | None:
     """Return the file that describes the tree: it says ``names``, or at least ``nc`` and ``train``."""
     if path.is_file():
@@ -356,9 +363,10 @@ def _image_folder(place: Path, split: str) -> Path:
 
 def _find_splits(root: Path) -> dict[str, list[Path]]:
     """Return split -> image folders by looking: those that have label files in YOLO's format."""
-    images = root / "images"
-    forms = [_split_folders(images), {s: p / "images" for s, p in _split_folders(root).items()}, _split_folders(root)]
-    for form in (*forms, {"train": images}, {"train": root}):
+    images, parts = root / "images", _split_folders(root)
+    forms = [_split_folders(images), {split: path / "images" for split, path in parts.items()}, parts]
+    darknet = {split: path for path in sorted(root.glob("obj_*_data")) if (split := split_in(path.name)) is not None}
+    for form in (*forms, darknet, {"train": images}, {"train": root}):
         found = {split: [place] for split, place in form.items() if _has_labels(place, root)}
         if found:
             return found | {split: [place] for split, place in form.items() if _has_images(place)}

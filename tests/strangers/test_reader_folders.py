@@ -98,12 +98,25 @@ def test_two_folders_of_one_split_are_an_error(tmp_path: Path) -> None:
         open_dataset(str(root))
 
 
-def test_splits_inside_classes_are_said(tmp_path: Path) -> None:
-    root = make_classes(tmp_path, "cat/train", "cat/val", "dog/train", "dog/val")
-    dataset = open_dataset(str(root))
-    assert [item.name for item in dataset.classes] == ["cat", "dog"]
-    (line,) = dataset.warnings()
-    assert "cat/train and its like lie inside the class folders" in line
+SWAPPED = {
+    "splits": (("cat/train", "cat/val", "dog/train", "dog/val"), "cat, dog hold folders called train, val"),
+    "classes": (("one/cat", "one/dog", "two/cat", "two/dog"), "one, two are taken for classes, but all of them hold"),
+    "neither": (("n01/images", "n02/images"), ""),
+}
+
+
+@pytest.mark.parametrize(("folders", "words"), SWAPPED.values(), ids=SWAPPED)
+def test_levels_that_may_be_swapped_are_said(tmp_path: Path, folders: tuple[str, ...], words: str) -> None:
+    dataset = open_dataset(str(make_classes(tmp_path, *folders)))
+    assert [item.name for item in dataset.classes] == sorted({name.split("/")[0] for name in folders})
+    assert [text for text in dataset.warnings() if words in text] == dataset.warnings()
+    assert len(dataset.warnings()) == bool(words)
+
+
+def test_a_link_to_the_folder_itself_ends(tmp_path: Path) -> None:
+    root = make_classes(tmp_path, "cat", "dog")
+    (root / "dog" / "again").symlink_to(root)
+    assert classes(root) == ["cat", "dog"]
 
 
 def test_a_folder_of_annotations_is_not_called_an_empty_class(tmp_path: Path) -> None:
@@ -175,6 +188,18 @@ def test_tables_that_are_not_are_named(photos: Path, text: str, words: str, run_
         assert result.code == 4
         assert words in result.stderr
         assert "Name its columns image,label" in result.stderr
+
+
+def test_one_table_in_the_folder_of_each_split(tmp_path: Path) -> None:
+    """Roboflow's CSV."""
+    for split, name in (("train", "cat"), ("valid", "dog")):
+        make_image(tmp_path / split / "a.jpg")
+        text = f"filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,80,60,{name},1,2,30,40\n"
+        write(tmp_path / split / "_annotations.csv", text)
+    dataset = open_dataset(str(tmp_path))
+    assert dataset.splits() == ("train", "val")
+    assert found(dataset) == {"train/a.jpg": (["cat"], [[1, 2, 30, 40]])}
+    assert found(dataset, "val") == {"valid/a.jpg": (["dog"], [[1, 2, 30, 40]])}
 
 
 def test_several_tables_that_may_be_meant_are_named(photos: Path) -> None:

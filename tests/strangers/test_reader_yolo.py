@@ -65,6 +65,10 @@ FORMS = {
         [("train/images", "train/labels"), ("val/images", "val/labels")],
         {"classes.txt": "\ufeffcat\r\ndog\r\n"},
     ),
+    "darknet, as CVAT writes it": (
+        [("obj_train_data", "obj_train_data"), ("obj_validation_data", "obj_validation_data")],
+        {"obj.names": "cat\ndog\n", "obj.data": "classes = 2\n", "train.txt": "data/obj_train_data/0.jpg\n"},
+    ),
     "side by side": ([("train", "train"), ("valid", "valid")], {"train/_darknet.labels": "cat\ndog\n"}),
 }
 
@@ -136,6 +140,25 @@ def test_without_names_it_is_refused(tmp_path: Path, run_cli: Cli) -> None:
         assert "is a YOLO data set without class names. Add data.yaml" in result.stderr
     write(tmp_path / "images" / "x" / "data.yaml", "nc: 2\ntrain: images\n")
     assert "without class names" in run_cli("data", "check", tmp_path / "images" / "x").stderr
+
+
+def test_a_description_without_labels_is_refused(tmp_path: Path, run_cli: Cli) -> None:
+    make_image(tmp_path / "images" / "train" / "0.jpg")
+    write(tmp_path / "data.yaml", f"train: images/train\n{NAMES}")
+    result = run_cli("data", "check", tmp_path)
+    assert result.code == 4
+    assert "data.yaml describes a YOLO data set, but there is no label file" in result.stderr
+
+
+def test_our_own_export_is_read_back(tmp_path: Path, run_cli: Cli) -> None:
+    make_image(tmp_path / "images" / "0.jpg")
+    prediction = {"label": "cat", "label_id": "cat", "score": 0.9, "box": [10, 20, 30, 40], "map": None}
+    line = {"schema_version": 1, "image": "0.jpg", "width": 80, "height": 60, "model": "m", "scales": [32]}
+    write(tmp_path / "predictions.jsonl", json.dumps({**line, "predictions": [prediction], "error": None}) + "\n")
+    exported = run_cli("boxes", tmp_path / "predictions.jsonl", "--format", "yolo", "--out", tmp_path / "yolo")
+    assert exported.code == 0, exported.stderr
+    (tmp_path / "images").rename(tmp_path / "yolo" / "images")
+    assert boxes(tmp_path / "yolo") == {"0.jpg": (["cat"], [CAT_BOX])}
 
 
 BROKEN_YAML = {
