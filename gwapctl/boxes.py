@@ -45,6 +45,23 @@ def clip(boxes: BoxesLike, width: float, height: float) -> FloatArray:
     return np.clip(as_boxes(boxes), 0, [width, height, width, height])
 
 
+def scale(boxes: BoxesLike, width: float, height: float, to_width: float, to_height: float) -> FloatArray:
+    """Return boxes of an image of ``width x height`` pixels in pixels of the same image at another size."""
+    return as_boxes(as_boxes(boxes) * ([to_width / width, to_height / height] * 2))
+
+
+def turn_upright(boxes: BoxesLike, width: float, height: float, orientation: int) -> FloatArray:
+    """Turn boxes of an image stored as ``width x height`` pixels to how the EXIF ``orientation`` (1..8) shows it."""
+    x0, y0, x1, y1 = as_boxes(boxes).T
+    if orientation in (5, 6, 7, 8):
+        x0, y0, x1, y1, width, height = y0, x0, y1, x1, height, width
+    if orientation in (2, 3, 6, 7):
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 7, 8):
+        y0, y1 = height - y1, height - y0
+    return np.stack([x0, y0, x1, y1], axis=1)
+
+
 def valid(boxes: BoxesLike) -> npt.NDArray[np.bool_]:
     """Return ``(N,)``: True where a box is finite and has a positive width and height."""
     array = as_boxes(boxes)

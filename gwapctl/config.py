@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gwapctl.errors import DataError, UsageError, closest
+from gwapctl.files import read_text
 from gwapctl.weights_packages import WEIGHTS_PACKAGES
 from gwapctl.zoo import find_recipe
 
@@ -245,10 +246,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read recipe {path}: {error.strerror or error}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise DataError(f"recipe {path} is not valid TOML: {error}.") from error
 
 

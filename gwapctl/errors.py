@@ -6,10 +6,23 @@ import difflib
 from collections.abc import Iterable
 
 
+def printable(text: str) -> str:
+    r"""Return ``text`` as it can be printed and stored: a byte of a file's name that is no UTF-8 becomes ``\xe9``."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, from a JSON file: no byte of a name
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+
+
 class GwapctlError(Exception):
     """Base of all expected errors. The message says what, on which file, why, and what to do next."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(GwapctlError):
@@ -32,6 +45,12 @@ class ModelError(GwapctlError):
 
 class MissingDependencyError(GwapctlError):
     """An optional package or a device that is not there."""
+
+    exit_code = 5
+
+
+class MissingReaderError(DataError, MissingDependencyError):
+    """An image whose format an optional package reads: bad data in a batch, a missing dependency by itself."""
 
     exit_code = 5
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, printable
 
+_MARKS = (  # byte order marks, as Windows programs write them; of two that begin alike the longer first
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UMASK = os.umask(0)  # can only be read by setting it, which is safe here: no thread writes while modules are imported
 os.umask(_UMASK)
 
@@ -52,14 +61,77 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, whole or not at all; bytes of a path that are no text as ``errors.printable`` does."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(printable(text), encoding="utf-8")
 
 
 def write_json(path: Path, document: Any) -> None:
     """Write ``document`` as indented JSON, whole or not at all. NaN is refused: readers differ on it."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json_text(document, indent=2) + "\n")
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """Return ``document`` as JSON that UTF-8 can hold: bytes of a path that are no text are escaped. No NaN."""
+    text = json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def json_ascii(text: str) -> str:
+    """Return JSON, or a part of it, in ASCII alone: other characters stand in its strings only, and are escaped."""
+    units = text.encode("utf-16-be", "surrogatepass")
+    if text.isascii():
+        return text
+    codes = (int.from_bytes(units[place : place + 2]) for place in range(0, len(units), 2))
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
+
+
+def decode_text(data: bytes, errors: str = "strict") -> str:
+    """Return the text of a file that somebody else wrote: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+
+    """
+    return data.decode(text_encoding(data), errors)
+
+
+def text_encoding(head: bytes) -> str:
+    """Return the encoding that the first bytes of a file say: that of its byte order mark, or UTF-8."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """Open the text file of a user for reading; encodings are those of ``decode_text``, ``newline`` as ``open`` has it.
+
+    Raises:
+        DataError: the file cannot be read, or is no such text.
+
+    """
+    try:
+        with path.open("rb") as file:
+            encoding = text_encoding(file.read(4))
+        with path.open(encoding=encoding, newline=newline) as lines:
+            yield lines
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text file of a user; encodings are those of ``decode_text``.
+
+    Raises:
+        DataError: the file cannot be read, or is no such text.
+
+    """
+    with open_text(path) as lines:
+        text = lines.read()
+    if "\0" in text:
+        raise DataError(f"{path} holds zero bytes: it is no text, or UTF-16 without a mark. Save it as UTF-8.")
+    return text
 
 
 def read_json(path: Path) -> Any:
@@ -69,11 +141,10 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing or is not JSON.
 
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}.") from error
 
 

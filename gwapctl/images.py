@@ -1,8 +1,8 @@
 """Images in: found, decoded once, upright and complete, or refused with one clear line.
 
-JPEG goes through OpenCV (the fastest decoder at hand), everything else through Pillow (the strictest one). What becomes
-RGB how: grey is repeated, CMYK converted, 16 bits keep their upper 8, transparent pixels are laid over white, and of an
-animation the first frame counts.
+JPEG goes through OpenCV (the fastest decoder at hand), everything else through Pillow (the strictest one), HEIC with
+the plug-in of the extra ``heic``. What becomes RGB how: grey is repeated, CMYK converted, 16 bits keep their upper 8,
+transparent pixels are laid over white, and of an animation the first frame counts. The limits are ours, not Pillow's.
 """
 
 from __future__ import annotations
@@ -13,31 +13,29 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, MissingReaderError, UsageError, printable
+from gwapctl.files import decode_text
+from gwapctl.image_files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
+from gwapctl.pillow_reader import NOT_AN_IMAGE, BadImageError, NoHeicError, open_with_pillow, our_limits, without_text
 
 ImageArray = npt.NDArray[np.uint8]
 
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "jpg jpeg jpe png bmp gif webp tif tiff ppm pgm pbm pnm avif jp2".split()  # noqa: SIM905
-)
 MAX_PIXELS = 200_000_000
 
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
-_NOT_AN_IMAGE = "is not an image that can be decoded. Fetch it again or remove it"
 
 
 def read_image(path: Path) -> ImageArray:
@@ -45,6 +43,7 @@ def read_image(path: Path) -> ImageArray:
 
     Raises:
         DataError: the file is missing, empty, not an image, truncated or larger than 200 megapixels.
+        MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
     try:
@@ -55,12 +54,39 @@ def read_image(path: Path) -> ImageArray:
         raise DataError(f"{path} is empty (0 bytes). Fetch it again or remove it.")
     try:
         return _decode(data)
-    except _BadImageError as error:
+    except BadImageError as error:
         raise DataError(f"{path} {error}.") from error
+    except NoHeicError as error:
+        raise MissingReaderError(f"{path} {error}.") from error
+
+
+class StoredSize(NamedTuple):
+    """The size of an image as its file stores it, and the EXIF orientation (1 = upright) by which it is shown."""
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Return (width, height) of the upright image."""
+        turned = self.orientation in (5, 6, 7, 8)
+        return (self.height, self.width) if turned else (self.width, self.height)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of the upright image from its header, without decoding pixels.
+
+    Raises:
+        DataError: the file is missing, empty or not an image.
+        MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
+
+    """
+    return stored_size(path).upright
+
+
+def stored_size(path: Path) -> StoredSize:
+    """Return the size as stored and the orientation from the header, without decoding pixels.
 
     Raises:
         DataError: the file is missing, empty or not an image.
@@ -72,24 +98,19 @@ def image_size(path: Path) -> tuple[int, int]:
                 header = _read_jpeg_header(data)
                 width, height, orientation = header.width, header.height, header.orientation
             else:
-                with _open_with_pillow(file) as image:
-                    width, height = image.size
-                    # Pillow has already turned TIFF
-                    orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+                width, height, orientation = _read_header_with_pillow(file)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:  # mmap of nothing
         raise DataError(f"{path} is empty (0 bytes). Fetch it again or remove it.") from error
-    except _BadImageError as error:
+    except BadImageError as error:
         raise DataError(f"{path} {error}.") from error
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    except NoHeicError as error:
+        raise MissingReaderError(f"{path} {error}.") from error
+    return StoredSize(width, height, orientation)
 
 
 # ---------------------------------------------------------------------------------------------------------- decoding
-
-
-class _BadImageError(Exception):
-    """What is wrong with an image; the caller puts the path in front."""
 
 
 def _decode(data: bytes) -> ImageArray:
@@ -99,22 +120,22 @@ def _decode(data: bytes) -> ImageArray:
     _check_pixels(header.width, header.height)
     end = data.find(_JPEG_END, header.scan)
     if end < 0:
-        raise _BadImageError("is truncated: the JPEG data ends early. Fetch it again or remove it")
+        raise BadImageError("is truncated: the JPEG data ends early. Fetch it again or remove it")
     if header.components not in (1, 3):  # CMYK: OpenCV's conversion ignores the Adobe marker
         return _decode_with_pillow(data)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if bgr is None:
-        raise _BadImageError(_NOT_AN_IMAGE)
+        raise BadImageError(NOT_AN_IMAGE)
     if _may_be_incomplete(bgr) and _is_incomplete(data, end):
-        raise _BadImageError("is damaged: the JPEG data of its lower part is missing. Fetch it again or remove it")
+        raise BadImageError("is damaged: the JPEG data of its lower part is missing. Fetch it again or remove it")
     return _upright(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), header.orientation)
 
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
-        raise _BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
+        raise BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
 
 
 def _may_be_incomplete(image: npt.NDArray[Any]) -> bool:
@@ -132,33 +153,57 @@ def _is_incomplete(data: bytes, end: int) -> bool:
     return not np.array_equal(_decode_with_pillow(data), _decode_with_pillow(padded))
 
 
-def _open_with_pillow(file: object) -> Image.Image:
-    try:
-        return Image.open(file)  # type: ignore[arg-type]
-    except Image.DecompressionBombError as error:
-        raise _BadImageError(f"has more than {MAX_PIXELS // 1_000_000} megapixels. Shrink it first") from error
-    except Exception as error:  # Pillow's format plug-ins raise whatever their parser does
-        raise _BadImageError(_NOT_AN_IMAGE) from error
-
-
 def _decode_with_pillow(data: bytes) -> ImageArray:
-    with _open_with_pillow(BytesIO(data)) as image:
+    try:
+        return _load_with_pillow(data)
+    except (BadImageError, NoHeicError):
+        raise
+    except Exception as error:  # as above: SyntaxError, struct.error, zlib.error, ... on broken files
+        plain = without_text(data)
+        if plain is not None:
+            return _decode_with_pillow(plain)
+        raise _damaged(error) from error
+
+
+def _load_with_pillow(data: bytes) -> ImageArray:
+    with open_with_pillow(BytesIO(data)) as image:
         _check_pixels(*image.size)
-        try:
+        with our_limits():
             image.load()
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            return _upright(_to_rgb(image), orientation)
-        except _BadImageError:
-            raise
-        except Exception as error:  # as above: SyntaxError, struct.error, zlib.error, ... on broken files
-            reason = str(error).partition("\n")[0]
-            raise _BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it") from error
+        return _upright(_to_rgb(image), _orientation(image))
+
+
+def _read_header_with_pillow(file: IO[bytes]) -> tuple[int, int, int]:
+    """Return (width, height, EXIF orientation). Of a PNG that takes its pixels, too: EXIF may stand behind them."""
+    with open_with_pillow(file) as image:
+        width, height = image.size
+        _check_pixels(width, height)
+        try:
+            with our_limits():
+                # Pillow has already turned TIFF
+                return width, height, 1 if image.format == "TIFF" else _orientation(image)
+        except Exception as error:  # as above
+            file.seek(0)
+            plain = without_text(file.read())
+            if plain is not None:
+                return _read_header_with_pillow(BytesIO(plain))
+            raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> BadImageError:
+    reason = str(error).partition("\n")[0]
+    return BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation that is still to be applied; the HEIC plug-in turns images itself, and says 1."""
+    return int(image.getexif().get(_ORIENTATION, 1))
 
 
 def _to_rgb(image: Image.Image) -> ImageArray:
     """Convert the loaded frame of any Pillow mode to ``(H, W, 3)``."""
     if image.mode == "F":
-        raise _BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
+        raise BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
     if image.mode.startswith("I"):  # 16-bit grey, which older Pillow calls 32-bit
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
@@ -198,7 +243,7 @@ def _read_jpeg_header(data: bytes | mmap.mmap) -> _JpegHeader:
     while True:
         head = data[place : place + 4]
         if len(head) < 4 or head[0] != 0xFF:
-            raise _BadImageError("is truncated or damaged: it ends within the JPEG header. Fetch it again or remove it")
+            raise BadImageError("is truncated or damaged: it ends within the JPEG header. Fetch it again or remove it")
         marker, length = head[1], int.from_bytes(head[2:])
         if marker == 0xFF:  # fill byte
             place += 1
@@ -212,7 +257,7 @@ def _read_jpeg_header(data: bytes | mmap.mmap) -> _JpegHeader:
             break
         place += 2 + length
     if not width or not height:
-        raise _BadImageError(_NOT_AN_IMAGE)
+        raise BadImageError(NOT_AN_IMAGE)
     return _JpegHeader(width, height, components, orientation, scan=place)
 
 
@@ -242,91 +287,146 @@ class ImageInput:
     id: str
 
 
-def find_inputs(inputs: Sequence[str], *, recursive: bool = True) -> list[ImageInput]:
+def find_inputs(
+    inputs: Sequence[str], *, recursive: bool = True, notice: Callable[[str], None] = lambda _: None
+) -> list[ImageInput]:
     """Return the images that ``inputs`` mean, sorted by id, each once.
 
     An input is an image file, a folder (its images, and those of its subfolders if ``recursive``), a glob, a ``.txt``
     file with one of these per line, or ``-`` for such lines (or NUL-separated ones) on standard input. Files that a
-    list names need not exist: they fail one by one when read.
+    list names need not exist: they fail one by one when read. ``notice`` hears what was passed by: HEIC photos that
+    cannot be read here, links that lead back to a folder above them, lines that a list has twice.
 
     Raises:
         UsageError: an input does not exist or matches nothing.
         DataError: there is no image at all.
+        MissingReaderError: there are HEIC photos alone, and the extra that reads these is not installed.
 
     """
     roots: list[str] = []
     found: set[str] = set()
+    search = _Search(recursive)
     for text in inputs:
-        for root, paths in _expand(text, recursive=recursive):
+        for root, paths in search.expand(text):
             roots.append(root)
             found.update(paths)
     if not found:
+        if search.overlooked.heic:
+            raise MissingReaderError(search.overlooked.messages()[0])
         raise DataError(f"no image in {', '.join(inputs)}. Known suffixes: {' '.join(sorted(SUFFIXES))}.")
+    for message in search.messages():
+        notice(message)
     try:
         common = os.path.commonpath(roots)
     except ValueError as error:
         raise UsageError("the inputs lie on different drives. Run once for each drive.") from error
     start = len(common.rstrip(os.sep)) + 1
-    return [ImageInput(Path(path), path[start:].replace(os.sep, "/")) for path in sorted(found)]
+    paths = sorted(found)
+    ids = [path[start:].replace(os.sep, "/") for path in paths]
+    written = [name if name.isascii() else printable(name) for name in ids]
+    if written != ids and len(set(written)) < len(ids):
+        raise UsageError(f"two images in {', '.join(inputs)} have names that would be written alike. Rename one.")
+    return [ImageInput(Path(path), name) for path, name in zip(paths, written, strict=True)]
 
 
-def _expand(text: str, *, recursive: bool) -> Iterable[tuple[str, list[str]]]:
-    """Yield (root, absolute image paths) of one input."""
-    path = Path(text)
-    if text == "-":
-        yield from _expand_lines(_read_stdin(), Path.cwd(), recursive=recursive)
-    elif path.is_dir():
-        yield _absolute(path), _images_in(path, recursive=recursive)
-    elif path.suffix.lower() == ".txt" and path.is_file():
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the list {path}: {error}.") from error
-        yield from _expand_lines(lines, path.parent, recursive=recursive)
-    elif path.exists():
-        yield _absolute(path.parent), [_absolute(path)]
-    elif glob.has_magic(text):
+class _Search:
+    """One look for inputs: what they mean, and what was passed by."""
+
+    def __init__(self, recursive: bool) -> None:
+        self.recursive = recursive
+        self.overlooked = Overlooked()
+        self._twice: list[str] = []
+
+    def messages(self) -> list[str]:
+        """Return what the user must hear of."""
+        lines = self.overlooked.messages()
+        if self._twice:
+            more = f" and {len(self._twice) - 1} more" if len(self._twice) > 1 else ""
+            lines.append(f"listed twice, taken once: {self._twice[0]}{more}.")
+        return lines
+
+    def expand(self, text: str) -> Iterable[tuple[str, list[str]]]:
+        """Yield (root, absolute image paths) of one input."""
+        path = find_file(Path(text)) or Path(text)
+        if text == "-":
+            yield from self._expand_lines(_read_stdin(), Path.cwd())
+        elif path.is_dir():
+            yield _absolute(path), self._images_in(path)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            yield from self._expand_lines(_read_list(path), path.parent)
+        elif path.exists():
+            yield _absolute(path.parent), [_absolute(path)]
+        elif glob.has_magic(text):
+            yield from self._expand_pattern(text)
+        else:
+            raise UsageError(
+                f"{text} does not exist. Give an image, a folder, a glob, a .txt list or - for standard input."
+            )
+
+    def _expand_pattern(self, text: str) -> Iterable[tuple[str, list[str]]]:
         matches = [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 (absolute patterns, too)
         if not matches:
             raise UsageError(f"nothing matches {text}. Check the pattern.")
         for match in matches:
+            if self.overlooked.beyond_a_loop(_absolute(match)):  # a pattern with ** follows every link
+                continue
             if match.is_dir():
-                yield _absolute(match), _images_in(match, recursive=recursive)
-            elif match.suffix.lower() in SUFFIXES:
+                yield _absolute(match), self._images_in(match)
+            elif match.suffix.lower() in SUFFIXES | HEIC_SUFFIXES:  # one that cannot be read fails by name
                 yield _absolute(match.parent), [_absolute(match)]
-    else:
-        raise UsageError(
-            f"{text} does not exist. Give an image, a folder, a glob, a .txt list or - for standard input."
-        )
+
+    def _expand_lines(self, lines: Iterable[str], base: Path) -> Iterable[tuple[str, list[str]]]:
+        """Expand the lines of a list; relative ones count from the working folder, or else from the list's ``base``."""
+        seen: set[str] = set()
+        for line in filter(str.strip, lines):
+            path = _listed_file(line, base)
+            text = line.strip()
+            if glob.has_magic(text) if path is None else path.is_dir():
+                yield from self.expand(str(path or text))
+                continue
+            file = _absolute(path or Path(text))
+            if file in seen:
+                self._twice.append(text)
+            seen.add(file)
+            yield os.path.dirname(file), [file]  # noqa: PTH120
+
+    def _images_in(self, folder: Path) -> list[str]:
+        """List the images of ``folder``; hidden files and folders do not count."""
+        return [
+            os.path.join(place, name)  # noqa: PTH118 (60,000 Path objects cost a second)
+            for place, names in walk_images(_absolute(folder), self.overlooked, recursive=self.recursive)
+            for name in names
+        ]
 
 
-def _expand_lines(lines: Iterable[str], base: Path, *, recursive: bool) -> Iterable[tuple[str, list[str]]]:
-    """Expand the lines of a list; relative ones count from the working folder, or else from the list's ``base``."""
-    for line in filter(None, map(str.strip, lines)):
-        path = next((place for place in (Path(line), base / line) if place.exists()), Path(line))
-        if path.is_dir() or (glob.has_magic(line) and not path.exists()):
-            yield from _expand(str(path), recursive=recursive)
-        else:
-            yield _absolute(path.parent), [_absolute(path)]
+def _listed_file(line: str, base: Path) -> Path | None:
+    """Return the file or folder that a line names, blanks around it not counted unless they belong to the name."""
+    for text in (line.strip(), line):
+        for place in (Path(text), base / text):
+            found = find_file(place)
+            if found is not None:
+                return found
+    return None
+
+
+def _read_list(path: Path) -> list[str]:
+    """Return the lines of a list of inputs; a name that is not UTF-8 keeps its bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the list {path}: {error.strerror or error}.") from error
+    return _lines(decode_text(data, "surrogateescape"))
 
 
 def _read_stdin() -> list[str]:
     if sys.stdin.isatty():
         raise UsageError("- reads paths from standard input, but that is a terminal. Pipe a list into it.")
-    return re.split(r"\0" if "\0" in (text := sys.stdin.read()) else r"\r?\n", text)
+    raw = getattr(sys.stdin, "buffer", None)  # names may be no text
+    return _lines(sys.stdin.read() if raw is None else decode_text(raw.read(), "surrogateescape"))
 
 
-def _images_in(folder: Path, *, recursive: bool) -> list[str]:
-    """List the images of ``folder``; hidden files and folders do not count."""
-    paths: list[str] = []
-    for place, folders, names in os.walk(_absolute(folder), followlinks=True):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        paths += [
-            os.path.join(place, name)  # noqa: PTH118 (60,000 Path objects cost a second)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
-        ]
-    return paths
+def _lines(text: str) -> list[str]:
+    return re.split(r"\0" if "\0" in text else r"\r?\n", text)  # not splitlines(): it also ends lines within names
 
 
 def _absolute(path: Path) -> str:

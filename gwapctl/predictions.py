@@ -8,36 +8,34 @@ kept. Any folder of ``.npy`` maps that somebody else made can be read as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from gwapctl.errors import DataError
-from gwapctl.files import atomic_path, read_json
+from gwapctl.errors import DataError, printable
+from gwapctl.files import atomic_path, json_text, open_text, read_json
+from gwapctl.image_files import find_file, same_name, stem
 
 SCHEMA_VERSION = 1
 PREDICTIONS = "predictions.jsonl"
 MAPS = "maps"
 MAPS_INFO = "maps.json"
-# told apart from a dot in a name
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff"),
-    *(".webp", ".gif", ".ppm", ".pgm", ".jp2", ".avif"),
-)
-
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(coerce_numbers_to_str=True))
 class Prediction:
-    """One class in one image: ``score`` in 0..1, ``box`` in original pixels (or none), ``map`` file below OUT."""
+    """One class in one image: ``score`` in 0..1, ``box`` in original pixels (or none), ``map`` file below OUT.
+
+    A ``label_id`` that is a number may stand in a document as one.
+    """
 
     label: str
     label_id: str
@@ -99,6 +97,25 @@ class ImagePrediction:
 _IMAGE = TypeAdapter(ImagePrediction)
 
 
+def merge(parts: Sequence[ImagePrediction], source: str) -> ImagePrediction:
+    """Return what ``source`` says about one image in several places, each prediction once.
+
+    Of an image that failed and of another try of it, the one that worked counts.
+
+    Raises:
+        DataError: the parts differ in the image's size.
+
+    """
+    worked = [part for part in parts if part.error is None] or [*parts[-1:]]
+    sizes = dict.fromkeys((part.width, part.height) for part in worked if part.width and part.height)
+    if len(sizes) > 1:
+        stated = " and ".join(f"{width} x {height}" for width, height in sizes)
+        raise DataError(f"{source} says of {parts[0].image} that it is {stated}. Correct its size.")
+    width, height = next(iter(sizes), (0, 0))
+    predictions = dict.fromkeys(prediction for part in worked for prediction in part.predictions)
+    return replace(worked[0], width=width, height=height, predictions=tuple(predictions))
+
+
 def check_schema(document: object, source: str) -> None:
     """Raise ``DataError`` unless ``document`` is a JSON object of a schema version that we read."""
     if not isinstance(document, Mapping):
@@ -134,13 +151,10 @@ def read_predictions(path: Path | str) -> Iterator[ImagePrediction]:
         for place, image in enumerate(images):
             yield ImagePrediction.from_json(image, f"{file}, image {place}")
         return
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield ImagePrediction.from_json(_parse(line, file, number), f"{file}, line {number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}.") from error
+    with open_text(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield ImagePrediction.from_json(_parse(line, file, number), f"{file}, line {number}")
 
 
 def _predictions_file(path: Path) -> Path:
@@ -171,7 +185,7 @@ def finished_ids(file: Path) -> set[str]:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 break
-            text = line.decode("utf-8", errors="replace")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
             image = ImagePrediction.from_json(_parse(text, file, number), f"{file}, line {number}")
             if image.error is None and image.id not in done:
                 kept.write(line)
@@ -256,7 +270,7 @@ class MapFolder:
         """
         # a hidden one is only being written
         files = (file for file in self.path.rglob("*.npy") if not file.name.startswith("."))
-        found = sorted(file.relative_to(self.path).as_posix()[: -len(".npy")] for file in files)
+        found = sorted(printable(file.relative_to(self.path).as_posix()[: -len(".npy")]) for file in files)
         if not found:
             raise DataError(
                 f"{self.path} holds no .npy maps. Make them with: gwapctl localize IMAGES --save map --out OUT."
@@ -271,6 +285,7 @@ class MapFolder:
 
         """
         file = map_path(self.path, image_id)
+        file = find_file(file) or file
         try:
             array = np.load(file, allow_pickle=False)
         except FileNotFoundError as error:
@@ -284,6 +299,15 @@ class MapFolder:
         if not np.isfinite(array).all():
             raise DataError(f"{file} holds values that are not finite (NaN or infinity).")
         return array
+
+    def about(self, image_id: str) -> MapImage:
+        """Return what ``maps.json`` says about one image; nothing (a size of 0) where it does not know it."""
+        found = self.info.images.get(image_id) or self._same_names.get(same_name(image_id))
+        return found or MapImage(0, 0)
+
+    @cached_property
+    def _same_names(self) -> dict[str, MapImage]:
+        return {same_name(image_id): image for image_id, image in self.info.images.items()}
 
     @cached_property
     def info(self) -> MapsInfo:
@@ -328,11 +352,11 @@ def write_maps_info(folder: Path, info: MapsInfo, images: Iterable[tuple[str, Ma
     """Write ``folder/maps.json``; ``images`` come one at a time, so that any number of them takes no memory."""
     document = {"schema_version": SCHEMA_VERSION, **_INFO.dump_python(info, mode="json", exclude={"images"})}
     with atomic_path(folder / MAPS_INFO) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(document, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "images": {')
+        file.write(json_text(document, indent=2).removesuffix("\n}") + ',\n  "images": {')
         separator = "\n"
         for image_id, image in images:
-            entry = json.dumps(_MAP_IMAGE.dump_python(image, mode="json"), ensure_ascii=False)
-            file.write(f"{separator}    {json.dumps(image_id, ensure_ascii=False)}: {entry}")
+            entry = json_text(_MAP_IMAGE.dump_python(image, mode="json"))
+            file.write(f"{separator}    {json_text(image_id)}: {entry}")
             separator = ",\n"
         file.write("\n  }\n}\n")
 
@@ -344,10 +368,12 @@ class ImageIndex:
     """Finds an image among ids that others chose: with or without folders in front, with or without the suffix.
 
     ``JPEGImages/000005.jpg``, ``000005.jpg`` and ``000005`` name the same image as long as only one image fits; two
-    different suffixes or folders never do.
+    different suffixes or folders never do. The Unicode form of a name (NFC, NFD) does not matter.
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
+        ids = list(ids)
+        self._exact = set(ids)  # of two that differ in their Unicode form alone
         self._whole: dict[str, str | None] = {}
         self._tails: dict[str, str | None] = {}
         for image_id in ids:
@@ -358,13 +384,15 @@ class ImageIndex:
 
     @staticmethod
     def _add(table: dict[str, str | None], name: str, image_id: str) -> None:
-        stem = _stem(name)
-        for key in (name,) if stem == name else (name, f"{stem}.*"):
+        bare = stem(name)
+        for key in (name,) if bare == name else (name, f"{bare}.*"):
             table[key] = image_id if table.get(key, image_id) == image_id else None
 
     def find(self, *candidates: str) -> str | None:
         """Return the id that fits the first of ``candidates`` (an id, a path) that fits exactly one, or None."""
         for name in candidates:
+            if name in self._exact:
+                return name
             whole, *tails = _tails(name)
             found = _first(self._whole, whole) or _first(self._tails, whole) or _first(self._whole, *tails)
             if found is not None:
@@ -374,19 +402,15 @@ class ImageIndex:
 
 def _tails(name: str) -> list[str]:
     """Return ``a/b/c``, ``b/c``, ``c`` for ``a/b/c``."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
+    parts = PurePosixPath(same_name(name).replace("\\", "/")).parts
     return ["/".join(parts[start:]) for start in range(max(1, len(parts)))]
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")) if name.lower().endswith(IMAGE_SUFFIXES) else name
 
 
 def _first(table: Mapping[str, str | None], *names: str) -> str | None:
     """Return the first entry that is not ambiguous; only one of the two sides may lack a suffix."""
     for name in names:
-        stem = _stem(name)
-        for key in (name, f"{name}.*" if stem == name else stem):
+        bare = stem(name)
+        for key in (name, f"{name}.*" if bare == name else bare):
             if table.get(key) is not None:
                 return table[key]
     return None

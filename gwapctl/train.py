@@ -27,13 +27,14 @@ from gwapctl.train_run import (
     interrupt_flag,
     keep_row,
     kept_resumable,
+    left_out,
     open_run,
     require_finite,
     require_tensorboard,
     scalar_writer,
     set_determinism,
 )
-from gwapctl.train_setup import Training, learning_rate, load_train_data
+from gwapctl.train_setup import ImageCheck, Training, learning_rate, load_train_data
 from gwapctl.zoo import find_weights
 
 
@@ -46,9 +47,12 @@ def train(
     workers: int | None = None,
     resume: bool = False,
     tensorboard: bool = False,
+    skip_broken: bool = False,
     feature_cache: Path | None = None,
     announce: Callable[[str], None] = lambda _: None,
     detail: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
+    check_progress: ProgressCallback | None = None,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Train a classifier into the run folder ``folder``, or continue the run that is there.
@@ -58,6 +62,9 @@ def train(
     scalars to the folder ``tensorboard`` of the run. ``feature_cache`` is the folder of caches that
     ``config.cache_features`` uses (by default one in the user's cache); ``announce`` hears what is written there, and
     ``detail`` which tensors of first weights found no partner.
+
+    All images are looked at before anything is built. One that cannot be read is an error, or left out and recorded in
+    ``run.json`` where ``skip_broken`` says so; ``warn`` hears what is wrong with the data but no error.
 
     Raises:
         KeyboardInterrupt: it was stopped; the state is saved and ``resume`` continues exactly.
@@ -70,7 +77,10 @@ def train(
     set_determinism(config.deterministic, one_size=len(config.train_sizes) <= 1)
     if place.type == "cpu":
         keep_freed_memory()
-    data = load_train_data(config, root)
+    known = left_out(folder) if resume else None
+    data = load_train_data(config, root, ImageCheck(skip_broken, known, warn, announce, check_progress))
+    for text in data.dataset.warnings():
+        warn(text)
     weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
     training = Training(config, data, place, weights, default_workers() if workers is None else workers)
     if training.not_loaded:
@@ -217,7 +227,7 @@ def _open_run(folder: Path, config: TrainConfig, training: Training) -> Run:
     background = "background_fingerprint"
     if Run.open(folder).document["dataset"].get(background) != training.data.describe().get(background):
         raise DataError(f"the background images are not those {folder} was started with.")
-    run, state = open_run(folder, config, training.data.train)
+    run, state = open_run(folder, config, training.data.describe())
     if state is not None:
         training.load_state(state)
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ from gwapctl.train_run import (
     interrupt_flag,
     keep_row,
     kept_resumable,
+    left_out,
     open_run,
     require_finite,
     require_tensorboard,
     scalar_writer,
     set_determinism,
 )
-from gwapctl.train_setup import learning_rate
+from gwapctl.train_setup import ImageCheck, learning_rate
 from gwapctl.zoo import find_weights
 
 SUBSET = "box_labelled.txt"
@@ -51,6 +52,10 @@ def train_detector(
     workers: int | None = None,
     resume: bool = False,
     tensorboard: bool = False,
+    skip_broken: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
+    check_progress: ProgressCallback | None = None,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Train a detector into the run folder ``folder``, or continue the run that is there.
@@ -69,7 +74,10 @@ def train_detector(
     set_determinism(config.deterministic, one_size=False)
     if place.type == "cpu":
         keep_freed_memory()
-    data = load_detector_data(config, root)
+    known = left_out(folder) if resume else None
+    data = load_detector_data(config, root, ImageCheck(skip_broken, known, warn, announce, check_progress))
+    for text in data.dataset.warnings():
+        warn(text)
     weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
     training = DetectorTraining(config, data, place, weights, default_workers() if workers is None else workers)
     run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
@@ -161,7 +169,7 @@ def _create_run(folder: Path, config: DetectorConfig, training: DetectorTraining
 
 
 def _open_run(folder: Path, config: DetectorConfig, training: DetectorTraining) -> Run:
-    run, state = open_run(folder, config, training.data.weak.train)
+    run, state = open_run(folder, config, training.data.weak.describe())
     if run.document["box_subset"] != training.data.describe_subset():
         raise DataError(
             f"the images with boxes of {training.data.dataset.name} are not those {folder} was started with."

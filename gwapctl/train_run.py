@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from gwapctl.config import RunConfig
-from gwapctl.datasets.base import Sample, fingerprint
 from gwapctl.errors import DataError, MissingDependencyError, ModelError, UsageError
 from gwapctl.files import atomic_path
 from gwapctl.runs import Run
@@ -24,8 +23,15 @@ from gwapctl.runs import Run
 STATE = "state.pt"
 
 
-def open_run(folder: Path, config: RunConfig, train: Sequence[Sample]) -> tuple[Run, dict[str, Any] | None]:
+def left_out(folder: Path) -> dict[str, list[str]]:
+    """Return the ids of the images that the run in ``folder`` left out as broken, by part."""
+    return dict(Run.open(folder).document["dataset"].get("skipped") or {})
+
+
+def open_run(folder: Path, config: RunConfig, described: Mapping[str, Any]) -> tuple[Run, dict[str, Any] | None]:
     """Open the run in ``folder`` to continue it; return it and its state (None: stopped before the first was saved).
+
+    ``described`` is what ``TrainData.describe`` says of the data now.
 
     Raises:
         UsageError: it is finished, or was started with other settings.
@@ -38,7 +44,7 @@ def open_run(folder: Path, config: RunConfig, train: Sequence[Sample]) -> tuple[
         raise UsageError(f"{folder} is finished: there is nothing to resume.")
     if run.document["config"] != config.model_dump(mode="json"):
         raise UsageError(f"{folder} was started with other settings. Resume with --out and --resume alone.")
-    if run.document["dataset"]["fingerprint"] != fingerprint(train):
+    if run.document["dataset"]["fingerprint"] != described["fingerprint"]:
         name = run.document["dataset"]["name"]
         raise DataError(f"the training images of {name} are not those {folder} was started with.")
     state = read_state(folder / STATE) if (folder / STATE).is_file() else None

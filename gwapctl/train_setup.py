@@ -7,8 +7,8 @@ say that they see boxes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +20,13 @@ from gwapctl.backbones import build_backbone, imagenet_classifier
 from gwapctl.config import RunConfig, TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.backgrounds import background_folder, background_samples, without_classes
-from gwapctl.datasets.base import BoxedSample, Dataset, Sample, fingerprint, holdout
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample, fingerprint, holdout, warn_of_one_class
+from gwapctl.datasets.readable import DECODED, unreadable_images
 from gwapctl.errors import DataError, UsageError
 from gwapctl.features import EvaluationFeatures, FeatureCache, OnFeatures, TrainingFeatures
 from gwapctl.heads import Head, head_class
 from gwapctl.model import Classifier, ModelInfo, build_classifier, load_matching, read_weights
+from gwapctl.progress import ProgressCallback
 from gwapctl.transforms import (
     EvaluationImages,
     Items,
@@ -43,7 +45,9 @@ SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrain
 class TrainData:
     """What training sees: the classes, samples to train and to validate on, and images without any object.
 
-    Samples have no boxes (``Sample``), unless the head sees them (``BoxedSample``).
+    Samples have no boxes (``Sample``), unless the head sees them (``BoxedSample``). ``skipped`` are the ids of images
+    that cannot be read and were left out, by the part that they were in; ``whole`` is the fingerprint of ``train`` with
+    them, for it tells what data this is.
     """
 
     dataset: Dataset
@@ -52,6 +56,29 @@ class TrainData:
     train_split: str
     val_split: str | None
     background: list[Sample] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    whole: str | None = None
+
+    @property
+    def parts(self) -> dict[str, list[Sample]]:
+        """Map the names of the parts to their images."""
+        return {"train": self.train, "val": self.val, "background": self.background}
+
+    def without(self, skipped: Mapping[str, Sequence[str]]) -> TrainData:
+        """Return the data without the images of these ids, by part."""
+        removed = {part: set(ids) for part, ids in skipped.items()}
+        kept = {
+            part: [sample for sample in samples if sample.id not in removed.get(part, ())]
+            for part, samples in self.parts.items()
+        }
+        return replace(
+            self,
+            train=kept["train"],
+            val=kept["val"],
+            background=kept["background"],
+            skipped={part: list(ids) for part, ids in skipped.items()},
+            whole=fingerprint(self.train),
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the ``dataset`` part of ``run.json``."""
@@ -59,18 +86,64 @@ class TrainData:
         return {
             "name": self.dataset.name,
             "root": str(self.dataset.root.resolve()),
-            "fingerprint": fingerprint(self.train),
+            "fingerprint": self.whole or fingerprint(self.train),
             "train_split": self.train_split,
             "val_split": self.val_split,
             "n_train": len(self.train),
             "n_val": len(self.val),
             "classes": [{"name": item.name, "id": item.id} for item in self.dataset.classes],
+            **({"n_skipped": sum(map(len, self.skipped.values())), "skipped": self.skipped} if self.skipped else {}),
             **(background if self.background else {}),
         }
 
 
-def load_train_data(config: TrainConfig, root: Path | None) -> TrainData:
+@dataclass(frozen=True)
+class ImageCheck:
+    """Looks at all images before anything is built, and refuses or leaves out (``skip``) those that cannot be read.
+
+    ``known`` are those that the run left out when it was started: a resumed run leaves out the same, and no others.
+    ``warn`` hears what was left out, ``announce`` how thorough the check was.
+    """
+
+    skip: bool = False
+    known: Mapping[str, Sequence[str]] | None = None
+    warn: Callable[[str], None] = lambda _: None
+    announce: Callable[[str], None] = lambda _: None
+    progress: ProgressCallback | None = None
+
+    def __call__(self, data: TrainData) -> TrainData:
+        """Return the data without what is left out.
+
+        Raises:
+            DataError: an image cannot be read, and none may be left out; or a class has no other image.
+
+        """
+        if self.known is not None:
+            data = data.without(self.known) if self.known else data
+        skip = self.skip and self.known is None
+        samples = [sample for part in data.parts.values() for sample in part]
+        if len(samples) > DECODED and not skip:
+            self.announce(f"checking the headers of {len(samples):,} images; --skip-broken reads them whole")
+        broken = unreadable_images(samples, every=skip, progress=self.progress)
+        if not broken:
+            return data
+        first, more = next(iter(broken.values())), len(broken) - 1
+        others = f" {more} more images cannot be read." if more else ""
+        if not skip:
+            raise DataError(f"{first}{others} `gwapctl data check` lists all, --skip-broken leaves them out.")
+        self.warn(f"{len(broken)} of {len(samples)} images cannot be read and are left out. The first: {first}")
+        ids = {part: [item.id for item in found if item.path in broken] for part, found in data.parts.items()}
+        kept = data.without({part: found for part, found in ids.items() if found})
+        require_all_classes(kept.dataset, kept.train, kept.train_split)
+        return kept
+
+
+def load_train_data(
+    config: TrainConfig, root: Path | None, check: Callable[[TrainData], TrainData] | None = None
+) -> TrainData:
     """Open the data set and divide it: its own val split where it has one, else a seeded part of train.
+
+    ``check`` then says which images are used, such as an ``ImageCheck``; without one it is all.
 
     Raises:
         DataError: the data set or a split is missing, empty, or a class has no training image; the head needs boxes
@@ -103,7 +176,9 @@ def load_train_data(config: TrainConfig, root: Path | None) -> TrainData:
     require_all_classes(dataset, train, train_split)
     if head.sees_boxes:
         _require_boxes(config, dataset, train, val)
-    return TrainData(dataset, train, val, train_split, val_split, background)
+    warn_of_one_class(dataset, train, train_split)
+    data = TrainData(dataset, train, val, train_split, val_split, background)
+    return data if check is None else check(data)
 
 
 def _check_background(config: TrainConfig, head: type[Head]) -> None:

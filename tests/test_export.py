@@ -149,7 +149,7 @@ def test_yolo_folder(tmp_path: Path) -> None:
     assert (tmp_path / "labels/empty.txt").read_bytes() == b""
     assert (tmp_path / "classes.txt").read_text(encoding="utf-8") == "dog\nkočka & <pes>\n"
     assert (tmp_path / "data.yaml").read_text(encoding="utf-8") == (
-        'path: .\ntrain: images\nval: images\nnc: 2\nnames:\n  0: "dog"\n  1: "kočka & <pes>"\n'
+        'train: images\nval: images\nnc: 2\nnames:\n  0: "dog"\n  1: "kočka & <pes>"\n'
     )
 
 

@@ -13,8 +13,19 @@ import gwapctl
 
 PACKAGE = Path(gwapctl.__file__).parent
 LAYERS = {
-    0: {"errors", "files", "boxes", "geometry", "progress"},
-    1: {"config", "images", "datasets", "transforms", "backbones", "heads", "regions", "metrics", "device"},
+    0: {"errors", "files", "image_files", "boxes", "geometry", "progress"},
+    1: {
+        "config",
+        "images",
+        "pillow_reader",
+        "datasets",
+        "transforms",
+        "backbones",
+        "heads",
+        "regions",
+        "metrics",
+        "device",
+    },
     2: {
         "model",
         "maps",

@@ -6,6 +6,7 @@ import functools
 import gc
 import importlib
 import inspect
+import io
 import itertools
 import os
 import sys
@@ -128,6 +129,8 @@ def main() -> None:
     """Run the command line and leave with its exit code."""
     if not set(HELP).isdisjoint(sys.argv):
         gc.disable()  # drawing a page makes many objects and drops few: looking for garbage would only slow it down
+    if isinstance(sys.stdout, io.TextIOWrapper):  # LC_ALL=C: a character that it lacks is written as \xe9
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run())
 
 

@@ -244,7 +244,7 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     from gwapctl.images import find_inputs
     from gwapctl.localize import DetectorModel, load_model, scale_warning
 
-    inputs = find_inputs([text])
+    inputs = find_inputs([text], notice=console.warn)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
     model = load_model(options.model_or_default(network.model), device=network.device)
@@ -298,6 +298,8 @@ class Tally:
     images: int = 0
     boxes: int = 0
     failed: int = 0
+    again: int = 0
+    ids: set[str] = field(default_factory=set)
     classes: set[tuple[str, str]] = field(default_factory=set)
 
     def watch(
@@ -306,13 +308,15 @@ class Tally:
         """Pass ``items`` on, count them, and name those that failed."""
         for item in items:
             if item.error is None:
-                self.images += 1
+                self.again += item.id in self.ids
+                self.ids.add(item.id)
+                self.images = len(self.ids)
                 self.boxes += sum(prediction.box is not None for prediction in item.predictions)
                 self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
             else:
                 self.failed += 1
                 console.warn(f"{item.image}: {item.error.message}")
-            progress(Progress(self.images + self.failed, total, "images"))
+            progress(Progress(self.images + self.again + self.failed, total, "images"))
             yield item
 
 
@@ -327,7 +331,7 @@ def _export(exporter: Exporter, source: Source, min_score: float, path: Path | N
             exporter.write(path, items, listed)
         elif isinstance(exporter, FileExporter):
             for lines in exporter.text(items, listed):
-                console.print_text(lines)
+                console.print_data(lines, Path(exporter.filename).suffix)
     return tally
 
 
@@ -340,6 +344,9 @@ def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[st
         console.note(f"Set the project up with these labels:\n{setup}")
     if path is not None:
         console.note(f"{tally.boxes} boxes of {tally.images} images in {path}")
+    if tally.again:
+        lines = f"{tally.again} image{'s stand' if tally.again > 1 else ' stands'}"
+        console.warn(f"{lines} in the input again: what it says of one image goes together, each box once.")
     if tally.failed:
         console.warn(f"{tally.failed} images failed and are left out.")
         raise typer.Exit(3)

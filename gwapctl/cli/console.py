@@ -5,7 +5,6 @@ rich is imported where it draws, so that importing a verb costs nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gwapctl.errors import printable
+from gwapctl.files import json_ascii, json_text
 from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _say(text: str, style: str = "") -> None:
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    text = printable(text).encode(encoding, "backslashreplace").decode(encoding)
     (_live or _console(stderr=True)).print(text, style=style or None)
 
 
@@ -70,7 +73,8 @@ def detail(message: str) -> None:
 
 
 def print_text(text: str) -> None:
-    """Write a result to stdout as it is."""
+    r"""Write a result to stdout; what its encoding does not have (LC_ALL=C) is written as ``\xe9``."""
+    text = _encodable(printable(text))
     if _live is not None and sys.stdout.isatty():
         _live.print(text.rstrip("\n"))
         return
@@ -80,12 +84,37 @@ def print_text(text: str) -> None:
 
 def print_json(document: Any) -> None:
     """Write one indented JSON document to stdout."""
-    print_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    print_data(json_text(document, indent=2), ".json")
 
 
 def print_jsonl(document: Any) -> None:
     """Write one JSON document as one line to stdout."""
-    print_text(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    print_data(json_text(document), ".json")
+
+
+def print_data(text: str, suffix: str) -> None:
+    """Write a part of a document that machines read to stdout, as a file with ``suffix`` has it.
+
+    Where stdout is not UTF-8, JSON and XML say the characters that it lacks in their own way. A table cannot: it is
+    written as UTF-8 all the same, which is what a file of it is.
+    """
+    text = printable(text)
+    whole = _encodable(text) == text
+    if not whole and suffix in (".json", ".jsonl"):
+        text = json_ascii(text)
+    elif not whole and suffix == ".xml":
+        text = text.encode("ascii", "xmlcharrefreplace").decode()
+    elif not whole and hasattr(sys.stdout, "buffer"):
+        sys.stdout.flush()
+        sys.stdout.buffer.write((text if text.endswith("\n") else text + "\n").encode())
+        sys.stdout.buffer.flush()
+        return
+    print_text(text)
+
+
+def _encodable(text: str) -> str:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_table(
@@ -95,7 +124,8 @@ def print_table(
 
     Cells are shown as ``str(cell)``, None as nothing. Columns of numbers are aligned to the right.
     """
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else _encodable(printable(str(cell))) for cell in row] for row in rows]
+    columns, title, caption = [_encodable(name) for name in columns], _encodable(title), _encodable(caption)
     right = [_is_numeric([row[i] for row in cells]) for i in range(len(columns))]
     if sys.stdout.isatty():
         _draw_table(columns, cells, right, title, caption)

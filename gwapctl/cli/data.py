@@ -62,7 +62,7 @@ def list_all(root: options.Root = None, json: options.Json = False) -> None:
         for row in rows
     ]
     console.print_table(["name", "here", "splits", "to download", "how"], cells)
-    console.note("Any folder works, too: VOC layout, class folders, COCO JSON, CSV manifest.")
+    console.note("Any folder works, too: VOC layout, class folders, COCO JSON, YOLO, CSV manifest.")
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import console, options
-from gwapctl.errors import UsageError
+from gwapctl.errors import MissingReaderError, UsageError
+from gwapctl.files import json_text
 
 if TYPE_CHECKING:
     from gwapctl.localize import DetectorFinder, Finder
@@ -119,7 +119,7 @@ def localize(
         "backprop_seg": backprop_seg,
         "box_rule": _rule_name(box_rule, threshold),
     }
-    images = find_inputs(inputs, recursive=recursive)[:limit]
+    images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
     finder: Finder | DetectorFinder
     if isinstance(loaded, DetectorModel):
@@ -209,6 +209,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     empty: int = 0
+    lacking: int = 0  # of those that failed: for want of an extra
 
     def watch(self, images: Iterable[ImagePrediction]) -> Iterator[ImagePrediction]:
         """Pass ``images`` on, count them, and name those that failed."""
@@ -216,6 +217,7 @@ class Tally:
             self.done += 1
             if image.error is not None:
                 self.failed += 1
+                self.lacking += image.error.type == MissingReaderError.__name__
                 console.warn(image.error.message)
             elif not image.predictions:
                 self.empty += 1
@@ -231,7 +233,7 @@ def _print_json(images: Iterable[ImagePrediction]) -> None:
     """Write one document, piece by piece: it may be longer than memory."""
     separator = '{"schema_version": 1, "images": [\n'
     for image in images:
-        console.print_text(separator + json.dumps(image.to_json(), ensure_ascii=False, allow_nan=False))
+        console.print_data(separator + json_text(image.to_json()), ".json")
         separator = ","
     console.print_text("]}" if separator == "," else separator + "]}")
 
@@ -269,4 +271,4 @@ def _finish(tally: Tally, total: int, out: Path | None) -> None:
         console.note(f"{_images(tally.empty)} without any object; a lower --min-score shows what is less sure")
     if tally.failed:
         console.warn(f"{tally.failed} of {tally.done} images failed.")
-        raise typer.Exit(SOME_FAILED)
+        raise typer.Exit(MissingReaderError.exit_code if tally.lacking == tally.done else SOME_FAILED)

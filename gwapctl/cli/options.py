@@ -36,7 +36,7 @@ DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A data set's name (gwapctl data list), or a folder: VOC layout, class folders, COCO JSON, CSV manifest.",
+        help="A data set's name (gwapctl data list), or a folder: VOC layout, class folders, COCO JSON, YOLO, CSV.",
         show_default=False,
     ),
 ]

@@ -95,6 +95,12 @@ def train(
     background_classes: Annotated[
         str | None, _setting("--background-classes", "Or classes, by name or id, that are no targets then.", IMAGES)
     ] = None,
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            "--skip-broken", help="Leave out images that cannot be read, and count them.", rich_help_panel=IMAGES
+        ),
+    ] = False,
     val_fraction: Annotated[
         float | None, _setting("--val-fraction", "Share of train held out where there is no val split.", IMAGES)
     ] = None,
@@ -176,7 +182,9 @@ def train(
     if dry_run:
         _show_plan(config, folder, root, json)
         return
-    _run(config, folder, root, offline, resume, overwrite, device, workers, feature_cache, tensorboard, json)
+    _run(
+        config, folder, root, offline, resume, overwrite, device, workers, feature_cache, tensorboard, skip_broken, json
+    )
 
 
 def _require_network(config: TrainConfig | DetectorConfig) -> None:
@@ -245,6 +253,7 @@ def _run(
     workers: int | None,
     feature_cache: Path | None,
     tensorboard: bool,
+    skip_broken: bool,
     json: bool,
 ) -> None:
     """Fetch what is missing and may be fetched, train, and say what came out."""
@@ -261,14 +270,14 @@ def _run(
     with console.progress("downloading") as fetched:
         ensure_dataset(config.dataset, root, offline=offline, progress=fetched, announce=console.note)
     announce_weights(config, offline)
+    if resume and root is None:
+        root = _root_of_run(folder, config.dataset)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
     console.note(f"training {config.backbone} + {config.method} on {config.dataset} into {folder}")
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
-        verb: Callable[..., Run] = partial(
-            train_classifier, feature_cache=feature_cache, announce=console.note, detail=console.detail
-        )
+        verb: Callable[..., Run] = partial(train_classifier, feature_cache=feature_cache, detail=console.detail)
         if isinstance(config, DetectorConfig):
             verb = train_detector
         run = verb(
@@ -279,9 +288,29 @@ def _run(
             workers=workers,
             resume=resume,
             tensorboard=tensorboard,
+            skip_broken=skip_broken,
+            announce=console.note,
+            warn=console.warn,
+            check_progress=shown,
             progress=shown,
         )
     _show_result(run, json)
+
+
+def _root_of_run(folder: Path, dataset: str) -> Path | None:
+    """Return where a run's data set counts from, if it is a folder's name and lay elsewhere than here."""
+    from gwapctl.datasets import DATASETS
+    from gwapctl.datasets.places import recorded_place
+    from gwapctl.datasets.subset import split_name
+    from gwapctl.runs import Run
+
+    whole = split_name(dataset)[0]
+    root = (Run.open(folder).document.get("dataset") or {}).get("root")
+    if root is None or whole in DATASETS or Path(whole).exists():
+        return None
+    place = recorded_place(whole, Path(root))
+    tops = [] if place is None else [top for top in place.parents if (top / whole).exists()]
+    return tops[0] if tops else None
 
 
 def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> None:

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gwapctl.datasets.base import Dataset
-from gwapctl.datasets.class_folders import open_class_folders
+from gwapctl.datasets.class_folders import only_folder, open_class_folders, passed_through, subfolders
 from gwapctl.datasets.coco import open_coco
 from gwapctl.datasets.cub import Cub, is_cub, open_cub
 from gwapctl.datasets.imagenet import is_imagenet, open_imagenet
 from gwapctl.datasets.lid import open_lid
-from gwapctl.datasets.manifest import open_manifest
-from gwapctl.datasets.places import data_places
+from gwapctl.datasets.manifest import csv_files, most_likely, open_manifest, what_is_missing
+from gwapctl.datasets.places import data_places, list_images
 from gwapctl.datasets.subset import evenly_spread, split_name
 from gwapctl.datasets.tiny_imagenet import TinyImageNet, open_tiny_imagenet
-from gwapctl.datasets.voc import Voc, is_voc_layout, open_voc0712, open_voc2007, open_voc2012
+from gwapctl.datasets.voc import open_voc0712, open_voc2007, open_voc2012, open_voc_layout
 from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
+from gwapctl.datasets.yolo import open_yolo, require_labels
 from gwapctl.errors import DataError, unknown_name
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -69,22 +70,44 @@ def recognise(path: Path) -> Dataset:
         return _recognise_file(path)
     if (path / "wnids.txt").is_file():
         return TinyImageNet(path)
-    if is_voc_layout(path):
-        return Voc(path.resolve().name, path, [path])
     if is_cub(path):
         return Cub(path)
     if is_wsoleval(path):
         return WsolevalDataset(path)
     if is_imagenet(path):
         return open_imagenet([path])
-    for opener in (open_coco, open_manifest, open_class_folders):
+    for opener in (open_voc_layout, open_coco, open_yolo, open_manifest):
         dataset = opener(path)
         if dataset is not None:
             return dataset
+    return _recognise_folders(path)
+
+
+def _recognise_folders(path: Path) -> Dataset:
+    """Open class folders, or what the only folder in ``path`` holds; a table that says no labels is not passed over."""
+    dataset = open_class_folders(path)
+    tables = csv_files(path)
+    if dataset is not None and (len(dataset.classes) > 1 or not tables):
+        for file in tables:
+            dataset.problems.warn(f"{what_is_missing(file)}. It is not read: the class folders beside it are.")
+        return dataset
+    inner = only_folder(path)
+    if dataset is None:
+        require_labels(path)
+    if inner is not None and not tables:
+        within = recognise(inner)
+        within.problems.warn(passed_through(path, inner))
+        return within
+    if tables:
+        raise DataError(
+            f"{what_is_missing(most_likely(tables))}. Name its columns image,label, or give the data set itself."
+        )
+    images = [name for name, folder in subfolders(path).items() if list_images(folder)]
+    found = f" It has images in {', '.join(images[:3])}, which are no class names." if images else ""
     raise DataError(
         f"{path} is no data set that we recognise. Looked for: Annotations/ + JPEGImages/ (VOC), annotations/*.json"
-        " (COCO), a .csv with columns image,label, folders <class>/ or <split>/<class>/ of images, Tiny"
-        " ImageNet, ImageNet, CUB, metadata of wsolevaluation."
+        " (COCO), images/ + labels/ with data.yaml or classes.txt (YOLO), a .csv with columns image,label, folders"
+        " <class>/ or <split>/<class>/ of images, Tiny ImageNet, ImageNet, CUB, metadata of wsolevaluation." + found
     )
 
 
@@ -93,11 +116,16 @@ def _recognise_file(path: Path) -> Dataset:
         ".csv": open_manifest,
         ".tsv": open_manifest,
         ".json": open_coco,
+        ".yaml": open_yolo,
+        ".yml": open_yolo,
     }
     opener = openers.get(path.suffix.lower())
     dataset = opener(path) if opener is not None else None
     if dataset is None:
-        raise DataError(f"{path} is no data set that we recognise. Give a folder, a CSV manifest or a COCO JSON file.")
+        raise DataError(
+            f"{path} is no data set that we recognise. Give a folder, a CSV manifest or a COCO JSON"
+            " file, or a data.yaml of YOLO."
+        )
     return dataset
 
 

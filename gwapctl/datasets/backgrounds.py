@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gwapctl.datasets.base import Dataset, Sample
+from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.datasets.subset import ClassSubset
 from gwapctl.errors import DataError, UsageError, closest
 from gwapctl.images import find_inputs
@@ -68,12 +69,13 @@ def _whole(dataset: Dataset) -> tuple[Dataset, Sequence[int]]:
 
 
 def _indices(dataset: Dataset, names: Sequence[str]) -> set[int]:
-    index_of = {item.name: index for index, item in enumerate(dataset.classes)}
-    index_of |= {item.id: index for index, item in enumerate(dataset.classes)}
-    for name in names:
-        if name not in index_of:
+    matcher = ClassMatcher(dataset.classes)
+    found = {name: matcher.index(name) for name in names}
+    for name, index in found.items():
+        if index == FOREIGN:
+            known = [text for item in dataset.classes for text in (item.name, item.id)]
             raise UsageError(
-                f"--background-classes: {dataset.name} has no class {name!r}.{closest(name, index_of)} "
+                f"--background-classes: {dataset.name} has no class {name!r}.{closest(name, known)} "
                 f"`gwapctl data check -v {dataset.root}` lists them."
             )
-    return {index_of[name] for name in names}
+    return set(found.values())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, printable
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Sample:
     ignored: tuple[int, ...] = ()
     size: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        """Write the id so that it can be stored: a file's name may hold bytes that are no text."""
+        if not self.id.isascii():
+            object.__setattr__(self, "id", printable(self.id))
+
 
 @dataclass(frozen=True)
 class BoxedSample(Sample):
@@ -58,13 +65,14 @@ class BoxedSample(Sample):
 class Problems:
     """What a reader finds wrong with a data set: raised at once, or ``collecting`` for ``gwapctl data check``.
 
-    ``warnings`` are about what a reader mended or left out (an inverted box): never raised, each kept once.
+    ``warnings`` are about what a reader mended or left out (an inverted box): never raised, each kept once, with its
+    kind.
     """
 
     def __init__(self) -> None:
         self.collecting = False
         self.errors: list[str] = []
-        self.warnings: dict[str, None] = {}
+        self.warnings: dict[str, str] = {}
 
     def error(self, message: str) -> None:
         """Raise ``DataError``, or note the message and let the reader go on without the image."""
@@ -72,9 +80,16 @@ class Problems:
             raise DataError(message)
         self.errors.append(message)
 
-    def warn(self, message: str) -> None:
-        """Note what was mended."""
-        self.warnings[message] = None
+    def warn(self, message: str, kind: str = "") -> None:
+        """Note what was mended. Warnings of one ``kind`` may be many, one per image: ``summary`` counts them."""
+        self.warnings[message] = kind or message
+
+    def summary(self) -> list[str]:
+        """Return one line per kind of warning: the first of that kind, and how many more there are."""
+        count = Counter(self.warnings.values())
+        first = {kind: message for message, kind in reversed(self.warnings.items())}
+        more = {kind: f" (and {number - 1} more like this)" if number > 1 else "" for kind, number in count.items()}
+        return [first[kind] + more[kind] for kind in count]
 
 
 class Dataset(ABC):
@@ -117,11 +132,28 @@ class Dataset(ABC):
         del split
         return []
 
+    def warnings(self) -> list[str]:
+        """Return what readers mended so far, one line per kind, paths from ``root``: for verbs that do something else.
+
+        ``gwapctl data check`` lists all of them.
+        """
+        return [text.replace(f"{self.root}{os.sep}", "") for text in self.problems.summary()]
+
     def require_split(self, split: str) -> None:
         """Raise ``DataError`` unless ``split`` is present; the message lists what is."""
         if split not in self.splits():
             present = ", ".join(self.splits()) or "none"
             raise DataError(f"{self.name} at {self.root} has no split {split!r}. Present: {present}.")
+
+
+def warn_of_one_class(dataset: Dataset, samples: Sequence[Sample], split: str) -> None:
+    """Note where every image of ``split`` shows the same one class: there is nothing to tell apart."""
+    shown = {(*sample.labels, *sample.ignored) for sample in samples}
+    if len(shown) == 1 and len(labels := next(iter(shown))) == 1:
+        dataset.problems.warn(
+            f"every image of split {split!r} of {dataset.root} shows the one class {dataset.classes[labels[0]].name!r}:"
+            " a classifier learns nothing from that. Add images of other classes, or of none."
+        )
 
 
 def without_boxes(sample: Sample) -> Sample:

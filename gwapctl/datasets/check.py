@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gwapctl.datasets import DATASETS, open_dataset, training_splits
-from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.datasets.base import BoxedSample, Dataset, warn_of_one_class
 from gwapctl.datasets.download import ARCHIVES, AUTOMATIC, missing_archives
 from gwapctl.errors import DataError
 from gwapctl.images import read_image
@@ -38,7 +38,7 @@ def check_dataset(dataset: Dataset, progress: ProgressCallback | None = None) ->
         "multi_label": dataset.multi_label,
         "splits": [_describe_split(split, members, sizes) for split, members in samples.items()],
         "classes": _describe_classes(dataset, samples),
-        "broken": dataset.problems.errors,
+        "broken": list(dict.fromkeys(dataset.problems.errors)),
         "warnings": list(dataset.problems.warnings),
     }
 
@@ -124,10 +124,12 @@ def _warn_about_missing_classes(dataset: Dataset, samples: dict[str, list[BoxedS
     except DataError as error:
         dataset.problems.warn(str(error))
         return
+    warn_of_one_class(dataset, samples[split], split)
     present = {label for sample in samples[split] for label in sample.labels}
+    where = f"split {split!r}" + (" beside what is broken" if dataset.problems.errors else "")
     for index, item in enumerate(dataset.classes):
         if index not in present:
-            dataset.problems.warn(f"class {item.name!r} has no image in split {split!r}.")
+            dataset.problems.warn(f"class {item.name!r} has no image in {where}.")
 
 
 def _describe_split(split: str, samples: list[BoxedSample], sizes: dict[Path, tuple[int, int]]) -> Document:

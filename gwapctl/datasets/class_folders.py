@@ -1,22 +1,23 @@
-"""Class folders: ``<split>/<class>/*`` or ``<class>/*``; the folder's name is the label."""
+"""Class folders: ``<split>/<class>/*`` or ``<class>/*``; the folder's name is the label.
+
+Folders that parts of data sets are called (``images``, ``train``, ...) are classes only beside one that is called
+otherwise. A lone folder that holds the class folders is passed through.
+"""
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.names import is_container, nfc, split_of
 from gwapctl.datasets.places import list_images
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, printable
+from gwapctl.image_files import HEIC_ADVICE, HEIC_SUFFIXES, SUFFIXES, Overlooked, walk_images
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+_ORDER = ("train", "val", "test", "trainval")
 
 
 class ClassFolders(Dataset):
@@ -24,12 +25,15 @@ class ClassFolders(Dataset):
 
     multi_label = False
 
-    def __init__(self, root: Path, split_folders: dict[str, Path]) -> None:
+    def __init__(self, root: Path, split_folders: dict[str, Path], notes: Sequence[str] = ()) -> None:
         self.name = root.resolve().name
         self.root = root
-        self._folders = split_folders
-        names = sorted({name for folder in split_folders.values() for name in _subfolders(folder)})
+        self._folders = {split: _by_class(folder) for split, folder in split_folders.items()}
+        self._places = split_folders
+        names = sorted({name for folders in self._folders.values() for name in folders})
         self.classes = tuple(ClassName(name, name) for name in names)
+        for note in notes:
+            self.problems.warn(note)
 
     def splits(self) -> tuple[str, ...]:
         """Return the splits that have a folder."""
@@ -38,31 +42,133 @@ class ClassFolders(Dataset):
     def boxed_samples(self, split: str) -> list[BoxedSample]:
         """Return the samples of ``split``, sorted by class and file name; none has a box."""
         self.require_split(split)
-        folder = self._folders[split]
         samples: list[BoxedSample] = []
+        overlooked = Overlooked()
         for label, item in enumerate(self.classes):
-            images = list_images(folder / item.name)
-            if not images and (folder / item.name).is_dir():
-                self.problems.error(f"{folder / item.name} has no image. Put some there or remove the folder.")
-            samples += [BoxedSample(f"{item.name}/{name}", path, (label,)) for name, path in images.items()]
+            for folder in self._folders[split].get(item.name, ()):
+                images = list_images(folder, overlooked)
+                if not images:
+                    self.problems.error(f"{folder} has no image{_other_files(folder)}.")
+                samples += [BoxedSample(f"{folder.name}/{name}", path, (label,)) for name, path in images.items()]
+        for message in overlooked.messages():
+            self.problems.warn(message)
         if not samples:
-            raise DataError(f"{folder} has no image in its class folders. Put images there or choose another split.")
+            raise DataError(
+                f"{self._places[split]} has no image in its class folders. Put images there or choose another split."
+            )
         return samples
 
 
 def open_class_folders(folder: Path) -> ClassFolders | None:
-    """Open ``folder`` if its subfolders are classes, or splits with classes; None if they are neither."""
-    subfolders = _subfolders(folder)
-    named = {SPLIT_NAMES[name.lower()]: path for name, path in subfolders.items() if name.lower() in SPLIT_NAMES}
-    splits = {split: path for split, path in named.items() if _has_class_folders(path)}
-    if splits:
-        return ClassFolders(folder, {split: splits[split] for split in ("train", "val", "test") if split in splits})
-    return ClassFolders(folder, {"train": folder}) if not named and _has_class_folders(folder) else None
+    """Open ``folder`` if its subfolders are classes, or splits with classes; None if they are neither.
+
+    Raises:
+        DataError: two folders are the same split.
+
+    """
+    splits, notes = _find_splits(folder)
+    if not splits:
+        return _open_single(folder)
+    for path in subfolders(folder).values():
+        if split_of(path.name) not in splits and (images := list_images(path)):
+            notes.append(f"{path} has {len(images)} images but is no split with class folders; it is left out.")
+    return ClassFolders(folder, {split: splits[split] for split in _ORDER if split in splits}, notes)
 
 
-def _has_class_folders(folder: Path) -> bool:
-    return any(list_images(path) for path in _subfolders(folder).values())
+def _open_single(folder: Path) -> ClassFolders | None:
+    """Open ``folder`` as one split, if any of its folders can only be a class."""
+    with_images = _with_images(folder)
+    if all(is_container(name) for name in with_images) or only_folder(folder) is not None:
+        return None
+    return ClassFolders(folder, {"train": folder}, _swapped_levels(with_images))
 
 
-def _subfolders(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+def _swapped_levels(classes: dict[str, Path]) -> list[str]:
+    """Say it where all class folders hold folders of the same names instead of images: splits, or the real classes."""
+    shared = set.intersection(*(set(_with_images(path)) for path in classes.values()))
+    inner = sorted(name for name in shared if split_of(name) or not is_container(name))
+    if not inner or any(map(_has_images, classes.values())) or len(classes) < 2:
+        return []
+    outer, named = ", ".join(list(classes)[:3]), ", ".join(inner[:3])
+    if all(map(split_of, inner)):
+        return [f"{outer} hold folders called {named}: all their images count as one split, 'train'."]
+    return [f"{outer} are taken for classes, but all of them hold folders called {named}. Are these the classes?"]
+
+
+def _find_splits(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return split -> folder of class folders, and what is to be said about that."""
+    named: dict[str, Path] = {}
+    for name, path in subfolders(folder).items():
+        split = split_of(name)
+        if split is None or not _with_images(path):
+            continue
+        if split in named:
+            raise DataError(f"{named[split]} and {path} are both split {split!r}. Rename or merge them.")
+        named[split] = path
+    notes: list[str] = []
+    for split, path in named.items():
+        classes = {name for other, place in named.items() if other != split for name in _by_class(place)}
+        inner = only_folder(path)
+        if inner is not None and nfc(inner.name) not in classes and _with_images(inner):
+            named[split] = inner
+            notes.append(passed_through(path, inner))
+    return {split: path for split, path in named.items() if not all(map(is_container, _with_images(path)))}, notes
+
+
+def only_folder(folder: Path) -> Path | None:
+    """Return the one subfolder of a folder without images, if it holds no image itself: a wrapping, not a class."""
+    inner = list(subfolders(folder).values())
+    if len(inner) != 1 or _has_images(folder) or _has_images(inner[0]):
+        return None
+    return inner[0]
+
+
+def passed_through(folder: Path, inner: Path) -> str:
+    """Say that ``inner`` was read in place of ``folder``."""
+    return f"{folder} holds just the folder {inner.name}, which is read in its place."
+
+
+def subfolders(folder: Path) -> dict[str, Path]:
+    """Map names to the folders in ``folder``, sorted; not hidden ones and what macOS adds to archives."""
+    return {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"
+    }
+
+
+def _by_class(folder: Path) -> dict[str, list[Path]]:
+    """Map class names to their folders: two that differ in their Unicode form alone are one class."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for name, path in subfolders(folder).items():
+        found[nfc(printable(name))].append(path)
+    return found
+
+
+def _with_images(folder: Path) -> dict[str, Path]:
+    """Map names to the subfolders that hold an image, at any depth."""
+    return {name: path for name, path in subfolders(folder).items() if _holds_images(path)}
+
+
+def _holds_images(folder: Path) -> bool:
+    """Tell whether an image or a HEIC photo lies in ``folder`` or below; stops at the first."""
+    overlooked = Overlooked()
+    return any(names or overlooked.heic for _, names in walk_images(str(folder), overlooked))
+
+
+def _has_images(folder: Path) -> bool:
+    """Tell whether an image lies in the folder itself."""
+    return any(
+        os.path.splitext(entry.name)[1].lower() in SUFFIXES | HEIC_SUFFIXES and entry.name[0] != "."  # noqa: PTH122
+        for entry in os.scandir(folder)
+    )
+
+
+def _other_files(folder: Path) -> str:
+    """Say what to do about a class folder without images: of other files it may be no class at all."""
+    file = next((path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")), None)
+    if file is not None and file.suffix.lower() in HEIC_SUFFIXES:
+        return f" but HEIC photos, which are not read: {HEIC_ADVICE}"
+    if file is None:
+        return ". Put some there or remove the folder"
+    return f" but other files, such as {file.name}. If these are annotations, {folder.parent} has no class folders"

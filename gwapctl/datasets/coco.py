@@ -2,12 +2,14 @@
 
 A folder holds ``annotations/*.json`` (``instances_*`` alone where there are some), ``<split>/_annotations.coco.json``
 or ``*.json``. Images lie beside the file or in the usual folders. Boxes are ``x, y, width, height`` on disk; a crowd
-counts as difficult.
+counts as difficult. Ids compare as the numbers they mean: 1, "1" and 1.0 are one. Categories that no annotation uses
+are left out: tools list more than there are.
 """
 
 from __future__ import annotations
 
-import re
+import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cached_property
@@ -16,11 +18,12 @@ from typing import Any
 
 from gwapctl.boxes import from_xywh
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.names import FileFinder, nfc, split_in
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError
 from gwapctl.files import read_json
 
-_SPLIT = re.compile(r"(?<![a-z])(trainval|train|valid|val|test)(?![a-z])")
+Id = int | str
 _ROBOFLOW = "_annotations.coco.json"
 _KEYS = ("images", "annotations", "categories")
 
@@ -35,21 +38,38 @@ class Coco(Dataset):
         self.root = root
         self._files = files
         self._documents: dict[str, dict[str, Any]] = {}
+        self._finder = FileFinder()
 
     @cached_property
     def classes(self) -> tuple[ClassName, ...]:  # type: ignore[override]  # found only when asked for, then kept
-        """The categories of all files, in the order of their ids."""
-        categories: dict[int, str] = {}
+        """The categories that an annotation of some file uses, in the order of their ids."""
+        categories: dict[Id, str] = {}
+        used: set[Id] = set()
         for split, file in self._files.items():
-            for category in self._document(split)["categories"]:
-                name = categories.setdefault(category["id"], category["name"])
-                if name != category["name"]:
-                    raise DataError(f"{file}: category {category['id']} is {category['name']!r}, elsewhere {name!r}.")
-        count = Counter(categories.values())
+            document = self._document(split)
+            for place, category in enumerate(document["categories"]):
+                number, name = _read_category(category, place, file)
+                if categories.setdefault(number, name) != name:
+                    raise DataError(f"{file}: category {number} is {name!r}, elsewhere {categories[number]!r}.")
+            used |= {found for item in document["annotations"] if (found := _category_id(item)) is not None}
+        if not categories:
+            raise DataError(f"{next(iter(self._files.values()))} lists no category. Export the file again.")
+        self._warn_of_unused(categories, used)
+        named = {number: name for number, name in categories.items() if number in used} or categories
+        count = Counter(named.values())
         return tuple(
             ClassName(name if count[name] == 1 else f"{name} ({number})", str(number))
-            for number, name in sorted(categories.items())
+            for number, name in sorted(named.items(), key=lambda item: (isinstance(item[0], str), item[0]))
         )
+
+    def _warn_of_unused(self, categories: dict[Id, str], used: set[Id]) -> None:
+        unused = [name for number, name in categories.items() if number not in used]
+        if unused and used:
+            listed = ", ".join(unused[:5]) + (" ..." if len(unused) > 5 else "")
+            self.problems.warn(
+                f"{self.root}: {len(unused)} of {len(categories)} categories have no annotation and are left out: "
+                f"{listed}."
+            )
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -63,44 +83,102 @@ class Coco(Dataset):
         """Return the samples of ``split`` in the order of the file."""
         self.require_split(split)
         file = self._files[split]
-        document = self._document(split)
-        objects: dict[int, list[LabelledObject]] = defaultdict(list)
-        try:
-            for annotation in document["annotations"]:
-                objects[annotation["image_id"]].append(self._object(annotation))
-            found = [self._sample(image, objects[image["id"]], file) for image in document["images"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file}: an entry lacks or garbles {error}. Export the file again.") from error
-        samples = [sample for sample in found if sample is not None]
-        if not samples:
+        images = self._images(split, file)
+        if not self._document(split)["images"]:
             raise DataError(f"{file} lists no image. Export the file again.")
-        return samples
+        objects = self._objects(split, file, set(images))
+        by_path: dict[Path, tuple[dict[str, Any], list[LabelledObject]]] = {}
+        for number, image in images.items():
+            path = self._find(image, number, file)
+            if path is None:
+                continue
+            if path in by_path:
+                text = f"{file}: image {number} lists {path} again; its objects join those of the first."
+                self.problems.warn(text, kind="images listed again")
+            known = by_path.setdefault(path, (image, []))[1]
+            known += [item for item in objects[number] if item not in known] if known else objects[number]
+        return [self._sample(path, image, found, file) for path, (image, found) in by_path.items()]
 
     def _document(self, split: str) -> dict[str, Any]:
         if split not in self._documents:
             self._documents[split] = _read(self._files[split])
         return self._documents[split]
 
-    def _object(self, annotation: dict[str, Any]) -> LabelledObject:
-        category = str(annotation["category_id"])
-        if category not in self._index:
-            raise ValueError(f"category_id {category}: it is not in 'categories'")
-        return LabelledObject(self._index[category], _corners(annotation.get("bbox")), bool(annotation.get("iscrowd")))
+    def _images(self, split: str, file: Path) -> dict[Id, dict[str, Any]]:
+        """Map image ids to the entries of ``images``; one that has no id or name of its own is an error."""
+        images: dict[Id, dict[str, Any]] = {}
+        for place, image in enumerate(self._document(split)["images"]):
+            number = _read_id(image, "id")
+            if number is None:
+                self.problems.error(f"{file}: images[{place}] has no 'id'. Export the file again.")
+            elif not isinstance(image.get("file_name"), str) or not image["file_name"].strip():
+                self.problems.error(f"{file}: image {number} has no 'file_name'. Export the file again.")
+            elif number in images and images[number]["file_name"] != image["file_name"]:
+                names = f"{images[number]['file_name']} and {image['file_name']}"
+                self.problems.error(f"{file}: {names} are both image {number}. Give each its own id.")
+            elif number in images:
+                text = f"{file}: image {number} ({image['file_name']}) is listed twice; it counts once."
+                self.problems.warn(text, kind="images listed again")
+            else:
+                images[number] = image
+        return images
 
-    def _sample(self, image: dict[str, Any], objects: list[LabelledObject], file: Path) -> BoxedSample | None:
-        name = str(image["file_name"]).replace("\\", "/")
-        path = next((folder / name for folder in self._image_folders(file) if (folder / name).is_file()), None)
-        if path is None:
-            folders = ", ".join(str(folder) for folder in self._image_folders(file))
-            self.problems.error(f"{file}: there is no image {name} in any of: {folders}.")
+    def _objects(self, split: str, file: Path, known: set[Id]) -> dict[Id, list[LabelledObject]]:
+        """Map image ids to their objects; what is wrong with an annotation is an error that names it."""
+        objects: dict[Id, list[LabelledObject]] = defaultdict(list)
+        annotations = self._document(split)["annotations"]
+        boxed = any(isinstance(item, dict) and item.get("bbox") is not None for item in annotations)
+        for place, annotation in enumerate(annotations):
+            number = _read_id(annotation, "id")
+            name = f"{file}: annotations[{place}]" if number is None else f"{file}: annotation {number}"
+            image, category = _read_id(annotation, "image_id"), _category_id(annotation)
+            if image is None or category is None:
+                key = "image_id" if image is None else "category_id"
+                self.problems.error(f"{name} has no {key!r}. Export the file again.")
+            elif image not in known:
+                self.problems.error(f"{name} is of image_id {image}, which is not in 'images'. Add or remove it.")
+            elif str(category) not in self._index:
+                self.problems.error(f"{name} has category_id {category}, which is not in 'categories'. Add it there.")
+            else:
+                corners = self._corners(annotation.get("bbox"), name, boxed)
+                crowd = str(annotation.get("iscrowd")).lower() in ("1", "true")
+                objects[image].append(LabelledObject(self._index[str(category)], corners, crowd))
+        return objects
+
+    def _corners(self, box: Any, name: str, boxed: bool) -> Corners | None:
+        """Return the four numbers of a box, or None where there is none, or none that can be read."""
+        if box is None:
+            if boxed:
+                self.problems.warn(f"{name} has no bbox; its label counts, its place is not known.", kind="no bbox")
             return None
-        size = (int(image.get("width") or 0), int(image.get("height") or 0))
+        try:
+            x, y, width, height = map(float, box)
+            if not all(map(math.isfinite, (x, y, width, height))):
+                raise ValueError("not every number is finite")
+        except (TypeError, ValueError) as error:
+            why = "it is not four numbers" if isinstance(error, TypeError) else error
+            self.problems.error(
+                f"{name} has the bbox {json.dumps(box)}: {why}. Give x, y, width, height, or remove it."
+            )
+            return None
+        return (x, y, width, height)
+
+    def _find(self, image: dict[str, Any], number: Id, file: Path) -> Path | None:
+        name = image["file_name"].replace("\\", "/")
+        folders = self._image_folders(file)
+        path = next((found for folder in folders if (found := self._finder.find(folder, name)) is not None), None)
+        if path is None:
+            listed = ", ".join(map(str, folders))
+            self.problems.error(f"{file}: there is no image {name} (id {number}) in any of: {listed}.")
+        return path
+
+    def _sample(self, path: Path, image: dict[str, Any], objects: list[LabelledObject], file: Path) -> BoxedSample:
         return make_sample(
-            name,
+            image["file_name"].replace("\\", "/"),
             path,
             objects,
             convert=from_xywh,
-            size=size if min(size) > 0 else None,
+            size=_read_size(image),
             source=file,
             problems=self.problems,
         )
@@ -158,9 +236,7 @@ def _annotation_files(folder: Path) -> Iterator[Path]:
 
 def _split_name(file: Path) -> str:
     """Tell the split from the name of a file (Roboflow: of its folder); ``train`` where it says nothing."""
-    match = _SPLIT.search((file.parent.name if file.name == _ROBOFLOW else file.stem).lower())
-    name = match[1] if match is not None else "train"
-    return "val" if name == "valid" else name
+    return split_in(file.parent.name if file.name == _ROBOFLOW else file.stem) or "train"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -176,8 +252,41 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _corners(box: Any) -> Corners | None:
-    if box is None:
+def _read_category(category: Any, place: int, file: Path) -> tuple[Id, str]:
+    """Return id and name of a category.
+
+    Raises:
+        DataError: it has no id, or no text as its name.
+
+    """
+    number = _read_id(category, "id")
+    if number is None:
+        raise DataError(f"{file}: categories[{place}] has no 'id'. Export the file again.")
+    name = category.get("name")
+    if not isinstance(name, str) or not name.strip():
+        found = f" (it says {json.dumps(name)})" if "name" in category else ""
+        raise DataError(f"{file}: category {number} has no name{found}. Give it a text as its 'name'.")
+    return number, nfc(name.strip())
+
+
+def _category_id(annotation: Any) -> Id | None:
+    return _read_id(annotation, "category_id")
+
+
+def _read_id(entry: Any, key: str) -> Id | None:
+    """Return an id as the number that it means, else as text; None where there is none."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if text.isdecimal() and text.isascii() else nfc(text) or None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else str(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _read_size(image: dict[str, Any]) -> tuple[int, int] | None:
+    try:
+        width, height = (int(float(image.get(side) or 0)) for side in ("width", "height"))
+    except (TypeError, ValueError, OverflowError):
         return None
-    x, y, width, height = map(float, box)
-    return (x, y, width, height)
+    return (width, height) if min(width, height) > 0 else None

@@ -177,6 +177,8 @@ class ImageNet(Dataset):
             except DataError as error:
                 self.problems.error(str(error))
                 return None
+            for text in annotation.broken:
+                self.problems.error(f"{file}: {text}. Repair or remove it.")
             size = annotation.size
             objects += [LabelledObject(label, item.corners) for item in annotation.objects if item.corners is not None]
         return make_sample(

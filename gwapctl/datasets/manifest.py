@@ -1,7 +1,9 @@
-"""CSV manifest: ``image,label[,split][,x0,y0,x1,y1][,difficult]``, one row per label or box.
+"""CSV manifest: ``image,label[,split][,x0,y0,x1,y1][,difficult][,width,height]``, one row per label or box.
 
-``image`` counts from the folder of the file. ``label`` may hold several, separated by ``|``, or none. Boxes are ours:
-half-open, 0-based, in pixels of the upright image. Other columns are not looked at; comma, semicolon or tab separates.
+``image`` counts from the folder of the file, its ``images`` or that of the split. ``label`` may hold several, separated
+by ``|``, or none. Boxes are ours: half-open, 0-based, in pixels of the upright image, or of one of ``width`` x
+``height``. Usual other names of these columns (``filename``, ``class``, ``xmin``) are known; no other columns are read.
+Comma, semicolon or tab separates. Rows without a split belong to the one that the file's name says, or ``train``.
 """
 
 from __future__ import annotations
@@ -9,68 +11,147 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.names import SPLIT_NAMES, FileFinder, nfc, split_in, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError, closest
+from gwapctl.files import read_text, text_encoding
 
 _CORNERS = ("x0", "y0", "x1", "y1")
 _BOOLEANS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+_SYNONYMS = {
+    "image": ("filename", "file_name", "image_path", "filepath", "file_path", "image_name", "path", "img"),
+    "label": ("class", "class_name", "category", "category_name"),
+    **{ours: (theirs,) for ours, theirs in zip(_CORNERS, ("xmin", "ymin", "xmax", "ymax"), strict=True)},
+}
+_HEADER_BYTES = 65536  # a header ends before that
 
 
 class _Row(NamedTuple):
     labels: tuple[str, ...]
     corners: Corners | None
     difficult: bool
+    size: tuple[int, int] | None = None
+
+
+Rows = dict[str, list[_Row]]  # image -> rows
 
 
 class Manifest(Dataset):
-    """Images listed in a CSV file; multi-label as soon as one image has two labels."""
+    """Images listed in CSV files; multi-label as soon as one image has two labels."""
 
-    def __init__(self, file: Path) -> None:
-        self.name = file.stem
-        self.root = file.parent
-        self._file = file
-        self._splits = _read_rows(file)
-        images = [rows for split in self._splits.values() for rows in split.values()]
+    def __init__(self, name: str, root: Path, files: Sequence[Path]) -> None:
+        self.name = name
+        self.root = root
+        self._broken: list[str] = []
+        self._tables = [(file, _read_rows(file, self._broken)) for file in files]
+        images = [rows for _, table in self._tables for split in table.values() for rows in split.values()]
         names = sorted({label for rows in images for row in rows for label in row.labels})
         if not names:
-            raise DataError(f"{file} has no label. Fill its column 'label'.")
+            raise DataError(f"{files[0]} has no label. Fill its column 'label'.")
         self.classes = tuple(ClassName(name, name) for name in names)
         self.multi_label = any(len({label for row in rows for label in row.labels}) != 1 for rows in images)
         self._index = {name: index for index, name in enumerate(names)}
+        self._finder = FileFinder()
 
     def splits(self) -> tuple[str, ...]:
-        """Return the values of the column ``split``, or ``train`` where there is none."""
-        return tuple(self._splits)
+        """Return the values of the column ``split``, or what the files' names say, or ``train``."""
+        return tuple(dict.fromkeys(split for _, table in self._tables for split in table))
 
     def boxed_samples(self, split: str) -> list[BoxedSample]:
         """Return the samples of ``split`` in the order of the file."""
         self.require_split(split)
-        samples = (self._sample(image, rows) for image, rows in self._splits[split].items())
-        return [sample for sample in samples if sample is not None]
+        while self._broken:
+            self.problems.error(self._broken[0])
+            del self._broken[0]
+        found: dict[Path, tuple[Path, list[_Row]]] = {}
+        for file, table in self._tables:
+            for image, rows in table.get(split, {}).items():
+                path = self._find(image, split, file)
+                if path is not None:
+                    found.setdefault(path, (file, []))[1].extend(rows)
+        return [self._sample(path, rows, file) for path, (file, rows) in found.items()]
 
-    def _sample(self, image: str, rows: list[_Row]) -> BoxedSample | None:
-        path = self.root / image
-        if not path.is_file():
-            self.problems.error(f"{self._file}: there is no image {path}. Restore it or remove its row.")
-            return None
-        objects = [
-            LabelledObject(self._index[label], row.corners, row.difficult) for row in rows for label in row.labels
-        ]
+    def _find(self, image: str, split: str, file: Path) -> Path | None:
+        folders = [file.parent, *(self.root / place for place in ("images", split, f"images/{split}"))]
+        path = next((found for folder in folders if (found := self._finder.find(folder, image)) is not None), None)
+        if path is None:
+            self.problems.error(f"{file}: there is no image {file.parent / image}. Restore it or remove its row.")
+        return path
+
+    def _sample(self, path: Path, rows: list[_Row], file: Path) -> BoxedSample:
         name = _safe_id(path, self.root)
-        return make_sample(name, path, objects, convert=as_boxes, size=None, source=self._file, problems=self.problems)
+        once = list(dict.fromkeys(rows))
+        if len(once) < len(rows):
+            text = f"{file}: {name} has {len(rows) - len(once)} rows that repeat another; they count once."
+            self.problems.warn(text, kind="repeated rows")
+        objects = [
+            LabelledObject(self._index[label], row.corners, row.difficult) for row in once for label in row.labels
+        ]
+        size = next((row.size for row in rows if row.size is not None and row.corners is not None), None)
+        return make_sample(name, path, objects, convert=as_boxes, size=size, source=file, problems=self.problems)
 
 
 def open_manifest(path: Path) -> Manifest | None:
-    """Open a CSV file, or a folder with just one at its top that has the columns; None for any other folder."""
+    """Open a CSV file, or the one in a folder that has the columns, or one per split; None for any other folder.
+
+    Those of splits are called so (``train.csv``), or lie in folders that are.
+
+    Raises:
+        DataError: the file lacks a column, or several files may be meant.
+
+    """
     if path.is_file():
-        return Manifest(path)
-    files = [file for pattern in ("*.csv", "*.tsv") for file in sorted(path.glob(pattern)) if _has_columns(file)]
-    return Manifest(files[0]) if len(files) == 1 else None
+        return Manifest(path.stem, path.parent, [path])
+    places = [path, *(place for place in sorted(path.iterdir()) if place.is_dir() and split_of(place.name))]
+    tables = ([file for file in csv_files(place) if not _missing_columns(_header(file))] for place in places)
+    files = next(tables) or [file for found in tables for file in found]  # at the top, or one per folder of a split
+    if not files:
+        return None
+    if len(files) == 1:
+        return Manifest(files[0].stem, path, files)
+    splits = [_usual_split(file) for file in files]
+    if None in splits or len(set(splits)) < len(splits):
+        listed = ", ".join(file.relative_to(path).as_posix() for file in files)
+        raise DataError(f"{path} has several manifests: {listed}. Give the one you mean as the DATASET.")
+    return Manifest(path.resolve().name, path, files)
+
+
+def csv_files(folder: Path) -> list[Path]:
+    """Return the CSV files at the top of a folder."""
+    return [file for pattern in ("*.csv", "*.tsv") for file in sorted(folder.glob(pattern)) if file.name[0] != "."]
+
+
+def most_likely(files: Sequence[Path]) -> Path:
+    """Return the CSV file that comes nearest to a manifest."""
+    return min(files, key=lambda file: (len(_missing_columns(_header(file))), split_in(file.stem) is None))
+
+
+def what_is_missing(file: Path) -> str:
+    """Say what a CSV file lacks to be a manifest."""
+    header = _header(file)
+    missing = " and ".join(map(repr, _missing_columns(header)))
+    return f"{file} has no column {missing}; its first line is: {', '.join(header) or 'empty'}"
+
+
+def _header(file: Path) -> list[str]:
+    """Return the columns that the first line names, without reading more than that."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_HEADER_BYTES)
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}.") from error
+    lines = data.decode(text_encoding(data), errors="replace").splitlines()
+    return _fields(lines[0]) if lines else []
+
+
+def _missing_columns(header: Sequence[str]) -> list[str]:
+    return [name for name in ("image", "label") if name not in header]
 
 
 def _safe_id(path: Path, root: Path) -> str:
@@ -79,62 +160,93 @@ def _safe_id(path: Path, root: Path) -> str:
     return full.relative_to(top if full.is_relative_to(top) else full.anchor).as_posix()
 
 
-def _has_columns(file: Path) -> bool:
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        header = stream.readline()
-    return {"image", "label"} <= set(_fields(header))
-
-
 def _fields(header: str) -> list[str]:
-    return [name.strip().lower() for name in next(csv.reader([header], delimiter=_delimiter(header)), [])]
+    """Return the columns of a header by the names that we call them."""
+    fields = [name.strip().lower() for name in next(csv.reader([header], delimiter=_delimiter(header)), [])]
+    for ours, theirs in _SYNONYMS.items():
+        other = next((name for name in theirs if name in fields), None)
+        if ours not in fields and other is not None:
+            fields[fields.index(other)] = ours
+    return fields
 
 
 def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _read_rows(file: Path) -> dict[str, dict[str, list[_Row]]]:
-    """Return split -> image -> rows."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}.") from error
+def _read_rows(file: Path, broken: list[str]) -> dict[str, Rows]:
+    """Return split -> image -> rows; what is wrong with single rows is added to ``broken``."""
+    lines = read_text(file).splitlines()
     header = _fields(lines[0]) if lines else []
-    for column in ("image", "label"):
-        if column not in header:
-            hint = closest(column, header)
-            raise DataError(
-                f"{file} has no column {column!r}.{hint} Its first line is: {', '.join(header) or 'empty'}."
-            )
-    splits: dict[str, dict[str, list[_Row]]] = defaultdict(lambda: defaultdict(list))
+    for column in _missing_columns(header):
+        hint = closest(column, header)
+        raise DataError(f"{file} has no column {column!r}.{hint} Its first line is: {', '.join(header) or 'empty'}.")
+    splits: dict[str, Rows] = defaultdict(lambda: defaultdict(list))
     reader = csv.DictReader(lines[1:], fieldnames=header, delimiter=_delimiter(lines[0]), restval="")
+    usual = _usual_split(file) or "train"
     try:
         for row in reader:
-            parsed = _parse(row)
+            place = f"{file}, line {reader.line_num + 1}"
             image = row["image"].strip().replace("\\", "/")
-            splits[row.get("split", "").strip() or "train"][image].append(parsed)
-    except (ValueError, csv.Error) as error:
+            if None in row or not image:
+                broken.append(f"{place}: {_unreadable(image)}.")
+                continue
+            parsed, mistakes = _parse(row)
+            broken += [f"{place}: {mistake}." for mistake in mistakes]
+            split = row.get("split", "").strip()
+            splits[SPLIT_NAMES.get(split.lower(), split) or usual][_key(image)].append(parsed)
+    except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num + 1}: {error}.") from error
     if not splits:
-        raise DataError(f"{file} lists no image. Add rows below its header.")
+        raise DataError(broken[0] if broken else f"{file} lists no image. Add rows below its header.")
     return splits
 
 
-def _parse(row: dict[str, str]) -> _Row:
-    if None in row:
-        raise ValueError("the row has more cells than the header; quote what holds a separator")
-    if not row["image"].strip():
-        raise ValueError("the column 'image' is empty")
-    labels = tuple(label.strip() for label in row["label"].split("|") if label.strip())
+def _usual_split(file: Path) -> str | None:
+    """Return the split that the name of a file says, or that of its folder."""
+    return split_in(file.stem) or split_of(file.parent.name)
+
+
+def _unreadable(image: str) -> str:
+    if not image:
+        return "the column 'image' is empty"
+    return "the row has more cells than the header; quote what holds a separator"
+
+
+def _key(image: str) -> str:
+    """Return the one spelling of an image's path, so that its rows find together."""
+    return nfc(Path(os.path.normpath(image)).as_posix())
+
+
+def _parse(row: dict[str, str]) -> tuple[_Row, list[str]]:
+    """Return what a row says and what is wrong with it; a broken box leaves its labels."""
+    labels = tuple(nfc(label.strip()) for label in row["label"].split("|") if label.strip())
     difficult = row.get("difficult", "").strip().lower()
-    if difficult not in _BOOLEANS:
-        raise ValueError(f"'difficult' is {difficult!r}, not 0 or 1")
+    mistakes = [] if difficult in _BOOLEANS else [f"'difficult' is {difficult!r}, not 0 or 1"]
+    try:
+        corners = _corners(row, labels)
+    except ValueError as error:
+        corners = None
+        mistakes.append(str(error))
+    return _Row(labels, corners, _BOOLEANS.get(difficult, False), _size(row)), mistakes
+
+
+def _corners(row: dict[str, str], labels: tuple[str, ...]) -> Corners | None:
     cells = [row.get(name, "").strip() for name in _CORNERS]
     if not any(cells):
-        return _Row(labels, None, _BOOLEANS[difficult])
+        return None
     if not all(cells):
         raise ValueError("a box needs all of x0, y0, x1, y1")
     if len(labels) != 1:
         raise ValueError("a row with a box needs exactly one label")
     x0, y0, x1, y1 = map(float, cells)
-    return _Row(labels, (x0, y0, x1, y1), _BOOLEANS[difficult])
+    return (x0, y0, x1, y1)
+
+
+def _size(row: dict[str, str]) -> tuple[int, int] | None:
+    """Return the size of the image that the row states, if it does."""
+    try:
+        width, height = (int(float(row.get(side) or 0)) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        return None
+    return (width, height) if min(width, height) > 0 else None

@@ -11,8 +11,11 @@ import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray, as_boxes, clip, valid
 from gwapctl.datasets.base import BoxedSample, Problems
+from gwapctl.datasets.sizes import Size, place_boxes
 from gwapctl.errors import DataError
-from gwapctl.images import image_size
+from gwapctl.images import StoredSize, stored_size
+
+ROUNDING = 0.5  # pixels that a box may lose at the border without a word
 
 Corners = tuple[float, float, float, float]
 
@@ -35,25 +38,24 @@ def make_sample(
     source: Path,
     problems: Problems,
     mask: Path | None = None,
-) -> BoxedSample | None:
-    """Return the sample of an image, or None where its file is broken and problems are being collected.
+    stored: StoredSize | None = None,
+) -> BoxedSample:
+    """Return the sample of an image.
 
-    ``convert`` turns the corners of the file into our boxes. They are cut to the image (``size``, or what its header
-    says); what is inverted, empty or outside is left out with a warning that names ``source``.
+    ``convert`` turns the corners of the file into our boxes, in pixels of an image of ``size`` (None: not stated). The
+    size of the upright file decides (``datasets.sizes``): boxes are brought to it and cut to it. What was mended is a
+    warning that names ``source``; boxes that fit no size are an error, and the image goes on without them.
+    ``stored`` is the size of the file where it was read already. A file that cannot be read is no matter of its
+    annotation: whoever reads the image says so.
     """
     located = [item for item in objects if item.corners is not None]
-    if located and size is None:
-        try:
-            size = image_size(path)
-        except DataError as error:
-            problems.error(str(error))
-            return None
-    boxes = as_boxes([])
-    if located and size is not None:
-        boxes = clip(convert([item.corners for item in located if item.corners]), *size)
-    keep = valid(boxes)
-    if not keep.all():
-        problems.warn(f"{source}: {id}: {int((~keep).sum())} inverted or empty boxes, or outside the image; left out.")
+    boxes = as_boxes(convert([item.corners for item in located if item.corners])) if located else as_boxes([])
+    if located or size is not None:
+        stored = stored or _stored_size(path)
+    if stored is not None:
+        boxes, size, refused = _place(boxes, size, stored, path, source, problems)
+        located = [] if refused else located
+    kept, keep = _cut(boxes, size, f"{source}: {id}", problems)
     easy = {item.label for item in objects if not item.difficult}
     hard = {item.label for item in objects if item.difficult}
     return BoxedSample(
@@ -62,8 +64,53 @@ def make_sample(
         labels=tuple(sorted(easy)),
         ignored=tuple(sorted(hard - easy)),
         size=size,
-        boxes=boxes[keep],
+        boxes=kept,
         box_labels=np.array([item.label for item in located], np.int64)[keep],
         difficult=np.array([item.difficult for item in located], np.bool_)[keep],
         mask=mask,
     )
+
+
+def _stored_size(path: Path) -> StoredSize | None:
+    try:
+        return stored_size(path)
+    except DataError:
+        return None
+
+
+def _place(
+    boxes: FloatArray, stated: Size | None, stored: StoredSize, path: Path, source: Path, problems: Problems
+) -> tuple[FloatArray, Size | None, bool]:
+    """Return the boxes in pixels of the file, the size that counts, and whether the boxes were refused."""
+    try:
+        placed = place_boxes(boxes, stated, stored)
+    except DataError as error:
+        problems.error(f"{_difference(path, source, stored, stated)}: {error}.")
+        return as_boxes([]), stated, True
+    if placed.note:
+        problems.warn(f"{_difference(path, source, stored, stated)}: {placed.note}.", kind=f"size: {placed.note}")
+    return placed.boxes, stored.upright, False
+
+
+def _difference(path: Path, source: Path, stored: StoredSize, stated: Size | None) -> str:
+    width, height = stored.upright
+    other = f"{stated[0]} x {stated[1]}" if stated is not None else "nothing"
+    return f"{path} is {width} x {height}, but {source} says {other}"
+
+
+def _cut(
+    boxes: FloatArray, size: Size | None, name: str, problems: Problems
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Return the boxes cut to the image, without those of which nothing is left, and which these are not."""
+    inside = clip(boxes, *size) if size is not None else boxes
+    keep = valid(inside)
+    cut = keep & (np.abs(inside - boxes) > ROUNDING).any(axis=1)
+    parts = []
+    if not keep.all():
+        parts.append(f"{int((~keep).sum())} inverted or empty boxes, or outside the image; left out")
+    if cut.any() and size is not None:
+        count = int(cut.sum())
+        parts.append(f"{count} {'boxes' if count > 1 else 'box'} cut to the image of {size[0]} x {size[1]}")
+    if parts:
+        problems.warn(f"{name}: {'; '.join(parts)}.", kind="boxes left out" if not keep.all() else "boxes cut")
+    return inside[keep], keep

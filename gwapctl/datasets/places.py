@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gwapctl.errors import DataError
-from gwapctl.images import SUFFIXES
+from gwapctl.image_files import Overlooked, walk_images
 
 
 def data_places(root: Path | None = None) -> list[Path]:
@@ -45,17 +45,30 @@ def find_folder(name: str, folder: str, places: Sequence[Path], proof: str) -> P
     raise DataError(f"{name} is not here: no {looked}. Say where with --root, or run: gwapctl data get {name}.")
 
 
-def list_images(folder: Path) -> dict[str, Path]:
+def recorded_place(name: str, root: Path) -> Path | None:
+    """Return where the data set ``name``, a folder or file, is that was read at ``root``; None where it is gone.
+
+    A run knows the name as it was given, which may count from another folder than today's, and the reader's root.
+    """
+    last = Path(name).name
+    if last in ("", ".."):
+        return root if root.exists() else None
+    # a CSV file lies in its root, and the root of ImageNet below the folder that was given
+    places = [*([root] if root.name == last else []), root / last, *(top for top in root.parents if top.name == last)]
+    return next((place for place in [*places, root] if place.exists()), None)
+
+
+def list_images(folder: Path, overlooked: Overlooked | None = None) -> dict[str, Path]:
     """Map the names (posix paths from ``folder``) of all images below it to their paths, sorted.
 
-    Hidden files do not count. A folder that does not exist has none.
+    Hidden files do not count. A folder that does not exist has none. ``overlooked`` collects what was passed by.
     """
     found: dict[str, Path] = {}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    if not folder.is_dir():
+        return found
+    for place, names in walk_images(str(folder), Overlooked() if overlooked is None else overlooked):
         start = Path(place)
         prefix = "" if start == folder else f"{start.relative_to(folder).as_posix()}/"
         for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122
-                found[prefix + name] = start / name
+            found[prefix + name] = start / name
     return dict(sorted(found.items()))

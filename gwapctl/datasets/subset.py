@@ -21,6 +21,7 @@ class ClassSubset(Dataset):
     def __init__(self, base: Dataset, keep: Sequence[int], name: str) -> None:
         self.base, self.name, self.root = base, name, base.root
         self.multi_label, self.blacklist = base.multi_label, base.blacklist
+        self.problems = base.problems
         self.kept = tuple(sorted(set(keep)))
         self.classes = tuple(base.classes[index] for index in self.kept)
         self._renumbered = {old: new for new, old in enumerate(self.kept)}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gwapctl.datasets.base import ClassName
-from gwapctl.errors import DataError
+from gwapctl.files import read_text
 
 
 def read_synonyms(file: Path) -> dict[str, str]:
@@ -35,7 +35,4 @@ def read_lines(file: Path) -> list[str]:
         DataError: the file cannot be read.
 
     """
-    try:
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}.") from error
+    return [line for line in read_text(file).splitlines() if line.strip()]

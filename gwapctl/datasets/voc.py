@@ -6,10 +6,11 @@ where that folder is missing) and, beyond VOC, ``Masks/<id>.png``. Boxes are 1-b
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,21 +19,27 @@ from defusedxml import ElementTree
 
 from gwapctl.boxes import from_voc
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Problems
+from gwapctl.datasets.names import FileFinder, nfc, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.datasets.places import find_folder, list_images
 from gwapctl.errors import DataError
+from gwapctl.files import read_text
+from gwapctl.image_files import SUFFIXES
+from gwapctl.images import stored_size
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
+_ANNOTATION_FOLDERS = ("Annotations", "annotations", "xml", "xmls")
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
 _USUAL_SPLITS = ("train", "val", "trainval", "test")
 _PER_CLASS_LINE = re.compile(r".+\s-?[01]")  # "000012  1" in <class>_<split>.txt
 
 
 class VocObject(NamedTuple):
-    """One ``<object>``: ``corners`` as written (None: it has no ``<bndbox>``)."""
+    """One ``<object>``: ``corners`` as written (None: it has no ``<bndbox>``, or a broken one)."""
 
     name: str
     corners: Corners | None
@@ -40,48 +47,126 @@ class VocObject(NamedTuple):
 
 
 class VocAnnotation(NamedTuple):
-    """What one XML file says; ``size`` is None where it is missing or zero."""
+    """What one XML file says; ``size`` is None where it is missing, zero or no number.
+
+    ``broken`` says what is wrong with single objects; the others are whole.
+    """
 
     size: tuple[int, int] | None
     objects: list[VocObject]
+    filename: str = ""
+    broken: tuple[str, ...] = ()
 
 
-@dataclass
+class VocPlaces(NamedTuple):
+    """Where a folder keeps its XML files and its images, and which split these are where no list says it."""
+
+    folder: Path
+    annotations: str = "Annotations"
+    images: str = "JPEGImages"
+    split: str = "train"
+
+
 class VocPart:
     """One folder in VOC layout."""
 
-    folder: Path
-    problems: Problems
-    _annotations: dict[str, VocAnnotation | None] = field(default_factory=dict)
+    def __init__(self, places: VocPlaces, problems: Problems) -> None:
+        self.folder = places.folder
+        self.annotation_folder = places.folder / places.annotations
+        self.image_folder = places.folder / places.images
+        self.problems = problems
+        self._only_split = places.split
+        self._files = FileFinder()
+        self._annotations: dict[str, VocAnnotation | None] = {}
 
     @cached_property
     def splits(self) -> dict[str, list[str]]:
         """Map split names to image ids; ``<class>_<split>.txt`` files are none."""
         files = sorted((self.folder / "ImageSets" / "Main").glob("*.txt"))
-        splits = {file.stem: ids for file in files if (ids := _read_ids(file)) is not None}
+        lists = {file.stem: lines for file in files if (lines := _read_list(file)) is not None}
+        splits = {split: list({nfc(i): i for i in map(self._id, lines)}.values()) for split, lines in lists.items()}
         if not splits:
-            splits = {"train": sorted(path.stem for path in (self.folder / "Annotations").glob("*.xml"))}
+            splits = {self._only_split: sorted(path.stem for path in self.annotation_folder.glob("*.xml"))}
+            self._warn_of_images_without_annotation(splits[self._only_split])
         return splits
 
+    def _warn_of_images_without_annotation(self, ids: Sequence[str]) -> None:
+        named = set(map(nfc, ids))
+        for name, paths in self.images.items():
+            if name not in named:
+                text = f"{paths[0]} has no annotation in {self.annotation_folder} and is left out."
+                self.problems.warn(text, kind="images without annotation")
+
+    def _id(self, line: str) -> str:
+        """Return the id that a line of a list means: ``a``, ``a.jpg``, ``JPEGImages/a.jpg`` and ``a.xml`` are one."""
+        whole = line.replace("\\", "/")
+        spelled = [text for words in (whole, whole.split()[0]) for text in (words, _without_suffix(words))]
+        spelled += [text.rpartition("/")[2] for text in spelled]
+        return next((text for text in spelled if nfc(text) in self._known), _without_suffix(whole))
+
     @cached_property
-    def images(self) -> dict[str, Path]:
-        """Map ids to image files, whatever their suffix."""
-        return {os.path.splitext(name)[0]: path for name, path in list_images(self.folder / "JPEGImages").items()}  # noqa: PTH122
+    def _known(self) -> set[str]:
+        return {*self.images, *(nfc(path.stem) for path in self.annotation_folder.glob("*.xml"))}
+
+    @cached_property
+    def images(self) -> dict[str, list[Path]]:
+        """Map ids (NFC) to the image files of that name, whatever their suffix."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        for name, path in list_images(self.image_folder).items():
+            found[nfc(os.path.splitext(name)[0])].append(path)  # noqa: PTH122
+        return found
 
     @cached_property
     def masks(self) -> dict[str, Path]:
-        """Map ids to mask files."""
-        return {os.path.splitext(name)[0]: path for name, path in list_images(self.folder / "Masks").items()}  # noqa: PTH122
+        """Map ids (NFC) to mask files."""
+        masks = list_images(self.folder / "Masks")
+        return {nfc(os.path.splitext(name)[0]): path for name, path in masks.items()}  # noqa: PTH122
+
+    def annotation_file(self, name: str) -> Path:
+        """Return the XML file of an id, whether or not it is there."""
+        file = f"{name}.xml"
+        return self._files.find(self.annotation_folder, file) or self.annotation_folder / file
 
     def annotation(self, name: str) -> VocAnnotation | None:
         """Return the annotation of an id, parsed once; None where it is broken and problems are being collected."""
         if name not in self._annotations:
+            file = self.annotation_file(name)
             try:
-                self._annotations[name] = read_voc_xml(self.folder / "Annotations" / f"{name}.xml")
+                annotation = read_voc_xml(file)
+                for text in annotation.broken:
+                    self.problems.error(f"{file}: {text}. Repair or remove it.")
+                self._annotations[name] = annotation
             except DataError as error:
                 self.problems.error(str(error))
                 self._annotations[name] = None
         return self._annotations[name]
+
+    def image(self, name: str, annotation: VocAnnotation) -> Path | None:
+        """Return the image file of an id: of several the one that the annotation names, or else whose size it states.
+
+        None where there is none, or no telling which, and problems are being collected.
+        """
+        found = self.images.get(nfc(name), [])
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            self.problems.error(f"{self.image_folder} has no image {name}, which a split lists. Restore it.")
+            return None
+        listed = ", ".join(path.name for path in found)
+        chosen = [path for path in found if nfc(path.name) == nfc(_file_name(annotation.filename))]
+        chosen = chosen or [path for path in found if _is_of_size(path, annotation.size)]
+        if len(chosen) != 1:
+            self.problems.error(
+                f"{self.annotation_file(name)} may be about any of {listed} in {self.image_folder}: neither its "
+                "<filename> nor its <size> says which. Keep one of them."
+            )
+            return None
+        self.problems.warn(
+            f"{self.image_folder} has {listed}: {self.annotation_file(name)} is about {chosen[0].name}, the other is "
+            "left out.",
+            kind="images of one name",
+        )
+        return chosen[0]
 
 
 class Voc(Dataset):
@@ -89,10 +174,12 @@ class Voc(Dataset):
 
     multi_label = True
 
-    def __init__(self, name: str, root: Path, folders: Sequence[Path], classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, name: str, root: Path, places: Sequence[VocPlaces], classes: Sequence[str] | None = None
+    ) -> None:
         self.name = name
         self.root = root
-        self.parts = [VocPart(folder, self.problems) for folder in folders]
+        self.parts = [VocPart(place, self.problems) for place in places]
         self._given_classes = classes
 
     @cached_property
@@ -115,7 +202,7 @@ class Voc(Dataset):
         self.require_split(split)
         found = [self._sample(part, name) for part in self.parts for name in part.splits.get(split, ())]
         samples = [sample for sample in found if sample is not None]
-        if not samples:
+        if not samples and not self.problems.errors:
             raise DataError(f"{self.name} at {self.root} has no image in split {split!r}. Check ImageSets/Main.")
         return samples
 
@@ -123,104 +210,174 @@ class Voc(Dataset):
         """Collect the class names of all annotations that some split lists."""
         parsed = [part.annotation(name) for part in self.parts for ids in part.splits.values() for name in ids]
         names = {item.name for annotation in parsed if annotation is not None for item in annotation.objects}
+        if not names and self.problems.errors:
+            more = len(self.problems.errors) - 1
+            raise DataError(self.problems.errors[0] + (f" ({more} more problems like this.)" if more else ""))
         if not names:
-            raise DataError(f"{self.root} has no annotated object in Annotations/*.xml. Check the folder.")
+            raise DataError(
+                f"{self.root} has no annotated object in {self.parts[0].annotation_folder}/*.xml. Check the folder."
+            )
         return sorted(names)
 
     def _sample(self, part: VocPart, name: str) -> BoxedSample | None:
-        annotation, path = part.annotation(name), part.images.get(name)
-        if path is None:
-            self.problems.error(f"{part.folder / 'JPEGImages'} has no image {name}, which a split lists. Restore it.")
-        if annotation is None or path is None:
+        annotation = part.annotation(name)
+        if annotation is None:
+            if nfc(name) not in part.images:
+                self.problems.error(f"{part.image_folder} has no image {name}, which a split lists. Restore it.")
             return None
-        file = part.folder / "Annotations" / f"{name}.xml"
+        path = part.image(name, annotation)
+        if path is None:
+            return None
+        file = part.annotation_file(name)
         unknown = sorted({item.name for item in annotation.objects if item.name not in self._index})
         if unknown:
             self.problems.error(f"{file}: {unknown[0]!r} is none of the {len(self.classes)} classes of {self.name}.")
-            return None
+        known = [item for item in annotation.objects if item.name in self._index]
         return make_sample(
             name,
             path,
-            [LabelledObject(self._index[item.name], item.corners, item.difficult) for item in annotation.objects],
+            [LabelledObject(self._index[item.name], item.corners, item.difficult) for item in known],
             convert=from_voc,
             size=annotation.size,
             source=file,
             problems=self.problems,
-            mask=part.masks.get(name),
+            mask=part.masks.get(nfc(name)),
         )
 
 
 def open_voc2007(places: Sequence[Path]) -> Voc:
     """Open VOC 2007 (``VOCdevkit/VOC2007``)."""
     folder = _find_year("voc", "VOC2007", places)
-    return Voc("voc", folder, [folder], CLASSES)
+    return Voc("voc", folder, [VocPlaces(folder)], CLASSES)
 
 
 def open_voc2012(places: Sequence[Path]) -> Voc:
     """Open VOC 2012 (``VOCdevkit/VOC2012``); its test annotations were never published."""
     folder = _find_year("voc2012", "VOC2012", places)
-    return Voc("voc2012", folder, [folder], CLASSES)
+    return Voc("voc2012", folder, [VocPlaces(folder)], CLASSES)
 
 
 def open_voc0712(places: Sequence[Path]) -> Voc:
     """Open the union of VOC 2007 and 2012; ``test`` is that of 2007."""
     folders = [_find_year("voc07+12", year, places) for year in ("VOC2007", "VOC2012")]
-    return Voc("voc07+12", folders[0].parent, folders, CLASSES)
+    return Voc("voc07+12", folders[0].parent, [VocPlaces(folder) for folder in folders], CLASSES)
 
 
 def _find_year(name: str, year: str, places: Sequence[Path]) -> Path:
     return find_folder(name, f"VOCdevkit/{year}", places, proof="Annotations")
 
 
-def is_voc_layout(folder: Path) -> bool:
-    """Tell whether ``folder`` is in VOC layout."""
+def open_voc_layout(folder: Path) -> Voc | None:
+    """Open ``folder`` if it is in VOC layout, or in one of its cousins; None for any other folder.
+
+    Cousins: images in ``images``, annotations in ``annotations``, XML files beside the images, and each of these once
+    per split, in folders of its name.
+    """
+    places = [VocPlaces(folder)] if _is_official(folder) else _find_places(folder)
+    return Voc(folder.resolve().name, folder, places) if places else None
+
+
+def _is_official(folder: Path) -> bool:
     return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
 
 
+def _find_places(folder: Path) -> list[VocPlaces]:
+    whole = _places_in(folder, "train")
+    if whole is not None:
+        return [whole]
+    named = [(path, split) for path in sorted(folder.iterdir()) if path.is_dir() and (split := split_of(path.name))]
+    return [places for path, split in named if (places := _places_in(path, split)) is not None]
+
+
+def _places_in(folder: Path, split: str) -> VocPlaces | None:
+    for texts in (*_ANNOTATION_FOLDERS, ".", *_IMAGE_FOLDERS):
+        if next((folder / texts).glob("*.xml"), None) is None:
+            continue
+        for images in (*_IMAGE_FOLDERS, texts, ".") if texts in _ANNOTATION_FOLDERS else (texts,):
+            if _has_images(folder / images):
+                return VocPlaces(folder, texts, images, split)
+    return None
+
+
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+
+
 def read_voc_xml(path: Path) -> VocAnnotation:
-    """Read one annotation. ``<path>`` and ``<filename>`` are not trusted, missing optional tags are no error.
+    """Read one annotation. ``<path>`` is not looked at, missing optional tags are no error.
 
     Raises:
-        DataError: the file is missing, is not XML, or an object has no name or broken coordinates.
+        DataError: the file is missing or is not XML.
 
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes())
-        size = tuple(int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
-        objects = [_read_object(node) for node in root.iterfind("object")]
+        root = ElementTree.fromstring(path.read_bytes().lstrip(b" \t\r\n"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (ElementTree.ParseError, ValueError) as error:  # ValueError: also what defusedxml forbids
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # ValueError: also what defusedxml forbids
         raise DataError(f"{path} is not a valid annotation: {error}. Repair or remove it.") from error
-    return VocAnnotation((size[0], size[1]) if min(size) > 0 else None, objects)
+    objects, broken = [], []
+    for place, node in enumerate(root.iterfind("object"), start=1):
+        name = nfc((node.findtext("name") or "").strip())
+        if not name:
+            broken.append(f"<object> {place} has no <name>")
+            continue
+        difficult = (node.findtext("difficult") or "0").strip().lower() in ("1", "true")
+        try:
+            objects.append(VocObject(name, _read_corners(node.find("bndbox")), difficult))
+        except ValueError as error:
+            broken.append(f"<object> {place} ({name}): {error}")
+            objects.append(VocObject(name, None, difficult))
+    return VocAnnotation(_read_size(root), objects, (root.findtext("filename") or "").strip(), tuple(broken))
 
 
-def _read_object(node: Any) -> VocObject:
-    name = (node.findtext("name") or "").strip()
-    if not name:
-        raise ValueError("an <object> has no <name>")
-    difficult = (node.findtext("difficult") or "0").strip().lower() in ("1", "true")
-    box = node.find("bndbox")
+def _read_size(root: Any) -> tuple[int, int] | None:
+    try:
+        width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        return None
+    return (width, height) if min(width, height) > 0 else None
+
+
+def _read_corners(box: Any) -> Corners | None:
     if box is None:
-        return VocObject(name, None, difficult)
+        return None
     x0, y0, x1, y1 = (_read_number(box, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-    return VocObject(name, (x0, y0, x1, y1), difficult)
+    return (x0, y0, x1, y1)
 
 
 def _read_number(box: Any, tag: str) -> float:
     text = box.findtext(tag)
     if text is None:
         raise ValueError(f"a <bndbox> has no <{tag}>")
-    return float(text)
-
-
-def _read_ids(file: Path) -> list[str] | None:
-    """Return the ids that a split file lists, or None for a per-class file."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}.") from error
-    ids = [line for line in lines if line]
-    if ids and all(_PER_CLASS_LINE.fullmatch(line) for line in ids):
-        return None
-    return list(dict.fromkeys(ids))
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"<{tag}> is {text!r}, no number")
+    return value
+
+
+def _read_list(file: Path) -> list[str] | None:
+    """Return the lines of a split file that are not blank, or None for a per-class file."""
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    return None if lines and all(_PER_CLASS_LINE.fullmatch(line) for line in lines) else lines
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    return stem if suffix.lower() in SUFFIXES or suffix.lower() == ".xml" else name
+
+
+def _file_name(text: str) -> str:
+    """Return the last part of a path in either system's spelling."""
+    return text.replace("\\", "/").rpartition("/")[2]
+
+
+def _is_of_size(path: Path, size: tuple[int, int] | None) -> bool:
+    try:
+        found = stored_size(path)
+    except DataError:
+        return False
+    return size in (found.upright, (found.width, found.height))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gwapctl.boxes import as_boxes, from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError
+from gwapctl.files import read_text
 from gwapctl.images import image_size, read_image
 
 IGNORE = 255
@@ -142,11 +143,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}.") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _read_ids(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ The boxes of images outside the box-labelled subset go no further than ``load_de
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gwapctl.config import DetectorConfig
 from gwapctl.datasets import open_dataset, training_splits
-from gwapctl.datasets.base import BoxedSample, Dataset, holdout, without_boxes
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample, holdout, without_boxes
 from gwapctl.detection.base import DetectorInfo
 from gwapctl.detection.batches import Batch, DetectorImages, MixedBatches, collate, is_wide
 from gwapctl.detection.rfcn import Detector
@@ -57,10 +57,13 @@ class DetectorData:
         return {"hash": digest, "n": len(self.subset), "fraction": len(self.subset) / len(self.weak.train)}
 
 
-def load_detector_data(config: DetectorConfig, root: Path | None) -> DetectorData:
+def load_detector_data(
+    config: DetectorConfig, root: Path | None, check: Callable[[TrainData], TrainData] | None = None
+) -> DetectorData:
     """Open the data set, hold images out where ``val_fraction`` is above 0, and choose those that show their boxes.
 
-    The images held out are the set's own val split where it has one.
+    The images held out are the set's own val split where it has one. ``check`` says which images are used, before those
+    with boxes are chosen; without one it is all.
 
     Raises:
         DataError: the data set or a split is missing or empty, a class has no training image, or there is no box.
@@ -79,12 +82,20 @@ def load_detector_data(config: DetectorConfig, root: Path | None) -> DetectorDat
         train, val = [s for s in samples if s.id in kept], [s for s in samples if s.id not in kept]
         val_split = f"{config.val_fraction:g} of {train_split}, seed {config.seed}"
     require_all_classes(dataset, train, train_split)
-    subset = box_labelled_subset(train, len(dataset.classes), config.box_proportion, config.seed)
-    chosen = set(subset)
     weak = TrainData(
         dataset, [without_boxes(s) for s in train], [without_boxes(s) for s in val], train_split, val_split
     )
+    if check is not None:
+        weak = check(weak)
+        train, val = _kept(train, weak.train), _kept(val, weak.val)
+    subset = box_labelled_subset(train, len(dataset.classes), config.box_proportion, config.seed)
+    chosen = set(subset)
     return DetectorData(weak, subset, {place: s for place, s in enumerate(train) if s.id in chosen}, val)
+
+
+def _kept(samples: list[BoxedSample], kept: list[Sample]) -> list[BoxedSample]:
+    ids = {sample.id for sample in kept}
+    return [sample for sample in samples if sample.id in ids]
 
 
 def detector_info(config: DetectorConfig, data: DetectorData) -> DetectorInfo:

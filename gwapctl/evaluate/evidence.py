@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray, as_boxes
 from gwapctl.datasets.base import ClassName
+from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
 from gwapctl.metrics.localization import Guess
 from gwapctl.regions import BoxRule, Region, five_guesses, map_to_boxes
 
 ANY = -1  # in place of a class: a map or box that stands for every class (the weight map)
-FOREIGN = -2  # a predicted class that the data set does not have: always wrong
 
 Heatmap = npt.NDArray[np.floating]
 _NOWHERE: Heatmap = np.zeros((1, 1))  # the map of a class that the data set does not have
@@ -105,27 +105,6 @@ def _five_guesses(item: Evidence, tight: BoxRule, loose: BoxRule) -> tuple[Guess
     return tuple(Guess(label, box[0] if len(box) else None) for label, box in boxes)
 
 
-class ClassMatcher:
-    """Finds the data set's class that another file or model calls by its id or name; never by its number."""
-
-    def __init__(self, classes: Sequence[ClassName]) -> None:
-        self._ids = {item.id: index for index, item in enumerate(classes)}
-        self._names = _unambiguous((item.name, index) for index, item in enumerate(classes))
-        self._plain = _unambiguous((_plain(item.name), index) for index, item in enumerate(classes))
-
-    def index(self, name: str, class_id: str = "") -> int:
-        """Return the index in the data set, or ``FOREIGN``. The id decides where both sides have it."""
-        for table, key in (
-            (self._ids, class_id),
-            (self._names, name),
-            (self._ids, name),
-            (self._plain, _plain(name)),
-        ):
-            if key in table:
-                return table[key]
-        return FOREIGN
-
-
 def match_classes(
     known: Sequence[ClassName], classes: Sequence[ClassName], needed: Iterable[int], source: str, dataset: str
 ) -> npt.NDArray[np.int64]:
@@ -140,39 +119,29 @@ def match_classes(
     missing = [classes[label].name for label in sorted(set(needed) - set(found.tolist()))]
     if not (found >= 0).any():
         raise DataError(
-            f"{source} and {dataset} share no class name or id: {source} knows {_some(item.name for item in known)}, "
-            f"{dataset} has {_some(item.name for item in classes)}. Evaluate on the data set it was trained for."
+            f"{source} and {dataset} share no class name or id: {source} knows {some(item.name for item in known)}, "
+            f"{dataset} has {some(item.name for item in classes)}. Evaluate on the data set it was trained for."
         )
     if missing:
         raise DataError(
-            f"{source} does not know {len(missing)} of the classes of {dataset}: {_some(missing)}. "
+            f"{source} does not know {len(missing)} of the classes of {dataset}: {some(missing)}. "
             "Use a model trained on these classes."
         )
     return found
 
 
 def spread(values: FloatArray, match: npt.NDArray[np.int64], count: int) -> FloatArray:
-    """Return the values ``(len(match),)`` of the known classes in the data set's order ``(count,)``; others get 0."""
+    """Return the values ``(len(match),)`` of the known classes in the data set's order ``(count,)``; others get 0.
+
+    Of two known classes that are one in the data set, the greater counts.
+    """
     scores = np.zeros(count)
-    scores[match[match >= 0]] = values[match >= 0]
+    np.maximum.at(scores, match[match >= 0], values[match >= 0])
     return scores
 
 
-def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Build a table without the keys that stand for two classes (ImageNet has two cranes)."""
-    table: dict[str, int] = {}
-    twice: set[str] = set()
-    for key, value in pairs:
-        if table.setdefault(key, value) != value:
-            twice.add(key)
-    return {key: value for key, value in table.items() if key not in twice}
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").split())
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
+def some(names: Iterable[str], most: int = 5) -> str:
+    """Return the first ``most`` of ``names``, quoted, and how many more there are."""
     every = list(names)
     shown = ", ".join(repr(name) for name in every[:most])
     return shown + (f" and {len(every) - most} more" if len(every) > most else "")

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.datasets.base import BoxedSample, Dataset
-from gwapctl.evaluate.evidence import ANY, FOREIGN, Evidence, Heatmap, boxes_from_maps, match_classes, spread
+from gwapctl.datasets.class_names import FOREIGN
+from gwapctl.evaluate.evidence import ANY, Evidence, Heatmap, boxes_from_maps, match_classes, spread
 from gwapctl.evaluate.paper import TOP
 from gwapctl.images import read_image
 from gwapctl.metrics.foreground import boxes_mask

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gwapctl.datasets import open_dataset, reporting_split, training_splits
+from gwapctl.datasets import DATASETS, open_dataset, reporting_split, training_splits
 from gwapctl.datasets.backgrounds import without_classes
 from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
+from gwapctl.datasets.places import data_places, recorded_place
+from gwapctl.datasets.subset import split_name
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.predictions import PREDICTIONS
@@ -66,22 +68,48 @@ def find_dataset(target: Target, name: str | None, root: Path | None, masks: Pat
         DataError: the data set is not there.
 
     """
-    name = name or _config(target).get("dataset")
-    if name is None:
+    trained_on = _config(target).get("dataset")
+    if name is None and trained_on is None:
         raise UsageError(f"{target.name} does not say on which data set to evaluate it. Give one with --dataset.")
-    dataset = open_dataset(name, root or _root_of_training(target, name))
+    if name in (None, trained_on) and target.run is not None:
+        dataset = _dataset_of_run(target, target.run, here_first=name is not None, root=root)
+    else:
+        dataset = open_dataset(str(name), root)
     if masks is not None and isinstance(dataset, WsolevalDataset):
         return WsolevalDataset(dataset.root, masks)  # its masks are named by its files, not by the images
     removed = _config(target).get("background_classes")
-    return without_classes(dataset, removed) if removed and name == _config(target)["dataset"] else dataset
+    return without_classes(dataset, removed) if removed and name in (None, trained_on) else dataset
 
 
-def _root_of_training(target: Target, name: str) -> Path | None:
-    """Return where the run found data set ``name`` when it was trained, if that place is still there."""
-    if target.run is None or _config(target).get("dataset") != name:
-        return None
-    root = Path(target.run.document["dataset"].get("root") or "")
-    return root if root.name and root.is_dir() else None
+def _dataset_of_run(target: Target, run: Run, *, here_first: bool, root: Path | None) -> Dataset:
+    """Open the data set that a run was trained on, wherever we are now: its name may count from another folder.
+
+    Raises:
+        DataError: it is neither where the run found it nor in any other likely place.
+
+    """
+    name = str(_config(target)["dataset"])
+    recorded = Path(run.document["dataset"].get("root") or "")
+    whole, count = split_name(name)
+    if whole in DATASETS:
+        return open_dataset(name, root or (recorded if recorded.name and recorded.is_dir() else None))
+    if root is not None:
+        places = [root / whole, root / Path(whole).name, root]
+    else:
+        then = recorded_place(whole, recorded) if recorded.name else None
+        known = [] if then is None else [then]
+        here, beside = [Path(whole)], list[Path]()
+        if Path(whole).name not in ("", ".."):  # "." is any folder
+            here += [place / whole for place in data_places()]
+            beside = [folder / whole for folder in target.path.resolve().parents]  # moved together
+        places = [*here, *known, *beside] if here_first else [*known, *here, *beside]
+    place = next((place for place in places if place.exists()), None)
+    if place is None:
+        raise DataError(
+            f"{target.name} was trained on {whole}, which was at {recorded} and is not there any more. "
+            "Say where it is now with --dataset FOLDER, or with --root the folder that holds it."
+        )
+    return open_dataset(str(place) if count is None else f"{place}:{count}")
 
 
 def dataset_name(spec: str, name: str | None) -> str | None:

@@ -98,6 +98,7 @@ def evaluate(
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
     ground = Ground(dataset, split, samples[: options.limit], options.protocol, options.masks)
     document = _evaluate_on(ground, target, options, progress)
+    document["notes"] += dataset.warnings()
     if target.run is not None:
         document |= {"run": target.run.name, "seed": target.run.document.get("seed")}
         _store(document, target.run, whole=options.limit is None)
@@ -329,10 +330,11 @@ def evaluate_maps(
 
     """
     rule = _rule(ground, box_rule or DEFAULT_RULE)
-    evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule)
+    notes: list[str] = []
+    evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule, notes)
     info = MapFolder(folder).info
     settings = _settings(info, rule)
-    return _document(info.model or str(folder), ground, evidence, settings, progress, guesses=guesses)
+    return _document(info.model or str(folder), ground, evidence, settings, progress, notes, guesses)
 
 
 def _settings(info: MapsInfo, rule: BoxRule | None) -> dict[str, Any]:
@@ -358,8 +360,9 @@ def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | N
         DataError: the file is broken, or is about other images.
 
     """
-    evidence = evidence_from_boxes(file, ground.dataset, ground.samples)
-    return _document(str(file), ground, evidence, {}, progress)
+    notes: list[str] = []
+    evidence = evidence_from_boxes(file, ground.dataset, ground.samples, notes)
+    return _document(str(file), ground, evidence, {}, progress, notes)
 
 
 def _rule(ground: Ground, name: str) -> BoxRule | None:
@@ -376,13 +379,14 @@ def _document(
     notes: Sequence[str] = (),
     guesses: FiveGuesses | None = None,
 ) -> Document:
+    added: list[str] = []
     if guesses is not None:
         tight, loose = guesses.tight.name, guesses.loose.name
         evidence, settings = guesses.added(evidence), {**settings, "guesses": "five", "tight": tight, "loose": loose}
-        notes = [*notes, f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
+        added = [f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
     protocol = PROTOCOLS[ground.protocol](ground.dataset, Masks(ground.masks))
     verdict = judge(protocol, ground.samples, evidence, progress)
-    verdict.notes.extend([*notes, *ground.dataset.notes(ground.split)])
+    verdict.notes.extend([*notes, *added, *ground.dataset.notes(ground.split)])
     if verdict.threshold_curve and settings.get("box_rule"):
         threshold = getattr(parse_box_rule(settings["box_rule"]), "threshold", None)  # Otsu's is each map's own
         verdict.threshold_curve |= {} if threshold is None else {"chosen": threshold}

@@ -19,9 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from gwapctl import boxes
+from gwapctl.datasets.base import ClassName
+from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import atomic_path, read_json, write_json, write_text
-from gwapctl.predictions import IMAGE_SUFFIXES, Box, ImagePrediction, Prediction
+from gwapctl.image_files import on_disk, stem
+from gwapctl.predictions import Box, ImagePrediction, Prediction, merge
 
 WRITTEN = ".gwapctl-export"  # in an exported folder: the names of its files, so that they can be replaced
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
@@ -43,30 +46,49 @@ class ClassTable:
         return self.names[self.number(prediction)]
 
 
+class ClassList(list[str]):
+    """Names of classes in the order of their numbers, and the ``file`` they were read from."""
+
+    def __init__(self, names: Iterable[str], file: Path) -> None:
+        super().__init__(names)
+        self.file = file
+
+
 def class_table(found: Iterable[tuple[str, str]], listed: Sequence[str] | None = None) -> ClassTable:
     """Give the classes ``found``, pairs (label, label id), their numbers: as ``listed``, else by alphabet.
 
-    Two classes of one name (ImageNet has two cranes) get their id behind it.
+    Classes are told apart as everywhere (``datasets.class_names``): ids count where they are names. Two classes of one
+    name (ImageNet has two cranes) get their id behind it.
 
     Raises:
         UsageError: ``listed`` lacks a class that was found, or names one twice.
 
     """
     if listed is None:
-        pairs = sorted(set(found))
-        shared = Counter(label for label, _ in pairs)
-        names = [label if shared[label] == 1 else f"{label} ({label_id})" for label, label_id in pairs]
-        return ClassTable(tuple(_one_line(name) for name in names), {pair: i for i, pair in enumerate(pairs)})
-    places = {name: place for place, name in enumerate(listed)}
-    if len(places) != len(listed):
-        raise UsageError("the list of classes names a class twice. Name each once.")
-    numbers: dict[tuple[str, str], int] = {}
-    for label, label_id in set(found):
-        place = places.get(label_id, places.get(label))
-        if place is None:
-            raise UsageError(f"class {label!r} (id {label_id!r}) is not in the list of classes. Add it there.")
-        numbers[label, label_id] = place
+        return _by_alphabet(set(found))
+    source = f"the list of classes {listed.file}" if isinstance(listed, ClassList) else "the list of classes"
+    twice = next((name for name, count in Counter(listed).items() if count > 1), None)
+    if twice is not None:
+        raise UsageError(f"{source} names a class twice: {twice!r}. Name each once.")
+    matcher = ClassMatcher([ClassName(name, name) for name in listed])
+    numbers = {pair: matcher.index(*pair) for pair in sorted(set(found))}
+    missing = next((pair for pair, number in numbers.items() if number == FOREIGN), None)
+    if missing is not None:
+        raise UsageError(f"class {missing[0]!r} (id {missing[1]!r}) is not in {source}. Add it there.")
     return ClassTable(tuple(_one_line(name) for name in listed), numbers)
+
+
+def _by_alphabet(found: set[tuple[str, str]]) -> ClassTable:
+    ids: dict[str, set[str]] = {}  # of each label, those that are names
+    for label, label_id in found:
+        ids.setdefault(label, set()).update([label_id] if is_name(label_id) else [])
+    shared = {label for label, names in ids.items() if len(names) > 1}
+    owners = {(label, label_id): (label, label_id if label in shared else "") for label, label_id in found}
+    classes = sorted(set(owners.values()))
+    names = [f"{label} ({label_id})" if label_id else label for label, label_id in classes]
+    return ClassTable(
+        tuple(_one_line(name) for name in names), {pair: classes.index(owner) for pair, owner in owners.items()}
+    )
 
 
 def _one_line(name: str) -> str:
@@ -77,13 +99,19 @@ class Spool:
     """Images in a temporary file: written once, read any number of times, one at a time."""
 
     def __init__(self, items: Iterable[ImagePrediction]) -> None:
-        """Take all ``items``; those that failed are left out, boxes are cut to their image."""
+        """Take all ``items``; those that failed are left out, boxes are cut to their image, one listed twice is one."""
         self._file = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="gwapctl-")  # noqa: SIM115 (closed below)
         self.classes: set[tuple[str, str]] = set()
+        self._again: dict[str, list[ImagePrediction]] = {}
+        seen: set[str] = set()
         try:
             for item in usable(items):
                 self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
-                self._file.write(json.dumps(item.to_json()) + "\n")
+                if item.id in seen:
+                    self._again.setdefault(item.id, []).append(item)
+                else:
+                    self._file.write(json.dumps(item.to_json()) + "\n")
+                seen.add(item.id)
             self._file.flush()  # a full disk shows here
         except BaseException:
             self.close()
@@ -93,7 +121,9 @@ class Spool:
         """Yield the images in the order they came."""
         self._file.seek(0)
         for line in self._file:
-            yield ImagePrediction.from_json(json.loads(line))
+            item = ImagePrediction.from_json(json.loads(line))
+            again = self._again.get(item.id)
+            yield merge([item, *again], "the input") if again else item
 
     def close(self) -> None:
         """Remove the temporary file."""
@@ -234,10 +264,10 @@ class FolderExporter(Exporter):
         with spooled(items) as spool:
             check_names(item.id for item in spool)
             for name, text in self.files(spool, class_table(spool.classes, classes)):
-                write_text(path / name, text)
+                write_text(path / on_disk(name), text)
                 written.add(name)
         for name in earlier - written:
-            (path / name).unlink(missing_ok=True)
+            (path / on_disk(name)).unlink(missing_ok=True)
         write_json(path / WRITTEN, sorted(written))
 
 
@@ -253,7 +283,7 @@ def annotation_name(image_id: str) -> str:
     """Return the name of an image's annotation, without suffix: its id less its own, never outside the folder."""
     parts = [part for part in PurePosixPath(image_id).parts if part not in ("/", "//", "..") and not part.endswith(":")]
     name = "/".join(parts)
-    return str(PurePosixPath(name).with_suffix("")) if name.lower().endswith(IMAGE_SUFFIXES) else name
+    return stem(name)
 
 
 def check_names(image_ids: Iterable[str]) -> None:

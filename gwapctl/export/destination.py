@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gwapctl.errors import DataError, UsageError, unknown_name
-from gwapctl.export.base import Exporter, FileExporter
+from gwapctl.export.base import ClassList, Exporter, FileExporter
+from gwapctl.files import read_text
 
 BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".json": "coco", ".xml": "cvat"}
 
@@ -58,18 +59,14 @@ def _check_folder(name: str, out: Path | None, *, overwrite: bool) -> Path:
     return out
 
 
-def read_class_list(file: Path) -> list[str]:
+def read_class_list(file: Path) -> ClassList:
     """Return the class names of a text file, one per line; empty lines do not count.
 
     Raises:
         DataError: the file cannot be read, or names no class.
 
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list of classes {file}: {error}.") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = ClassList(filter(None, map(str.strip, read_text(file).split("\n"))), file)
     if not names:
         raise DataError(f"{file} names no class. Write one name per line.")
     return names

@@ -10,6 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 from gwapctl import boxes
 from gwapctl.export.base import ClassTable, FileExporter, boxed, json_rows
+from gwapctl.image_files import on_disk
 from gwapctl.predictions import ImagePrediction
 
 LOCAL_FILES = "/data/local-files/?d="  # how a Label Studio server names files below its document root
@@ -36,7 +37,7 @@ class LabelStudio(FileExporter):
         scores = [region["score"] for region in result]
         prediction = {"model_version": item.model or "gwapctl", "score": max(scores, default=0.0), "result": result}
         return {
-            "data": {"image": self.image_prefix + quote(item.id)},
+            "data": {"image": self.image_prefix + quote(on_disk(item.id), errors="surrogateescape")},
             "predictions": [prediction] if result else [],
         }
 

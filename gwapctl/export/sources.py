@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl import boxes
+from gwapctl.datasets.base import ClassName
+from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError, GwapctlError, UsageError
 from gwapctl.images import find_inputs, image_size
 from gwapctl.predictions import (
@@ -144,14 +146,16 @@ def _channels(maps: MapFolder, item: ImagePrediction) -> tuple[npt.NDArray[np.ge
     heatmaps = array[None] if array.ndim == 2 else array
     if len(heatmaps) == 1:
         return heatmaps, [0] * len(item.predictions)
-    about = maps.info.images.get(item.id, MapImage(0, 0))
-    known = list(about.label_ids or about.labels)
-    names = [prediction.label_id if about.label_ids else prediction.label for prediction in item.predictions]
-    if len(known) == len(heatmaps) and set(names) <= set(known):
-        return heatmaps, [known.index(name) for name in names]
+    about = maps.about(item.id)
+    ids = about.label_ids or about.labels
+    matcher = ClassMatcher([ClassName(label, label_id) for label, label_id in zip(about.labels, ids, strict=True)])
+    channels = [matcher.index(prediction.label, prediction.label_id) for prediction in item.predictions]
+    if len(ids) == len(heatmaps) and FOREIGN not in channels:
+        return heatmaps, channels
+    lost = item.predictions[channels.index(FOREIGN) if FOREIGN in channels else 0]
     raise DataError(
         f"the maps of {item.id!r} in {maps.path} have {len(heatmaps)} channels, and maps.json does not say which "
-        f"shows {names[0]!r}. Localize again with --save map."
+        f"shows {lost.label!r}. Localize again with --save map."
     )
 
 
@@ -180,7 +184,7 @@ def _from_map(
 ) -> ImagePrediction:
     array = maps.load(item.id)
     channels = array[None] if array.ndim == 2 else array
-    about = maps.info.images.get(item.id, MapImage(0, 0))
+    about = maps.about(item.id)
     image = index.find(item.id)
     if found and image is None:
         raise DataError(f"no image below the given folder fits the map {item.id!r}.")

@@ -37,4 +37,5 @@ class Yolo(FolderExporter):
 def _yaml(table: ClassTable) -> str:
     # a JSON string is a valid YAML string, whatever the name holds
     names = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for i, name in enumerate(table.names))
-    return f"path: .\ntrain: images\nval: images\nnc: {len(table.names)}\nnames:{' {}' * (not names)}\n{names}"
+    # without a path: a relative one counts from the working folder, none is the folder of this file
+    return f"train: images\nval: images\nnc: {len(table.names)}\nnames:{' {}' * (not names)}\n{names}"

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from gwapctl.datasets.class_names import ClassMatcher
 from gwapctl.draw import draw_overlay
 from gwapctl.errors import DataError
-from gwapctl.evaluate.evidence import ClassMatcher, boxes_from_maps
+from gwapctl.evaluate.evidence import boxes_from_maps
 from gwapctl.evaluate.network import sees_boxes
 from gwapctl.figures.plate import Outline, Panel, Plate, PlateRow
 from gwapctl.figures.scenes import Scene

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError
-from gwapctl.files import prepare_output_folder
+from gwapctl.files import json_text, prepare_output_folder
 from gwapctl.images import ImageInput
 from gwapctl.localize.result import Localization, Source
 from gwapctl.predictions import (
@@ -187,7 +186,7 @@ class _Output:
     def _append(self, log: TextIO, image: ImagePrediction) -> None:
         """Add a line to the open ``predictions.jsonl``, for good."""
         try:
-            log.write(json.dumps(image.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+            log.write(json_text(image.to_json()) + "\n")
             log.flush()
         except OSError as error:
             raise DataError(f"cannot write {log.name}: {error.strerror}. Free space, then use --resume.") from error

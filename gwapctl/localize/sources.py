@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, printable
 from gwapctl.images import find_inputs
 from gwapctl.localize.result import Localization, Source
 
@@ -23,14 +24,14 @@ def sources(images: Source | Iterable[Source]) -> Iterator[Source]:
         if isinstance(image, np.ndarray):
             yield _checked_array(image)
         elif Path(image).is_dir():
-            yield from (item.path for item in find_inputs([str(image)]))
+            yield from (item.path for item in find_inputs([str(image)], notice=warnings.warn))
         else:
             yield image
 
 
 def source_name(source: Source) -> str:
-    """Return the path as given; empty for an array."""
-    return "" if isinstance(source, np.ndarray) else str(source)
+    """Return the path as given, as it can be written down (``errors.printable``); empty for an array."""
+    return "" if isinstance(source, np.ndarray) else printable(str(source))
 
 
 def checked(results: Iterable[Localization], on_error: OnError) -> Iterator[Localization]:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from gwapctl.config import DetectorConfig, TrainConfig
 from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.files import read_text
 from gwapctl.report.spec import (
     Column,
     EvaluateOptions,
@@ -95,8 +96,8 @@ def load_profile(spec: str) -> Profile | None:
 
 def _read(file: Path, name: str) -> Profile:
     try:
-        document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document: dict[str, Any] = tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
         raise DataError(f"cannot read the profile {file}: {error}.") from error
     try:
         return Profile.model_validate({"name": name, **document})

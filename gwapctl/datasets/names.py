@@ -1,0 +1,76 @@
+"""Names of files, classes and splits as strangers write them.
+
+A letter with an accent may be one character (NFC) or two (NFD, as macOS writes file names): both are one name.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "trainval": "trainval",
+}
+CONTAINERS = frozenset(  # folders that hold parts of a data set; alone, or among themselves, they are no classes
+    "images image imgs img jpegimages annotations annotation labels label masks mask data".split()  # noqa: SIM905
+)
+
+_YEAR = re.compile(r"(19|20)\d\d$")
+_SPLIT = re.compile(r"(?<![a-z])(trainval|training|train|validation|valid|val|testing|test)(?![a-z])")
+
+
+def nfc(text: str) -> str:
+    """Return the one spelling that names are compared in."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def split_of(folder: str) -> str | None:
+    """Return the split that a folder of this name is (``valid``, ``train2017``); None for any other."""
+    return SPLIT_NAMES.get(_YEAR.sub("", folder.lower()))
+
+
+def split_in(text: str) -> str | None:
+    """Return the split that the name of a file contains (``instances_val2017``, ``train_labels``); None if none."""
+    match = _SPLIT.search(text.lower())
+    return SPLIT_NAMES[match[1]] if match is not None else None
+
+
+def is_container(folder: str) -> bool:
+    """Tell whether a folder of this name is rather a part of a data set than a class."""
+    return folder.lower() in CONTAINERS or split_of(folder) is not None
+
+
+class FileFinder:
+    """Finds files by names that may be spelled otherwise on disk; lists a folder once, and only when it must."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[str, str]] = {}
+
+    def find(self, folder: Path, name: str) -> Path | None:
+        """Return the file ``name`` (a posix path) below ``folder``, or None."""
+        path = folder / name
+        if path.is_file():
+            return path
+        if path.as_posix().isascii():
+            return None
+        place = Path(path.anchor) if Path(name).is_absolute() else folder
+        for part in Path(name).parts:
+            if part not in (path.anchor, ".."):
+                part = self._entries(place).get(nfc(part), part)
+            place /= part
+        return place if place.is_file() else None
+
+    def _entries(self, folder: Path) -> dict[str, str]:
+        """Map the names in ``folder``, in NFC, to the names on disk."""
+        if folder not in self._listed:
+            paths = folder.iterdir() if folder.is_dir() else ()
+            self._listed[folder] = {nfc(path.name): path.name for path in paths}
+        return self._listed[folder]

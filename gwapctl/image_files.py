@@ -1,0 +1,183 @@
+r"""Which files are images, where they lie below a folder, and how their names are written down. Opens none of them.
+
+A name is known by what it says, not by its bytes: a Mac writes ``é`` as two characters (NFD) where others write one
+(NFC). A byte that is no UTF-8 (a name in Latin-1 from an old archive) is written down as ``\xe9`` wherever a name
+becomes text: in ids, predictions, maps and messages. ``find_file`` goes back from either to the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from gwapctl.errors import printable
+
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (  # noqa: SIM905 (one suffix a word reads best)
+        "jpg jpeg jpe jfif jif pjpeg pjp mpo png apng bmp dib gif webp tif tiff ppm pgm pbm pnm avif jp2 j2k jpx"
+    ).split()
+)
+HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+HEIC_ADVICE = "pip install 'gwapctl[heic]'"
+_ENDINGS = tuple(SUFFIXES | HEIC_SUFFIXES)
+_ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")  # what printable() makes of a byte that is no UTF-8
+_SHOWN = 3  # files that a message names
+
+
+def heic_is_readable() -> bool:
+    """Tell whether the extra that reads HEIC photos is installed."""
+    try:
+        return find_spec("pi_heif") is not None
+    except ValueError:  # imported, and then taken away
+        return False
+
+
+def stem(name: str) -> str:
+    """Return a posix path without the suffix of an image; other dots belong to the name."""
+    return str(PurePosixPath(name).with_suffix("")) if name.lower().endswith(_ENDINGS) else name
+
+
+def same_name(name: str) -> str:
+    """Return what two names of one file have in common: the composed Unicode form (NFC), bytes escaped."""
+    return name if name.isascii() else unicodedata.normalize("NFC", printable(name))
+
+
+def on_disk(name: str) -> str:
+    r"""Return a written name with the bytes that it stands for, as the tool must find it: ``\\xe9`` becomes one."""
+    if not _ESCAPE.search(name):
+        return name
+    return _ESCAPE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), name)
+
+
+def find_file(path: Path) -> Path | None:
+    """Return the file or folder that ``path`` means, or None: as it is written, else in another form of its name."""
+    if os.path.exists(path):  # noqa: PTH110 (Path.exists raises on names that are too long)
+        return path
+    if str(path).isascii() and "\\x" not in str(path):
+        return None
+    place = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        if not os.path.lexists(place / part):
+            found = _names_in(place).get(same_name(part))
+            if found is None:
+                return None
+            part = found
+        place /= part
+    return place if place.exists() else None
+
+
+def _names_in(folder: Path) -> dict[str, str | None]:
+    try:
+        return _listed(str(folder), folder.stat().st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: str, changed: int) -> dict[str, str | None]:
+    """Map what names have in common to the name in ``folder``; None where two files share it."""
+    del changed  # part of the key: a list is good until the folder changes
+    names: dict[str, str | None] = {}
+    for name in os.listdir(folder):  # noqa: PTH208 (names, not paths)
+        key = same_name(name)
+        names[key] = None if key in names else name
+    return names
+
+
+@dataclass
+class Overlooked:
+    """What a walk passed by and somebody must hear of: HEIC photos nobody can read, links that lead back, folders."""
+
+    heic: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    _known: dict[str, bool] = field(default_factory=dict)  # folders: whether the way to them leads back
+
+    def messages(self) -> list[str]:
+        """Return one line for each kind that there was."""
+        lines = []
+        if self.heic:
+            lines.append(f"{_photos(len(self.heic))} not read: {_some(self.heic)}. To read HEIC: {HEIC_ADVICE}.")
+        if self.loops:
+            one = len(self.loops) == 1
+            what = (
+                "a link that leads back to a folder above it" if one else "links that lead back to folders above them"
+            )
+            lines.append(f"{_some(self.loops)}: {what}. Not followed, so that no image is taken twice.")
+        if self.closed:
+            lines.append(f"cannot look into {_some(self.closed)}. Allow it, or leave the folder out.")
+        return lines
+
+    def beyond_a_loop(self, path: str) -> bool:
+        """Tell whether the way to ``path`` (absolute) passes a link that leads back, and remember that link."""
+        folder, name = os.path.split(path)
+        if folder not in self._known:
+            self._known[folder] = folder != path and self.beyond_a_loop(folder)
+        if self._known[folder] or not name or not os.path.islink(path) or not os.path.isdir(path):  # noqa: PTH112, PTH114
+            return self._known[folder]
+        if _leads_back(folder, name, os.path.sep):
+            self.loops.append(path)
+            return True
+        return False
+
+    def note_closed(self, error: OSError) -> None:
+        """Remember a folder that cannot be listed."""
+        self.closed.append(f"{error.filename} ({error.strerror})")
+
+
+def _photos(count: int) -> str:
+    return f"{count} HEIC photo{'s are' if count != 1 else ' is'}"
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(sorted(paths)[:_SHOWN]) + more
+
+
+def walk_images(folder: str, overlooked: Overlooked, *, recursive: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Yield (folder, names of the images in it) for ``folder`` and those below it; hidden ones do not count.
+
+    Links to folders are followed, but for those that lead back to a folder above them, which would never end.
+    """
+    wanted = SUFFIXES | HEIC_SUFFIXES
+    unread = () if heic_is_readable() else tuple(HEIC_SUFFIXES)
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=overlooked.note_closed):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        for name in [name for name in folders if os.path.islink(os.path.join(place, name))]:  # noqa: PTH114, PTH118
+            if _leads_back(place, name, folder):
+                folders.remove(name)
+                overlooked.loops.append(os.path.join(place, name))  # noqa: PTH118
+        images = [
+            name
+            for name in names
+            if os.path.splitext(name)[1].lower() in wanted and not name.startswith(".")  # noqa: PTH122 (Path is slow)
+        ]
+        if unread and (heic := {name for name in images if name.lower().endswith(unread)}):
+            overlooked.heic += [os.path.join(place, name) for name in sorted(heic)]  # noqa: PTH118
+            images = [name for name in images if name not in heic]
+        yield place, images
+
+
+def _leads_back(place: str, link: str, top: str) -> bool:
+    """Tell whether the link ``place/link`` leads to a folder above it, by its path from ``top`` or on the disk."""
+    aim = os.stat(os.path.join(place, link))  # noqa: PTH116, PTH118
+    return (aim.st_dev, aim.st_ino) in _above(place, top)
+
+
+def _above(place: str, top: str) -> set[tuple[int, int]]:
+    """Return the identities of the folders from ``top`` to ``place``, and of all that hold them on the disk."""
+    path, start = Path(place), Path(top)
+    passed = [path, *(parent for parent in path.parents if parent.is_relative_to(start))]
+    found = set()
+    for real in {folder.resolve() for folder in passed}:
+        for folder in (real, *real.parents):
+            status = folder.stat()
+            found.add((status.st_dev, status.st_ino))
+    return found
