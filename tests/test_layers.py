@@ -26,6 +26,7 @@ LAYERS = {
         "train_run",
         "features",
         "predictions",
+        "image_files",
         "export",
         "draw",
         "report",
