@@ -34,7 +34,7 @@ class ImageFiles:
         return ImageInput(path, image_id) if recorded and path.is_file() else None
 
     def needed(self, images: Iterable[tuple[str, str | Path]], rule: str) -> dict[str, Path]:
-        """Return the files of ``images`` (id, recorded path) by id, for the box rule called ``rule`` that looks at them.
+        """Return the files of ``images`` (id, recorded path) by id, for the box rule ``rule``, which looks at them.
 
         Raises:
             UsageError: some are not there; the message counts and names them.
