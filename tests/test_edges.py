@@ -55,7 +55,7 @@ def test_the_rule_is_that_of_its_description() -> None:
     small = cv2.resize(image, (160, 107), interpolation=cv2.INTER_AREA)
     fine = normalise(cv2.resize(heat, (160, 107), interpolation=cv2.INTER_LINEAR))
     plain = parse_box_rule("fixed:0.4")
-    likely = cv2.resize(plain.mask(heat).astype(np.uint8), (160, 107), interpolation=cv2.INTER_NEAREST) == 1
+    likely = parse_box_rule("otsu").mask(fine)
     found = grabcut(small, sure=fine > edges.SURE, likely=likely, never=fine <= edges.NEVER, steps=edges.STEPS)
     assert found is not None
     labels, stats = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)[1:3]

@@ -11,12 +11,21 @@ import numpy.typing as npt
 from gwapctl.boxes import FloatArray, from_xywh, iou
 from gwapctl.errors import UsageError
 from gwapctl.geometry import Geometry
-from gwapctl.regions.components import BoolMask, BoxRule, FloatMap, ImageArray, Region, largest_components, normalise
+from gwapctl.regions.components import (
+    BoolMask,
+    BoxRule,
+    FloatMap,
+    ImageArray,
+    Region,
+    largest_components,
+    normalise,
+    otsu_mask,
+)
 from gwapctl.regions.grabcut import grabcut
 
 SIDE = 160  # pixels on the long side of the image that GrabCut sees
-SURE, NEVER = 0.8, 0.1  # cuts of the map: the object for good above the first, the background up to the second
-STEPS = 2
+SURE, NEVER = 0.9, 0.1  # cuts of the map: the object for good above the first, the background up to the second
+STEPS = 1
 AGREEMENT = 0.3  # smallest IoU of a region's box and a piece's
 
 
@@ -25,10 +34,11 @@ class GrabCutRule(BoxRule):
     """The boxes of a ``plain`` rule, moved half way to what GrabCut finds in the image, where the two agree. Ours.
 
     GrabCut (Rother et al., SIGGRAPH 2004) sees the image shrunk to ``SIDE`` pixels and starts from the map in [0, 1]:
-    above ``SURE`` is the object and up to ``NEVER`` the background, for good; of the rest the plain rule's foreground
-    is the object at first. Of its largest components, as many as regions are asked for, each region takes the one whose
-    box has the highest IoU with its own. From ``AGREEMENT`` on, every edge of the region's box becomes the mean of the
-    two boxes' edges, and the component its mask; below, the region stays as the plain rule found it.
+    above ``SURE`` is the object and up to ``NEVER`` the background, for good; of the rest what is above Otsu's
+    threshold is the object at first, whatever the plain rule. Of its largest components, as many as regions are asked
+    for, each region takes the one whose box has the highest IoU with its own. From ``AGREEMENT`` on, every edge of the
+    region's box becomes the mean of the two boxes' edges, and the component its mask; below, the region stays as the
+    plain rule found it.
 
     The map errs by its coarse grid and GrabCut by like colours: their mean errs less than either.
     """
@@ -86,7 +96,7 @@ class _OnImage(BoxRule):
             return []
         shape = np.shape(heatmap)
         heat = self._on_grid(np.asarray(heatmap, np.float32))
-        pieces = self._pieces(heat, self.plain.mask(heatmap), max_boxes)
+        pieces = self._pieces(heat, max_boxes)
         judged = []
         for region in found:
             piece = _closest(region, pieces, shape)
@@ -101,11 +111,9 @@ class _OnImage(BoxRule):
         way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         return normalise(cv2.resize(np.ascontiguousarray(heatmap), (width, height), interpolation=way))
 
-    def _pieces(self, heat: FloatMap, foreground: BoolMask, count: int) -> list[BoolMask]:
+    def _pieces(self, heat: FloatMap, count: int) -> list[BoolMask]:
         """Return the largest components (h, w) of what GrabCut finds."""
-        height, width = heat.shape
-        likely = cv2.resize(foreground.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-        found = grabcut(self.image, sure=heat > SURE, likely=likely.astype(np.bool_), never=heat <= NEVER, steps=STEPS)
+        found = grabcut(self.image, sure=heat > SURE, likely=otsu_mask(heat), never=heat <= NEVER, steps=STEPS)
         return [] if found is None else largest_components(found, count)
 
 
