@@ -96,10 +96,7 @@ def fits_options(wanted: EvaluateOptions, result: Result, *, exact: bool) -> boo
         return False
     if wanted.map is not None and result.options.get("map") != wanted.map:
         return False
-    used = result.options.get("box_rule")
-    if used != wanted.box_rule and wanted.box_rule is not None:
-        return False
-    if wanted.box_rule is None and "+" in str(used):  # no paper refines its boxes
+    if wanted.box_rule is not None and result.options.get("box_rule") != wanted.box_rule:
         return False
     if wanted.scales is None:
         return True
