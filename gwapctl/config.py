@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gwapctl.errors import DataError, UsageError, closest
 from gwapctl.files import read_text
 from gwapctl.weights_packages import WEIGHTS_PACKAGES
-from gwapctl.zoo import find_recipe
 
 
 class RunConfig(BaseModel):
@@ -192,8 +191,8 @@ def defaults_for(dataset: str, detector: bool = False) -> dict[str, Any]:
     return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER) if detector else NAMED.get(name, FOLDER)
 
 
-def default_recipe(dataset: str, settings: Mapping[str, Any]) -> Path | None:
-    """Return the recipe that is used where none is named: ``photos`` for a folder of one's own, else None.
+def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:
+    """Return the name of the recipe that is used where none is named: ``photos`` for a folder of one's own, else None.
 
     A few hundred photos cannot train a backbone. So whoever does not ask for another network, other weights or a
     backbone that learns gets a frozen one, whose weights are installed.
@@ -201,7 +200,7 @@ def default_recipe(dataset: str, settings: Mapping[str, Any]) -> Path | None:
     installed = settings.get("backbone", DEFAULT_BACKBONE) in WEIGHTS_PACKAGES
     learns = settings.get("freeze_backbone") is False or {"min_crop", "train_sizes", "cam_conv"} & settings.keys()
     asks = "detector" in settings or not installed or settings.get("weights", "imagenet") != "imagenet" or learns
-    return None if asks or dataset.partition(":")[0] in NAMED else find_recipe("photos")
+    return None if asks or dataset.partition(":")[0] in NAMED else "photos"
 
 
 def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, Any]) -> TrainConfig | DetectorConfig:
@@ -213,7 +212,6 @@ def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, An
         UsageError: unknown keys or bad values; all of them are in the one message.
 
     """
-    recipe = recipe or default_recipe(dataset, settings)
     layers = [read_recipe(recipe) if recipe else {}, settings]
     model = DetectorConfig if any("detector" in layer for layer in layers) else TrainConfig
     values = dict(defaults_for(dataset, detector=model is DetectorConfig))

@@ -176,6 +176,18 @@ def test_calibration_chooses_on_held_out_images_alone(run: Run, data: Path) -> N
     assert again["calibration"]["oracle"] != chosen["oracle"]
 
 
+def test_calibration_chooses_the_threshold_and_keeps_the_refinement(run: Run) -> None:
+    plain = evaluate(str(run.folder), Options(device="cpu", calibrate=True))["calibration"]
+    asked = evaluate(str(run.folder), Options(device="cpu", calibrate=True, refine="grabcut"))
+    refined = f"{plain['box_rule']}+grabcut"
+    assert asked["calibration"] | {"box_rule": plain["box_rule"], "transferred": plain["transferred"]} == plain
+    assert load_info(run.folder).box_rule == asked["options"]["box_rule"] == refined
+    kept = evaluate(str(run.folder), Options(device="cpu", calibrate=True))
+    assert load_info(run.folder).box_rule == kept["options"]["box_rule"] == refined
+    evaluate(str(run.folder), Options(device="cpu", calibrate=True, refine="none"))
+    assert load_info(run.folder).box_rule == plain["box_rule"]
+
+
 def test_calibration_needs_held_out_images(run: Run, tmp_path: Path) -> None:
     config = {**run.document["config"], "val_fraction": 0.0}
     run.update(config=config)

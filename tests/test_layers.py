@@ -13,7 +13,7 @@ import gwapctl
 
 PACKAGE = Path(gwapctl.__file__).parent
 LAYERS = {
-    0: {"errors", "files", "image_files", "boxes", "geometry", "progress"},
+    0: {"errors", "files", "image_files", "boxes", "geometry", "progress", "weights_packages"},
     1: {
         "config",
         "images",
@@ -37,6 +37,7 @@ LAYERS = {
         "train_run",
         "features",
         "predictions",
+        "images_of_maps",
         "export",
         "draw",
         "report",

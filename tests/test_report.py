@@ -100,7 +100,16 @@ def test_dgl_rows_need_their_layers_scales_and_closing_and_are_in_percent(make_r
     assert "30.00 (full image), 40.00 (centred box)" in markdown
 
 
-@pytest.mark.parametrize("extra", [{"guesses": "five"}, {"crops": "ten"}, {"backprop_seg": "grabcut"}, {"close": 0.05}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"guesses": "five"},
+        {"crops": "ten"},
+        {"backprop_seg": "grabcut"},
+        {"close": 0.05},
+        {"box_rule": "paper20+grabcut"},
+    ],
+)
 def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
     make_run: MakeRun, tmp_path: Path, extra: dict[str, Any]
 ) -> None:

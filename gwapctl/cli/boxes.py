@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -60,6 +60,15 @@ Threshold = Annotated[
         show_default=False,
     ),
 ]
+Refine = Annotated[
+    Literal["grabcut", "none"] | None,
+    typer.Option(
+        "--refine",
+        help="Cut boxes anew; grabcut: they follow the edges of the images. none: those of the maps alone.",
+        rich_help_panel=BOXES,
+        show_default="as recorded",
+    ),
+]
 MaxBoxes = Annotated[
     int | None,
     typer.Option(
@@ -98,7 +107,7 @@ Images = Annotated[
     Path | None,
     typer.Option(
         "--images",
-        help="Folder of the images behind somebody else's maps: tells their sizes.",
+        help="Folder of the images behind maps: for the sizes of somebody else's, and for --refine.",
         rich_help_panel=options.DATA,
         show_default=False,
     ),
@@ -128,6 +137,7 @@ def boxes(
     out: options.Out = None,
     box_rule: BoxRule = None,
     threshold: Threshold = None,
+    refine: Refine = None,
     max_boxes: MaxBoxes = None,
     min_area: MinArea = None,
     min_score: MinScore = 0.0,
@@ -150,6 +160,7 @@ def boxes(
     Examples:
       gwapctl boxes out --format coco --out boxes.json
       gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
+      gwapctl boxes out --refine grabcut --out boxes.json
       gwapctl boxes photos --format label-studio --out tasks.json
 
     """
@@ -158,7 +169,7 @@ def boxes(
     name, exporter = _exporter(format, out, yolo_scores, image_prefix)
     path = check_destination(exporter, name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
-    cutting = Cutting(_rule(box_rule, threshold), max_boxes, min_area)
+    cutting = Cutting(options.asked_rule(box_rule, threshold), refine, max_boxes, min_area)
     network = Network(model, options.parse_scales(scales), map, top_k, device)
     source = _from_disk(input, cutting, images, network) or _from_images(input, cutting, network, exporter, min_score)
     if source.warning:
@@ -176,6 +187,7 @@ class Cutting:
     """What was asked about cutting boxes; None: nothing."""
 
     rule: Rule | None
+    refine: str | None
     max_boxes: int | None
     min_area: float | None
 
@@ -216,21 +228,16 @@ def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefi
     return name, EXPORTERS[name]() if image_prefix is None else LabelStudio(image_prefix)
 
 
-def _rule(box_rule: str | None, threshold: str | None) -> Rule | None:
-    from gwapctl.regions import parse_box_rule, threshold_rule
-
-    if box_rule is not None and threshold is not None:
-        raise UsageError("--threshold is short for a --box-rule. Give one of them.")
-    if threshold is not None:
-        return threshold_rule(threshold)
-    return None if box_rule is None else parse_box_rule(box_rule)
-
-
 def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Network) -> Source | None:
     from gwapctl.export.sources import open_source
 
     source = open_source(
-        Path(text), rule=cutting.rule, max_boxes=cutting.max_boxes, min_area=cutting.min_area, images=images
+        Path(text),
+        rule=cutting.rule,
+        refine=cutting.refine,
+        max_boxes=cutting.max_boxes,
+        min_area=cutting.min_area,
+        images=images,
     )
     if source is not None:
         network.check_unused(text)
@@ -243,6 +250,7 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     from gwapctl.export.sources import Cut, Source
     from gwapctl.images import find_inputs
     from gwapctl.localize import DetectorModel, load_model, scale_warning
+    from gwapctl.regions import parse_box_rule, refined
 
     inputs = find_inputs([text], notice=console.warn)
     if isinstance(exporter, FolderExporter):
@@ -250,9 +258,10 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     model = load_model(options.model_or_default(network.model), device=network.device)
     if isinstance(model, DetectorModel):
         return _from_detector(model, inputs, cutting, network, min_score)
-    rule = None if cutting.rule is None else cutting.rule.name
-    finder = model.finder(scales=network.scales, map=network.map, box_rule=rule, top_k=network.top_k)
-    cut = Cut(finder.rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
+    rule = refined(cutting.rule or parse_box_rule(model.info.box_rule), cutting.refine)
+    cut = Cut(rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
+    plain = rule.without_image().name  # the cut comes afterwards
+    finder = model.finder(scales=network.scales, map=network.map, box_rule=plain, top_k=network.top_k)
     warning = scale_warning(finder.info, finder.localizer.scales) or ""
     about = f"boxes by {cut.rule.name} of model {model.name}"
     return Source(_localized(finder, model.name, inputs, cut), len(inputs), about, warning)
@@ -264,8 +273,10 @@ def _from_detector(
     from gwapctl.export.sources import Source
     from gwapctl.localize import localize_inputs
 
-    cuts = {"--box-rule": cutting.rule, "--max-boxes": cutting.max_boxes, "--min-area": cutting.min_area}
-    check_detector_options({"--scales": network.scales, "--map": network.map, **cuts}, top_k=network.top_k)
+    reading = {"--scales": network.scales, "--map": network.map}
+    cuts = {"--box-rule": cutting.rule, "--refine": cutting.refine}
+    limits = {"--max-boxes": cutting.max_boxes, "--min-area": cutting.min_area}
+    check_detector_options({**reading, **cuts, **limits}, top_k=network.top_k)
     finder = model.finder(min_score=min_score or DEFAULT_MIN_SCORE)
     found = localize_inputs(finder, model.name, inputs)
     return Source(found, len(inputs), f"boxes of detector {model.name}")
@@ -288,7 +299,10 @@ def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cu
             id=item.id,
         )
         shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
-        yield failed(image, found.error) if found.error else with_boxes(image, found.maps, shown, cut)
+        if found.error:
+            yield failed(image, found.error)
+        else:
+            yield with_boxes(image, found.maps, shown, cut.on_image(item.path))
 
 
 @dataclass

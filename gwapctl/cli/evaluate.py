@@ -50,6 +50,15 @@ Masks = Annotated[
         show_default="the data set's own",
     ),
 ]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="Folder of the images behind maps, for --refine.",
+        rich_help_panel=options.DATA,
+        show_default="the data set's own",
+    ),
+]
 Protocol = Annotated[
     Literal["paper", "wsoleval"],
     typer.Option("--protocol", help="paper: original pixels, largest component. wsoleval: as clovaai/wsolevaluation."),
@@ -106,6 +115,7 @@ def evaluate(
     offline: options.Offline = False,
     split: Split = None,
     masks: Masks = None,
+    images: Images = None,
     limit: options.Limit = None,
     protocol: Protocol = "paper",
     calibrate: Calibrate = False,
@@ -120,6 +130,7 @@ def evaluate(
     backprop_seg: options.BackpropSeg = "none",
     box_rule: options.BoxRule = None,
     threshold: options.Threshold = None,
+    refine: options.Refine = None,
     guesses: Guesses = None,
     tight: Tight = "0.5",
     loose: Loose = "0.2",
@@ -158,7 +169,9 @@ def evaluate(
         close=options.parse_share(close, "--close"),
         crops=crops,
         backprop_seg=backprop_seg,
-        box_rule=_rule(box_rule, threshold),
+        box_rule=options.asked_rule_name(box_rule, threshold),
+        refine=refine,
+        images=images,
         guesses=guesses,
         tight=tight,
         loose=loose,
@@ -190,17 +203,6 @@ def _fetch(target: str, dataset: str | None, root: Path | None, offline: bool, s
         return
     with console.progress("downloading") as progress:
         ensure_dataset(name, root, offline=offline, splits=(split or "test",), progress=progress, announce=console.note)
-
-
-def _rule(box_rule: str | None, threshold: str | None) -> str | None:
-    """Return the name of the box rule that the two options ask for."""
-    from gwapctl.regions import parse_box_rule, threshold_rule
-
-    if box_rule and threshold:
-        raise UsageError("--threshold is short for a box rule: give one of --threshold and --box-rule.")
-    if threshold:
-        return threshold_rule(threshold).name
-    return parse_box_rule(box_rule).name if box_rule else None
 
 
 def _gate(text: str) -> tuple[str, float]:

@@ -73,6 +73,7 @@ def localize(
     map: options.MapMethod = None,
     box_rule: options.BoxRule = None,
     threshold: options.Threshold = None,
+    refine: options.Refine = None,
     top_k: TopK = 1,
     flip: Flip = False,
     layer: options.Layer = None,
@@ -100,6 +101,7 @@ def localize(
       gwapctl localize image.jpg --scales 224,448,672
       gwapctl localize photos --model runs/a --format jsonl > boxes.jsonl
       gwapctl localize photos --map dgl --layer 3 --close 5% --out found
+      gwapctl localize photos --threshold otsu --refine grabcut --out found
       gwapctl localize photos --model runs/detector --min-score 0.5
 
     """
@@ -117,7 +119,8 @@ def localize(
         "close": options.parse_share(close, "--close"),
         "crops": crops,
         "backprop_seg": backprop_seg,
-        "box_rule": _rule_name(box_rule, threshold),
+        "box_rule": options.asked_rule_name(box_rule, threshold),
+        "refine": refine,
     }
     images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
@@ -173,17 +176,6 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
     if out is None and needs_out:
         raise UsageError(f"{needs_out[0]} needs a folder. Give one with --out.")
     return SAVES if save is None else options.parse_names(save, "--save", SAVES)
-
-
-def _rule_name(box_rule: str | None, threshold: str | None) -> str | None:
-    """Return the box rule asked for, checked before anything slow happens."""
-    from gwapctl.regions import parse_box_rule, threshold_rule
-
-    if box_rule is not None and threshold is not None:
-        raise UsageError("--threshold is short for a --box-rule. Give one of them.")
-    if threshold is not None:
-        return threshold_rule(threshold).name
-    return None if box_rule is None else parse_box_rule(box_rule).name
 
 
 def _say_how(

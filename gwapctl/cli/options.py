@@ -7,12 +7,15 @@ sentence, and two or three lines under ``Examples:``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gwapctl.cli import console
 from gwapctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from gwapctl.regions import BoxRule as Rule
 
 DATA, MODEL, OUTPUT, MACHINE = "Data", "Model", "Output", "Machine"
 
@@ -148,6 +151,15 @@ Threshold = Annotated[
         show_default=False,
     ),
 ]
+Refine = Annotated[
+    Literal["grabcut", "none"] | None,
+    typer.Option(
+        "--refine",
+        help="grabcut: boxes follow the edges of the image. none: those of the map alone.",
+        rich_help_panel=MODEL,
+        show_default="as the box rule says",
+    ),
+]
 
 Out = Annotated[
     Path | None,
@@ -213,6 +225,30 @@ def model_or_default(model: str | None) -> str:
     if stand_in:
         console.warn(stand_in)
     return name
+
+
+def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:
+    """Return the rule that ``--box-rule`` or ``--threshold`` names, None where neither is given.
+
+    Raises:
+        UsageError: both are given, or there is no such rule.
+
+    """
+    from gwapctl.regions import parse_box_rule, threshold_rule
+
+    if box_rule is not None and threshold is not None:
+        raise UsageError(
+            "one of --threshold and --box-rule is enough: the first is short for the second. Give one of them."
+        )
+    if threshold is not None:
+        return threshold_rule(threshold)
+    return None if box_rule is None else parse_box_rule(box_rule)
+
+
+def asked_rule_name(box_rule: str | None, threshold: str | None) -> str | None:
+    """Return the name of that rule."""
+    rule = asked_rule(box_rule, threshold)
+    return None if rule is None else rule.name
 
 
 def parse_scales(text: str | None) -> tuple[int, ...] | None:

@@ -163,7 +163,7 @@ def train(
       gwapctl train voc07+12 --detector rfcn --weak gwap --box-proportion 0.05
 
     """
-    from gwapctl.config import SETTINGS, build_train_config
+    from gwapctl.config import SETTINGS, build_train_config, default_recipe
     from gwapctl.runs import new_run_folder
     from gwapctl.zoo import find_recipe
 
@@ -176,6 +176,7 @@ def train(
     if resume:
         config = _resumed_config(dataset, out, given)
     else:
+        recipe = recipe or default_recipe(dataset, given)
         config = build_train_config(dataset, find_recipe(recipe) if recipe else None, given)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _require_network(config)

@@ -58,9 +58,18 @@ class Evidence:
         return self.boxes.get(label, self.boxes.get(ANY))
 
 
-def boxes_from_maps(maps: Mapping[int, Heatmap], rule: BoxRule, width: int, height: int) -> dict[int, FloatArray]:
-    """Return one box per map, ``(1, 4)`` in pixels of the original image of ``width x height``; ``(0, 4)`` for none."""
-    return {label: _box_from_map(heatmap, rule, width, height) for label, heatmap in maps.items()}
+def boxes_from_maps(
+    maps: Mapping[int, Heatmap], rule: BoxRule | None, width: int, height: int, labels: Iterable[int]
+) -> dict[int, FloatArray]:
+    """Return one box per map, ``(1, 4)`` in pixels of the original image of ``width x height``; ``(0, 4)`` for none.
+
+    Cut are the maps of ``labels``, the classes present, and the one for every class: no box of another class is right.
+    ``rule`` has seen the image if it needs to; None cuts nothing.
+    """
+    if rule is None:
+        return {}
+    judged = {ANY, *labels}
+    return {label: _box_from_map(heatmap, rule, width, height) for label, heatmap in maps.items() if label in judged}
 
 
 def _box_from_map(heatmap: Heatmap, rule: BoxRule, width: int, height: int) -> FloatArray:

@@ -48,16 +48,22 @@ def evidence_from_model(
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
 
     def work(part: list[BoxedSample]) -> list[Evidence]:
-        images = [localizer.prepare(read_image(sample.path)) for sample in part]
+        images, rules = zip(*(_seen(localizer, rule, sample) for sample in part), strict=True)
         wanted = [[of_model[label] for label in sample.labels] for sample in part]
         regions = object_regions(localizer, part, images)
         results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP, regions=regions)
         return [
-            _evidence(result, match, len(dataset.classes), rule, image.width, image.height)
-            for image, result in zip(images, results, strict=True)
+            _evidence(result, match, len(dataset.classes), seen, sample.labels, (image.width, image.height))
+            for sample, image, seen, result in zip(part, images, rules, results, strict=True)
         ]
 
     yield from in_threads(work, samples, chunk=localizer.batch_size, workers=workers)
+
+
+def _seen(localizer: Localizer, rule: BoxRule | None, sample: BoxedSample) -> tuple[PreparedImage, BoxRule | None]:
+    """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""
+    image = read_image(sample.path)
+    return localizer.prepare(image), None if rule is None else rule.on_image(image)
 
 
 def sees_boxes(localizer: Localizer) -> bool:
@@ -76,17 +82,21 @@ def object_regions(
 
 
 def _evidence(
-    result: MapResult, match: npt.NDArray[np.int64], classes: int, rule: BoxRule | None, width: int, height: int
+    result: MapResult,
+    match: npt.NDArray[np.int64],
+    classes: int,
+    rule: BoxRule | None,
+    labels: Sequence[int],
+    size: tuple[int, int],
 ) -> Evidence:
     maps = _maps(result, match)
     best = np.argsort(-result.probabilities, kind="stable")[:TOP]
     return Evidence(
-        width,
-        height,
+        *size,
         scores=spread(result.probabilities.astype(np.float64), match, classes),
         ranked=tuple(match[best].tolist()),
         maps=maps,
-        boxes={} if rule is None else boxes_from_maps(maps, rule, width, height),
+        boxes=boxes_from_maps(maps, rule, *size, labels),
     )
 
 

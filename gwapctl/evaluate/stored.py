@@ -19,7 +19,8 @@ from gwapctl.evaluate.evidence import ANY, Detections, Evidence, Heatmap, boxes_
 from gwapctl.export.tables import COLUMNS
 from gwapctl.files import open_text
 from gwapctl.image_files import same_name
-from gwapctl.images import image_size
+from gwapctl.images import image_size, read_image
+from gwapctl.images_of_maps import ImageFiles
 from gwapctl.predictions import (
     PREDICTIONS,
     Box,
@@ -37,25 +38,34 @@ _NOTHING = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
 
 
 def evidence_from_maps(
-    folder: Path, dataset: Dataset, samples: Sequence[BoxedSample], rule: BoxRule | None, notes: list[str]
+    folder: Path,
+    dataset: Dataset,
+    samples: Sequence[BoxedSample],
+    rule: BoxRule | None,
+    notes: list[str],
+    images: Path | None = None,
 ) -> Iterator[Evidence]:
     """Yield the evidence of a folder of maps for each of ``samples``; classes are ranked where it holds predictions.
 
+    A rule that needs the images finds them below ``images``, else where the data set or the predictions have them.
     ``notes`` get what a reader of the result must know, such as predictions of classes that the data set lacks.
 
     Raises:
         DataError: an image has no map, a map cannot be used, or its channels say no class of the data set.
+        UsageError: the rule needs the images, and one is not there.
 
     """
     maps = MapFolder(folder)
     stored = find_images(samples, maps.ids(), str(maps.path), "map")
     matcher = ClassMatcher(dataset.classes)
     predictions = _stored_predictions(folder, dataset, samples, notes)
+    files = _image_files(folder, samples, rule.name, images) if rule is not None and rule.needs_image else {}
     for sample, image_id in zip(samples, stored, strict=True):
         about = maps.about(image_id)
         width, height = _original_size(sample, about.width, about.height)
         by_class = _maps_by_class(maps, image_id, about, matcher)
-        boxes = {} if rule is None else boxes_from_maps(by_class, rule, width, height)
+        seen = rule.on_image(read_image(files[sample.id])) if rule is not None and files else rule
+        boxes = boxes_from_maps(by_class, seen, width, height, sample.labels)
         known = predictions[sample.id]
         yield Evidence(width, height, scores=known.scores, ranked=known.ranked, maps=by_class, boxes=boxes)
 
@@ -126,13 +136,28 @@ def _original_size(sample: BoxedSample, width: int, height: int) -> tuple[int, i
     return (width, height) if width and height else sample.size or image_size(sample.path)
 
 
+def _predictions_beside(folder: Path) -> Path | None:
+    """Return the ``predictions.jsonl`` that ``localize`` wrote beside its maps, if there is one."""
+    return next((place / PREDICTIONS for place in (folder, folder.parent) if (place / PREDICTIONS).is_file()), None)
+
+
 def _stored_predictions(
     folder: Path, dataset: Dataset, samples: Sequence[BoxedSample], notes: list[str]
 ) -> Mapping[str, Evidence]:
-    """Return the evidence of the ``predictions.jsonl`` that ``localize`` wrote beside its maps; empty without one."""
-    file = next((place / PREDICTIONS for place in (folder, folder.parent) if (place / PREDICTIONS).is_file()), None)
+    """Return the evidence of the predictions beside the maps by sample id; empty without them."""
+    file = _predictions_beside(folder)
     found = {} if file is None else _read_evidence(file, dataset, samples, notes)
     return {sample.id: found.get(sample.id, Evidence(0, 0)) for sample in samples}
+
+
+def _image_files(folder: Path, samples: Sequence[BoxedSample], rule: str, images: Path | None) -> Mapping[str, Path]:
+    """Return the image of each sample by its id: below ``images``, else the data set's, else the one localized."""
+    file, index = _predictions_beside(folder), ImageIndex(sample.id for sample in samples)
+    localized = {} if file is None else {index.find(item.id, item.image): item.image for item in read_predictions(file)}
+    places = {
+        sample.id: sample.path if sample.path.is_file() else localized.get(sample.id, sample.path) for sample in samples
+    }
+    return ImageFiles(images).needed(places.items(), rule)
 
 
 def _read_evidence(

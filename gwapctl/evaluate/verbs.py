@@ -24,7 +24,7 @@ from gwapctl.localize import scale_warning
 from gwapctl.metrics.box_accuracy import BoxAccuracy
 from gwapctl.predictions import MapFolder, MapsInfo
 from gwapctl.progress import Progress, ProgressCallback
-from gwapctl.regions import BoxRule, parse_box_rule, threshold_rule
+from gwapctl.regions import BoxRule, parse_box_rule, refined, threshold_rule
 from gwapctl.runs import Run
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Options:
 
     ``split`` may be ``held-out``: the images that a run kept out of its training. ``map``, ``layer``, ``fuse``,
     ``scales``, ``resize``, ``flip``, ``close``, ``crops``, ``backprop_seg``, ``precision``, ``device``, ``batch_size``
-    and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images.
+    and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images. ``refine`` is on top of the box
+    rule: ``grabcut``, or ``none``; with maps it looks at the images below ``images``, else at the data set's.
     ``timing`` adds what reading the maps costs (``evaluate.cost``).
     ``guesses="five"``: the top-5 localization error by CAM's heuristic, with boxes at the thresholds ``tight`` and
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
@@ -65,6 +66,8 @@ class Options:
     crops: str = "none"
     backprop_seg: str = "none"
     box_rule: str | None = None
+    refine: str | None = None
+    images: Path | None = None
     guesses: str | None = None
     tight: str = "0.5"
     loose: str = "0.2"
@@ -131,6 +134,8 @@ def _check_options(target: Target, options: Options) -> None:
     }
     cutting = {
         "--box-rule": options.box_rule,
+        "--refine": options.refine,
+        "--images": options.images,
         "--guesses": options.guesses,
         "--protocol wsoleval": options.protocol == "wsoleval",
     }
@@ -148,13 +153,16 @@ def _check_options(target: Target, options: Options) -> None:
     given = [name for name, value in by_kind[target.kind].items() if value]
     if given:
         raise UsageError(f"{', '.join(given)} cannot be used on {target.kind}: {target.name} is not a classifier.")
+    if options.images is not None and target.kind == "model":
+        raise UsageError("--images is for maps from disk: a model reads the images of the data set. Leave it out.")
     if options.protocol not in PROTOCOLS:
         raise unknown_name("protocol", options.protocol, PROTOCOLS)
     if options.guesses is not None and options.guesses not in GUESSES:
         raise unknown_name("kind of guesses", options.guesses, GUESSES)
-    if options.protocol == "wsoleval" and (options.box_rule or options.calibrate or options.guesses):
+    if options.protocol == "wsoleval" and (options.box_rule or options.refine or options.calibrate or options.guesses):
         raise UsageError(
-            "protocol wsoleval has its own box rule, at every threshold. Drop --box-rule, --calibrate and --guesses."
+            "protocol wsoleval has its own box rule, at every threshold. Drop --box-rule, --refine, --calibrate and "
+            "--guesses."
         )
     if options.guesses is None and (options.tight, options.loose) != (Options.tight, Options.loose):
         raise UsageError("--tight and --loose are the boxes of --guesses five. Add it, or leave them out.")
@@ -170,7 +178,13 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         return evaluate_boxes(target.path, ground, progress=progress)
     if target.kind == "maps":
         return evaluate_maps(
-            target.path, ground, box_rule=options.box_rule, guesses=_guesses(options), progress=progress
+            target.path,
+            ground,
+            box_rule=options.box_rule,
+            refine=options.refine,
+            images=options.images,
+            guesses=_guesses(options),
+            progress=progress,
         )
     if target.kind == "detector":
         reader = open_detector(
@@ -181,13 +195,15 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
     chosen: Document = {}
     if options.calibrate:
         split, held_out = find_samples(target, ground.dataset, HELD_OUT)
-        chosen = calibrate(localizer, replace(ground, split=split, samples=held_out), target.path, progress=progress)
+        asked = replace(ground, split=split, samples=held_out)
+        chosen = calibrate(localizer, asked, target.path, refine=options.refine, progress=progress)
     rule = chosen.get("box_rule") or options.box_rule
     document = evaluate_model(
         localizer,
         ground,
         name=target.name,
         box_rule=rule,
+        refine=options.refine,
         guesses=_guesses(options),
         workers=options.workers,
         progress=progress,
@@ -238,6 +254,7 @@ def evaluate_model(
     *,
     name: str,
     box_rule: str | None = None,
+    refine: str | None = None,
     guesses: FiveGuesses | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
@@ -248,7 +265,7 @@ def evaluate_model(
         DataError: model and data set share no classes, or an image cannot be read.
 
     """
-    rule = _rule(ground, box_rule or localizer.model.info.box_rule)
+    rule = _rule(ground, box_rule or localizer.model.info.box_rule, refine)
     evidence = evidence_from_model(localizer, ground.dataset, ground.samples, rule, name=name, workers=workers)
     settings = {
         **_settings(localizer.describe(), rule),
@@ -268,13 +285,15 @@ def calibrate(
     ground: Ground,
     folder: Path,
     *,
+    refine: str | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Document:
     """Choose the box threshold with the best accuracy (IoU >= 0.5, class given) on ``ground``; store it in the model.
 
     ``model.json`` in ``folder`` gets it as ``box_rule``, along with the map and scales that it was chosen for: a
-    threshold is good for these alone. Returns the rule, where it was chosen, and the accuracy there in percent.
+    threshold is good for these alone. It is chosen on plain maps; a refinement, the model's or the one to ``refine``
+    by, is put on top. Returns the rule, where it was chosen, and the accuracy of the threshold there in percent.
 
     Raises:
         DataError: there is no box to choose by.
@@ -293,7 +312,8 @@ def calibrate(
             progress(Progress(done, len(ground.samples), "images", "choosing the threshold"))
     if not accuracy.curve.n:
         raise DataError(f"{ground.split} of {ground.dataset.name} has no boxes to choose a threshold by.")
-    rule = f"fixed:{accuracy.curve.best_threshold():.3f}"
+    kept = parse_box_rule(localizer.model.info.box_rule).refinement if refine is None else refine
+    rule = refined(parse_box_rule(f"fixed:{accuracy.curve.best_threshold():.3f}"), kept).name
     chosen = {
         "box_rule": rule,
         "split": ground.split,
@@ -320,19 +340,24 @@ def evaluate_maps(
     ground: Ground,
     *,
     box_rule: str | None = None,
+    refine: str | None = None,
+    images: Path | None = None,
     guesses: FiveGuesses | None = None,
     progress: ProgressCallback | None = None,
 ) -> Document:
     """Evaluate a folder of maps, with the predicted classes that ``localize`` recorded beside them, if it did.
 
+    None for ``box_rule`` is the rule that ``localize`` recorded, else ``paper20``.
+
     Raises:
         DataError: a map is missing or cannot be used.
+        UsageError: the box rule looks at the images, and they are not there.
 
     """
-    rule = _rule(ground, box_rule or DEFAULT_RULE)
     notes: list[str] = []
-    evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule, notes)
     info = MapFolder(folder).info
+    rule = _rule(ground, box_rule or info.box_rule or DEFAULT_RULE, refine)
+    evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule, notes, images)
     settings = _settings(info, rule)
     return _document(info.model or str(folder), ground, evidence, settings, progress, notes, guesses)
 
@@ -365,9 +390,9 @@ def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | N
     return _document(str(file), ground, evidence, {}, progress, notes)
 
 
-def _rule(ground: Ground, name: str) -> BoxRule | None:
-    """Return the rule called ``name``, or None where the protocol finds its own boxes."""
-    return None if ground.protocol == "wsoleval" else parse_box_rule(name)
+def _rule(ground: Ground, name: str, refine: str | None) -> BoxRule | None:
+    """Return the rule called ``name``, refined as asked, or None where the protocol finds its own boxes."""
+    return None if ground.protocol == "wsoleval" else refined(parse_box_rule(name), refine)
 
 
 def _document(

@@ -6,9 +6,10 @@ Cut anew means: another box rule, more boxes per class or a smallest area, found
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,11 @@ from gwapctl import boxes
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError, GwapctlError, UsageError
-from gwapctl.images import find_inputs, image_size
+from gwapctl.images import image_size, read_image
+from gwapctl.images_of_maps import ImageFiles
 from gwapctl.predictions import (
     MAPS,
     PREDICTIONS,
-    ImageIndex,
     ImagePrediction,
     MapFolder,
     MapImage,
@@ -29,10 +30,11 @@ from gwapctl.predictions import (
     PredictionError,
     read_predictions,
 )
-from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
+from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule, refined
 
 DEFAULT_RULE = "paper20"
 UNNAMED = "object"  # the class of a map that says no class
+NO_FILES: Mapping[str, Path] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ class Cut:
         scale = np.array([width / columns, height / rows] * 2)
         found = map_to_boxes(heatmap, self.rule, max_boxes=self.max_boxes, min_area=self.min_area)
         return [replace(region, box=region.box * scale) for region in found]
+
+    def on_image(self, path: Path | None) -> Cut:
+        """Return the cut for the maps of the image at ``path``, which only a rule that needs it reads.
+
+        Raises:
+            DataError: it cannot be read.
+
+        """
+        if path is None or not self.rule.needs_image:
+            return self
+        return replace(self, rule=self.rule.on_image(read_image(path)))
 
 
 def predictions_file(path: Path) -> Path | None:
@@ -78,13 +91,16 @@ def recorded(file: Path) -> Iterator[ImagePrediction]:
         raise DataError(f"{file} holds no image. Make it with: gwapctl localize IMAGES --out OUT.")
 
 
-def recut(file: Path, maps: MapFolder, cut: Cut) -> Iterator[ImagePrediction]:
-    """Yield predictions with boxes cut anew from ``maps``; an image whose map cannot be used carries the error."""
+def recut(file: Path, maps: MapFolder, cut: Cut, files: Mapping[str, Path] = NO_FILES) -> Iterator[ImagePrediction]:
+    """Yield predictions with boxes cut anew from ``maps``; an image whose map cannot be used carries the error.
+
+    ``files`` are the images by id, for a rule that looks at them.
+    """
     for item in recorded(file):
         if item.error is None and item.predictions:
             item = replace(item, predictions=_best_of_class(item.predictions))
             try:
-                item = with_boxes(item, *_channels(maps, item), cut)
+                item = with_boxes(item, *_channels(maps, item), cut.on_image(files.get(item.id)))
             except DataError as error:
                 item = failed(item, error)
         yield item
@@ -159,39 +175,32 @@ def _channels(maps: MapFolder, item: ImagePrediction) -> tuple[npt.NDArray[np.ge
     )
 
 
-def from_maps(maps: MapFolder, cut: Cut, images: Path | None = None) -> Iterator[ImagePrediction]:
+def from_maps(maps: MapFolder, cut: Cut, images: ImageFiles) -> Iterator[ImagePrediction]:
     """Yield the boxes of maps that come without predictions. A box's score is its mean heat, in 0..1.
 
     Classes and sizes are those of ``maps.json``; without it a single map shows an ``object``, channel ``i`` shows
-    class ``i``, and the size is that of the image below the folder ``images``, or the map's own if there is none.
+    class ``i``, and the size is that of the image among ``images``, or the map's own if no folder of them is given.
     """
-    found = _images_below(images)
-    index = ImageIndex(found)
     for image_id in maps.ids():
         item = ImagePrediction(image_id, 0, 0, maps.info.model, maps.info.scales)
         try:
-            yield _from_map(item, maps, cut, found, index)
+            yield _from_map(item, maps, cut, images)
         except DataError as error:
             yield failed(item, error)
 
 
-def _images_below(images: Path | None) -> dict[str, Path]:
-    return {} if images is None else {entry.id: entry.path for entry in find_inputs([str(images)])}
-
-
-def _from_map(
-    item: ImagePrediction, maps: MapFolder, cut: Cut, found: dict[str, Path], index: ImageIndex
-) -> ImagePrediction:
+def _from_map(item: ImagePrediction, maps: MapFolder, cut: Cut, images: ImageFiles) -> ImagePrediction:
     array = maps.load(item.id)
     channels = array[None] if array.ndim == 2 else array
     about = maps.about(item.id)
-    image = index.find(item.id)
-    if found and image is None:
+    image = images.find(item.id)
+    if images.folder is not None and image is None:
         raise DataError(f"no image below the given folder fits the map {item.id!r}.")
     width, height = (about.width, about.height) if about.width else (channels.shape[2], channels.shape[1])
     if image is not None:
-        width, height = image_size(found[image])
-        item = replace(item, image=found[image].as_posix(), id=image)
+        width, height = image_size(image.path)
+        item = replace(item, image=image.path.as_posix(), id=image.id)
+        cut = cut.on_image(image.path)
     regions = [cut.regions(channel, width, height) for channel in channels]
     predictions = [
         _placed(Prediction(label, label_id, 0.0), region, region.score)
@@ -234,18 +243,20 @@ def open_source(
     path: Path,
     *,
     rule: BoxRule | None = None,
+    refine: str | None = None,
     max_boxes: int | None = None,
     min_area: float | None = None,
     images: Path | None = None,
 ) -> Source | None:
     """Find out what ``path`` holds: predictions, whose boxes are cut anew if anything is asked, or maps, or neither.
 
-    None for ``rule`` is the one that was recorded, else ``paper20``. ``images`` is a folder that tells the sizes of
-    maps that come without predictions.
+    None for ``rule`` is the one that was recorded, else ``paper20``; ``refine`` is put on top of it (``refined``).
+    ``images`` is a folder that tells the sizes of maps that come without predictions, and where a rule that looks at
+    the images finds them; without it they are where they were when they were localized.
 
     Raises:
         DataError: ``path`` is a file that does not exist, or boxes are to be cut anew, but there are no maps.
-        UsageError: ``path`` is one map.
+        UsageError: ``path`` is one map, or the rule looks at the images and they are not there.
 
     """
     if path.suffix.lower() == ".npy" and not path.is_dir():
@@ -253,7 +264,7 @@ def open_source(
     file = predictions_file(path)
     if file is not None and not file.is_file():
         raise DataError(f"{file} does not exist. Make it with: gwapctl localize IMAGES --out OUT.")
-    if file is not None and rule is None and max_boxes is None and min_area is None:
+    if file is not None and all(asked is None for asked in (rule, refine, max_boxes, min_area)):
         return Source(recorded(file), _count(file), f"the boxes recorded in {file}")
     folder = path if file is None else file.parent / MAPS
     if not holds_maps(folder):
@@ -261,16 +272,26 @@ def open_source(
             return None
         raise DataError(
             f"{file.parent} holds no maps to cut boxes from. Localize again with --save map, or leave out --box-rule, "
-            "--threshold, --max-boxes and --min-area."
+            "--threshold, --refine, --max-boxes and --min-area."
         )
     maps = MapFolder(folder)
-    cut = Cut(rule or parse_box_rule(maps.info.box_rule or DEFAULT_RULE), max_boxes or 1, min_area or 0.0)
-    about = f"boxes by {cut.rule.name} from the maps of {maps.path}"
+    rule = refined(rule or parse_box_rule(maps.info.box_rule or DEFAULT_RULE), refine)
+    cut = Cut(rule, max_boxes or 1, min_area or 0.0)
+    about = f"boxes by {rule.name} from the maps of {maps.path}"
+    below = ImageFiles(images)
     if file is not None:
-        return Source(recut(file, maps, cut), _count(file), about)
+        files = below.needed(_places(file), rule.name) if rule.needs_image else NO_FILES
+        return Source(recut(file, maps, cut, files), _count(file), about)
+    if rule.needs_image:
+        below.needed(((image_id, "") for image_id in maps.ids()), rule.name)
     known = images is not None or bool(maps.info.images)
     warning = "" if known else f"{maps.path} does not say how large its images are: boxes are in pixels of the maps."
-    return Source(from_maps(maps, cut, images), len(maps.ids()), about, warning)
+    return Source(from_maps(maps, cut, below), len(maps.ids()), about, warning)
+
+
+def _places(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield id and recorded path of every image in which something was found."""
+    return ((item.id, item.image) for item in recorded(file) if item.error is None and item.predictions)
 
 
 def _count(file: Path) -> int | None:

@@ -60,7 +60,7 @@ def _read(method: Method, scene: Scene) -> Panel:
         more["regions"] = [boxes_mask(scene.boxes, width, height).astype(np.uint8)]
     (result,) = finder.localizer.run([scene.pixels], [[_index(method, scene)]], top_k=0, **more)
     heat = result.heatmap(0)
-    boxes = boxes_from_maps({0: heat}, finder.rule, width, height)[0]
+    boxes = boxes_from_maps({0: heat}, finder.rule.on_image(scene.pixels), width, height, [0])[0]
     return Panel(draw_overlay(scene.pixels, heat, []), scene.size, tuple(Outline(box) for box in boxes.tolist()[:1]))
 
 

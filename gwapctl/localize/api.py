@@ -17,7 +17,7 @@ from gwapctl.localize.detector import DetectorModel
 from gwapctl.localize.result import Localization, Source, load
 from gwapctl.localize.sources import OnError, checked, source_name, sources
 from gwapctl.predictions import MapsInfo
-from gwapctl.regions import BoxRule, map_to_boxes, parse_box_rule
+from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule, refined
 
 if TYPE_CHECKING:
     from gwapctl.maps import Localizer, MapResult
@@ -99,6 +99,7 @@ class Model:
         scales: Sequence[int] | None = None,
         map: str | None = None,
         box_rule: str | None = None,
+        refine: str | None = None,
         top_k: int = 1,
         flip: bool = False,
         resize: str | None = None,
@@ -117,7 +118,8 @@ class Model:
             images: a path, a folder (its images, sorted), an array ``(H, W, 3)`` uint8 RGB, or an iterable of these.
             scales: input sizes whose maps are averaged. None, here and below: what the model stores.
             map: ``weight``, ``class``, ``fused``, or another of ``gwapctl.maps.MAPS``.
-            box_rule: ``paper20``, ``otsu`` or ``fixed:0.3``.
+            box_rule: ``paper20``, ``otsu`` or ``fixed:0.3``; ``otsu+grabcut`` names a refinement as well.
+            refine: ``grabcut`` on top of the box rule (boxes follow the image's edges), or ``none``.
             top_k: how many classes per image.
             flip: average over the mirrored image, too.
             resize: ``warp`` each image to a square, or ``keep`` its aspect ratio (the shorter side gets the size).
@@ -135,6 +137,7 @@ class Model:
             scales=scales,
             map=map,
             box_rule=box_rule,
+            refine=refine,
             top_k=top_k,
             flip=flip,
             resize=resize,
@@ -155,6 +158,7 @@ class Model:
         scales: Sequence[int] | None = None,
         map: str | None = None,
         box_rule: str | None = None,
+        refine: str | None = None,
         top_k: int = 1,
         flip: bool = False,
         resize: str | None = None,
@@ -170,7 +174,7 @@ class Model:
 
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}. Ask for at least one class.")
-        rule = parse_box_rule(box_rule or self.info.box_rule)
+        rule = refined(parse_box_rule(box_rule or self.info.box_rule), refine)
         localizer = Localizer(
             self.classifier,
             scales=scales,
@@ -213,8 +217,8 @@ class Finder:
         return self.localizer.describe(model_name, self.rule.name)
 
     def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
-        """Return the foreground of the best class's map, by the box rule."""
-        return self.rule.mask(found.maps[0])
+        """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
+        return self.rule.without_image().mask(found.maps[0]) if found.mask is None else found.mask
 
     def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Localization]:
         """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
@@ -225,25 +229,29 @@ class Finder:
     def find(self, sources: Sequence[Source]) -> list[Localization]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
         prepared = [self._prepare(source) for source in sources]
-        readable = [item for item in prepared if not isinstance(item, DataError)]
+        readable = [item[0] for item in prepared if not isinstance(item, DataError)]
         results = iter(self.localizer.run(readable, top_k=self.top_k))
         return [
             Localization(source_name(source), 0, 0, error=item, source=source)
             if isinstance(item, DataError)
-            else self._describe(source, item, next(results))
+            else self._describe(source, *item, next(results))
             for source, item in zip(sources, prepared, strict=True)
         ]
 
-    def _prepare(self, source: Source) -> PreparedImage | DataError:
+    def _prepare(self, source: Source) -> tuple[PreparedImage, BoxRule] | DataError:
+        """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""
         try:
-            return self.localizer.prepare(load(source))
+            image = load(source)
+            return self.localizer.prepare(image), self.rule.on_image(image)
         except DataError as error:
             return error
 
-    def _describe(self, source: Source, image: PreparedImage, result: MapResult) -> Localization:
+    def _describe(self, source: Source, image: PreparedImage, rule: BoxRule, result: MapResult) -> Localization:
         chosen = [self.info.classes[index] for index in result.classes]
         size = (image.width, image.height)
-        boxes = [self._box(result.heatmap(place), *size) for place in range(len(result.heatmaps))]
+        heatmaps = [result.heatmap(place) for place in range(len(result.heatmaps))]
+        regions = [next(iter(map_to_boxes(heatmap, rule)), None) for heatmap in heatmaps]
+        boxes = [_in_image(region, heatmap, *size) for region, heatmap in zip(regions, heatmaps, strict=True)]
         return Localization(
             source_name(source),
             *size,
@@ -253,16 +261,17 @@ class Finder:
             boxes=np.broadcast_to(boxes, (len(chosen), 4)),
             maps=np.broadcast_to(result.heatmaps, (len(chosen), *result.heatmaps.shape[1:])),
             shared=result.shared,
+            mask=None if not regions or regions[0] is None else regions[0].mask,
             source=source,
         )
 
-    def _box(self, heatmap: FloatMap, width: int, height: int) -> FloatArray:
-        """Return the box ``(4,)`` of a heatmap ``(h, w)`` in original pixels; NaN where there is none."""
-        regions = map_to_boxes(heatmap, self.rule)
-        if not regions:
-            return np.full(4, np.nan)
-        rows, columns = heatmap.shape
-        return np.asarray(regions[0].box * [width / columns, height / rows, width / columns, height / rows])
+
+def _in_image(region: Region | None, heatmap: FloatMap, width: int, height: int) -> FloatArray:
+    """Return the box ``(4,)`` of a region of ``heatmap`` (h, w) in original pixels; NaN where there is none."""
+    if region is None:
+        return np.full(4, np.nan)
+    rows, columns = heatmap.shape
+    return np.asarray(region.box * [width / columns, height / rows, width / columns, height / rows])
 
 
 def scale_warning(info: ModelInfo, scales: Sequence[int]) -> str | None:

@@ -37,7 +37,7 @@ from gwapctl.regions import largest_component
 
 SAVES = ("overlay", "map", "mask")
 OVERLAYS, MASKS = "overlays", "masks"
-SETTINGS = ("method", "flip", "resize", "layer", "fuse", "close", "crops", "backprop_seg")  # of maps that do not mix
+SETTINGS = ("method", "flip", "resize", "layer", "fuse", "close", "crops", "backprop_seg", "box_rule")  # do not mix
 
 
 class Finds(Protocol):
@@ -58,7 +58,7 @@ class Finds(Protocol):
         """Say how the maps are made."""
 
     def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
-        """Return the foreground of the best class's map, at its resolution."""
+        """Return the foreground of the best class's map, or its object in the image, at any resolution."""
 
 
 def localize_inputs(
@@ -205,7 +205,7 @@ class _Output:
         return _prediction(self.finder, self.model_name, image_id, found, map_file)
 
     def _mask(self, found: Localization) -> np.ndarray:
-        """Return the largest component of the best class's map as 0 and 255, ``(H, W)`` in original pixels."""
+        """Return the largest component of the best class's foreground as 0 and 255, ``(H, W)`` in original pixels."""
         component = largest_component(self.finder.mask(found))
         if component is None:
             return np.zeros((found.height, found.width), np.uint8)

@@ -30,6 +30,7 @@ class Localization:
             A detector's: one per class among the boxes, in the order of their best; (0, 1, 1) without a weight map.
         shared: one map, and so one box, stands for all classes (the weight map of a class-agnostic head).
         error: why the image could not be read, or None.
+        mask: (h, w), the best class's object where a refined box rule found it in the image; None: the map's own.
 
     """
 
@@ -43,6 +44,7 @@ class Localization:
     maps: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 1, 1), np.float16))
     shared: bool = False
     error: GwapctlError | None = None
+    mask: npt.NDArray[np.bool_] | None = None
     source: Source = field(default="", repr=False)
 
     def plot(self, *, heat: bool = True) -> ImageArray:

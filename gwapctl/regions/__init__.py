@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from gwapctl.regions.components import BoolMask, BoxRule, FloatMap, Region, largest_component, normalise
-from gwapctl.regions.rules import BOX_RULES, five_guesses, map_to_boxes, parse_box_rule, threshold_rule
+from gwapctl.regions.components import BoolMask, BoxRule, FloatMap, ImageArray, Region, largest_component, normalise
+from gwapctl.regions.rules import (
+    BOX_RULES,
+    REFINEMENTS,
+    five_guesses,
+    map_to_boxes,
+    parse_box_rule,
+    refined,
+    threshold_rule,
+)
 
 __all__ = [
     "BOX_RULES",
+    "REFINEMENTS",
     "BoolMask",
     "BoxRule",
     "FloatMap",
+    "ImageArray",
     "Region",
     "five_guesses",
     "largest_component",
     "map_to_boxes",
     "normalise",
     "parse_box_rule",
+    "refined",
     "threshold_rule",
 ]

@@ -19,21 +19,45 @@ from gwapctl.errors import DataError
 
 FloatMap = npt.NDArray[np.float32]
 BoolMask = npt.NDArray[np.bool_]
+ImageArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A connected component: ``box`` (4,) half-open in map pixels, ``score`` the mean heat inside, its pixel count."""
+    """A connected component: ``box`` (4,) half-open in map pixels, ``score`` the mean heat inside, its pixel count.
+
+    ``mask`` (h, w), at a resolution of its own, is the object where the rule found it in the image; None where it is
+    part of the map's foreground.
+    """
 
     box: FloatArray
     score: float
     area_px: int
+    mask: BoolMask | None = None
 
 
 class BoxRule(ABC):
-    """How one heatmap becomes boxes. ``name`` is what ``parse_box_rule`` reads back."""
+    """How one heatmap becomes boxes. ``name`` is what ``parse_box_rule`` reads back.
+
+    A rule with a ``refinement`` also looks at the image (``needs_image``), which ``on_image`` shows to it.
+    """
 
     name: str
+    refinement: str | None = None
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the rule cuts no map before it has seen the image."""
+        return self.refinement is not None
+
+    def on_image(self, image: ImageArray) -> BoxRule:
+        """Return the rule for the maps of one ``image`` (H, W, 3), uint8 RGB, of any size."""
+        del image
+        return self
+
+    def without_image(self) -> BoxRule:
+        """Return what is left of the rule for those who look at the map alone."""
+        return self
 
     @abstractmethod
     def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
@@ -126,9 +150,13 @@ def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
 
     Of several equally large ones it is the one that a row-by-row scan meets first.
     """
+    return next(iter(largest_components(mask, 1)), None)
+
+
+def largest_components(mask: npt.ArrayLike, count: int) -> list[BoolMask]:
+    """Return the ``count`` largest 8-connected components of ``mask`` (H, W), each as a mask, the largest first."""
     labels, stats = _label(np.ascontiguousarray(mask, dtype=bool))
-    chosen = _by_area(labels, stats, 1)
-    return np.asarray(labels == chosen[0]) if chosen else None
+    return [np.asarray(labels == label) for label in _by_area(labels, stats, count)]
 
 
 def _label(mask: BoolMask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.regions.components import FloatMap, normalise
+from gwapctl.regions.components import FloatMap, ImageArray, normalise
+from gwapctl.regions.grabcut import grabcut
 
-ImageArray = npt.NDArray[np.uint8]
 BLUR = 0.02  # sigma, as a share of the shorter side
 OBJECT_QUANTILE, BACKGROUND_QUANTILE = 0.95, 0.30  # Simonyan et al., arXiv 1312.6034, section 3.2
 GRABCUT_STEPS = 5
@@ -46,15 +46,9 @@ def grabcut_mask(saliency: npt.ArrayLike, image: ImageArray) -> FloatMap:
     """
     heat = normalise(saliency)
     low, high = np.quantile(heat, [BACKGROUND_QUANTILE, OBJECT_QUANTILE])
-    labels = np.full(heat.shape, cv2.GC_PR_BGD, np.uint8)
-    labels[heat <= low] = cv2.GC_BGD
-    labels[heat > high] = cv2.GC_FGD
-    if not (labels == cv2.GC_FGD).any():
-        return np.zeros_like(heat)
-    cv2.setRNGSeed(0)  # it clusters colours from a random start
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    cv2.grabCut(bgr, labels, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), GRABCUT_STEPS, cv2.GC_INIT_WITH_MASK)
-    return np.asarray((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), np.float32)
+    sure = heat > high
+    found = grabcut(image, sure=sure, likely=sure, never=heat <= low, steps=GRABCUT_STEPS)
+    return np.zeros_like(heat) if found is None else found.astype(np.float32)
 
 
 SEGMENTATIONS: dict[str, Callable[[npt.ArrayLike, ImageArray], FloatMap]] = {

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy.typing as npt
 
 from gwapctl.errors import UsageError, unknown_name
-from gwapctl.regions.components import BoxRule, ComponentRule, Region
+from gwapctl.regions.components import BoxRule, ComponentRule, ImageArray, Region
 from gwapctl.regions.contours import CamReleasedRule, PolygonRule
+from gwapctl.regions.edges import with_grabcut
 
 
 def _without_value(rule: BoxRule) -> Callable[[str], BoxRule]:
@@ -36,19 +37,43 @@ BOX_RULES: dict[str, Callable[[str], BoxRule]] = {
     "cam-released": _without_value(CamReleasedRule()),
     "wsoleval": _wsoleval,
 }
+# what may stand behind a rule's name and a plus -> how it is put on top of the rule
+REFINEMENTS: dict[str, Callable[[BoxRule], BoxRule]] = {
+    "grabcut": with_grabcut,
+}
+UNREFINED = "none"
 
 
 def parse_box_rule(text: str) -> BoxRule:
     """Return the rule called ``text``: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released``, ``wsoleval[:0.3]``.
 
+    A refinement stands behind it: ``otsu+grabcut``.
+
     Raises:
-        UsageError: no such rule (the message lists them), or a wrong value.
+        UsageError: no such rule or refinement (the message lists them), or a wrong value.
 
     """
-    name, _, value = text.partition(":")
+    plain, plus, refinement = text.partition("+")
+    name, _, value = plain.partition(":")
     if name not in BOX_RULES:
         raise unknown_name("box rule", text, ["fixed:T" if key == "fixed" else key for key in BOX_RULES])
-    return BOX_RULES[name](value)
+    return refined(BOX_RULES[name](value), refinement if plus else None)
+
+
+def refined(rule: BoxRule, refinement: str | None) -> BoxRule:
+    """Return ``rule`` with ``refinement`` (``grabcut``), without any (``none``), or as it is (None).
+
+    Raises:
+        UsageError: there is no such refinement.
+
+    """
+    if refinement is None:
+        return rule
+    if refinement == UNREFINED:
+        return rule.without_image()
+    if refinement not in REFINEMENTS:
+        raise unknown_name("refinement", refinement, [*REFINEMENTS, UNREFINED])
+    return REFINEMENTS[refinement](rule.without_image())
 
 
 def threshold_rule(text: str) -> BoxRule:
@@ -71,17 +96,26 @@ def _fraction(text: str, example: str) -> float:
     return value
 
 
-def map_to_boxes(heatmap: npt.ArrayLike, rule: BoxRule, *, max_boxes: int = 1, min_area: float = 0.0) -> list[Region]:
+def map_to_boxes(
+    heatmap: npt.ArrayLike,
+    rule: BoxRule,
+    *,
+    max_boxes: int = 1,
+    min_area: float = 0.0,
+    image: ImageArray | None = None,
+) -> list[Region]:
     """Return the regions that ``rule`` finds in ``heatmap`` (H, W), the best first; ``[]`` for a constant map.
 
     At most ``max_boxes``, none under ``min_area`` (a fraction of the map's pixels). Boxes are in map pixels: multiply
-    by ``[W / w, H / h, W / w, H / h]`` for an image of ``W x H``.
+    by ``[W / w, H / h, W / w, H / h]`` for an image of ``W x H``. A rule that ``needs_image`` takes the ``image`` that
+    the map is of, (H, W, 3) uint8 RGB of any size.
 
     Raises:
         DataError: the map is not (H, W), or holds NaN or infinity.
+        UsageError: the rule needs the image.
 
     """
-    return rule.regions(heatmap, max_boxes, min_area)
+    return (rule if image is None else rule.on_image(image)).regions(heatmap, max_boxes, min_area)
 
 
 def five_guesses(heatmaps: Sequence[npt.ArrayLike], tight: BoxRule, loose: BoxRule) -> list[tuple[int, Region | None]]:
