@@ -31,7 +31,7 @@ CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-_ANNOTATION_FOLDERS = ("Annotations", "annotations", "xml", "xmls")
+_ANNOTATION_FOLDERS = ("Annotations", "annotations", "labels", "xml", "xmls")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
 _USUAL_SPLITS = ("train", "val", "trainval", "test")
 _PER_CLASS_LINE = re.compile(r".+\s-?[01]")  # "000012  1" in <class>_<split>.txt

@@ -63,6 +63,10 @@ class Yolo(Dataset):
         self._finder = FileFinder()
         for note in notes:
             self.problems.warn(note)
+        for split, places in self._splits.items():
+            if split != "train" and places == self._splits.get("train"):
+                text = f"{root}: {split} and train are the same images: what is measured there was seen in training."
+                self.problems.warn(text)
 
     def splits(self) -> tuple[str, ...]:
         """Return the splits that the folders, or ``data.yaml``, tell."""
@@ -73,6 +77,8 @@ class Yolo(Dataset):
         """The names that some label uses, in the order of their numbers."""
         listed = self._names.by_number
         used = {label.number for labels in self._labels.values() for label in labels}
+        if not used and self.problems.errors:
+            raise DataError(self.problems.errors[0])
         if not used:
             raise DataError(f"no label file of {self.root} has an object. Put them into labels/, beside images/.")
         unused = [name for number, name in listed.items() if number not in used]
@@ -186,7 +192,7 @@ class Yolo(Dataset):
             if not place.is_dir() or not folder.is_dir() or folder == place:
                 continue
             for file in sorted(folder.rglob("*.txt")):
-                if file not in used and file.name not in _NO_LABELS and _is_label_text(read_text(file)):
+                if file not in used and file.name not in _NO_LABELS and _is_label_text(_text_of(file)):
                     self.problems.warn(f"{file} has no image in {place}; it is left out.", kind="labels without image")
 
     def _read_labels(self, file: Path) -> list[_Label]:
@@ -378,7 +384,7 @@ def _has_images(folder: Path) -> bool:
 
 def _has_labels(images: Path, root: Path, *, any_text: bool = False) -> bool:
     """Tell whether a folder of images has label files: of the first with a line, one in YOLO's format, or any."""
-    texts = [text for file in islice(_texts(images, root), _LOOK_AT) if (text := read_text(file).strip())]
+    texts = [text for file in islice(_texts(images, root), _LOOK_AT) if (text := _text_of(file))]
     return bool(texts) if any_text else any(map(_is_label_text, texts))
 
 
@@ -395,8 +401,16 @@ def _has_image_beside(file: Path) -> bool:
     return any(path.suffix.lower() in SUFFIXES for path in file.parent.glob(f"{file.stem}.*"))
 
 
-def _is_label_text(text: str) -> bool:
-    return all(_LABEL_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip())
+def _text_of(file: Path) -> str | None:
+    """Return the text of what may be a label file; None where it is no text at all."""
+    try:
+        return read_text(file).strip()
+    except DataError:
+        return None
+
+
+def _is_label_text(text: str | None) -> bool:
+    return text is not None and all(_LABEL_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip())
 
 
 def _label_folders(images: Path, root: Path) -> Iterator[Path]:
