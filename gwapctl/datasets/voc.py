@@ -19,7 +19,7 @@ from defusedxml import ElementTree
 
 from gwapctl.boxes import from_voc
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Problems
-from gwapctl.datasets.names import FileFinder, nfc, split_of
+from gwapctl.datasets.names import FileFinder, has_images, nfc, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.datasets.places import find_folder, list_images
 from gwapctl.errors import DataError
@@ -293,13 +293,9 @@ def _places_in(folder: Path, split: str) -> VocPlaces | None:
         if next((folder / texts).glob("*.xml"), None) is None:
             continue
         for images in (*_IMAGE_FOLDERS, texts, ".") if texts in _ANNOTATION_FOLDERS else (texts,):
-            if _has_images(folder / images):
+            if has_images(folder / images):
                 return VocPlaces(folder, texts, images, split)
     return None
-
-
-def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
 def read_voc_xml(path: Path) -> VocAnnotation:
