@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import skimage.data
 
@@ -29,7 +30,6 @@ from gwapctl.images import find_inputs
 from gwapctl.localize import Localization, Model, load_model, localize_inputs
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.report.run_page import write_run_page
-from gwapctl.transforms import resize
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet-s",
@@ -139,7 +139,7 @@ def side_by_side(pictures: Sequence[ImageArray]) -> ImageArray:
     """Put pictures (H, W, 3) next to each other at one height, white between them."""
     height = PHOTO_HEIGHT
     sizes = [(round(picture.shape[1] * height / picture.shape[0]), height) for picture in pictures]
-    scaled = [resize(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
+    scaled = [cv2.resize(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
     gap = np.full((height, height // 40, 3), 255, np.uint8)
     return np.hstack([part for picture in scaled for part in (gap, picture)][1:])
 

@@ -19,6 +19,7 @@ from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.model import save_model
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import Run, now
+from gwapctl.train_check import ImageCheck
 from gwapctl.train_run import (
     STATE,
     Meter,
@@ -34,7 +35,7 @@ from gwapctl.train_run import (
     scalar_writer,
     set_determinism,
 )
-from gwapctl.train_setup import ImageCheck, Training, learning_rate, load_train_data
+from gwapctl.train_setup import Training, learning_rate, load_train_data
 from gwapctl.zoo import find_weights
 
 

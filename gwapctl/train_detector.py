@@ -21,6 +21,7 @@ from gwapctl.images import read_image
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import Run, now
+from gwapctl.train_check import ImageCheck
 from gwapctl.train_run import (
     STATE,
     Meter,
@@ -36,7 +37,7 @@ from gwapctl.train_run import (
     scalar_writer,
     set_determinism,
 )
-from gwapctl.train_setup import ImageCheck, learning_rate
+from gwapctl.train_setup import learning_rate
 from gwapctl.zoo import find_weights
 
 SUBSET = "box_labelled.txt"

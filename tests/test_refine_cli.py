@@ -250,7 +250,7 @@ def test_evaluating_maps_without_the_images_of_the_data_set(world: Path, tmp_pat
     gone = [replace(sample, path=Path("/nowhere") / sample.id) for sample in there]
 
     def boxes(samples: list[BoxedSample], images: Path | None = None) -> list[list[float]]:
-        evidence = evidence_from_maps(out, dataset, samples, rule, images)
+        evidence = evidence_from_maps(out, dataset, samples, rule, [], images)
         return [found.boxes[ANY][0].tolist() for found in evidence]
 
     expected = boxes(there)

@@ -6,16 +6,15 @@ otherwise. A lone folder that holds the class folders is passed through.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import is_container, nfc, split_of
+from gwapctl.datasets.names import has_images, is_container, nfc, split_of
 from gwapctl.datasets.places import list_images
 from gwapctl.errors import DataError, printable
-from gwapctl.image_files import HEIC_ADVICE, HEIC_SUFFIXES, SUFFIXES, Overlooked, walk_images
+from gwapctl.image_files import HEIC_ADVICE, HEIC_SUFFIXES, Overlooked, walk_images
 
 _ORDER = ("train", "val", "test", "trainval")
 
@@ -87,7 +86,7 @@ def _swapped_levels(classes: dict[str, Path]) -> list[str]:
     """Say it where all class folders hold folders of the same names instead of images: splits, or the real classes."""
     shared = set.intersection(*(set(_with_images(path)) for path in classes.values()))
     inner = sorted(name for name in shared if split_of(name) or not is_container(name))
-    if not inner or any(map(_has_images, classes.values())) or len(classes) < 2:
+    if not inner or any(map(has_images, classes.values())) or len(classes) < 2:
         return []
     outer, named = ", ".join(list(classes)[:3]), ", ".join(inner[:3])
     if all(map(split_of, inner)):
@@ -118,7 +117,7 @@ def _find_splits(folder: Path) -> tuple[dict[str, Path], list[str]]:
 def only_folder(folder: Path) -> Path | None:
     """Return the one subfolder of a folder without images, if it holds no image itself: a wrapping, not a class."""
     inner = list(subfolders(folder).values())
-    if len(inner) != 1 or _has_images(folder) or _has_images(inner[0]):
+    if len(inner) != 1 or has_images(folder) or has_images(inner[0]):
         return None
     return inner[0]
 
@@ -154,14 +153,6 @@ def _holds_images(folder: Path) -> bool:
     """Tell whether an image or a HEIC photo lies in ``folder`` or below; stops at the first."""
     overlooked = Overlooked()
     return any(names or overlooked.heic for _, names in walk_images(str(folder), overlooked))
-
-
-def _has_images(folder: Path) -> bool:
-    """Tell whether an image lies in the folder itself."""
-    return any(
-        os.path.splitext(entry.name)[1].lower() in SUFFIXES | HEIC_SUFFIXES and entry.name[0] != "."  # noqa: PTH122
-        for entry in os.scandir(folder)
-    )
 
 
 def _other_files(folder: Path) -> str:

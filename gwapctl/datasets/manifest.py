@@ -135,6 +135,8 @@ def most_likely(files: Sequence[Path]) -> Path:
 def what_is_missing(file: Path) -> str:
     """Say what a CSV file lacks to be a manifest."""
     header = _header(file)
+    if any("\0" in name for name in header):
+        return f"{file} is UTF-16 without a mark, or no text; save it as UTF-8"
     missing = " and ".join(map(repr, _missing_columns(header)))
     return f"{file} has no column {missing}; its first line is: {', '.join(header) or 'empty'}"
 

@@ -5,9 +5,12 @@ A letter with an accent may be one character (NFC) or two (NFD, as macOS writes 
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
+
+from gwapctl.image_files import HEIC_SUFFIXES, SUFFIXES
 
 SPLIT_NAMES = {
     "train": "train",
@@ -46,6 +49,13 @@ def split_in(text: str) -> str | None:
 def is_container(folder: str) -> bool:
     """Tell whether a folder of this name is rather a part of a data set than a class."""
     return folder.lower() in CONTAINERS or split_of(folder) is not None
+
+
+def has_images(folder: Path) -> bool:
+    """Tell whether an image or a HEIC photo lies in ``folder`` itself; none does in one that is not there."""
+    names = (entry.name for entry in os.scandir(folder)) if folder.is_dir() else iter(())
+    known = SUFFIXES | HEIC_SUFFIXES
+    return any(os.path.splitext(name)[1].lower() in known and name[0] != "." for name in names)  # noqa: PTH122
 
 
 class FileFinder:

@@ -19,7 +19,7 @@ from defusedxml import ElementTree
 
 from gwapctl.boxes import from_voc
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Problems
-from gwapctl.datasets.names import FileFinder, nfc, split_of
+from gwapctl.datasets.names import FileFinder, has_images, nfc, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.datasets.places import find_folder, list_images
 from gwapctl.errors import DataError
@@ -32,7 +32,7 @@ CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-_ANNOTATION_FOLDERS = ("Annotations", "annotations", "xml", "xmls")
+_ANNOTATION_FOLDERS = ("Annotations", "annotations", "labels", "xml", "xmls")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
 _USUAL_SPLITS = ("train", "val", "trainval", "test")
 _PER_CLASS_LINE = re.compile(r".+\s-?[01]")  # "000012  1" in <class>_<split>.txt
@@ -294,13 +294,9 @@ def _places_in(folder: Path, split: str) -> VocPlaces | None:
         if next((folder / texts).glob("*.xml"), None) is None:
             continue
         for images in (*_IMAGE_FOLDERS, texts, ".") if texts in _ANNOTATION_FOLDERS else (texts,):
-            if _has_images(folder / images):
+            if has_images(folder / images):
                 return VocPlaces(folder, texts, images, split)
     return None
-
-
-def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
 
 
 def read_voc_xml(path: Path) -> VocAnnotation:

@@ -8,30 +8,37 @@ image without a label file shows nothing. Names that no label uses are left out:
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gwapctl.boxes import from_yolo
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import FileFinder, nfc, split_in, split_of
+from gwapctl.datasets.names import FileFinder
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.datasets.places import list_images
+from gwapctl.datasets.yolo_tree import (
+    NO_LABELS,
+    Names,
+    find_splits,
+    find_yaml,
+    has_labels,
+    is_label_text,
+    label_folders,
+    names_file,
+    read_names,
+    read_yaml,
+    splits_of_yaml,
+    text_of,
+)
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
-from gwapctl.image_files import SUFFIXES, Overlooked
+from gwapctl.image_files import Overlooked
 from gwapctl.images import stored_size
 
 _ORDER = ("train", "val", "test", "trainval")
-_USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
-_NO_LABELS = {"classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt"}
-_LABEL_LINE = re.compile(r"\d+(\.0*)?(\s+-?\d*\.?\d+([eE][-+]?\d+)?){4,}\s*")
-_LOOK_AT = 50  # label files, to tell what they are
 _OVER = 0.01  # how far a fraction may lie outside of 0..1 by rounding
 
 
@@ -42,20 +49,13 @@ class _Label(NamedTuple):
     box: Corners | None
 
 
-class _Names(NamedTuple):
-    """Class names by number, and the file that says them."""
-
-    by_number: dict[int, str]
-    file: Path
-
-
 class Yolo(Dataset):
     """Images with YOLO label files; several labels per image. Sample ids are paths from the split's image folder."""
 
     multi_label = True
 
     def __init__(
-        self, root: Path, splits: Mapping[str, Sequence[Path]], names: _Names, notes: Sequence[str] = ()
+        self, root: Path, splits: Mapping[str, Sequence[Path]], names: Names, notes: Sequence[str] = ()
     ) -> None:
         self.name = root.resolve().name
         self.root = root
@@ -64,6 +64,10 @@ class Yolo(Dataset):
         self._finder = FileFinder()
         for note in notes:
             self.problems.warn(note)
+        for split, places in self._splits.items():
+            if split != "train" and places == self._splits.get("train"):
+                text = f"{root}: {split} and train are the same images: what is measured there was seen in training."
+                self.problems.warn(text)
 
     def splits(self) -> tuple[str, ...]:
         """Return the splits that the folders, or ``data.yaml``, tell."""
@@ -74,6 +78,8 @@ class Yolo(Dataset):
         """The names that some label uses, in the order of their numbers."""
         listed = self._names.by_number
         used = {label.number for labels in self._labels.values() for label in labels}
+        if not used and self.problems.errors:
+            raise DataError(self.problems.errors[0])
         if not used:
             raise DataError(f"no label file of {self.root} has an object. Put them into labels/, beside images/.")
         unused = [name for number, name in listed.items() if number not in used]
@@ -167,7 +173,7 @@ class Yolo(Dataset):
 
     def _label_file(self, image: Path) -> Path | None:
         """Return the label file of an image: below ``labels`` for ``images``, or beside it."""
-        for folder in _label_folders(image.parent, self.root):
+        for folder in label_folders(image.parent, self.root):
             found = self._finder.find(folder, f"{image.stem}.txt")
             if found is not None:
                 return found
@@ -191,11 +197,11 @@ class Yolo(Dataset):
 
     def _warn_of_orphans(self, split: str, used: set[Path]) -> None:
         for place in self._splits[split]:
-            folder = next(iter(_label_folders(place, self.root)), place)
+            folder = next(iter(label_folders(place, self.root)), place)
             if not place.is_dir() or not folder.is_dir() or folder == place:
                 continue
             for file in sorted(folder.rglob("*.txt")):
-                if file not in used and file.name not in _NO_LABELS and _is_label_text(read_text(file)):
+                if file not in used and file.name not in NO_LABELS and is_label_text(text_of(file)):
                     self.problems.warn(f"{file} has no image in {place}; it is left out.", kind="labels without image")
 
     def _read_labels(self, file: Path) -> list[_Label]:
@@ -224,201 +230,32 @@ def open_yolo(path: Path) -> Yolo | None:
 
     """
     root = path if path.is_dir() else path.parent
-    file = _find_yaml(path)
-    document = _read_yaml(file) if file is not None else {}
+    file = find_yaml(path)
+    document = read_yaml(file) if file is not None else {}
     notes: list[str] = []
-    splits = _splits_of_yaml(document, file, root, notes) if file is not None else {}
-    splits = splits or _find_splits(root)
+    splits = splits_of_yaml(document, file, root, notes) if file is not None else {}
+    splits = splits or find_splits(root)
     if not splits:
         if not path.is_dir():
             raise DataError(f"{path} names no folder of images that is there. Correct its train: and val:.")
         return None
     named = "names" in document  # then any text file is a label file, a broken one, too
-    labelled = any(_has_labels(place, root, any_text=named) for places in splits.values() for place in places)
+    labelled = any(has_labels(place, root, any_text=named) for places in splits.values() for place in places)
     if path.is_dir() and not labelled and all(place.is_dir() for places in splits.values() for place in places):
         return None  # a .yaml of something else, or class folders
-    if file is not None and named:
-        names = _Names(_read_names(document["names"], file), file)
-    else:
-        names = _names_file(root, splits)
-    return Yolo(root, splits, names, notes)
+    if file is None or not named:
+        return Yolo(root, splits, names_file(root, splits), notes)
+    return Yolo(root, splits, Names(read_names(document["names"], file), file), notes)
 
 
 def require_labels(folder: Path) -> None:
     """Raise ``DataError`` where a YAML file describes a YOLO tree, but there is no label file."""
-    file = _find_yaml(folder)
+    file = find_yaml(folder)
     if file is not None:
         raise DataError(f"{file} describes a YOLO data set, but there is no label file. Put them into labels/.")
 
 
-def _find_yaml(path: Path) -> Path | None:
-    """Return the file that describes the tree: it says ``names``, or at least ``nc`` and ``train``."""
-    if path.is_file():
-        return path
-    files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")], key=lambda file: (file.name not in _USUAL, file.name))
-    found = []
-    for file in files:
-        try:
-            document = _read_yaml(file)
-        except DataError:
-            if file.name in _USUAL:
-                raise
-            continue  # of something else
-        if "names" in document or {"nc", "train"} <= document.keys():
-            found.append(file)
-    usual = [file for file in found if file.name in _USUAL] or found
-    if len(usual) > 1:
-        listed = ", ".join(file.name for file in usual)
-        raise DataError(f"{path} has several descriptions: {listed}. Give the one you mean as the DATASET.")
-    return usual[0] if usual else None
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML mapping into text, lists and dicts alone: a class may be called ``no``."""
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        document = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise DataError(f"{file} is not valid YAML: {' '.join(str(error).split())}. Repair it.") from error
-    return document if isinstance(document, dict) else {}
-
-
-def _read_names(names: Any, file: Path) -> dict[int, str]:
-    if not isinstance(names, dict | list) or not names:
-        raise DataError(f"{file} has no class names. Write names: [cat, dog], or names: with 0: cat.")
-    found = {}
-    for number, name in names.items() if isinstance(names, dict) else enumerate(names):
-        if not str(number).isdecimal():
-            raise DataError(f"{file}: names has the key {number!r}, no class number. Write 0: cat.")
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{file}: class {number} has no name. Give it a text.")
-        found[int(number)] = nfc(name.strip())
-    return found
-
-
-def _names_file(root: Path, splits: Mapping[str, Sequence[Path]]) -> _Names:
-    """Read the class names from ``classes.txt`` or its like, at the top or among images and labels."""
-    places = [place for items in splits.values() for place in items if place.is_dir()]
-    folders = [root, root / "labels", *(folder for place in places for folder in _label_folders(place, root)), *places]
-    files = [folder / name for folder in dict.fromkeys(folders) for name in _NAME_FILES]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise DataError(
-            f"{root} is a YOLO data set without class names. Add data.yaml with names: [first, second, ...], or "
-            "classes.txt with one name per line."
-        )
-    lines = [nfc(line.strip()) for line in read_text(file).splitlines()]
-    names = {number: line for number, line in enumerate(lines) if line}
-    if not names:
-        raise DataError(f"{file} has no class name. Write one per line.")
-    return _Names(names, file)
-
-
-def _splits_of_yaml(document: dict[str, Any], file: Path, root: Path, notes: list[str]) -> dict[str, list[Path]]:
-    """Return the folders and lists that the YAML names; what is not there is noted, and an error for ``train``."""
-    splits: dict[str, list[Path]] = {}
-    base = document["path"] if isinstance(document.get("path"), str) else ""
-    for key, value in document.items():
-        split = split_of(str(key))
-        entries = [item for item in (value if isinstance(value, list) else [value]) if item and isinstance(item, str)]
-        if split is None or not entries:
-            continue
-        found = [place for entry in entries if (place := _resolve(entry, base, root, split)) is not None]
-        if len(found) == len(entries):
-            splits[split] = found
-        else:
-            notes.append(f"{file}: there is no {key}: {', '.join(entries)}; this split is left out.")
-    if "train" not in splits and any(split_of(str(key)) == "train" for key in document) and splits:
-        raise DataError(f"{notes[0]} Correct it.")
-    if not splits:
-        notes.clear()
-    return splits
-
-
-def _resolve(entry: str, base: str, root: Path, split: str) -> Path | None:
-    """Find a folder or list that a YAML file names: below the data set first, wherever it was when it was written."""
-    name = entry.replace("\\", "/")
-    parts = [part for part in PurePosixPath(name).parts if part not in (".", "/")]
-    while parts and parts[0] == "..":
-        parts = parts[1:]
-    said = any(split_of(part) == split for part in parts)  # then a shorter path must say it, too
-    rest = [parts[start:] for start in range(len(parts))]
-    tails = ["/".join(tail) for tail in rest if not said or any(split_of(part) == split for part in tail)]
-    tried = [root / base / tails[0] if tails else root / base, *(root / tail for tail in tails)]
-    outside = [root / base / name, root / name]
-    for place in (*tried[:2], *outside, *tried[2:]):
-        if place.exists():
-            return _image_folder(place, split) if place.is_dir() else place
-    return None
-
-
-def _image_folder(place: Path, split: str) -> Path:
-    """Return the folder itself, or its ``images`` where it holds them and their ``labels``."""
-    inner = place / "images"
-    if (place / "labels").is_dir() and inner.is_dir():
-        return inner / split if (inner / split).is_dir() else inner
-    return place
-
-
-def _find_splits(root: Path) -> dict[str, list[Path]]:
-    """Return split -> image folders by looking: those that have label files in YOLO's format."""
-    images, parts = root / "images", _split_folders(root)
-    forms = [_split_folders(images), {split: path / "images" for split, path in parts.items()}, parts]
-    darknet = {split: path for path in sorted(root.glob("obj_*_data")) if (split := split_in(path.name)) is not None}
-    for form in (*forms, darknet, {"train": images}, {"train": root}):
-        found = {split: [place] for split, place in form.items() if _has_labels(place, root)}
-        if found:
-            return found | {split: [place] for split, place in form.items() if _has_images(place)}
-    return {}
-
-
-def _split_folders(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    return {
-        split: path for path in sorted(folder.iterdir()) if path.is_dir() and (split := split_of(path.name)) is not None
-    }
-
-
-def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
-
-
-def _has_labels(images: Path, root: Path, *, any_text: bool = False) -> bool:
-    """Tell whether a folder of images has label files: of the first with a line, one in YOLO's format, or any."""
-    texts = [text for file in islice(_texts(images, root), _LOOK_AT) if (text := read_text(file).strip())]
-    return bool(texts) if any_text else any(map(_is_label_text, texts))
-
-
-def _texts(images: Path, root: Path) -> Iterator[Path]:
-    """Yield the text files that may be label files of the images in a folder."""
-    for folder in _label_folders(images, root) if images.is_dir() else ():
-        beside = folder == images
-        for file in sorted(folder.glob("*.txt") if beside else folder.rglob("*.txt")):
-            if file.name.lower() not in _NO_LABELS and (not beside or _has_image_beside(file)):
-                yield file
-
-
-def _has_image_beside(file: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in file.parent.glob(f"{file.stem}.*"))
-
-
-def _is_label_text(text: str) -> bool:
-    return all(_LABEL_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip())
-
-
-def _label_folders(images: Path, root: Path) -> Iterator[Path]:
-    """Yield where the label files of the images in a folder may lie; only below ``root`` is ``images`` replaced."""
-    inside = images.is_relative_to(root)
-    parts = list(images.relative_to(root).parts if inside else images.parts)
-    for place in reversed([place for place, part in enumerate(parts) if part.lower() == "images"]):
-        replaced = Path(*parts[:place], "labels", *parts[place + 1 :])
-        yield root / replaced if inside else replaced
-    yield images
-
-
-def _class_number(line: str, names: _Names) -> int:
+def _class_number(line: str, names: Names) -> int:
     """Return the class number of a line.
 
     Raises:

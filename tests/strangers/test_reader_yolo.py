@@ -159,6 +159,18 @@ def test_our_own_export_is_read_back(tmp_path: Path, run_cli: Cli) -> None:
     assert exported.code == 0, exported.stderr
     (tmp_path / "images").rename(tmp_path / "yolo" / "images")
     assert boxes(tmp_path / "yolo") == {"0.jpg": (["cat"], [CAT_BOX])}
+    (line,) = open_dataset(str(tmp_path / "yolo")).warnings()
+    assert "val and train are the same images" in line
+
+
+def test_other_texts_do_not_matter(tmp_path: Path) -> None:
+    make_part(tmp_path, "images", "labels")
+    write(tmp_path / "data.yaml", NAMES)
+    write(tmp_path / "labels" / "about.txt", "Katze, H\u00f6hle", "latin-1")
+    write(tmp_path / "labels" / "notes.txt", "drawn by me")
+    dataset = open_dataset(str(tmp_path))
+    assert list(found(dataset)) == ["0.jpg", "1.jpg"]
+    assert dataset.warnings() == []
 
 
 BROKEN_YAML = {

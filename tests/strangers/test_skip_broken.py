@@ -19,7 +19,8 @@ from gwapctl.errors import DataError
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train import train
-from gwapctl.train_setup import ImageCheck, TrainData, load_train_data
+from gwapctl.train_check import ImageCheck
+from gwapctl.train_setup import TrainData, load_train_data
 
 Cli = Callable[..., Any]
 OPTIONS = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 2, "--batch-size", 2]
@@ -128,7 +129,7 @@ def test_a_class_that_loses_all_its_images_is_named(photos: Path) -> None:
 
 def test_many_images_are_checked_by_their_headers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readable, "DECODED", 7)
-    monkeypatch.setattr("gwapctl.train_setup.DECODED", 7)
+    monkeypatch.setattr("gwapctl.train_check.DECODED", 7)
     said: list[str] = []
     with pytest.raises(DataError, match=r"dog/2\.jpg is empty \(0 bytes\)[^0-9]*`gwapctl data check`"):
         load_train_data(config_for(photos), None, ImageCheck(announce=said.append))
