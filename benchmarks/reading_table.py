@@ -14,6 +14,8 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +106,8 @@ def add_batch(
             heat = compose([term[: len(truth)] for term in terms], PreparedImage(width, height, {}), 0, "none")
             heat = np.broadcast_to(heat, (len(truth), *heat.shape[1:])).astype(np.float32)
             for rule in {reading.rule for reading in readings}:
-                boxes = boxes_from_maps(dict(zip(truth, heat, strict=True)), parse_box_rule(rule), width, height)
+                cut = parse_box_rule(rule).on_image(image)
+                boxes = boxes_from_maps(dict(zip(truth, heat, strict=True)), cut, width, height, truth)
                 found = {label: box[0] if len(box) else None for label, box in boxes.items()}
                 meters[Reading(*way, rule)].update(found, truth)
 
@@ -115,14 +118,16 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL[=DATASET[@ROOT]]")
     parser.add_argument("--maps", default="weight,class,fused")
     parser.add_argument("--scales", action="append", help="repeatable")
-    parser.add_argument("--rules", default="paper20,otsu,fixed:0.3,fixed:0.4")
+    parser.add_argument("--rules", default="paper20,otsu,fixed:0.4,otsu+grabcut,fixed:0.4+grabcut")
     parser.add_argument("--best", type=int, help="print only so many rows")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--processes", type=int, default=1, help="data sets measured at the same time")
     asked = parser.parse_args()
     sizes = [tuple(map(int, text.split(","))) for text in asked.scales or ["224", "160,224,320", "224,448,672"]]
     readings = [Reading(m, s, r) for m in asked.maps.split(",") for s in sizes for r in asked.rules.split(",")]
     started = time.monotonic()
-    columns = dict(measure(spec, readings, asked.limit) for spec in asked.models)
+    with ProcessPoolExecutor(asked.processes) as pool:
+        columns = dict(pool.map(measure, asked.models, repeat(readings), repeat(asked.limit)))
     floors = {title: max(numbers[floor] for floor in FLOORS) for title, numbers in columns.items()}
     margin = {way: min(numbers[way] - floors[title] for title, numbers in columns.items()) for way in readings}
     print(f"\r{time.monotonic() - started:.0f} s{' ' * 40}", file=sys.stderr)

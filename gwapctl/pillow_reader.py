@@ -86,7 +86,7 @@ def _prepare_for_heic(file: IO[bytes]) -> None:
     if brands & _AVIF_BRANDS or not brands & _HEIC_BRANDS:
         return
     try:
-        from pi_heif import register_heif_opener  # type: ignore[import-untyped]
+        from pi_heif import register_heif_opener
     except ImportError as error:
         raise NoHeicError(f"is a HEIC photo, which is not read: {HEIC_ADVICE}") from error
     register_heif_opener()

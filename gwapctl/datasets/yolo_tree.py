@@ -52,7 +52,7 @@ def find_yaml(path: Path) -> Path | None:
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML mapping into text, lists and dicts alone: a class may be called ``no``."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         document = yaml.load(read_text(file), Loader=yaml.BaseLoader)

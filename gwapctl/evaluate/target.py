@@ -152,7 +152,8 @@ def _held_out(target: Target, dataset: Dataset) -> tuple[str, list[BoxedSample]]
             f"{dataset.name} at {dataset.root} is not what {target.name} was trained on, so the images that it kept "
             "out are not known. Give the place of the same data with --root."
         )
-    ids = {sample.id for sample in held}
+    skipped = (run.document["dataset"].get("skipped") or {}).get("val", ())
+    ids = {sample.id for sample in held} - set(skipped)
     name = f"{HELD_OUT} {fraction:g} of {train_split}, seed {config['seed']}"
     return name, [sample for sample in samples if sample.id in ids]
 
