@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -99,5 +100,5 @@ def test_the_lock_has_hashes_and_no_addresses() -> None:
     assert len(pinned) > 50
     assert all("==" in line and line.endswith("\\") for line in pinned)
     for dependency in PROJECT["dependencies"]:
-        name = dependency.split(">")[0]
+        name = re.split("[>=]", dependency)[0]
         assert any(line.startswith(f"{name}==") for line in pinned), f"{name} is not locked: run make lock"

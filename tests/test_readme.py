@@ -21,7 +21,7 @@ COMMANDS = [
 ]
 CHEAPER = {
     "data": ["--images", "20", "--quiet"],
-    "train": ["--image-size", "32", "--batch-size", "4", "--iterations", "2", "--device", "cpu", "--workers", "0"],
+    "train": ["--image-size", "32", "--batch-size", "4", "--iterations", "2", "--feature-cache", "features"],
     "evaluate": ["--device", "cpu"],
     "localize": ["--device", "cpu"],
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -77,7 +78,7 @@ def test_the_commands_run_in_order(place: Path, capsys: pytest.CaptureFixture[st
             assert load_info(place / "runs" / "mine").box_rule.startswith("fixed:")
             assert "chosen on the very images that it is measured on" in " ".join(said.err.split())
     run = Run.open(place / "runs" / "mine")
-    assert (run.finished, run.document["config"]["cache_features"], run.document["dataset"]["n_val"]) == (True, True, 4)
+    assert (run.finished, run.document["config"]["cache_features"], run.document["dataset"]["n_val"]) == (True, True, 2)
     calibration = load_info(run.folder).provenance["calibration"]
     assert (calibration["split"], calibration["n"]) == ("val", 6)
     assert len(list((place / "found" / "overlays").rglob("*.jpg"))) == 20
@@ -87,10 +88,13 @@ def test_the_commands_run_in_order(place: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_it_says_what_the_recipe_says() -> None:
-    recipe = (Path(__file__).parent.parent / "models/recipes/photos-gwap-dinov2-vits14.toml").read_text()
-    assert "val_fraction = 0.2" in recipe
-    assert "A fifth of the photos" in PAGE
-    assert "88 MB" in recipe
+    recipes = Path(__file__).parent.parent / "models" / "recipes"
+    recipe = tomllib.loads((recipes / "photos.toml").read_text())
+    assert recipe["val_fraction"] == 0.1
+    assert "A tenth of the photos" in PAGE
+    assert f"{recipe['epochs']} epochs" in PAGE
+    assert f"output stride\n  {recipe['output_stride']}" in PAGE
+    assert "88 MB" in (recipes / "photos-gwap-dinov2-vits14.toml").read_text()
     assert "88 MB" in PAGE
 
 
