@@ -1,4 +1,7 @@
-"""From a finished run to a zoo entry: half-precision weights, ``model.json``, and a card with measured numbers."""
+"""From a finished run to a zoo entry: half-precision weights, ``model.json``, and a card with measured numbers.
+
+An entry whose weights a package holds gets its card alone.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from typing import Any
 
 from gwapctl.errors import DataError
 from gwapctl.files import read_json, write_text
-from gwapctl.model import load_classifier, save_model
+from gwapctl.model import Classifier, load_classifier, save_model
 from gwapctl.runs import Run
-from gwapctl.zoo import check_logits
+from gwapctl.weights_packages import WeightsPackage
+from gwapctl.zoo import check_logits, weights_package
 
 HEADLINE = (
     "top1_error",
@@ -21,7 +25,9 @@ HEADLINE = (
     "top5_loc_error",
     "gt_known_error",
     "max_box_acc",
+    "max_box_acc_v2",
     "f_measure",
+    "images_per_second",
 )
 TOO_SMALL_TO_PUBLISH = 100  # images: numbers on fewer say nothing
 
@@ -30,12 +36,17 @@ def write_entry(run_folder: Path, entry: Path, evaluations: Sequence[Path] = ())
     """Write ``weights.safetensors`` (float16), ``model.json`` and the front matter of ``card.md`` to ``entry``.
 
     The text of an existing card stays. ``evaluations`` are documents of ``gwapctl evaluate --out`` on the entry itself;
-    the first one's metrics are the headline.
+    the first one's metrics are the headline. Where ``run_folder`` is an entry whose weights a package holds, it gets its
+    card anew, and nothing else.
 
     Raises:
         DataError: the run is not finished, or an evaluation is of another kind or too small.
 
     """
+    package = weights_package(run_folder) if (run_folder / "model.json").is_file() else None
+    if package is not None:
+        _write_card(entry / "card.md", *_of_package(load_classifier(run_folder), package), evaluations)
+        return
     run = Run.open(run_folder)
     if not run.finished:
         raise DataError(f"{run_folder} is {run.document['status']}, not finished. Resume it first.")
@@ -55,18 +66,32 @@ def write_entry(run_folder: Path, entry: Path, evaluations: Sequence[Path] = ())
         "device": run.document["device"],
         "libraries": [f"{name} {version}" for name, version in run.document["versions"].items()],
     }
-    tables: dict[str, Any] = {
-        "check": {
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            "bytes": file.stat().st_size,
-            "parameters": sum(parameter.numel() for parameter in stored.parameters()),
-            "logits": check_logits(stored),
-        }
+    _write_card(entry / "card.md", front, _check(stored, file.read_bytes()), evaluations)
+
+
+def _of_package(model: Classifier, package: WeightsPackage) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return front matter and check of an entry whose weights lie in ``package``."""
+    front = {
+        "task": "multi-label" if model.info.multi_label else "single-label",
+        "backbone": model.info.backbone,
+        "head": model.info.head,
+        "dataset": model.info.provenance["dataset"],
+        "classes": len(model.info.classes),
+        "weights_package": package.distribution,
+        "weights_version": package.version,
+        "weights_sha256": package.sha256,
     }
-    measured = [_summary(read_json(path), entry.name) for path in evaluations]
-    if measured:
-        tables["metrics"] = measured[0]["metrics"]
-    _write_card(entry / "card.md", front, tables, measured)
+    return front, _check(model, package.read())
+
+
+def _check(model: Classifier, weights: bytes) -> dict[str, Any]:
+    """Return what ``models verify`` computes again."""
+    return {
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "bytes": len(weights),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "logits": check_logits(model),
+    }
 
 
 def _per_epoch(run: Run) -> int:
@@ -98,8 +123,10 @@ def _headline(metrics: dict[str, float]) -> dict[str, float]:
     return {name: round(metrics[name], 4) for name in HEADLINE if name in metrics}
 
 
-def _write_card(path: Path, front: dict[str, Any], tables: dict[str, Any], measured: Sequence[dict[str, Any]]) -> None:
+def _write_card(path: Path, front: dict[str, Any], check: dict[str, Any], evaluations: Sequence[Path]) -> None:
     """Replace the front matter, keep the text. JSON's strings, numbers and lists are valid TOML."""
+    measured = [_summary(read_json(file), path.parent.name) for file in evaluations]
+    tables = {"check": check} | ({"metrics": measured[0]["metrics"]} if measured else {})
     text = path.read_text(encoding="utf-8").split("+++\n", 2)[2] if path.is_file() else f"\n# {path.parent.name}\n"
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()]
     for name, table in tables.items():

@@ -211,9 +211,9 @@ def test_figure_8_shows_three_scales_their_mean_and_gap() -> None:
         "gap\nclass map",
     )
     assert "96 is no" not in "".join(said)
-    own = build_figure("8", subjects, [scene()], Wishes(scales=(128,)), said.append)
-    assert own.heads == ("input", "gwap weight map\n128 px", "gap\nclass map")
-    assert any("scale 128" in text for text in said)
+    own = build_figure("8", subjects, [scene()], Wishes(scales=(256,)), said.append)
+    assert own.heads == ("input", "gwap weight map\n256 px", "gap\nclass map")
+    assert any("scale 256" in text for text in said)
 
 
 def test_the_mean_of_figure_8_is_between_its_scales() -> None:
