@@ -357,8 +357,8 @@ def test_only_what_is_behind_a_layer_is_kept_for_the_backward_pass() -> None:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             network(inputs)
         maps = [shape for shape in kept if len(shape) == 4 and shape[0] == 1 and shape[2] == shape[3]]
-        flat = [shape for shape in kept if len(shape) == 3 and shape[:2] == (1, 256)]  # (1, K, N): what the head looks at
-        sides = {shape[3] for shape in maps} | {math.isqrt(shape[2]) for shape in flat}
+        flat = [shape for shape in kept if len(shape) == 3 and shape[2] == 256]  # (1, N, K): what the head looks at
+        sides = {shape[3] for shape in maps} | {math.isqrt(shape[1]) for shape in flat}
         assert max(sides) == side, layers
 
 
