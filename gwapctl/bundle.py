@@ -36,8 +36,8 @@ def write_entry(run_folder: Path, entry: Path, evaluations: Sequence[Path] = ())
     """Write ``weights.safetensors`` (float16), ``model.json`` and the front matter of ``card.md`` to ``entry``.
 
     The text of an existing card stays. ``evaluations`` are documents of ``gwapctl evaluate --out`` on the entry itself;
-    the first one's metrics are the headline. Where ``run_folder`` is an entry whose weights a package holds, it gets its
-    card anew, and nothing else.
+    the first one's metrics are the headline. Where ``run_folder`` is an entry whose weights a package holds, its card
+    is made anew, and nothing else.
 
     Raises:
         DataError: the run is not finished, or an evaluation is of another kind or too small.

@@ -27,8 +27,8 @@ MEBIBYTE = 2**20
 def measure_cost(localizer: Localizer, samples: Sequence[BoxedSample]) -> tuple[dict[str, float], dict[str, Any]]:
     """Return what the map of the best class costs on the first ``IMAGES`` of ``samples``, and how it was timed.
 
-    ``images_per_second`` is of the fastest of at most ``PASSES`` passes; ``extra_memory_mib`` is per image, and left out on
-    devices whose memory cannot be asked for.
+    ``images_per_second`` is of the fastest of at most ``PASSES`` passes; ``extra_memory_mib`` is per image, and left
+    out on devices whose memory cannot be asked for.
     """
     import torch
 
