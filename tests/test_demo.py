@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import skimage.data
 
 from gwapctl import demo
+from gwapctl.boxes import iou
+from gwapctl.images import read_image
 from gwapctl.runs import Run
 
 SHORT = {"image_size": (32, 32), "batch_size": 8, "epochs": 1}
@@ -53,3 +58,19 @@ def test_demo_prints_the_floors_and_starts_over_only_when_told(run_cli: Callable
     assert third.code == 0, third.stderr
     assert third.stdout == first.stdout  # the same seed, the same numbers
     assert len(Run.open(folder / "run").history()) == 1
+
+
+def test_it_shows_first_what_the_default_model_finds(run_cli: Callable[..., Any], tmp_path: Path) -> None:
+    """The cat and the cup are named, and their boxes are near those that a person drew; the rocket is no rocket."""
+    result = run_cli("demo", "--out", tmp_path / "tour", "--images", 60)
+    rows = {row.split()[0]: row for row in result.stdout.splitlines()[1:4]}
+    assert re.search(r"Egyptian cat +0\.[5-9]", rows["cat"])
+    assert re.search(r"espresso +0\.[5-9]", rows["coffee"])
+    assert "drilling platform" in rows["rocket"]
+    drawn = {"cat": (20, 0, 440, 300), "coffee": (150, 18, 400, 250)}
+    for name, box in drawn.items():
+        found = tuple(map(int, rows[name].split()[-4:]))
+        assert float(iou(found, box)[0, 0]) > 0.6, name
+    assert read_image(tmp_path / "tour" / "photos.jpg").shape[0] == demo.PHOTO_HEIGHT
+    cat = read_image(tmp_path / "tour" / "photos" / "cat.png")
+    assert np.array_equal(cat, skimage.data.chelsea())
