@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from gwapctl.backbones import build_backbone
 from gwapctl.backbones.efficientnet_lite import package_weights
 from gwapctl.config import NAMED, build_train_config, default_recipe
 from gwapctl.datasets import DATASETS
@@ -106,10 +107,8 @@ def test_the_weight_map_is_a_convolution_by_another_way() -> None:
         features = torch.randn(2, 24, 5, 7).to(memory_format=layout)
         expected = head.weight_score(features).flatten(1)
         torch.testing.assert_close(head.score(features), expected)
-        both = [
-            torch.autograd.grad(z.square().sum(), head.weight_score.parameters())
-            for z in (head.score(features), expected)
-        ]
+        parameters = list(head.weight_score.parameters())
+        both = [torch.autograd.grad(z.square().sum(), parameters) for z in (head.score(features), expected)]
         for own, theirs in zip(*both, strict=True):
             torch.testing.assert_close(own, theirs)
 
@@ -118,12 +117,8 @@ def test_the_weight_map_is_a_convolution_by_another_way() -> None:
 
 
 def test_the_trunk_is_the_backbone_cut_in_two() -> None:
-    from gwapctl.backbones import build_backbone
-
-    trunk, backbone = (
-        build_trunk("efficientnet-lite0").eval(),
-        build_backbone("efficientnet-lite0", pretrained=True).eval(),
-    )
+    trunk = build_trunk("efficientnet-lite0").eval()
+    backbone = build_backbone("efficientnet-lite0", pretrained=True).eval()
     trunk.load_state_dict(backbone.state_dict())
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
