@@ -44,9 +44,14 @@ def stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix("")) if name.lower().endswith(_ENDINGS) else name
 
 
+def nfc(text: str) -> str:
+    """Return the composed Unicode form (NFC), the one spelling in which names are compared."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def same_name(name: str) -> str:
-    """Return what two names of one file have in common: the composed Unicode form (NFC), bytes escaped."""
-    return name if name.isascii() else unicodedata.normalize("NFC", printable(name))
+    """Return what two names of one file have in common: the composed Unicode form, bytes escaped."""
+    return name if name.isascii() else nfc(printable(name))
 
 
 def on_disk(name: str) -> str:

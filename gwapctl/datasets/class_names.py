@@ -8,10 +8,10 @@ like: Label Studio from 0, CVAT from 1. Numbers compare as what they mean: ``1``
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from gwapctl.datasets.base import ClassName
+from gwapctl.image_files import nfc
 
 FOREIGN = -2  # a class that the data set does not have: always wrong
 _NUMBER = re.compile(r"\s*([+-]?[0-9]+)(?:\.0*)?\s*")
@@ -24,17 +24,17 @@ class ClassMatcher:
     def __init__(self, classes: Sequence[ClassName]) -> None:
         numbered = list(enumerate(classes))
         self._ids = [item.id for item in classes]
-        self._by_id = _unambiguous((_nfc(item.id), index) for index, item in numbered if is_name(item.id))
-        self._by_name = _unambiguous((_nfc(item.name), index) for index, item in numbered)
+        self._by_id = _unambiguous((nfc(item.id), index) for index, item in numbered if is_name(item.id))
+        self._by_name = _unambiguous((nfc(item.name), index) for index, item in numbered)
         self._by_plain = _unambiguous((_plain(item.name), index) for index, item in numbered)
-        self._by_both = _unambiguous((_nfc(f"{item.name} ({item.id})"), index) for index, item in numbered)
+        self._by_both = _unambiguous((nfc(f"{item.name} ({item.id})"), index) for index, item in numbered)
         self._by_number = _unambiguous(_numbers(numbered))
         self._nameless = _unambiguous(_numbers((i, item) for i, item in numbered if not is_name(item.name)))
 
     def index(self, name: str, class_id: str = "") -> int:
         """Return the index of the class called ``name``, or by an id, or ``FOREIGN``."""
-        if is_name(class_id) and _nfc(class_id) in self._by_id:
-            return self._by_id[_nfc(class_id)]
+        if is_name(class_id) and nfc(class_id) in self._by_id:
+            return self._by_id[nfc(class_id)]
         found = self._named(name)
         if found == FOREIGN and class_id:  # written so where two classes share a name
             found = self._named(f"{name} ({class_id})")
@@ -45,7 +45,7 @@ class ClassMatcher:
         return self._numbered(name, class_id) if found == FOREIGN else found
 
     def _named(self, name: str) -> int:
-        text = _nfc(name)
+        text = nfc(name)
         if not text.strip():
             return FOREIGN
         tables = (self._by_name, self._by_both, self._by_id)
@@ -88,11 +88,7 @@ def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
     return {key: value for key, value in table.items() if key not in twice}
 
 
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
 def _plain(name: str) -> str:
     """Return a name as people compare it: upper and lower case, underscores and the ways to write a number are one."""
     value = _number(name)
-    return str(value) if value is not None else " ".join(_nfc(name).casefold().replace("_", " ").split())
+    return str(value) if value is not None else " ".join(nfc(name).casefold().replace("_", " ").split())

@@ -18,10 +18,11 @@ from typing import Any
 
 from gwapctl.boxes import from_xywh
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import FileFinder, nfc, split_in
+from gwapctl.datasets.names import file_in, split_in
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError
 from gwapctl.files import read_json
+from gwapctl.image_files import nfc
 
 Id = int | str
 _ROBOFLOW = "_annotations.coco.json"
@@ -38,7 +39,6 @@ class Coco(Dataset):
         self.root = root
         self._files = files
         self._documents: dict[str, dict[str, Any]] = {}
-        self._finder = FileFinder()
 
     @cached_property
     def classes(self) -> tuple[ClassName, ...]:  # type: ignore[override]  # found only when asked for, then kept
@@ -166,7 +166,7 @@ class Coco(Dataset):
     def _find(self, image: dict[str, Any], number: Id, file: Path) -> Path | None:
         name = image["file_name"].replace("\\", "/")
         folders = self._image_folders(file)
-        path = next((found for folder in folders if (found := self._finder.find(folder, name)) is not None), None)
+        path = next((found for folder in folders if (found := file_in(folder, name)) is not None), None)
         if path is None:
             listed = ", ".join(map(str, folders))
             self.problems.error(f"{file}: there is no image {name} (id {number}) in any of: {listed}.")

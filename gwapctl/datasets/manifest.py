@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import SPLIT_NAMES, FileFinder, nfc, split_in, split_of
+from gwapctl.datasets.names import SPLIT_NAMES, file_in, split_in, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError, closest
 from gwapctl.files import read_text, text_encoding
+from gwapctl.image_files import nfc
 
 _CORNERS = ("x0", "y0", "x1", "y1")
 _BOOLEANS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
@@ -57,7 +58,6 @@ class Manifest(Dataset):
         self.classes = tuple(ClassName(name, name) for name in names)
         self.multi_label = any(len({label for row in rows for label in row.labels}) != 1 for rows in images)
         self._index = {name: index for index, name in enumerate(names)}
-        self._finder = FileFinder()
 
     def splits(self) -> tuple[str, ...]:
         """Return the values of the column ``split``, or what the files' names say, or ``train``."""
@@ -79,7 +79,7 @@ class Manifest(Dataset):
 
     def _find(self, image: str, split: str, file: Path) -> Path | None:
         folders = [file.parent, *(self.root / place for place in ("images", split, f"images/{split}"))]
-        path = next((found for folder in folders if (found := self._finder.find(folder, image)) is not None), None)
+        path = next((found for folder in folders if (found := file_in(folder, image)) is not None), None)
         if path is None:
             self.problems.error(f"{file}: there is no image {file.parent / image}. Restore it or remove its row.")
         return path

@@ -1,16 +1,12 @@
-"""Names of files, classes and splits as strangers write them.
-
-A letter with an accent may be one character (NFC) or two (NFD, as macOS writes file names): both are one name.
-"""
+"""Names of files, folders and splits as strangers write them."""
 
 from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from pathlib import Path
 
-from gwapctl.image_files import HEIC_SUFFIXES, SUFFIXES
+from gwapctl.image_files import HEIC_SUFFIXES, SUFFIXES, find_file
 
 SPLIT_NAMES = {
     "train": "train",
@@ -28,11 +24,6 @@ CONTAINERS = frozenset(  # folders that hold parts of a data set; alone, or amon
 
 _YEAR = re.compile(r"(19|20)\d\d$")
 _SPLIT = re.compile(r"(?<![a-z])(trainval|training|train|validation|valid|val|testing|test)(?![a-z])")
-
-
-def nfc(text: str) -> str:
-    """Return the one spelling that names are compared in."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def split_of(folder: str) -> str | None:
@@ -58,29 +49,7 @@ def has_images(folder: Path) -> bool:
     return any(os.path.splitext(name)[1].lower() in known and name[0] != "." for name in names)  # noqa: PTH122
 
 
-class FileFinder:
-    """Finds files by names that may be spelled otherwise on disk; lists a folder once, and only when it must."""
-
-    def __init__(self) -> None:
-        self._listed: dict[Path, dict[str, str]] = {}
-
-    def find(self, folder: Path, name: str) -> Path | None:
-        """Return the file ``name`` (a posix path) below ``folder``, or None."""
-        path = folder / name
-        if path.is_file():
-            return path
-        if path.as_posix().isascii():
-            return None
-        place = Path(path.anchor) if Path(name).is_absolute() else folder
-        for part in Path(name).parts:
-            if part not in (path.anchor, ".."):
-                part = self._entries(place).get(nfc(part), part)
-            place /= part
-        return place if place.is_file() else None
-
-    def _entries(self, folder: Path) -> dict[str, str]:
-        """Map the names in ``folder``, in NFC, to the names on disk."""
-        if folder not in self._listed:
-            paths = folder.iterdir() if folder.is_dir() else ()
-            self._listed[folder] = {nfc(path.name): path.name for path in paths}
-        return self._listed[folder]
+def file_in(folder: Path, name: str) -> Path | None:
+    """Return the file ``name`` (a posix path) below ``folder``, however its name is spelled on disk, or None."""
+    found = find_file(folder / name)
+    return found if found is not None and found.is_file() else None

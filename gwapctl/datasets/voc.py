@@ -19,12 +19,12 @@ from defusedxml import ElementTree
 
 from gwapctl.boxes import from_voc
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Problems
-from gwapctl.datasets.names import FileFinder, has_images, nfc, split_of
+from gwapctl.datasets.names import file_in, has_images, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.datasets.places import find_folder, list_images
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
-from gwapctl.image_files import SUFFIXES
+from gwapctl.image_files import SUFFIXES, nfc
 from gwapctl.images import stored_size
 
 CLASSES = (
@@ -76,7 +76,6 @@ class VocPart:
         self.image_folder = places.folder / places.images
         self.problems = problems
         self._only_split = places.split
-        self._files = FileFinder()
         self._annotations: dict[str, VocAnnotation | None] = {}
 
     @cached_property
@@ -125,7 +124,7 @@ class VocPart:
     def annotation_file(self, name: str) -> Path:
         """Return the XML file of an id, whether or not it is there."""
         file = f"{name}.xml"
-        return self._files.find(self.annotation_folder, file) or self.annotation_folder / file
+        return file_in(self.annotation_folder, file) or self.annotation_folder / file
 
     def annotation(self, name: str) -> VocAnnotation | None:
         """Return the annotation of an id, parsed once; None where it is broken and problems are being collected."""

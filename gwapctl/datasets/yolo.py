@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from gwapctl.boxes import from_yolo
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import FileFinder
+from gwapctl.datasets.names import file_in
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.datasets.places import list_images
 from gwapctl.datasets.yolo_tree import (
@@ -61,7 +61,6 @@ class Yolo(Dataset):
         self.root = root
         self._splits = {split: splits[split] for split in _ORDER if split in splits}
         self._names = names
-        self._finder = FileFinder()
         for note in notes:
             self.problems.warn(note)
         for split, places in self._splits.items():
@@ -165,7 +164,7 @@ class Yolo(Dataset):
             folders = (place.parent, self.root)
             tails = ["/".join(PurePosixPath(name).parts[start:]) for start in range(len(PurePosixPath(name).parts))]
             tried = [(folder, tail) for tail in tails for folder in folders]
-            path = next((found for folder, tail in tried if (found := self._finder.find(folder, tail))), None)
+            path = next((found for folder, tail in tried if (found := file_in(folder, tail))), None)
             if path is None:
                 self.problems.error(f"{place}: there is no image {line}. Restore it or remove its line.")
             else:
@@ -174,7 +173,7 @@ class Yolo(Dataset):
     def _label_file(self, image: Path) -> Path | None:
         """Return the label file of an image: below ``labels`` for ``images``, or beside it."""
         for folder in label_folders(image.parent, self.root):
-            found = self._finder.find(folder, f"{image.stem}.txt")
+            found = file_in(folder, f"{image.stem}.txt")
             if found is not None:
                 return found
         return None

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from gwapctl.datasets.names import has_images, nfc, split_in, split_of
+from gwapctl.datasets.names import has_images, split_in, split_of
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
-from gwapctl.image_files import SUFFIXES
+from gwapctl.image_files import SUFFIXES, nfc
 
 NO_LABELS = {"classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt"}
 
