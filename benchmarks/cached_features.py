@@ -1,6 +1,6 @@
 """Training a head on cached feature maps beside running the frozen backbone: seconds per epoch, in one process.
 
-python benchmarks/cached_features.py [--backbone timm:vit_small_patch14_dinov2] [--size 224] [--images 64] [--epochs 3]
+python benchmarks/cached_features.py [--backbone efficientnet-lite0] [--size 224] [--images 64] [--epochs 3]
 
 Both ways are the loop of ``gwapctl train --freeze-backbone`` on the same made-up scenes, decoding included, with random
 weights; one of them with ``--cache-features``. Images are mirrored, so that the cache holds two maps of each. One epoch
@@ -57,7 +57,7 @@ def seconds_of_epoch(training: Training) -> float:
 def main() -> None:
     """Time both ways and print their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="timm:vit_small_patch14_dinov2")
+    parser.add_argument("--backbone", default="efficientnet-lite0")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)

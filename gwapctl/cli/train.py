@@ -274,7 +274,8 @@ def _run(
     if resume and root is None:
         root = _root_of_run(folder, config.dataset)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
-    console.note(f"training {config.backbone} + {config.method} on {config.dataset} into {folder}")
+    by = f" by recipe {config.recipe}" if config.recipe else ""
+    console.note(f"training {config.backbone} + {config.method} on {config.dataset}{by} into {folder}")
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
