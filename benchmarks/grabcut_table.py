@@ -88,7 +88,7 @@ def row(model: str, dataset: str, root: str, options: list[str]) -> tuple[str, .
     before, after = (accuracy(document["metrics"]) for document in (plain, refined))
     return (
         Path(model).name,
-        f"{Path(root).name} {plain['split']}{' (CorLoc)' if several else ''}",
+        f"{Path(root).name or Path(dataset).name} {plain['split']}{' (CorLoc)' if several else ''}",
         str(plain["n"]),
         plain["options"]["box_rule"],
         *(f"{number:.1f}" for number in floors),
