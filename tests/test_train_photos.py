@@ -54,7 +54,7 @@ def test_every_named_data_set_keeps_defaults_of_its_own() -> None:
     ("settings", "recipe"),
     [
         ({}, "photos"),
-        ({"backbone": "efficientnet-lite2"}, "photos"),
+        ({"backbone": "efficientnet-lite2"}, "photos-efficientnet-lite2"),
         ({"head": "gap", "epochs": 3, "image_size": (96, 96)}, "photos"),
         ({"backbone": "resnet18"}, None),
         ({"weights": "none"}, None),
