@@ -226,6 +226,8 @@ def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, An
             values.pop("epochs", None)
             values.pop("iterations", None)
         values.update(layer)
+    if values.get("head") != layers[0].get("head") and "map" not in settings:
+        values.pop("map", None)  # the recipe's map is its head's
     if values.get("cache_features") and not any("min_crop" in layer for layer in layers):
         values["min_crop"] = 1.0
     if recipe:

@@ -24,6 +24,7 @@ from gwapctl.datasets.base import BoxedSample, Dataset, Sample, fingerprint, hol
 from gwapctl.errors import DataError, UsageError
 from gwapctl.features import EvaluationFeatures, FeatureCache, OnFeatures, TrainingFeatures
 from gwapctl.heads import Head, head_class
+from gwapctl.maps.settings import require_map
 from gwapctl.model import Classifier, ModelInfo, build_classifier, load_matching, read_weights
 from gwapctl.transforms import (
     EvaluationImages,
@@ -319,6 +320,8 @@ def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> 
     blank = build_backbone(config.network, output_stride=config.output_stride)
     info = model_info(config, dataset, blank)
     model = build_classifier(info, pretrained=config.weights == "imagenet")
+    if config.map is not None:
+        require_map(model, config.map)
     of_ilsvrc = dataset.name in ILSVRC and len(dataset.classes) == ILSVRC_CLASSES
     if config.weights == "imagenet" and of_ilsvrc and not config.new_head:  # an unmodified network keeps its classifier
         theirs = imagenet_classifier(config.network, config.head)

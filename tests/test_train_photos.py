@@ -113,6 +113,18 @@ def test_the_weight_map_is_a_convolution_by_another_way() -> None:
             torch.testing.assert_close(own, theirs)
 
 
+def test_a_recipe_s_map_is_its_head_s(photos: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    asked = ["--image-size", 64, "--epochs", 1, "--feature-cache", tmp_path / "cache", "--head", "gap"]
+    assert run_cli("train", photos, *asked, "--out", tmp_path / "run").code == 0
+    assert load_classifier(tmp_path / "run").info.map is None
+    found = run_cli("localize", photos / "pear" / "0.png", "--model", tmp_path / "run", "--scales", 64, "-v")
+    assert found.code == 0, found.stderr
+    assert "map class" in found.stderr
+    refused = run_cli("train", photos, *asked, "--map", "fused", "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "weight map" in refused.stderr
+
+
 # --- the same network under a detector ---
 
 

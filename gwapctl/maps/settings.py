@@ -34,6 +34,19 @@ def default_map(model: Classifier) -> str:
     return "class"
 
 
+@torch.no_grad()
+def require_map(model: Classifier, map_method: str) -> None:
+    """Find out whether the head of ``model`` has a map, gradients apart, which every head has.
+
+    Raises:
+        UsageError: it has not; the message names one that it has.
+
+    """
+    if MAPS[map_method].source is None:
+        trial = blank_pass(model)
+        MAPS[map_method].read(trial, torch.zeros(1, 1, dtype=torch.long, device=trial.features.device))
+
+
 def check_sizes(
     scales: Sequence[int] | None, *, resize: str | None, flip: bool, crops: str, close: float | None
 ) -> None:
