@@ -18,7 +18,7 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.errors import ModelError
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.heads import HeadOutput, build_head
-from gwapctl.weights_packages import package_file
+from gwapctl.weights_packages import WEIGHTS_PACKAGES, package_file
 
 SCHEMA_VERSION = 1
 
@@ -153,9 +153,10 @@ def load_classifier(folder: Path) -> Classifier:
     info = load_info(folder)
     if info.weights_package is None:
         return load_saved(build_classifier(info), folder)
-    model = build_classifier(info)
-    model.load_state_dict(imagenet_weights(info.backbone, info.head))
-    return model.eval()
+    package = WEIGHTS_PACKAGES.get(info.backbone)
+    if package is None or package.distribution != info.weights_package:
+        raise ModelError(f"{folder / 'model.json'}: {info.weights_package!r} holds no weights of {info.backbone}.")
+    return _filled(build_classifier(info), imagenet_weights(info.backbone, info.head), folder)
 
 
 def load_saved(model: M, folder: Path) -> M:
@@ -165,7 +166,10 @@ def load_saved(model: M, folder: Path) -> M:
         ModelError: they are missing, broken, pickled, or those of another network.
 
     """
-    tensors = load_tensors(folder / "weights.safetensors")
+    return _filled(model, load_tensors(folder / "weights.safetensors"), folder)
+
+
+def _filled(model: M, tensors: Mapping[str, Tensor], folder: Path) -> M:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gwapctl.config import RunConfig
+from gwapctl.config import RunConfig, stored_config
 from gwapctl.errors import DataError, MissingDependencyError, ModelError, UsageError
 from gwapctl.files import atomic_path
 from gwapctl.runs import Run
@@ -42,7 +42,7 @@ def open_run(folder: Path, config: RunConfig, described: Mapping[str, Any]) -> t
     run = Run.open(folder)
     if run.finished:
         raise UsageError(f"{folder} is finished: there is nothing to resume.")
-    if run.document["config"] != config.model_dump(mode="json"):
+    if stored_config(run.document["config"]) != config:  # not the documents: a later version has more settings
         raise UsageError(f"{folder} was started with other settings. Resume with --out and --resume alone.")
     if run.document["dataset"]["fingerprint"] != described["fingerprint"]:
         name = run.document["dataset"]["name"]

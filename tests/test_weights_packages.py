@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -96,6 +97,26 @@ def test_card_model_and_recipe_of_the_default_model_say_the_same() -> None:
     assert (recipe.network, recipe.output_stride, recipe.head) == (info.backbone, info.output_stride, info.head)
     assert (recipe.map, recipe.scales, recipe.box_rule) == (info.map, info.scales, info.box_rule)
     assert (recipe.image_size, recipe.epochs) == (info.input_size, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"backbone": "resnet18"}, "holds no weights of resnet18"),  # whose weights would have to be downloaded
+        ({"weights_package": "numpy"}, "'numpy' holds no weights of efficientnet-lite0"),
+        ({"head": "gwap"}, "weights do not fit model.json"),
+    ],
+)
+def test_a_model_cannot_ask_for_other_weights(
+    change: dict[str, str], said: str, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    document = json.loads((resolve_model(DEFAULT_MODEL) / "model.json").read_text(encoding="utf-8"))
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "model.json").write_text(json.dumps({**document, **change}))
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 60, 3), 90, np.uint8))
+    result = run_cli("localize", tmp_path / "a.png", "--model", tmp_path / "odd")
+    assert result.code == 4
+    assert said in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(("picture", "label"), [("chelsea", EGYPTIAN_CAT), ("coffee", ESPRESSO)])
