@@ -24,7 +24,7 @@ def localize(folder: Path, count: int, save: bool) -> None:
     """Localize ``count`` images in this process and print its peak resident memory in MiB."""
     from gwapctl.backbones.base import IMAGENET_MEAN, IMAGENET_STD
     from gwapctl.datasets.base import ClassName
-    from gwapctl.images import ImageInput
+    from gwapctl.inputs import ImageInput
     from gwapctl.localize import SAVES, Model, localize_inputs
     from gwapctl.model import ModelInfo, build_classifier
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from gwapctl.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from gwapctl.datasets.base import ClassName
 from gwapctl.geometry import Geometry
-from gwapctl.images import ImageInput, read_image
+from gwapctl.images import read_image
+from gwapctl.inputs import ImageInput
 from gwapctl.localize import Model, localize_inputs
 from gwapctl.maps import CANVAS
 from gwapctl.model import ModelInfo, build_classifier

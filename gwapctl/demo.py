@@ -26,7 +26,7 @@ from gwapctl.draw import ImageArray, write_jpeg, write_png
 from gwapctl.export import EXPORTERS
 from gwapctl.export.sources import open_source
 from gwapctl.files import prepare_output_folder
-from gwapctl.images import find_inputs
+from gwapctl.inputs import find_inputs
 from gwapctl.localize import Localization, Model, load_model, localize_inputs
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.report.run_page import write_run_page

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gwapctl.errors import UsageError
-from gwapctl.images import ImageInput, find_inputs
+from gwapctl.inputs import ImageInput, find_inputs
 from gwapctl.predictions import ImageIndex
 
 

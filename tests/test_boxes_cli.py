@@ -258,7 +258,7 @@ def test_images_are_localized_on_the_fly_as_localize_would(
     run_cli: Run, photos: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """The boxes of images, of what localize recorded, and of its maps cut anew are the same."""
-    from gwapctl.images import find_inputs
+    from gwapctl.inputs import find_inputs
     from gwapctl.localize import load_model, localize_inputs
 
     folder, model = photos

@@ -18,7 +18,7 @@ from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import ClassName, fingerprint, holdout
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import Options, evaluate
-from gwapctl.images import find_inputs
+from gwapctl.inputs import find_inputs
 from gwapctl.localize import Model, localize_inputs
 from gwapctl.model import Classifier, ModelInfo, build_classifier, load_info, save_info, save_model
 from gwapctl.runs import Run

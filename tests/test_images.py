@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from gwapctl.errors import DataError, UsageError
-from gwapctl.images import ImageInput, find_inputs, image_size, read_image
+from gwapctl.images import image_size, read_image
+from gwapctl.inputs import ImageInput, find_inputs
 
 
 def picture(height: int = 37, width: int = 53) -> np.ndarray:

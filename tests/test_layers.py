@@ -17,6 +17,7 @@ LAYERS = {
     1: {
         "config",
         "images",
+        "inputs",
         "pillow_reader",
         "datasets",
         "transforms",

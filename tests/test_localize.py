@@ -22,7 +22,7 @@ from gwapctl.boxes import iou
 from gwapctl.datasets.base import ClassName
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.heads import GWAP
-from gwapctl.images import ImageInput
+from gwapctl.inputs import ImageInput
 from gwapctl.localize import Localization, Model, localize_inputs, scale_warning
 from gwapctl.model import Classifier, ModelInfo, build_classifier, save_model
 from gwapctl.predictions import MapFolder, read_predictions

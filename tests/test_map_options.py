@@ -14,7 +14,7 @@ import torch
 from gwapctl.cli import options as cli_options
 from gwapctl.errors import UsageError
 from gwapctl.evaluate import Options, evaluate
-from gwapctl.images import find_inputs
+from gwapctl.inputs import find_inputs
 from gwapctl.localize import Model, localize_inputs
 from gwapctl.maps import Localizer
 from gwapctl.model import load_info, save_model

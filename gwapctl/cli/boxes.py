@@ -17,7 +17,7 @@ from gwapctl.progress import Progress, ProgressCallback
 if TYPE_CHECKING:
     from gwapctl.export import Exporter
     from gwapctl.export.sources import Cut, Source
-    from gwapctl.images import ImageInput
+    from gwapctl.inputs import ImageInput
     from gwapctl.localize import DetectorModel, Finder
     from gwapctl.predictions import ImagePrediction
     from gwapctl.regions import BoxRule as Rule
@@ -248,7 +248,7 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     from gwapctl.export import FolderExporter
     from gwapctl.export.base import check_names
     from gwapctl.export.sources import Cut, Source
-    from gwapctl.images import find_inputs
+    from gwapctl.inputs import find_inputs
     from gwapctl.localize import DetectorModel, load_model, scale_warning
     from gwapctl.regions import parse_box_rule, refined
 

@@ -105,7 +105,7 @@ def localize(
       gwapctl localize photos --model runs/detector --min-score 0.5
 
     """
-    from gwapctl.images import find_inputs
+    from gwapctl.inputs import find_inputs
     from gwapctl.localize import DetectorModel, load_model, localize_inputs
 
     saved = _saved(save, out, resume, overwrite)

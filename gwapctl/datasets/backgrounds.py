@@ -8,7 +8,7 @@ from gwapctl.datasets.base import Dataset, Sample
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.datasets.subset import ClassSubset
 from gwapctl.errors import DataError, UsageError, closest
-from gwapctl.images import find_inputs
+from gwapctl.inputs import find_inputs
 
 
 def background_folder(folder: str) -> list[Sample]:

@@ -14,7 +14,8 @@ from gwapctl.boxes import FloatArray
 from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.errors import GwapctlError
 from gwapctl.evaluate.target import find_dataset, find_samples, find_target
-from gwapctl.images import ImageArray, find_inputs, read_image
+from gwapctl.images import ImageArray, read_image
+from gwapctl.inputs import find_inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import json_text, prepare_output_folder
-from gwapctl.images import ImageInput
+from gwapctl.inputs import ImageInput
 from gwapctl.localize.result import Localization, Source
 from gwapctl.predictions import (
     MAPS,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from gwapctl.errors import UsageError, printable
-from gwapctl.images import find_inputs
+from gwapctl.inputs import find_inputs
 from gwapctl.localize.result import Localization, Source
 
 OnError = Literal["raise", "keep"]

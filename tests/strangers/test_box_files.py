@@ -19,7 +19,7 @@ from gwapctl.evaluate import Ground, evaluate_boxes
 from gwapctl.export import EXPORTERS
 from gwapctl.export.destination import read_class_list
 from gwapctl.files import read_json, read_text
-from gwapctl.images import find_inputs
+from gwapctl.inputs import find_inputs
 from gwapctl.predictions import ImagePrediction, Prediction, PredictionError, finished_ids, merge, read_predictions
 
 WIDTH, HEIGHT = 40, 30

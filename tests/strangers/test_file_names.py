@@ -23,7 +23,8 @@ from gwapctl.export import EXPORTERS
 from gwapctl.export.base import annotation_name
 from gwapctl.files import json_text, read_json, write_json
 from gwapctl.image_files import Overlooked, find_file, on_disk
-from gwapctl.images import find_inputs, image_size, read_image
+from gwapctl.images import image_size, read_image
+from gwapctl.inputs import find_inputs
 from gwapctl.predictions import (
     ImageIndex,
     ImagePrediction,
