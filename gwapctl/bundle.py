@@ -13,7 +13,7 @@ from typing import Any
 
 from gwapctl.errors import DataError
 from gwapctl.files import read_json, write_text
-from gwapctl.model import Classifier, load_classifier, save_model
+from gwapctl.model import Classifier, ModelInfo, load_classifier, save_model
 from gwapctl.runs import Run
 from gwapctl.weights_packages import WeightsPackage
 from gwapctl.zoo import check_logits, weights_package
@@ -55,11 +55,7 @@ def write_entry(run_folder: Path, entry: Path, evaluations: Sequence[Path] = ())
     stored = load_classifier(entry)
     file = entry / "weights.safetensors"
     front: dict[str, Any] = {
-        "task": "multi-label" if model.info.multi_label else "single-label",
-        "backbone": model.info.backbone,
-        "head": model.info.head,
-        "dataset": run.document["dataset"]["name"],
-        "classes": len(model.info.classes),
+        **_network(model.info, run.document["dataset"]["name"]),
         "iterations": run.document["iterations"],
         "epoch_kept": run.document["best"].get("iteration", run.document["iterations"]) / _per_epoch(run),
         "training_images": run.document["dataset"]["n_train"],
@@ -69,14 +65,21 @@ def write_entry(run_folder: Path, entry: Path, evaluations: Sequence[Path] = ())
     _write_card(entry / "card.md", front, _check(stored, file.read_bytes()), evaluations)
 
 
+def _network(info: ModelInfo, dataset: str) -> dict[str, Any]:
+    """Return what every card begins with."""
+    return {
+        "task": "multi-label" if info.multi_label else "single-label",
+        "backbone": info.backbone,
+        "head": info.head,
+        "dataset": dataset,
+        "classes": len(info.classes),
+    }
+
+
 def _of_package(model: Classifier, package: WeightsPackage) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return front matter and check of an entry whose weights lie in ``package``."""
     front = {
-        "task": "multi-label" if model.info.multi_label else "single-label",
-        "backbone": model.info.backbone,
-        "head": model.info.head,
-        "dataset": model.info.provenance["dataset"],
-        "classes": len(model.info.classes),
+        **_network(model.info, model.info.provenance["dataset"]),
         "weights_package": package.distribution,
         "weights_version": package.version,
         "weights_sha256": package.sha256,

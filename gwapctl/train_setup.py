@@ -324,8 +324,7 @@ def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> 
         require_map(model, config.map)
     of_ilsvrc = dataset.name in ILSVRC and len(dataset.classes) == ILSVRC_CLASSES
     if config.weights == "imagenet" and of_ilsvrc and not config.new_head:  # an unmodified network keeps its classifier
-        theirs = imagenet_classifier(config.network, config.head)
-        model.head.load_state_dict(theirs or model.head.state_dict())
+        model.head.load_state_dict(imagenet_classifier(config.network, config.head) or model.head.state_dict())
     if weights is None:
         return model, []
     tensors = read_weights(weights, config.network, config.head)

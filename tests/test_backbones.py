@@ -549,7 +549,7 @@ def test_networks_without_a_choice_say_so(name: str, stride: int) -> None:
         build_backbone(name, output_stride=24 - stride if stride != 32 else 8)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "inception_v4"])
 def test_timm_networks_without_a_choice_say_so(name: str) -> None:
     with pytest.raises(UsageError, match=rf"timm:{name} cannot have stride 8"):
         build_backbone(f"timm:{name}", output_stride=8)

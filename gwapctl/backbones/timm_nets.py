@@ -129,18 +129,21 @@ def create_timm(name: str, *, pretrained: bool = False, output_stride: int | Non
             network: nn.Module = _timm().create_model(name, pretrained=pretrained, num_classes=0, **options, **source)
         except TypeError:  # this network does not know the option
             continue
+        except (AssertionError, NotImplementedError) as error:  # networks that know the option, and not this value
+            if output_stride is None:
+                raise
+            raise _no_choice(name, output_stride) from error
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             if not pretrained:
                 raise
             file = source["pretrained_cfg_overlay"]["file"]
             raise ModelError(f"{file} does not hold the weights of timm:{name}: {_first_line(error)}.") from error
-        except (AssertionError, NotImplementedError) as error:
-            raise _no_choice(name, output_stride) from error
         return network
+    assert output_stride is not None, "the last options are empty, which every network takes"
     raise _no_choice(name, output_stride)
 
 
-def _no_choice(name: str, output_stride: int | None) -> UsageError:
+def _no_choice(name: str, output_stride: int) -> UsageError:
     return UsageError(f"timm:{name} cannot have stride {output_stride}: timm offers no choice. Drop --output-stride.")
 
 

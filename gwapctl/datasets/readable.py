@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from gwapctl.datasets.base import Sample
@@ -24,7 +25,7 @@ def unreadable_images(
     finds what is missing, empty or no image, and not what is truncated.
     """
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    check = _decoding_problem if every or len(paths) <= DECODED else _header_problem
+    check = partial(_problem, read_image if every or len(paths) <= DECODED else image_size)
     broken = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, (path, problem) in enumerate(zip(paths, pool.map(check, paths), strict=True), start=1):
@@ -35,17 +36,9 @@ def unreadable_images(
     return broken
 
 
-def _decoding_problem(path: Path) -> str | None:
+def _problem(read: Callable[[Path], object], path: Path) -> str | None:
     try:
-        read_image(path)
-    except DataError as error:
-        return str(error)
-    return None
-
-
-def _header_problem(path: Path) -> str | None:
-    try:
-        image_size(path)
+        read(path)
     except DataError as error:
         return str(error)
     return None

@@ -24,11 +24,10 @@ def default_map(model: Classifier) -> str:
     head = cast(Head, model.head)
     if head.map is not None:
         return head.map
-    trial = blank_pass(model)
-    if trial.output.weight_map is not None:
+    if blank_pass(model).output.weight_map is not None:
         return "weight"
     try:
-        MAPS["class"].read(trial, torch.zeros(1, 1, dtype=torch.long, device=trial.features.device))
+        require_map(model, "class")
     except UsageError:
         return "backprop"
     return "class"
