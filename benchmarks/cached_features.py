@@ -19,9 +19,9 @@ import torch
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.device import keep_freed_memory, resolve_device
-from gwapctl.features import FeatureCache, size_text
-from gwapctl.train import train_step
-from gwapctl.train_setup import Training, load_train_data
+from gwapctl.train.classification import train_step
+from gwapctl.train.feature_cache import FeatureCache, size_text
+from gwapctl.train.setup import Training, load_train_data
 
 TARGET = 20
 

@@ -46,7 +46,7 @@ def ours(options: argparse.Namespace, weak: Any) -> Contender:
     import torch
 
     from gwapctl.datasets.base import ClassName
-    from gwapctl.detection import BoxTarget, DetectorInfo, build_detector, freeze_trunk, total_loss
+    from gwapctl.networks.rfcn import BoxTarget, DetectorInfo, build_detector, freeze_trunk, total_loss
 
     classes = tuple(ClassName(str(index), str(index)) for index in range(CLASSES))
     short, long = sorted((options.height, options.width))

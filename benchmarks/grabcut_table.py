@@ -24,8 +24,9 @@ from typing import Any
 import cv2
 
 from gwapctl.datasets import open_dataset
-from gwapctl.images import read_image
-from gwapctl.predictions import MapFolder, read_predictions
+from gwapctl.images.decode import read_image
+from gwapctl.predict.map_folder import MapFolder
+from gwapctl.predict.predictions import read_predictions
 from gwapctl.regions import map_to_boxes, parse_box_rule
 
 HEAD = (

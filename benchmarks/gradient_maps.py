@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gwapctl.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from gwapctl.datasets.base import ClassName
 from gwapctl.maps import Localizer, PreparedImage
 from gwapctl.maps.memory import peak_memory
-from gwapctl.model import Classifier, ModelInfo, build_classifier, convolutions
+from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, convolutions
 
 SIDE, CLASSES = 224, 1000
 MEBIBYTE = 2**20

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import torch
 
-from gwapctl.backbones import build_backbone
 from gwapctl.device import has_fast_bf16, resolve_device
-from gwapctl.heads import HEADS, build_head
+from gwapctl.networks.backbones import build_backbone
+from gwapctl.networks.heads import HEADS, build_head
 
 TARGET = 0.02
 CLASSES = 1000

@@ -22,11 +22,12 @@ PHOTOS = Path(__file__).parents[1] / "data" / "photos"
 
 def localize(folder: Path, count: int, save: bool) -> None:
     """Localize ``count`` images in this process and print its peak resident memory in MiB."""
-    from gwapctl.backbones.base import IMAGENET_MEAN, IMAGENET_STD
     from gwapctl.datasets.base import ClassName
     from gwapctl.inputs import ImageInput
-    from gwapctl.localize import SAVES, Model, localize_inputs
-    from gwapctl.model import ModelInfo, build_classifier
+    from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+    from gwapctl.networks.classifier import ModelInfo, build_classifier
+    from gwapctl.predict.classifier import Model
+    from gwapctl.predict.folder import SAVES, localize_inputs
 
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     inputs = [ImageInput(files[index % len(files)], f"{index}.jpg") for index in range(count)]

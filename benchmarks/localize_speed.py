@@ -22,17 +22,18 @@ import torch
 import torchvision
 from torch import Tensor
 
-from gwapctl.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from gwapctl.datasets.base import ClassName
 from gwapctl.geometry import Geometry
-from gwapctl.images import read_image
+from gwapctl.images.decode import read_image
 from gwapctl.inputs import ImageInput
-from gwapctl.localize import Model, localize_inputs
 from gwapctl.maps import CANVAS
-from gwapctl.model import ModelInfo, build_classifier
-from gwapctl.predictions import ImagePrediction, Prediction
+from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from gwapctl.networks.classifier import ModelInfo, build_classifier
+from gwapctl.networks.transforms import resize
+from gwapctl.predict.classifier import Model
+from gwapctl.predict.folder import localize_inputs
+from gwapctl.predict.predictions import ImagePrediction, Prediction
 from gwapctl.regions import map_to_boxes, parse_box_rule
-from gwapctl.transforms import resize
 
 SIDE, CLASSES = 224, 1000
 TARGETS = {"torch-cam CAM": 3.0, "pytorch-grad-cam GradCAM": 5.0}

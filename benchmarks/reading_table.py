@@ -23,17 +23,17 @@ import numpy as np
 import torch
 
 from gwapctl.datasets.base import BoxedSample, Dataset
-from gwapctl.evaluate.evidence import FOREIGN, boxes_from_maps, match_classes
-from gwapctl.evaluate.target import find_dataset, find_samples, find_target
-from gwapctl.evaluate.truth import true_boxes
-from gwapctl.images import read_image
-from gwapctl.maps.canvas import PreparedImage, compose
+from gwapctl.evaluate.ground_truth import true_boxes
+from gwapctl.evaluate.predictions import FOREIGN, boxes_from_maps, match_classes
+from gwapctl.evaluate.subject import find_dataset, find_samples, find_target
+from gwapctl.images.decode import read_image
+from gwapctl.maps.forward import Network
+from gwapctl.maps.heatmap import PreparedImage, compose
 from gwapctl.maps.methods import MAPS, minmax
-from gwapctl.maps.passes import Network
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization
-from gwapctl.model import load_classifier
+from gwapctl.networks.classifier import load_classifier
+from gwapctl.networks.transforms import resize
 from gwapctl.regions import parse_box_rule
-from gwapctl.transforms import resize
 
 BATCH = 16
 

@@ -24,14 +24,14 @@ TARGET, HEAD_TARGET = 2.0, 0.02
 
 
 def our_step(options: argparse.Namespace, head: str, *, compiled: bool) -> Callable[[], object]:
-    """Return one step of ``gwapctl.train`` on a batch of noise."""
+    """Return one step of ``gwapctl.train.classification`` on a batch of noise."""
     import torch
 
     from gwapctl.config import build_train_config
     from gwapctl.datasets.base import ClassName, Sample
     from gwapctl.device import keep_freed_memory, resolve_device
-    from gwapctl.train import train_step
-    from gwapctl.train_setup import Training
+    from gwapctl.train.classification import train_step
+    from gwapctl.train.setup import Training
 
     class Names:
         name, multi_label = "noise", True
@@ -56,9 +56,9 @@ def plain_step(options: argparse.Namespace) -> Callable[[], object]:
     """Return one step as a plain loop takes it, on the network and loss of ours."""
     import torch
 
-    from gwapctl.backbones import build_backbone
     from gwapctl.device import resolve_device
-    from gwapctl.heads import build_head
+    from gwapctl.networks.backbones import build_backbone
+    from gwapctl.networks.heads import build_head
 
     device = resolve_device("auto")
     backbone = build_backbone(options.backbone)

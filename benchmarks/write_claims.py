@@ -14,7 +14,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gwapctl.report.claims import (
+from gwapctl.paper.build import FilledTable, fill_table
+from gwapctl.paper.claims import (
     LEAST_SEEDS,
     STANDARD_ERRORS,
     Claim,
@@ -24,12 +25,11 @@ from gwapctl.report.claims import (
     measure_comparison,
     paper_claims,
 )
-from gwapctl.report.fill import FilledTable, fill_table
-from gwapctl.report.profile import apply_profile, load_profile
-from gwapctl.report.render import render_markdown
-from gwapctl.report.results import Result, collect_results
-from gwapctl.report.slim import collect_slim
-from gwapctl.report.spec import TableSpec, load_table
+from gwapctl.paper.profile import apply_profile, load_profile
+from gwapctl.paper.render import render_markdown
+from gwapctl.paper.results import Result, collect_results
+from gwapctl.paper.specification import TableSpec, load_table
+from gwapctl.paper.strip import collect_slim
 
 RESULTS = Path("docs/results")
 PAGE = Path("docs/claims.md")

@@ -14,16 +14,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gwapctl.figures.methods import Method, method_plate
-from gwapctl.figures.plate import save_plate
-from gwapctl.figures.scenes import find_scenes
-from gwapctl.localize import Model, load_model
-from gwapctl.report.fill import fill_table
-from gwapctl.report.profile import apply_profile, load_profile
-from gwapctl.report.render import render_markdown
-from gwapctl.report.results import collect_results
-from gwapctl.report.slim import collect_slim
-from gwapctl.report.spec import TableSpec, load_table
+from gwapctl.paper.build import fill_table
+from gwapctl.paper.figures.images import find_scenes
+from gwapctl.paper.figures.layout import save_plate
+from gwapctl.paper.figures.methods import Method, method_plate
+from gwapctl.paper.profile import apply_profile, load_profile
+from gwapctl.paper.render import render_markdown
+from gwapctl.paper.results import collect_results
+from gwapctl.paper.specification import TableSpec, load_table
+from gwapctl.paper.strip import collect_slim
+from gwapctl.predict.classifier import Model, load_model
 from gwapctl.runs import Run, find_runs
 
 TABLE, PROFILE = "methods", "quick"

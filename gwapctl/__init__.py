@@ -1,20 +1,33 @@
-"""Weakly supervised localization: from image-level labels to maps, boxes and the papers' tables."""
+"""Weakly supervised localization: from image-level labels to maps, boxes and the papers' tables.
+
+    model = gwapctl.load_model("runs/a")
+    for found in model.localize(["a.jpg", "b.jpg"], scales=(224, 448, 672)):
+        print(found.classes, found.boxes)
+
+torch is imported when a model is loaded, not before.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gwapctl.localize import Localization, Model, load_model
+    from gwapctl.predict.classifier import Model, load_model
+    from gwapctl.predict.result import Localization
 
 __version__ = "0.1.0"
 __all__ = ["Localization", "Model", "__version__", "load_model"]
 
+_MODULES = {
+    "Localization": "gwapctl.predict.result",
+    "Model": "gwapctl.predict.classifier",
+    "load_model": "gwapctl.predict.classifier",
+}
+
 
 def __getattr__(name: str) -> Any:
     """Import the Python API only when it is used, so that ``import gwapctl`` stays instant."""
-    if name in ("Localization", "Model", "load_model"):
-        from gwapctl import localize
-
-        return getattr(localize, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'gwapctl' has no attribute {name!r}")

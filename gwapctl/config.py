@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gwapctl.errors import DataError, UsageError, closest
 from gwapctl.files import read_text
-from gwapctl.weights_packages import WEIGHTS_PACKAGES
 
 
 class RunConfig(BaseModel):
@@ -189,24 +187,6 @@ def defaults_for(dataset: str, detector: bool = False) -> dict[str, Any]:
     """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of its config."""
     name = dataset.partition(":")[0]
     return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER) if detector else NAMED.get(name, FOLDER)
-
-
-def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:
-    """Return the name of the recipe that is used where none is named: ``photos`` for a folder of one's own, else None.
-
-    Another network whose weights are installed has a recipe of its own, ``photos-NAME``.
-
-    A few hundred photos cannot train a backbone. So whoever does not ask for another network, other weights or a
-    backbone that learns gets a frozen one, whose weights are installed.
-    """
-    backbone = settings.get("backbone", DEFAULT_BACKBONE)
-    learns = settings.get("freeze_backbone") is False or {"min_crop", "train_sizes", "cam_conv"} & settings.keys()
-    other = (
-        "detector" in settings or backbone not in WEIGHTS_PACKAGES or settings.get("weights", "imagenet") != "imagenet"
-    )
-    if learns or other or dataset.partition(":")[0] in NAMED:
-        return None
-    return "photos" if backbone == DEFAULT_BACKBONE else f"photos-{backbone}"
 
 
 def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, Any]) -> TrainConfig | DetectorConfig:

@@ -23,13 +23,15 @@ from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets import open_dataset, reporting_split
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.draw import ImageArray, write_jpeg, write_png
-from gwapctl.export import EXPORTERS
-from gwapctl.export.sources import open_source
 from gwapctl.files import prepare_output_folder
+from gwapctl.formats import EXPORTERS
+from gwapctl.formats.sources import open_source
 from gwapctl.inputs import find_inputs
-from gwapctl.localize import Localization, Model, load_model, localize_inputs
+from gwapctl.paper.run_page import write_run_page
+from gwapctl.predict.classifier import Model, load_model
+from gwapctl.predict.folder import localize_inputs
+from gwapctl.predict.result import Localization
 from gwapctl.progress import Progress, ProgressCallback
-from gwapctl.report.run_page import write_run_page
 
 SETTINGS: dict[str, Any] = {
     "backbone": "resnet-s",
@@ -82,7 +84,7 @@ def run_demo(
         DataError: something cannot be written.
 
     """
-    from gwapctl.train import train
+    from gwapctl.train.classification import train
 
     prepare_output_folder(folder, overwrite=overwrite)
     demo = Demo(

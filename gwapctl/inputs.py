@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gwapctl.errors import DataError, MissingReaderError, UsageError, printable
 from gwapctl.files import decode_text
-from gwapctl.image_files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
+from gwapctl.images.files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
 
 
 @dataclass(frozen=True)

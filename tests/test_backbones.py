@@ -15,18 +15,18 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gwapctl.backbones import (
+from gwapctl.errors import ModelError, UsageError
+from gwapctl.networks.backbones import (
     BACKBONES,
     Backbone,
     build_backbone,
     imagenet_classifier,
     pretrained_weights_info,
 )
-from gwapctl.backbones.caffe_nets import CaffeInception, caffenet
-from gwapctl.backbones.pretrained import PretrainedWeights, load_pretrained
-from gwapctl.backbones.torchvision_nets import WEIGHTS
-from gwapctl.errors import ModelError, UsageError
-from gwapctl.heads import build_head
+from gwapctl.networks.backbones.caffe_nets import CaffeInception, caffenet
+from gwapctl.networks.backbones.pretrained import PretrainedWeights, load_pretrained
+from gwapctl.networks.backbones.torchvision_nets import WEIGHTS
+from gwapctl.networks.heads import build_head
 
 DECLARED = {
     "alexnet": (256, 16),

@@ -22,17 +22,17 @@ from gwapctl.datasets.backgrounds import background_samples, without_classes
 from gwapctl.datasets.subset import ClassSubset
 from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
-from gwapctl.heads import HeadOutput, build_head
-from gwapctl.heads.background import SMALLEST_SPAN, Background
-from gwapctl.heads.losses import classification_loss
 from gwapctl.maps import Localizer
-from gwapctl.model import load_classifier, load_info, load_tensors
+from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
+from gwapctl.networks.heads import HeadOutput, build_head
+from gwapctl.networks.heads.background import SMALLEST_SPAN, Background
+from gwapctl.networks.heads.losses import classification_loss
+from gwapctl.networks.transforms import TrainingBatches, TrainingImages, load_batches
 from gwapctl.progress import Progress
 from gwapctl.regions import normalise
 from gwapctl.runs import Run
-from gwapctl.train import train, train_step
-from gwapctl.train_setup import Training, load_train_data
-from gwapctl.transforms import TrainingBatches, TrainingImages, load_batches
+from gwapctl.train.classification import train, train_step
+from gwapctl.train.setup import Training, load_train_data
 
 CHANNELS, CLASSES, GRID = 7, 5, (3, 4)
 NARROW = {"hidden": 6, "foreground_hidden": 4}

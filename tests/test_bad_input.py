@@ -64,8 +64,8 @@ class World:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set and a small model."""
-    from gwapctl.backbones import build_backbone
-    from gwapctl.model import ModelInfo, build_classifier, save_model
+    from gwapctl.networks.backbones import build_backbone
+    from gwapctl.networks.classifier import ModelInfo, build_classifier, save_model
 
     folder = tmp_path_factory.mktemp("good")
     make_synthetic_voc(folder / "voc", images=10, seed=0, size=(64, 72))

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gwapctl.datasets.base import BoxedSample
-from gwapctl.detection import box_labelled_subset
 from gwapctl.errors import DataError, UsageError
+from gwapctl.train.box_subset import box_labelled_subset
 
 PROPORTIONS = (0.01, 0.02, 0.05, 0.1, 0.37, 1.0)
 Objects = list[tuple[int, bool]]

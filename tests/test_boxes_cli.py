@@ -16,18 +16,9 @@ import numpy.typing as npt
 import pytest
 
 from gwapctl.cli.boxes import boxes
-from gwapctl.export import EXPORTERS
-from gwapctl.predictions import (
-    MAPS,
-    ImagePrediction,
-    MapImage,
-    MapsInfo,
-    Prediction,
-    PredictionError,
-    read_predictions,
-    write_map,
-    write_maps_info,
-)
+from gwapctl.formats import EXPORTERS
+from gwapctl.predict.map_folder import MAPS, MapImage, MapsInfo, write_map, write_maps_info
+from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, read_predictions
 
 Run = Callable[..., Any]
 
@@ -225,9 +216,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of three images in two folders, and one of a small random model of four classes."""
     import torch
 
-    from gwapctl.backbones import build_backbone
     from gwapctl.datasets.base import ClassName
-    from gwapctl.model import ModelInfo, build_classifier, save_model
+    from gwapctl.networks.backbones import build_backbone
+    from gwapctl.networks.classifier import ModelInfo, build_classifier, save_model
 
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
@@ -259,7 +250,8 @@ def test_images_are_localized_on_the_fly_as_localize_would(
 ) -> None:
     """The boxes of images, of what localize recorded, and of its maps cut anew are the same."""
     from gwapctl.inputs import find_inputs
-    from gwapctl.localize import load_model, localize_inputs
+    from gwapctl.predict.classifier import load_model
+    from gwapctl.predict.folder import localize_inputs
 
     folder, model = photos
     loaded = load_model(model, device="cpu")
@@ -281,7 +273,7 @@ def test_images_are_localized_on_the_fly_as_localize_would(
 def test_images_of_one_stem_are_refused_before_the_network_runs(
     run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gwapctl.localize.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("gwapctl.predict.classifier.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     for name in ("a.png", "a.bmp"):
         cv2.imwrite(str(tmp_path / name), np.zeros((9, 7, 3), np.uint8))
     result = run_cli("boxes", tmp_path, "--format", "yolo", "--out", tmp_path / "yolo")

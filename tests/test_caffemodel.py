@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from gwapctl.backbones import build_backbone, caffe_weights
-from gwapctl.backbones.caffemodel import read_caffemodel
 from gwapctl.errors import ModelError, UsageError
-from gwapctl.heads import build_head
+from gwapctl.networks.backbones import build_backbone, caffe_weights
+from gwapctl.networks.backbones.caffemodel import read_caffemodel
+from gwapctl.networks.heads import build_head
 
 Blobs = Mapping[str, tuple[np.ndarray, ...]]
 

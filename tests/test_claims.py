@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from gwapctl.report.claims import Claim, Comparison, Outcome, judge_claim, measure_comparison, paper_claims, spearman
-from gwapctl.report.fill import FilledTable, fill_table
-from gwapctl.report.profile import apply_profile, load_profile
-from gwapctl.report.results import Result, collect_results
-from gwapctl.report.slim import collect_slim
-from gwapctl.report.spec import TableSpec, load_table
+from gwapctl.paper.build import FilledTable, fill_table
+from gwapctl.paper.claims import Claim, Comparison, Outcome, judge_claim, measure_comparison, paper_claims, spearman
+from gwapctl.paper.profile import apply_profile, load_profile
+from gwapctl.paper.results import Result, collect_results
+from gwapctl.paper.specification import TableSpec, load_table
+from gwapctl.paper.strip import collect_slim
 from gwapctl.runs import Run
 
 ROOT = Path(__file__).parent.parent

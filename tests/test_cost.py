@@ -14,7 +14,7 @@ from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.evaluate.cost import measure_cost
 from gwapctl.maps import Localizer
 from gwapctl.maps.memory import peak_memory
-from gwapctl.model import ModelInfo, build_classifier
+from gwapctl.networks.classifier import ModelInfo, build_classifier
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ import torch
 from gwapctl.boxes import iou
 from gwapctl.maps import Localizer
 from gwapctl.maps.crops import cut, paste, warped_size
+from gwapctl.networks.transforms import resize
 from gwapctl.regions import map_to_boxes, parse_box_rule
-from gwapctl.transforms import resize
 from tests.test_maps import make_classifier, make_images
 
 

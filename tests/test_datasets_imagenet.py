@@ -19,7 +19,7 @@ from gwapctl.datasets.imagenet import ImageNet
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate import Ground, evaluate_maps
-from gwapctl.predictions import write_map
+from gwapctl.predict.map_folder import write_map
 
 TENCH, CRANE, OTHER_CRANE = "n01440764", "n02012849", "n03126707"
 WNIDS = (TENCH, CRANE, OTHER_CRANE)

@@ -15,7 +15,7 @@ from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.datasets.check import list_datasets
 from gwapctl.errors import DataError
 from gwapctl.evaluate import Ground, evaluate_maps
-from gwapctl.predictions import write_map
+from gwapctl.predict.map_folder import write_map
 
 WNIDS = ("n01440764", "n02012849")
 WIDTH, HEIGHT = 30, 20

@@ -14,7 +14,7 @@ import skimage.data
 
 from gwapctl import demo
 from gwapctl.boxes import iou
-from gwapctl.images import read_image
+from gwapctl.images.decode import read_image
 from gwapctl.runs import Run
 
 SHORT = {"image_size": (32, 32), "batch_size": 8, "epochs": 1}

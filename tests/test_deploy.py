@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 import torch
 
-from gwapctl import deploy
 from gwapctl.datasets.base import ClassName
+from gwapctl.engines import export as deploy
 from gwapctl.errors import ModelError
-from gwapctl.model import Classifier, ModelInfo, build_classifier, load_classifier, save_model
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_classifier, save_model
 
 CLASSES = tuple(ClassName(name, f"n{place}") for place, name in enumerate(("cat", "dog", "owl", "yak")))
 

@@ -12,9 +12,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from gwapctl.backbones import build_backbone
 from gwapctl.datasets.base import ClassName
-from gwapctl.detection import (
+from gwapctl.errors import ModelError, UsageError
+from gwapctl.metrics.detection import DetectionAP
+from gwapctl.networks.backbones import build_backbone
+from gwapctl.networks.classifier import load_classifier
+from gwapctl.networks.rfcn import (
     BoxTarget,
     Detector,
     DetectorInfo,
@@ -25,10 +28,7 @@ from gwapctl.detection import (
     save_detector,
     total_loss,
 )
-from gwapctl.detection.trunk import TRUNKS, build_trunk, trunk_weights
-from gwapctl.errors import ModelError, UsageError
-from gwapctl.metrics.detection import DetectionAP
-from gwapctl.model import load_classifier
+from gwapctl.networks.rfcn.trunk import TRUNKS, build_trunk, trunk_weights
 
 CLASSES = tuple(ClassName(name, name) for name in ("red", "green", "blue"))
 SIZE = (50, 75)
@@ -118,7 +118,7 @@ def test_resnet_s_is_the_classifier_cut_in_two() -> None:
 def test_imagenet_weights_fit_the_trunk_and_are_frozen_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = torchvision.models.resnet18().state_dict()
     theirs = {name: torch.rand_like(t.float()) for name, t in theirs.items() if "num_batches" not in name}
-    monkeypatch.setattr("gwapctl.detection.trunk.load_pretrained", lambda _: theirs)
+    monkeypatch.setattr("gwapctl.networks.rfcn.trunk.load_pretrained", lambda _: theirs)
     model = build_detector(DetectorInfo(backbone="resnet18", classes=CLASSES, neck_channels=8), pretrained=True)
     learning = {name for name, parameter in model.trunk.named_parameters() if parameter.requires_grad}
     assert {name.split(".")[0] for name in learning} == {"layer2", "layer3", "layer4"}

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou
 
-from gwapctl.detection import BoxTarget, total_loss
-from gwapctl.detection.losses import CODER, HARDEST, hardest, label_regions, region_losses
-from gwapctl.detection.proposals import Anchors, Proposals
-from gwapctl.detection.voting import RegionVotes, pool_votes
-from gwapctl.detection.weak import WeakBranch, boxes_to_cells, image_loss, region_loss
+from gwapctl.networks.rfcn import BoxTarget, total_loss
+from gwapctl.networks.rfcn.losses import CODER, HARDEST, hardest, label_regions, region_losses
+from gwapctl.networks.rfcn.proposals import Anchors, Proposals
+from gwapctl.networks.rfcn.voting import RegionVotes, pool_votes
+from gwapctl.networks.rfcn.weak import WeakBranch, boxes_to_cells, image_loss, region_loss
 
 STRIDE = 8
 

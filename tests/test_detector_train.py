@@ -19,17 +19,17 @@ from gwapctl.config import DetectorConfig, TrainConfig, build_train_config, stor
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.datasets.synthetic import make_synthetic_voc
-from gwapctl.detection import load_detector
-from gwapctl.detection.batches import Batch, DetectorImages, Key, MixedBatches, collate
-from gwapctl.detection.setup import DetectorTraining, load_detector_data
 from gwapctl.draw import write_png
 from gwapctl.errors import DataError, ModelError, UsageError
-from gwapctl.images import read_image
-from gwapctl.model import load_tensors
+from gwapctl.images.decode import read_image
+from gwapctl.networks.classifier import load_tensors
+from gwapctl.networks.rfcn import load_detector
+from gwapctl.networks.zoo import find_recipe
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train_detector import train_detector
-from gwapctl.zoo import find_recipe
+from gwapctl.train.detection import train_detector
+from gwapctl.train.detector_batches import Batch, DetectorImages, Key, MixedBatches, collate
+from gwapctl.train.detector_setup import DetectorTraining, load_detector_data
 
 SMALL: dict[str, Any] = {
     "detector": "rfcn",
@@ -318,7 +318,7 @@ def test_images_held_out_are_judged_and_not_trained_on(voc: Path, tmp_path: Path
 
 
 def test_a_trunk_from_a_classifier(voc: Path, tmp_path: Path) -> None:
-    from gwapctl.train import train
+    from gwapctl.train.classification import train
 
     classifier = build_train_config(
         str(voc), None, {"backbone": "resnet-s", "weights": "none", "image_size": (32, 32), "epochs": 1}
@@ -352,8 +352,8 @@ def test_a_small_set_is_read_once(voc: Path, monkeypatch: pytest.MonkeyPatch) ->
     samples = open_dataset(str(voc)).samples("train")
     images = DetectorImages(samples, {}, 0, True, 40, 56)
     first = images[Key(2, 0)].image.copy()
-    monkeypatch.setattr("gwapctl.detection.batches.read_image", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("gwapctl.train.detector_batches.read_image", lambda path: pytest.fail("read again"))
     assert np.array_equal(images[Key(2, 0)].image, first)
-    monkeypatch.setattr("gwapctl.detection.batches.read_image", read_image)
-    monkeypatch.setattr("gwapctl.detection.batches.KEPT_BYTES", 0)
+    monkeypatch.setattr("gwapctl.train.detector_batches.read_image", read_image)
+    monkeypatch.setattr("gwapctl.train.detector_batches.KEPT_BYTES", 0)
     assert np.array_equal(DetectorImages(samples, {}, 0, True, 40, 56)[Key(2, 0)].image, first)

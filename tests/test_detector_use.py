@@ -17,18 +17,19 @@ from gwapctl.cli.localize import DEFAULT_MIN_SCORE
 from gwapctl.config import DetectorConfig, build_train_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
-from gwapctl.detection import load_detector
-from gwapctl.detection.inference import DetectorReader
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.evaluate import Options, evaluate
-from gwapctl.images import read_image
-from gwapctl.localize import DetectorModel, load_model
-from gwapctl.localize.detector import MIN_SCORE
+from gwapctl.images.decode import read_image
 from gwapctl.metrics.detection import DetectionAP
-from gwapctl.model import load_classifier
-from gwapctl.predictions import MapFolder, read_predictions
+from gwapctl.networks.classifier import load_classifier
+from gwapctl.networks.rfcn import load_detector
+from gwapctl.networks.rfcn.inference import DetectorReader
+from gwapctl.predict.classifier import load_model
+from gwapctl.predict.detector import MIN_SCORE, DetectorModel
+from gwapctl.predict.map_folder import MapFolder
+from gwapctl.predict.predictions import read_predictions
 from gwapctl.runs import Run
-from gwapctl.train_detector import train_detector
+from gwapctl.train.detection import train_detector
 
 RunCli = Callable[..., Any]
 

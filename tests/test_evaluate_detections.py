@@ -15,8 +15,9 @@ from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import Detections, Ground, Options, evaluate, evaluate_boxes, evaluate_detections, evaluate_maps
-from gwapctl.evaluate.evidence import FiveGuesses
-from gwapctl.predictions import ImagePrediction, MapImage, MapsInfo, Prediction, write_map, write_maps_info
+from gwapctl.evaluate.predictions import FiveGuesses
+from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
+from gwapctl.predict.predictions import ImagePrediction, Prediction
 from gwapctl.regions import parse_box_rule
 
 WIDTH, HEIGHT = 60, 40

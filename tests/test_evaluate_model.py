@@ -19,8 +19,9 @@ from gwapctl.datasets.base import ClassName, fingerprint, holdout
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.inputs import find_inputs
-from gwapctl.localize import Model, localize_inputs
-from gwapctl.model import Classifier, ModelInfo, build_classifier, load_info, save_info, save_model
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_info, save_info, save_model
+from gwapctl.predict.classifier import Model
+from gwapctl.predict.folder import localize_inputs
 from gwapctl.runs import Run
 
 NAMES = ("apple", "banana", "cherry")

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from gwapctl import boxes
 from gwapctl.errors import DataError, GwapctlError, UsageError
-from gwapctl.export import EXPORTERS, FileExporter, FolderExporter
-from gwapctl.export.base import annotation_name, check_names, class_table
-from gwapctl.export.label_studio import LabelStudio
-from gwapctl.export.voc import whole_pixels
-from gwapctl.export.yolo import Yolo
-from gwapctl.predictions import ImagePrediction, Prediction, PredictionError, read_predictions
+from gwapctl.formats import EXPORTERS, FileExporter, FolderExporter
+from gwapctl.formats.base import annotation_name, check_names, class_table
+from gwapctl.formats.label_studio import LabelStudio
+from gwapctl.formats.voc import whole_pixels
+from gwapctl.formats.yolo import Yolo
+from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, read_predictions
 
 CAT_BOX = (10.25, 20.5, 110.75, 80.0)
 DOG_BOX = (0.0, 0.0, 200.0, 100.0)
@@ -536,5 +536,5 @@ def test_a_box_over_the_edge_is_cut_to_the_image() -> None:
 
 
 def test_exporting_needs_no_torch() -> None:
-    code = "import sys, gwapctl.export, gwapctl.export.sources; print('torch' in sys.modules)"
+    code = "import sys, gwapctl.formats, gwapctl.formats.sources; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from gwapctl import features
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets.base import ClassName, Sample
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
-from gwapctl.features import EvaluationFeatures, FeatureCache, TrainingFeatures
-from gwapctl.images import read_image
-from gwapctl.model import Classifier, ModelInfo, build_classifier, load_classifier, load_tensors
+from gwapctl.images.decode import read_image
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_classifier, load_tensors
+from gwapctl.networks.transforms import Key, TrainingImages, resize
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train import train
-from gwapctl.transforms import Key, TrainingImages, resize
+from gwapctl.train import feature_cache as features
+from gwapctl.train.classification import train
+from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, TrainingFeatures
 
 SIZE = (48, 32)  # width, height
 VIT = "timm:test_vit2"  # with a register token

@@ -14,14 +14,14 @@ from torch import nn
 
 from gwapctl.config import build_train_config
 from gwapctl.datasets.base import ClassName
-from gwapctl.detection import DetectorInfo
-from gwapctl.detection.inference import FoundObjects
 from gwapctl.draw import COLOURS
 from gwapctl.errors import DataError, UsageError
-from gwapctl.figures import make_figure
-from gwapctl.figures.methods import Method, method_plate
-from gwapctl.figures.papers import Wishes, build_figure
-from gwapctl.figures.plate import (
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
+from gwapctl.networks.rfcn import DetectorInfo
+from gwapctl.networks.rfcn.inference import FoundObjects
+from gwapctl.paper.figures import make_figure
+from gwapctl.paper.figures.images import Scene, find_scenes
+from gwapctl.paper.figures.layout import (
     DPI,
     Caption,
     Outline,
@@ -33,10 +33,11 @@ from gwapctl.figures.plate import (
     text_width,
     wrapped,
 )
-from gwapctl.figures.scenes import Scene, find_scenes
-from gwapctl.figures.subjects import Subject, find_subjects
-from gwapctl.localize import DetectorModel, Model
-from gwapctl.model import Classifier, ModelInfo, build_classifier, save_model
+from gwapctl.paper.figures.methods import Method, method_plate
+from gwapctl.paper.figures.models import Subject, find_subjects
+from gwapctl.paper.figures.papers import Wishes, build_figure
+from gwapctl.predict.classifier import Model
+from gwapctl.predict.detector import DetectorModel
 from gwapctl.runs import Run
 
 NAMES = ("apple", "a banana whose name is far too long for a narrow column", "ch$rry_$^{x}")

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwapctl.backbones.base import LayerChain
 from gwapctl.datasets.base import ClassName
 from gwapctl.device import resolve_device
 from gwapctl.errors import UsageError
-from gwapctl.heads import build_head
 from gwapctl.maps import MAPS, Localizer, gradients
+from gwapctl.maps.forward import Network, Pass
 from gwapctl.maps.layers import resolve_layers
 from gwapctl.maps.methods import fuse_maps, minmax
-from gwapctl.maps.passes import Network, Pass
-from gwapctl.model import Classifier, ModelInfo, build_classifier, convolutions
+from gwapctl.networks.backbones.base import LayerChain
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, convolutions
+from gwapctl.networks.heads import build_head
 from tests.test_maps import agree, make_classifier, make_images, network_input, stretched
 
 GRADIENT_MAPS = [name for name, method in MAPS.items() if method.source]

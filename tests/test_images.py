@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from gwapctl.errors import DataError, UsageError
-from gwapctl.images import image_size, read_image
+from gwapctl.images.decode import image_size, read_image
 from gwapctl.inputs import ImageInput, find_inputs
 
 

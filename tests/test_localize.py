@@ -17,15 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import gwapctl
-from gwapctl.backbones.base import Backbone
 from gwapctl.boxes import iou
 from gwapctl.datasets.base import ClassName
 from gwapctl.errors import DataError, ModelError, UsageError
-from gwapctl.heads import GWAP
 from gwapctl.inputs import ImageInput
-from gwapctl.localize import Localization, Model, localize_inputs, scale_warning
-from gwapctl.model import Classifier, ModelInfo, build_classifier, save_model
-from gwapctl.predictions import MapFolder, read_predictions
+from gwapctl.networks.backbones.base import Backbone
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
+from gwapctl.networks.heads import GWAP
+from gwapctl.predict.classifier import Model, scale_warning
+from gwapctl.predict.folder import localize_inputs
+from gwapctl.predict.map_folder import MapFolder
+from gwapctl.predict.predictions import read_predictions
+from gwapctl.predict.result import Localization
 from gwapctl.regions import map_to_boxes, parse_box_rule
 
 STRIDE = 4
@@ -355,7 +358,7 @@ def test_progress_counts_failures(photos: Path) -> None:
 @pytest.fixture
 def cli(run_cli: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     """Run ``gwapctl localize`` with the bright model."""
-    monkeypatch.setattr("gwapctl.localize.load_model", lambda *_, **__: BRIGHT)
+    monkeypatch.setattr("gwapctl.predict.classifier.load_model", lambda *_, **__: BRIGHT)
     return lambda *arguments: run_cli("localize", *arguments)
 
 
@@ -423,7 +426,7 @@ def test_wrong_options(cli: Callable[..., object], photos: Path, arguments: list
 
 
 def test_importing_localize_needs_no_torch() -> None:
-    code = "import sys, gwapctl.localize; sys.exit('torch' in sys.modules)"
+    code = "import sys, gwapctl.predict; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

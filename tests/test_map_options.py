@@ -15,10 +15,11 @@ from gwapctl.cli import options as cli_options
 from gwapctl.errors import UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.inputs import find_inputs
-from gwapctl.localize import Model, localize_inputs
 from gwapctl.maps import Localizer
-from gwapctl.model import load_info, save_model
-from gwapctl.predictions import MapFolder
+from gwapctl.networks.classifier import load_info, save_model
+from gwapctl.predict.classifier import Model
+from gwapctl.predict.folder import localize_inputs
+from gwapctl.predict.map_folder import MapFolder
 from gwapctl.runs import Run
 from tests.test_evaluate_model import data, make_model, numbers, run
 from tests.test_maps import make_classifier, make_images

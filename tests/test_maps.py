@@ -14,14 +14,14 @@ from gwapctl.boxes import iou
 from gwapctl.datasets.base import ClassName
 from gwapctl.device import autocast, has_fast_bf16, resolve_device
 from gwapctl.errors import MissingDependencyError, UsageError
-from gwapctl.heads import GWAP
 from gwapctl.maps import CANVAS, Localizer, MapResult
-from gwapctl.maps.inference import fold_batch_norms, for_inference
 from gwapctl.maps.methods import minmax
-from gwapctl.maps.threads import in_threads
-from gwapctl.model import Classifier, ModelInfo, build_classifier
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier
+from gwapctl.networks.heads import GWAP
+from gwapctl.networks.inference import fold_batch_norms, for_inference
+from gwapctl.networks.transforms import resize
+from gwapctl.predict.threads import in_threads
 from gwapctl.regions import map_to_boxes, parse_box_rule
-from gwapctl.transforms import resize
 
 PLAIN = ("weight", "class", "score", "fused")  # without gradients; those have a file of their own
 

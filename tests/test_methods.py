@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from gwapctl.config import TrainConfig, build_train_config
-from gwapctl.heads import HEADS
 from gwapctl.maps.methods import MAPS
-from gwapctl.report.fill import FilledTable, fill_table
-from gwapctl.report.match import recipe_file
-from gwapctl.report.profile import apply_profile, load_profile
-from gwapctl.report.results import collect_results
-from gwapctl.report.spec import load_table
-from gwapctl.report.tables import FORMATS, render_tables
+from gwapctl.networks.heads import HEADS
+from gwapctl.paper.build import FilledTable, fill_table
+from gwapctl.paper.lookup import recipe_file
+from gwapctl.paper.profile import apply_profile, load_profile
+from gwapctl.paper.results import collect_results
+from gwapctl.paper.specification import load_table
+from gwapctl.paper.tables import FORMATS, render_tables
 from gwapctl.runs import Run
 
 SPEC = load_table("methods")

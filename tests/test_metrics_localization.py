@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gwapctl.errors import DataError
-from gwapctl.metrics.foreground import (
-    FMeasure,
-    ForegroundIoU,
-    boxes_mask,
-    f_beta,
-    otsu_foreground,
-    union_of_maps,
-)
+from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, f_beta, otsu_foreground, union_of_maps
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization, best_iou
 
 steady = settings(derandomize=True, deadline=None, max_examples=60)

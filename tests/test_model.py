@@ -10,13 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from gwapctl.bundle import write_entry
 from gwapctl.config import build_train_config
 from gwapctl.datasets.base import ClassName
 from gwapctl.errors import DataError, ModelError
-from gwapctl.model import Classifier, ModelInfo, build_classifier, load_classifier, load_tensors, save_model
+from gwapctl.networks.classifier import (
+    Classifier,
+    ModelInfo,
+    build_classifier,
+    load_classifier,
+    load_tensors,
+    save_model,
+)
+from gwapctl.networks.publish import write_entry
+from gwapctl.networks.zoo import entries, find_recipe, list_models, read_card, resolve_model, verify_entry, zoo_folder
 from gwapctl.runs import Run
-from gwapctl.zoo import entries, find_recipe, list_models, read_card, resolve_model, verify_entry, zoo_folder
 
 NAMES = ("kite", "größe", "dog")
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from gwapctl.backbones import build_backbone
 from gwapctl.config import DetectorConfig, build_train_config
 from gwapctl.maps.layers import resolve_layers
-from gwapctl.report.profile import apply_profile, load_profile
-from gwapctl.report.spec import TABLES, load_table
-from gwapctl.zoo import entries, find_recipe, read_card, zoo_folder
+from gwapctl.networks.backbones import build_backbone
+from gwapctl.networks.zoo import entries, find_recipe, read_card, zoo_folder
+from gwapctl.paper.profile import apply_profile, load_profile
+from gwapctl.paper.specification import TABLES, load_table
 
 MODELS = zoo_folder()
 # how many there are: who adds one says so here

@@ -75,7 +75,7 @@ def test_the_installed_wheel_finds_its_own_zoo(installed: Path) -> None:
     bundled = [model["name"] for model in document["models"] if model["bundled"]]
     assert bundled
     path = run_installed(
-        installed, "-c", f"from gwapctl.zoo import resolve_model; print(resolve_model({bundled[0]!r}))"
+        installed, "-c", f"from gwapctl.networks.zoo import resolve_model; print(resolve_model({bundled[0]!r}))"
     )
     assert Path(path.strip()).is_relative_to(installed)
 

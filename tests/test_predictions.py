@@ -9,19 +9,9 @@ import numpy as np
 import pytest
 
 from gwapctl.errors import DataError
-from gwapctl.predictions import (
-    ImageIndex,
-    ImagePrediction,
-    MapFolder,
-    MapImage,
-    MapsInfo,
-    Prediction,
-    PredictionError,
-    finished_ids,
-    read_predictions,
-    write_map,
-    write_maps_info,
-)
+from gwapctl.predict.image_index import ImageIndex
+from gwapctl.predict.map_folder import MapFolder, MapImage, MapsInfo, write_map, write_maps_info
+from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, finished_ids, read_predictions
 
 
 def line(image_id: str, **fields: object) -> str:
@@ -194,5 +184,6 @@ def test_index_finds_one_image_or_none() -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys, gwapctl.predictions; sys.exit(any(name in sys.modules for name in ('torch', 'cv2', 'pandas')))"
+    banned = "('torch', 'cv2', 'pandas')"
+    code = f"import sys, gwapctl.predict.map_folder; sys.exit(any(name in sys.modules for name in {banned}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

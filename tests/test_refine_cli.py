@@ -18,10 +18,10 @@ from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import UsageError
 from gwapctl.evaluate import Options, evaluate
-from gwapctl.evaluate.evidence import ANY
-from gwapctl.evaluate.stored import evidence_from_maps
-from gwapctl.images import read_image
-from gwapctl.predictions import MapFolder, write_map
+from gwapctl.evaluate.from_disk import evidence_from_maps
+from gwapctl.evaluate.predictions import ANY
+from gwapctl.images.decode import read_image
+from gwapctl.predict.map_folder import MapFolder, write_map
 from gwapctl.regions import map_to_boxes, parse_box_rule
 
 Run = Callable[..., Any]
@@ -35,9 +35,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a data set of photos of bright objects, and a model that looks for what is bright."""
     import torch
 
-    from gwapctl.backbones import build_backbone
     from gwapctl.datasets.base import ClassName
-    from gwapctl.model import ModelInfo, build_classifier, save_model
+    from gwapctl.networks.backbones import build_backbone
+    from gwapctl.networks.classifier import ModelInfo, build_classifier, save_model
 
     folder = tmp_path_factory.mktemp("refine")
     rows = ["image,label,split,x0,y0,x1,y1,mask"]

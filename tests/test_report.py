@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from gwapctl.errors import DataError, UsageError
-from gwapctl.report.fill import FilledTable, fill_table
-from gwapctl.report.results import Result, collect_results
-from gwapctl.report.spec import TABLES, load_table, read_table, tables_folder
-from gwapctl.report.tables import build_tables, render_tables
-from gwapctl.report.text import wrap_command
+from gwapctl.paper.build import FilledTable, fill_table
+from gwapctl.paper.results import Result, collect_results
+from gwapctl.paper.specification import TABLES, load_table, read_table, tables_folder
+from gwapctl.paper.tables import build_tables, render_tables
+from gwapctl.paper.text import wrap_command
 from gwapctl.runs import Run
 
 MakeRun = Callable[..., Path]
@@ -493,7 +493,7 @@ def test_a_broken_specification_is_refused(tmp_path: Path, change: tuple[str, st
 
 def test_tables_in_every_format_need_no_torch() -> None:
     code = (
-        "import sys; from gwapctl.report.tables import FORMATS, build_tables, render_tables; "
+        "import sys; from gwapctl.paper.tables import FORMATS, build_tables, render_tables; "
         "tables = build_tables('all'); [render_tables(tables, kind) for kind in FORMATS]; "
         "print(sorted({'torch', 'cv2', 'matplotlib', 'rich'} & set(sys.modules)))"
     )

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from gwapctl.errors import DataError, UsageError
-from gwapctl.report.run_page import render_run_page, write_run_page
-from gwapctl.report.spec import TABLES
-from gwapctl.report.tables import build_tables, render_tables
+from gwapctl.paper.run_page import render_run_page, write_run_page
+from gwapctl.paper.specification import TABLES
+from gwapctl.paper.tables import build_tables, render_tables
 from gwapctl.runs import Run
 
 HOSTILE = "<script>alert('x')</script>\"&{{ 7*7 }}"
@@ -254,7 +254,7 @@ def test_not_a_run_and_existing_files_are_refused(bare: Run, tmp_path: Path) -> 
 
 def test_a_page_needs_no_torch(run: Run, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from gwapctl.report.run_page import write_run_page; "
+        "import sys; from pathlib import Path; from gwapctl.paper.run_page import write_run_page; "
         "write_run_page(*map(Path, sys.argv[1:])); print({'torch', 'rich', 'matplotlib.pyplot'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(run.folder), str(tmp_path / "page.html")]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gwapctl.report.fill import fill_table
-from gwapctl.report.spec import TABLES, load_table, table_names, tables_folder
-from gwapctl.report.tables import FORMATS, build_tables, render_tables
+from gwapctl.paper.build import fill_table
+from gwapctl.paper.specification import TABLES, load_table, table_names, tables_folder
+from gwapctl.paper.tables import FORMATS, build_tables, render_tables
 
 # typed from the papers, independently of models/tables; None: the paper prints nothing there
 PAPER: dict[str, list[tuple[tuple[str, ...], list[float | None]]]] = {

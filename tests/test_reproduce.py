@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-import gwapctl.reproduce as verb
+import gwapctl.paper.reproduce as verb
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
-from gwapctl.report.profile import apply_profile, load_profile, profile_names
-from gwapctl.report.spec import load_table
-from gwapctl.reproduce import Machine, carry_out, make_plan
+from gwapctl.paper.profile import apply_profile, load_profile, profile_names
+from gwapctl.paper.reproduce import Machine, carry_out, make_plan
+from gwapctl.paper.specification import load_table
 from gwapctl.runs import Run, find_runs
 
 Reproduce = Callable[..., Any]
@@ -154,7 +154,7 @@ def test_one_failing_row_stops_nothing_and_is_told_at_the_end(
 def test_an_interrupted_call_continues_where_it_stopped(
     reproduce: Reproduce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gwapctl.train as training
+    import gwapctl.train.classification as training
 
     step, count = training.train_step, 0
 

@@ -14,7 +14,7 @@ from gwapctl.datasets.base import BoxedSample
 from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
 from gwapctl.datasets.synthetic_shapes import SHAPES
 from gwapctl.errors import UsageError
-from gwapctl.images import read_image
+from gwapctl.images.decode import read_image
 from gwapctl.inputs import find_inputs
 from gwapctl.progress import Progress
 

@@ -20,13 +20,13 @@ from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
-from gwapctl.heads.losses import classification_loss
-from gwapctl.model import load_classifier, load_tensors
+from gwapctl.networks.classifier import load_classifier, load_tensors
+from gwapctl.networks.heads.losses import classification_loss
+from gwapctl.networks.transforms import Key, TrainingBatches, TrainingImages, collate
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train import train
-from gwapctl.train_setup import Training, learning_rate, load_train_data
-from gwapctl.transforms import Key, TrainingBatches, TrainingImages, collate
+from gwapctl.train.classification import train
+from gwapctl.train.setup import Training, learning_rate, load_train_data
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet-s",

@@ -15,12 +15,12 @@ from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets.base import BoxedSample, without_boxes
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError
-from gwapctl.model import load_classifier, load_info, load_tensors
+from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
+from gwapctl.networks.transforms import EvaluationImages, Key, TrainingImages, collate, split_region
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train import train, validate
-from gwapctl.train_setup import Training, load_train_data
-from gwapctl.transforms import EvaluationImages, Key, TrainingImages, collate, split_region
+from gwapctl.train.classification import train, validate
+from gwapctl.train.setup import Training, load_train_data
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet-s",

@@ -14,15 +14,15 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from gwapctl.backbones.torchvision_nets import WEIGHTS
 from gwapctl.config import build_train_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.evaluate import Options, evaluate
-from gwapctl.images import read_image
-from gwapctl.model import load_classifier
-from gwapctl.train import train
-from gwapctl.train_setup import build_model
+from gwapctl.images.decode import read_image
+from gwapctl.networks.backbones.torchvision_nets import WEIGHTS
+from gwapctl.networks.classifier import load_classifier
+from gwapctl.train.classification import train
+from gwapctl.train.setup import build_model
 
 CLASSES = 1000
 SIZE = (64, 48)  # width, height

@@ -13,18 +13,19 @@ import pytest
 import torch
 from torch import nn
 
-from gwapctl.backbones import build_backbone
-from gwapctl.backbones.efficientnet_lite import package_weights
-from gwapctl.config import NAMED, build_train_config, default_recipe
+from gwapctl.config import NAMED, build_train_config
 from gwapctl.datasets import DATASETS
 from gwapctl.datasets.base import ClassName
-from gwapctl.detection import DetectorInfo, build_detector
-from gwapctl.detection.trunk import build_trunk
 from gwapctl.errors import UsageError
-from gwapctl.heads import build_head
-from gwapctl.model import load_classifier
+from gwapctl.networks.backbones import build_backbone
+from gwapctl.networks.backbones.efficientnet_lite import package_weights
+from gwapctl.networks.classifier import load_classifier
+from gwapctl.networks.heads import build_head
+from gwapctl.networks.rfcn import DetectorInfo, build_detector
+from gwapctl.networks.rfcn.trunk import build_trunk
+from gwapctl.networks.zoo import find_recipe
 from gwapctl.runs import Run
-from gwapctl.zoo import find_recipe
+from gwapctl.train.recipes import default_recipe
 
 
 @pytest.fixture

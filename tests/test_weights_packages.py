@@ -20,14 +20,14 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from gwapctl import weights_packages
-from gwapctl.backbones import build_backbone, imagenet_weights
-from gwapctl.backbones.efficientnet_lite import package_weights, timm_names
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.errors import ModelError
-from gwapctl.model import load_classifier, load_info, load_matching, load_tensors, read_weights
-from gwapctl.weights_packages import WEIGHTS_PACKAGES, WeightsPackage, package_file
-from gwapctl.zoo import BUNDLED_MODEL, DEFAULT_MODEL, check_logits, find_weights, read_card, resolve_model
+from gwapctl.networks import weights_packages
+from gwapctl.networks.backbones import build_backbone, imagenet_weights
+from gwapctl.networks.backbones.efficientnet_lite import package_weights, timm_names
+from gwapctl.networks.classifier import load_classifier, load_info, load_matching, load_tensors, read_weights
+from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES, WeightsPackage, package_file
+from gwapctl.networks.zoo import BUNDLED_MODEL, DEFAULT_MODEL, check_logits, find_weights, read_card, resolve_model
 
 LITE0 = WEIGHTS_PACKAGES["efficientnet-lite0"]
 # of the default model on the image of `check_logits`, with torch 2.14; torch 2.8 agrees

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gwapctl import cli
-from gwapctl.model import load_info
+from gwapctl.networks.classifier import load_info
 from gwapctl.runs import Run
 
 PAGE = (Path(__file__).parent.parent / "docs" / "your-own-photos.md").read_text(encoding="utf-8")

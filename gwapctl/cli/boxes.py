@@ -15,11 +15,12 @@ from gwapctl.errors import UsageError
 from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from gwapctl.export import Exporter
-    from gwapctl.export.sources import Cut, Source
+    from gwapctl.formats import Exporter
+    from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import ImageInput
-    from gwapctl.localize import DetectorModel, Finder
-    from gwapctl.predictions import ImagePrediction
+    from gwapctl.predict.classifier import Finder
+    from gwapctl.predict.detector import DetectorModel
+    from gwapctl.predict.predictions import ImagePrediction
     from gwapctl.regions import BoxRule as Rule
 
 BOXES = "Boxes"
@@ -164,7 +165,7 @@ def boxes(
       gwapctl boxes photos --format label-studio --out tasks.json
 
     """
-    from gwapctl.export.destination import check_destination, read_class_list
+    from gwapctl.formats.destination import check_destination, read_class_list
 
     name, exporter = _exporter(format, out, yolo_scores, image_prefix)
     path = check_destination(exporter, name, out, overwrite=overwrite)
@@ -211,10 +212,10 @@ class Network:
 
 
 def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefix: str | None) -> tuple[str, Exporter]:
-    from gwapctl.export import EXPORTERS
-    from gwapctl.export.destination import format_name
-    from gwapctl.export.label_studio import LabelStudio
-    from gwapctl.export.yolo import Yolo
+    from gwapctl.formats import EXPORTERS
+    from gwapctl.formats.destination import format_name
+    from gwapctl.formats.label_studio import LabelStudio
+    from gwapctl.formats.yolo import Yolo
 
     name = format_name(name, out, EXPORTERS)
     for option, given, wanted in (
@@ -229,7 +230,7 @@ def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefi
 
 
 def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Network) -> Source | None:
-    from gwapctl.export.sources import open_source
+    from gwapctl.formats.sources import open_source
 
     source = open_source(
         Path(text),
@@ -245,11 +246,12 @@ def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Networ
 
 
 def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter, min_score: float) -> Source:
-    from gwapctl.export import FolderExporter
-    from gwapctl.export.base import check_names
-    from gwapctl.export.sources import Cut, Source
+    from gwapctl.formats import FolderExporter
+    from gwapctl.formats.base import check_names
+    from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import find_inputs
-    from gwapctl.localize import DetectorModel, load_model, scale_warning
+    from gwapctl.predict.classifier import load_model, scale_warning
+    from gwapctl.predict.detector import DetectorModel
     from gwapctl.regions import parse_box_rule, refined
 
     inputs = find_inputs([text], notice=console.warn)
@@ -270,8 +272,8 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
 def _from_detector(
     model: DetectorModel, inputs: Sequence[ImageInput], cutting: Cutting, network: Network, min_score: float
 ) -> Source:
-    from gwapctl.export.sources import Source
-    from gwapctl.localize import localize_inputs
+    from gwapctl.formats.sources import Source
+    from gwapctl.predict.folder import localize_inputs
 
     reading = {"--scales": network.scales, "--map": network.map}
     cuts = {"--box-rule": cutting.rule, "--refine": cutting.refine}
@@ -283,8 +285,8 @@ def _from_detector(
 
 
 def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[ImagePrediction]:
-    from gwapctl.export.sources import failed, with_boxes
-    from gwapctl.predictions import ImagePrediction, Prediction
+    from gwapctl.formats.sources import failed, with_boxes
+    from gwapctl.predict.predictions import ImagePrediction, Prediction
 
     results = finder.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
@@ -335,8 +337,8 @@ class Tally:
 
 
 def _export(exporter: Exporter, source: Source, min_score: float, path: Path | None, listed: list[str] | None) -> Tally:
-    from gwapctl.export import FileExporter
-    from gwapctl.export.sources import confident
+    from gwapctl.formats import FileExporter
+    from gwapctl.formats.sources import confident
 
     tally = Tally()
     with console.progress("boxes") as progress:
@@ -351,7 +353,7 @@ def _export(exporter: Exporter, source: Source, min_score: float, path: Path | N
 
 def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[str] | None) -> None:
     """Say what was written and what the reading tool needs, and leave with 3 if images failed."""
-    from gwapctl.export.base import class_table
+    from gwapctl.formats.base import class_table
 
     setup = exporter.setup(class_table(tally.classes, listed))
     if setup:

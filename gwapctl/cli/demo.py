@@ -11,7 +11,7 @@ from gwapctl.cli import console, options
 from gwapctl.cli.evaluate import print_document
 
 if TYPE_CHECKING:
-    from gwapctl.localize import Localization
+    from gwapctl.predict.result import Localization
 
 Images = Annotated[
     int,

@@ -85,7 +85,7 @@ def _version(distribution: str) -> str | None:
 def _weights() -> tuple[dict[str, str], list[str]]:
     """Say of each package of ImageNet weights whether it is there and whole, and which one is broken."""
     from gwapctl.errors import ModelError
-    from gwapctl.weights_packages import WEIGHTS_PACKAGES
+    from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES
 
     states, problems = {}, []
     for backbone, package in WEIGHTS_PACKAGES.items():

@@ -196,7 +196,7 @@ def evaluate(
 def _fetch(target: str, dataset: str | None, root: Path | None, offline: bool, split: str | None) -> None:
     """Download the data set if it is one that comes by itself and is not here."""
     from gwapctl.datasets.download import ensure_dataset
-    from gwapctl.evaluate.target import dataset_name
+    from gwapctl.evaluate.subject import dataset_name
 
     name = dataset_name(target, dataset)
     if name is None:

@@ -10,7 +10,7 @@ import typer
 from gwapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from gwapctl.deploy import Exported
+    from gwapctl.engines.export import Exported
 
 app = typer.Typer(help="A model as one network file for other programs: ONNX or OpenVINO, checked against torch.")
 
@@ -42,8 +42,8 @@ def onnx(
       gwapctl export onnx --model runs/a --out a.onnx
 
     """
-    from gwapctl.deploy import export_onnx
-    from gwapctl.zoo import resolve_model
+    from gwapctl.engines.export import export_onnx
+    from gwapctl.networks.zoo import resolve_model
 
     folder = resolve_model(options.model_or_default(model))
     _show(export_onnx(folder, out, top_k=top_k, half=half, overwrite=overwrite))
@@ -63,8 +63,8 @@ def openvino(
       gwapctl export openvino --model runs/a --out a.xml
 
     """
-    from gwapctl.deploy import export_openvino
-    from gwapctl.zoo import resolve_model
+    from gwapctl.engines.export import export_openvino
+    from gwapctl.networks.zoo import resolve_model
 
     folder = resolve_model(options.model_or_default(model))
     _show(export_openvino(folder, out, top_k=top_k, half=half, overwrite=overwrite))

@@ -15,8 +15,9 @@ from gwapctl.errors import MissingReaderError, UsageError
 from gwapctl.files import json_text
 
 if TYPE_CHECKING:
-    from gwapctl.localize import DetectorFinder, Finder
-    from gwapctl.predictions import ImagePrediction
+    from gwapctl.predict.classifier import Finder
+    from gwapctl.predict.detector import DetectorFinder
+    from gwapctl.predict.predictions import ImagePrediction
 
 SAVES = ("overlay", "map", "mask")
 SOME_FAILED = 3
@@ -106,7 +107,9 @@ def localize(
 
     """
     from gwapctl.inputs import find_inputs
-    from gwapctl.localize import DetectorModel, load_model, localize_inputs
+    from gwapctl.predict.classifier import load_model
+    from gwapctl.predict.detector import DetectorModel
+    from gwapctl.predict.folder import localize_inputs
 
     saved = _saved(save, out, resume, overwrite)
     reading: dict[str, Any] = {
@@ -181,7 +184,7 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
 def _say_how(
     finder: Finder, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
 ) -> None:
-    from gwapctl.localize import scale_warning
+    from gwapctl.predict.classifier import scale_warning
 
     localizer = finder.localizer
     scales = ",".join(str(scale) for scale in localizer.scales) or "x".join(

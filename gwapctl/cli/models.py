@@ -24,7 +24,7 @@ def list_all(json: options.Json = False) -> None:
       gwapctl models list
 
     """
-    from gwapctl.zoo import list_models
+    from gwapctl.networks.zoo import list_models
 
     rows = list_models()
     if json:
@@ -42,9 +42,9 @@ def show(name: Name, json: options.Json = False) -> None:
       gwapctl models show resnet-s-gwap-tiny-imagenet
 
     """
-    from gwapctl.detection import describe_detector
-    from gwapctl.model import describe_model
-    from gwapctl.zoo import is_detector, resolve_model
+    from gwapctl.networks.classifier import describe_model
+    from gwapctl.networks.rfcn import describe_detector
+    from gwapctl.networks.zoo import is_detector, resolve_model
 
     folder = resolve_model(name)
     document = describe_detector(folder) if is_detector(folder) else describe_model(folder)
@@ -64,7 +64,7 @@ def verify(name: Name) -> None:
       gwapctl models verify resnet-s-gwap-tiny-imagenet
 
     """
-    from gwapctl.zoo import resolve_model, verify_entry
+    from gwapctl.networks.zoo import resolve_model, verify_entry
 
     for line in verify_entry(resolve_model(name)):
         console.print_text(line)
@@ -88,7 +88,7 @@ def bundle(
       gwapctl models bundle runs/a models/my-model --evaluation val.json
 
     """
-    from gwapctl.bundle import write_entry
+    from gwapctl.networks.publish import write_entry
 
     write_entry(run, entry, evaluation or [])
     console.note(f"wrote {entry}")

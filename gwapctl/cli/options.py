@@ -219,7 +219,7 @@ def model_or_default(model: str | None) -> str:
     """Return ``--model``, or the default's name; say so where another has to stand in for it."""
     if model is not None:
         return model
-    from gwapctl.zoo import default_model
+    from gwapctl.networks.zoo import default_model
 
     name, stand_in = default_model()
     if stand_in:

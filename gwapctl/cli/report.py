@@ -106,7 +106,7 @@ def report(
 
     """
     if figure is not None and table is None:
-        from gwapctl import figures
+        from gwapctl.paper import figures
 
         named = [part.strip() for part in (models or "").split(",") if part.strip()]
         path = figures.make_figure(
@@ -125,7 +125,7 @@ def report(
         )
         console.print_text(str(path))
     elif run is not None and table is None:
-        from gwapctl.report.run_page import write_run_page
+        from gwapctl.paper.run_page import write_run_page
 
         console.print_text(str(write_run_page(run, out, root=root, overwrite=overwrite)))
     elif table is not None and run is None and figure is None:
@@ -146,8 +146,8 @@ def _table(
     out: Path | None,
     overwrite: bool,
 ) -> None:
-    from gwapctl.report.output import write_report
-    from gwapctl.report.tables import build_tables, render_tables
+    from gwapctl.paper.output import write_report
+    from gwapctl.paper.tables import build_tables, render_tables
 
     kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
     text = render_tables(build_tables(name, runs=runs, dataset=dataset, profile=profile), kind)

@@ -10,8 +10,8 @@ import typer
 from gwapctl.cli import console, options
 
 if TYPE_CHECKING:
-    from gwapctl.report.spec import TableSpec
-    from gwapctl.reproduce import Cost, Failure, Plan, Work
+    from gwapctl.paper.reproduce import Cost, Failure, Plan, Work
+    from gwapctl.paper.specification import TableSpec
 
 SOME_FAILED = 3
 
@@ -61,8 +61,8 @@ def reproduce(
 
     """
     from gwapctl.errors import GwapctlError
-    from gwapctl.report.profile import load_specs
-    from gwapctl.reproduce import Machine, carry_out, make_plan
+    from gwapctl.paper.profile import load_specs
+    from gwapctl.paper.reproduce import Machine, carry_out, make_plan
 
     machine = Machine(runs, root, device, workers)
     asked = _with_rows(load_specs(table, profile), _names(rows))
@@ -205,9 +205,9 @@ def _duration(seconds: float | None) -> str:
 
 def _show_tables(plans: list[Plan], json: bool) -> None:
     """Print the tables, each on the data set of its plan."""
-    from gwapctl.report.fill import fill_table
-    from gwapctl.report.results import collect_results
-    from gwapctl.report.tables import render_tables
+    from gwapctl.paper.build import fill_table
+    from gwapctl.paper.results import collect_results
+    from gwapctl.paper.tables import render_tables
 
     tables = []
     for plan in plans:

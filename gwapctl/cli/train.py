@@ -163,9 +163,10 @@ def train(
       gwapctl train voc07+12 --detector rfcn --weak gwap --box-proportion 0.05
 
     """
-    from gwapctl.config import SETTINGS, build_train_config, default_recipe
+    from gwapctl.config import SETTINGS, build_train_config
+    from gwapctl.networks.zoo import find_recipe
     from gwapctl.runs import new_run_folder
-    from gwapctl.zoo import find_recipe
+    from gwapctl.train.recipes import default_recipe
 
     chosen = {name: context.params.get(name) for name in SETTINGS - {"dataset", "recipe"}}
     chosen |= {"image_size": options.parse_size(image_size), "train_sizes": options.parse_scales(train_sizes)}
@@ -192,11 +193,11 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
     """Find out at once whether the network can be built, before anything is promised, downloaded or opened."""
     import torch
 
-    from gwapctl.backbones import build_backbone, pretrained_weights_info
     from gwapctl.config import DetectorConfig
-    from gwapctl.detection.trunk import check_trunk
-    from gwapctl.heads import check_head
     from gwapctl.maps.methods import MAPS
+    from gwapctl.networks.backbones import build_backbone, pretrained_weights_info
+    from gwapctl.networks.heads import check_head
+    from gwapctl.networks.rfcn.trunk import check_trunk
     from gwapctl.regions import parse_box_rule
 
     if isinstance(config, DetectorConfig):
@@ -261,10 +262,10 @@ def _run(
     from gwapctl.config import DetectorConfig
     from gwapctl.datasets.download import ensure_dataset
     from gwapctl.files import prepare_output_folder
-    from gwapctl.heads import head_class
-    from gwapctl.train import train as train_classifier
-    from gwapctl.train_detector import train_detector
-    from gwapctl.train_run import require_tensorboard
+    from gwapctl.networks.heads import head_class
+    from gwapctl.train.bookkeeping import require_tensorboard
+    from gwapctl.train.classification import train as train_classifier
+    from gwapctl.train.detection import train_detector
 
     if tensorboard:  # before anything is downloaded
         require_tensorboard()
@@ -317,9 +318,9 @@ def _root_of_run(folder: Path, dataset: str) -> Path | None:
 
 def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> None:
     """Say what will be downloaded, or refuse when nothing may be."""
-    from gwapctl.backbones import pretrained_weights_info
     from gwapctl.config import DetectorConfig
-    from gwapctl.detection.trunk import trunk_weights
+    from gwapctl.networks.backbones import pretrained_weights_info
+    from gwapctl.networks.rfcn.trunk import trunk_weights
 
     weights = trunk_weights if isinstance(config, DetectorConfig) else pretrained_weights_info
     info = weights(config.backbone) if config.weights == "imagenet" else None

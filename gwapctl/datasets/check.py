@@ -15,7 +15,7 @@ from gwapctl.datasets import DATASETS, open_dataset, training_splits
 from gwapctl.datasets.base import BoxedSample, Dataset, warn_of_one_class
 from gwapctl.datasets.download import ARCHIVES, AUTOMATIC, missing_archives
 from gwapctl.errors import DataError
-from gwapctl.images import read_image
+from gwapctl.images.decode import read_image
 from gwapctl.progress import Progress, ProgressCallback
 
 Document = dict[str, Any]

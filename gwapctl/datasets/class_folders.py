@@ -14,7 +14,7 @@ from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.datasets.names import has_images, is_container, split_of
 from gwapctl.datasets.places import list_images
 from gwapctl.errors import DataError, printable
-from gwapctl.image_files import HEIC_ADVICE, HEIC_SUFFIXES, Overlooked, nfc, walk_images
+from gwapctl.images.files import HEIC_ADVICE, HEIC_SUFFIXES, Overlooked, nfc, walk_images
 
 _ORDER = ("train", "val", "test", "trainval")
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from gwapctl.datasets.base import ClassName
-from gwapctl.image_files import nfc
+from gwapctl.images.files import nfc
 
 FOREIGN = -2  # a class that the data set does not have: always wrong
 _NUMBER = re.compile(r"\s*([+-]?[0-9]+)(?:\.0*)?\s*")

@@ -22,7 +22,7 @@ from gwapctl.datasets.names import file_in, split_in
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError
 from gwapctl.files import read_json
-from gwapctl.image_files import nfc
+from gwapctl.images.files import nfc
 
 Id = int | str
 _ROBOFLOW = "_annotations.coco.json"

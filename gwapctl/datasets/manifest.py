@@ -21,7 +21,7 @@ from gwapctl.datasets.names import SPLIT_NAMES, file_in, split_in, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError, closest
 from gwapctl.files import read_text, text_encoding
-from gwapctl.image_files import nfc
+from gwapctl.images.files import nfc
 
 _CORNERS = ("x0", "y0", "x1", "y1")
 _BOOLEANS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}

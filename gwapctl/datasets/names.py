@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from gwapctl.image_files import HEIC_SUFFIXES, SUFFIXES, find_file
+from gwapctl.images.files import HEIC_SUFFIXES, SUFFIXES, find_file
 
 SPLIT_NAMES = {
     "train": "train",

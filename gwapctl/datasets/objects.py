@@ -13,7 +13,7 @@ from gwapctl.boxes import FloatArray, as_boxes, clip, valid
 from gwapctl.datasets.base import BoxedSample, Problems
 from gwapctl.datasets.sizes import Size, place_boxes
 from gwapctl.errors import DataError
-from gwapctl.images import StoredSize, stored_size
+from gwapctl.images.decode import StoredSize, stored_size
 
 ROUNDING = 0.5  # pixels that a box may lose at the border without a word
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gwapctl.errors import DataError
-from gwapctl.image_files import Overlooked, walk_images
+from gwapctl.images.files import Overlooked, walk_images
 
 
 def data_places(root: Path | None = None) -> list[Path]:

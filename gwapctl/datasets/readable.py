@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gwapctl.datasets.base import Sample
 from gwapctl.errors import DataError
-from gwapctl.images import image_size, read_image
+from gwapctl.images.decode import image_size, read_image
 from gwapctl.progress import Progress, ProgressCallback
 
 DECODED = 5000  # images up to which each is decoded, not only its header read

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gwapctl.boxes import FloatArray, scale, turn_upright, valid
 from gwapctl.errors import DataError
-from gwapctl.images import StoredSize
+from gwapctl.images.decode import StoredSize
 
 ASPECTS_AGREE = 0.01  # relative difference of two aspect ratios up to which one image is the other, resized
 SLACK = 1.0  # pixels that a box may reach over the border and still fit: rounding, and counting from 0 or 1

@@ -24,8 +24,8 @@ from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.datasets.places import find_folder, list_images
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
-from gwapctl.image_files import SUFFIXES, nfc
-from gwapctl.images import stored_size
+from gwapctl.images.decode import stored_size
+from gwapctl.images.files import SUFFIXES, nfc
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

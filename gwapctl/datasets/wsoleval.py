@@ -20,7 +20,7 @@ from gwapctl.boxes import as_boxes, from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
-from gwapctl.images import image_size, read_image
+from gwapctl.images.decode import image_size, read_image
 
 IGNORE = 255
 Rows = dict[str, list[list[str]]]

@@ -35,8 +35,8 @@ from gwapctl.datasets.yolo_tree import (
 )
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
-from gwapctl.image_files import Overlooked
-from gwapctl.images import stored_size
+from gwapctl.images.decode import stored_size
+from gwapctl.images.files import Overlooked
 
 _ORDER = ("train", "val", "test", "trainval")
 _OVER = 0.01  # how far a fraction may lie outside of 0..1 by rounding

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gwapctl.datasets.names import has_images, split_in, split_of
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
-from gwapctl.image_files import SUFFIXES, nfc
+from gwapctl.images.files import SUFFIXES, nfc
 
 NO_LABELS = {"classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt"}
 

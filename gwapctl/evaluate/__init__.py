@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from gwapctl.evaluate.detections import evaluate_detections
 from gwapctl.evaluate.document import Ground
-from gwapctl.evaluate.evidence import Detections
-from gwapctl.evaluate.verbs import Options, calibrate, evaluate, evaluate_boxes, evaluate_maps, evaluate_model
+from gwapctl.evaluate.predictions import Detections
+from gwapctl.evaluate.run import Options, calibrate, evaluate, evaluate_boxes, evaluate_maps, evaluate_model
 
 __all__ = [
     "Detections",

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gwapctl.datasets.base import BoxedSample
-from gwapctl.evaluate.network import object_regions, sees_boxes
-from gwapctl.images import read_image
+from gwapctl.evaluate.from_model import object_regions, sees_boxes
+from gwapctl.images.decode import read_image
 
 if TYPE_CHECKING:
     from gwapctl.maps import Localizer

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate.evidence import Evidence
+from gwapctl.evaluate.predictions import Evidence
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import now
 

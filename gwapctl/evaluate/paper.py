@@ -18,9 +18,9 @@ from gwapctl.boxes import FloatArray, iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.detections import add_detections, detection_rows
 from gwapctl.evaluate.document import Verdict
-from gwapctl.evaluate.evidence import ANY, Evidence, Heatmap
 from gwapctl.evaluate.examples import Examples
-from gwapctl.evaluate.truth import Masks, Truth
+from gwapctl.evaluate.ground_truth import Masks, Truth
+from gwapctl.evaluate.predictions import ANY, Evidence, Heatmap
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.metrics.detection import DetectionAP

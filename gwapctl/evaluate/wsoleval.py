@@ -8,9 +8,9 @@ from gwapctl.boxes import iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.document import Verdict
-from gwapctl.evaluate.evidence import Evidence
+from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import ONE_THRESHOLD, threshold_curve
-from gwapctl.evaluate.truth import Masks, true_boxes
+from gwapctl.evaluate.predictions import Evidence
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.pixel_ap import PixelAP

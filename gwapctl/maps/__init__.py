@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gwapctl.maps.canvas import CANVAS, PreparedImage
+from gwapctl.maps.heatmap import CANVAS, PreparedImage
 from gwapctl.maps.localizer import Localizer, MapResult
 from gwapctl.maps.methods import MAPS, MapMethod
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from gwapctl.maps.canvas import FloatArray, Size
-from gwapctl.maps.passes import ImageArray
+from gwapctl.maps.forward import ImageArray
+from gwapctl.maps.heatmap import FloatArray, Size
 
 TEN = 10
 WARPED, WINDOW = 256, 224

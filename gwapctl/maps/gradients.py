@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gwapctl.maps.passes import Pass
+from gwapctl.maps.forward import Pass
 
 BETA = 10.0  # DGL's released code: labels beta * one-hot
 Formula = Callable[[int, Tensor, Tensor], Tensor]  # number of the source, source T, gradient g_c -> map (B, h, w)

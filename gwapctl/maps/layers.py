@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from gwapctl.errors import UsageError, closest
-from gwapctl.model import convolutions
+from gwapctl.networks.classifier import convolutions
 
 FOLLOWS_A_CONVOLUTION: frozenset[Callable[..., Any]] = frozenset((
     functional.batch_norm,

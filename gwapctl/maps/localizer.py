@@ -14,14 +14,14 @@ from torch import Tensor
 from gwapctl.device import autocast, resolve_device
 from gwapctl.errors import UsageError
 from gwapctl.geometry import Geometry
-from gwapctl.maps import crops, settings
-from gwapctl.maps.canvas import FloatArray, PreparedImage, Size, canvas_size, compose
+from gwapctl.maps import crops
+from gwapctl.maps import reading as settings
+from gwapctl.maps.forward import ImageArray, Network, Pass, blank_pass
+from gwapctl.maps.heatmap import FloatArray, PreparedImage, Size, canvas_size, compose
 from gwapctl.maps.methods import MAPS, fuse_maps, minmax
-from gwapctl.maps.passes import ImageArray, Network, Pass, blank_pass
-from gwapctl.model import Classifier
-from gwapctl.predictions import MapsInfo
+from gwapctl.networks.classifier import Classifier
+from gwapctl.networks.transforms import resize as resize_image
 from gwapctl.regions import normalise
-from gwapctl.transforms import resize as resize_image
 
 SURE_SCALE = 96  # pixels from which every backbone has cells left
 PIXELS_PER_IMAGE = {True: 224**2, False: 512**2}  # on a CPU or not: larger inputs go through in smaller batches
@@ -139,24 +139,6 @@ class Localizer:
         single = len(self.scales) <= 1 and not self.flip
         untouched = not (self._method.normalised or self.close) and self.backprop_seg == "none"
         return "raw" if single and untouched else "minmax_mean"
-
-    def describe(self, model: str = "", box_rule: str = "") -> MapsInfo:
-        """Return what documents say about these maps: how they are made of ``model``."""
-        return MapsInfo(
-            method=self.map_method,
-            model=model,
-            scales=self.scales,
-            flip=self.flip,
-            resize=self.resize,
-            layer=self.layers,
-            fuse=self.fuse,
-            close=self.close,
-            crops=self.crops,
-            backprop_seg=self.backprop_seg,
-            values=self.values,
-            class_agnostic=self.shared,
-            box_rule=box_rule,
-        )
 
     def prepare(self, image: ImageArray) -> PreparedImage:
         """Resize an image ``(H, W, 3)`` uint8 RGB to every size that will be needed."""

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from gwapctl.errors import UsageError
-from gwapctl.heads import PoolThenClassify
 from gwapctl.maps import gradients
-from gwapctl.maps.passes import Pass, Source
+from gwapctl.maps.forward import Pass, Source
+from gwapctl.networks.heads import PoolThenClassify
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,18 @@ from gwapctl.config import read_recipe
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import Ground, evaluate_boxes
-from gwapctl.export import EXPORTERS
-from gwapctl.export.destination import read_class_list
 from gwapctl.files import read_json, read_text
+from gwapctl.formats import EXPORTERS
+from gwapctl.formats.destination import read_class_list
 from gwapctl.inputs import find_inputs
-from gwapctl.predictions import ImagePrediction, Prediction, PredictionError, finished_ids, merge, read_predictions
+from gwapctl.predict.predictions import (
+    ImagePrediction,
+    Prediction,
+    PredictionError,
+    finished_ids,
+    merge,
+    read_predictions,
+)
 
 WIDTH, HEIGHT = 40, 30
 CAT, DOG, WRONG = (4, 6, 16, 20), (22, 8, 36, 28), (0, 0, 3, 2)

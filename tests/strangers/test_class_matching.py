@@ -16,17 +16,11 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import Ground, evaluate_boxes, evaluate_maps
-from gwapctl.evaluate.evidence import match_classes, spread
-from gwapctl.export.base import class_table
-from gwapctl.export.sources import open_source
-from gwapctl.predictions import (
-    ImagePrediction,
-    MapImage,
-    MapsInfo,
-    Prediction,
-    write_map,
-    write_maps_info,
-)
+from gwapctl.evaluate.predictions import match_classes, spread
+from gwapctl.formats.base import class_table
+from gwapctl.formats.sources import open_source
+from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
+from gwapctl.predict.predictions import ImagePrediction, Prediction
 
 WIDTH, HEIGHT = 40, 30
 BOXES = {"cat": (4, 6, 16, 20), "dog": (22, 8, 36, 28)}

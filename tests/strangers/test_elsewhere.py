@@ -20,7 +20,7 @@ import pytest
 from gwapctl import cli
 from gwapctl.datasets.places import recorded_place
 from gwapctl.datasets.synthetic import make_synthetic_voc
-from gwapctl.evaluate.target import find_dataset, find_target
+from gwapctl.evaluate.subject import find_dataset, find_target
 from gwapctl.runs import Run
 
 TRAINING = (

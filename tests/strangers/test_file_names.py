@@ -19,23 +19,15 @@ from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import Sample, fingerprint
 from gwapctl.datasets.places import list_images
 from gwapctl.errors import DataError, MissingDependencyError, UsageError, printable
-from gwapctl.export import EXPORTERS
-from gwapctl.export.base import annotation_name
 from gwapctl.files import json_text, read_json, write_json
-from gwapctl.image_files import Overlooked, find_file, on_disk
-from gwapctl.images import image_size, read_image
+from gwapctl.formats import EXPORTERS
+from gwapctl.formats.base import annotation_name
+from gwapctl.images.decode import image_size, read_image
+from gwapctl.images.files import Overlooked, find_file, on_disk
 from gwapctl.inputs import find_inputs
-from gwapctl.predictions import (
-    ImageIndex,
-    ImagePrediction,
-    MapFolder,
-    MapImage,
-    MapsInfo,
-    Prediction,
-    read_predictions,
-    write_map,
-    write_maps_info,
-)
+from gwapctl.predict.image_index import ImageIndex
+from gwapctl.predict.map_folder import MapFolder, MapImage, MapsInfo, write_map, write_maps_info
+from gwapctl.predict.predictions import ImagePrediction, Prediction, read_predictions
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 LATIN = os.fsdecode(b"lat\xe9in.jpg")

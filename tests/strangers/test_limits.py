@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from gwapctl import images
 from gwapctl.errors import DataError
-from gwapctl.images import image_size, read_image
-from gwapctl.pillow_reader import our_limits
+from gwapctl.images import decode as images
+from gwapctl.images.decode import image_size, read_image
+from gwapctl.images.pillow import our_limits
 
 WIDTH, HEIGHT = 80, 60
 MEGABYTE = 1 << 20

@@ -16,7 +16,7 @@ from reader_data import coco, coco_object, found, make_coco, make_image, make_vo
 from gwapctl.boxes import scale, turn_upright
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError
-from gwapctl.images import image_size, read_image, stored_size
+from gwapctl.images.decode import image_size, read_image, stored_size
 
 Cli = Callable[..., Any]
 Size = tuple[int, int]

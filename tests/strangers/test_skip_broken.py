@@ -14,13 +14,13 @@ from reader_data import make_image, make_voc, voc_object, voc_xml
 
 from gwapctl.config import DetectorConfig, TrainConfig
 from gwapctl.datasets import readable
-from gwapctl.detection.setup import load_detector_data
 from gwapctl.errors import DataError
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train import train
-from gwapctl.train_check import ImageCheck
-from gwapctl.train_setup import TrainData, load_train_data
+from gwapctl.train.check import ImageCheck
+from gwapctl.train.classification import train
+from gwapctl.train.detector_setup import load_detector_data
+from gwapctl.train.setup import TrainData, load_train_data
 
 Cli = Callable[..., Any]
 OPTIONS = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 2, "--batch-size", 2]
@@ -49,7 +49,7 @@ def config_for(dataset: Path, **more: Any) -> TrainConfig:
 def test_a_broken_image_stops_before_the_model_is_built(
     photos: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gwapctl.train_setup.build_model", lambda *_: pytest.fail("the model was built"))
+    monkeypatch.setattr("gwapctl.train.setup.build_model", lambda *_: pytest.fail("the model was built"))
     result = run_cli("train", photos, *OPTIONS, "--out", tmp_path / "run")
     assert result.code == 4
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
@@ -129,7 +129,7 @@ def test_a_class_that_loses_all_its_images_is_named(photos: Path) -> None:
 
 def test_many_images_are_checked_by_their_headers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readable, "DECODED", 7)
-    monkeypatch.setattr("gwapctl.train_check.DECODED", 7)
+    monkeypatch.setattr("gwapctl.train.check.DECODED", 7)
     said: list[str] = []
     with pytest.raises(DataError, match=r"dog/2\.jpg is empty \(0 bytes\)[^0-9]*`gwapctl data check`"):
         load_train_data(config_for(photos), None, ImageCheck(announce=said.append))

@@ -1,0 +1,1 @@
+"""How a trained network leaves torch: ONNX and OpenVINO."""

@@ -1,0 +1,76 @@
+"""A detector measured: its boxes on every image of the split, judged as the development kits do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gwapctl.datasets.base import BoxedSample
+from gwapctl.evaluate.detections import evaluate_detections
+from gwapctl.evaluate.document import Document, Ground
+from gwapctl.evaluate.predictions import Detections, match_classes
+from gwapctl.images.decode import read_image
+from gwapctl.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    from gwapctl.networks.rfcn.inference import DetectorReader
+
+
+def open_detector(folder: Path, *, precision: str, device: str, batch_size: int | None) -> DetectorReader:
+    """Load the detector in ``folder``, ready to run.
+
+    Raises:
+        ModelError: it cannot be used.
+
+    """
+    from gwapctl.networks.rfcn import load_detector
+    from gwapctl.networks.rfcn.inference import DetectorReader
+
+    return DetectorReader(load_detector(folder), precision=precision, device=device, batch_size=batch_size)
+
+
+def evaluate_detector(
+    reader: DetectorReader,
+    ground: Ground,
+    *,
+    name: str,
+    workers: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Document:
+    """Evaluate a detector: all boxes it finds, whatever their score, after NMS.
+
+    Args:
+        reader: the detector.
+        ground: what is measured on.
+        name: what the document calls it.
+        workers: threads; None: one per core.
+        progress: told after every image.
+
+    Raises:
+        DataError: model and data set share no classes, an image cannot be read, or there is no box to measure by.
+
+    """
+    options: dict[str, Any] = {
+        "short_side": reader.info.short_side,
+        "long_side": reader.info.long_side,
+        "precision": reader.precision,
+        "box_subset": reader.info.provenance.get("box_subset"),  # the images whose boxes it was trained with
+    }
+    return evaluate_detections(
+        _detections(reader, ground, name, workers), ground, name=name, options=options, progress=progress
+    )
+
+
+def _detections(reader: DetectorReader, ground: Ground, name: str, workers: int | None) -> Iterator[Detections]:
+    """Yield what is found in each image, classes matched by id or name; foreign ones are negative."""
+    from gwapctl.predict.threads import in_threads
+
+    present = {label for sample in ground.samples for label in sample.labels}
+    match = match_classes(reader.info.classes, ground.dataset.classes, present, name, ground.dataset.name)
+
+    def work(part: list[BoxedSample]) -> list[Detections]:
+        found = reader.run([read_image(sample.path) for sample in part])
+        return [Detections(item.boxes, item.scores, match[item.labels]) for item in found]
+
+    yield from in_threads(work, ground.samples, chunk=reader.batch_size, workers=workers)

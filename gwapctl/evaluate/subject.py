@@ -1,0 +1,162 @@
+"""What is evaluated, and on which images: the words of the command line turned into paths, data sets and samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gwapctl.datasets import DATASETS, open_dataset, reporting_split, training_splits
+from gwapctl.datasets.backgrounds import without_classes
+from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
+from gwapctl.datasets.places import data_places, recorded_place
+from gwapctl.datasets.subset import split_name
+from gwapctl.datasets.wsoleval import WsolevalDataset
+from gwapctl.errors import DataError, UsageError
+from gwapctl.networks.zoo import is_detector, resolve_model
+from gwapctl.predict.predictions import PREDICTIONS
+from gwapctl.runs import Run
+
+HELD_OUT = "held-out"  # the images that a run kept out of its training: what settings may be chosen on
+BOX_FILES = (".jsonl", ".json", ".csv")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A classifier, a detector, a folder of maps or a file of boxes; ``run`` where the model is a run's."""
+
+    kind: Literal["model", "detector", "maps", "boxes"]
+    path: Path
+    name: str
+    run: Run | None = None
+
+
+def find_target(spec: str) -> Target:
+    """Tell what ``spec`` is by looking at it: a run, a model's folder, maps, boxes, or the name of a zoo entry.
+
+    Raises:
+        DataError: a file or folder that is none of these.
+        ModelError: no such file, folder or zoo entry.
+
+    """
+    path = Path(spec)
+    if path.is_file():
+        if path.suffix.lower() not in BOX_FILES:
+            raise DataError(f"{path} is no file of boxes ({', '.join(BOX_FILES)}). Make one with gwapctl boxes.")
+        return Target("boxes", path, spec)
+    if path.is_dir() and not (path / "model.json").is_file() and not (path / "run.json").is_file():
+        if next(path.rglob("*.npy"), None) is not None:
+            return Target("maps", path, spec)
+        if (path / PREDICTIONS).is_file():
+            return Target("boxes", path, spec)
+        raise DataError(
+            f"{path} is neither a run or model (run.json, model.json), nor does it hold maps (.npy) or {PREDICTIONS}. "
+            "Train one with gwapctl train, or make maps with gwapctl localize --save map --out."
+        )
+    folder = resolve_model(spec)
+    kind: Literal["model", "detector"] = "detector" if is_detector(folder) else "model"
+    return Target(kind, folder, spec, Run.open(folder) if (folder / "run.json").is_file() else None)
+
+
+def find_dataset(target: Target, name: str | None, root: Path | None, masks: Path | None) -> Dataset:
+    """Open the data set called ``name``, by default the one that the run was trained on.
+
+    Classes that were background in training are left out of that one, for the run's model does not know them.
+
+    Raises:
+        UsageError: no name is given and the target is not a run.
+        DataError: the data set is not there.
+
+    """
+    trained_on = _config(target).get("dataset")
+    if name is None and trained_on is None:
+        raise UsageError(f"{target.name} does not say on which data set to evaluate it. Give one with --dataset.")
+    if name in (None, trained_on) and target.run is not None:
+        dataset = _dataset_of_run(target, target.run, here_first=name is not None, root=root)
+    else:
+        dataset = open_dataset(str(name), root)
+    if masks is not None and isinstance(dataset, WsolevalDataset):
+        return WsolevalDataset(dataset.root, masks)  # its masks are named by its files, not by the images
+    removed = _config(target).get("background_classes")
+    return without_classes(dataset, removed) if removed and name in (None, trained_on) else dataset
+
+
+def _dataset_of_run(target: Target, run: Run, *, here_first: bool, root: Path | None) -> Dataset:
+    """Open the data set that a run was trained on, wherever we are now: its name may count from another folder.
+
+    Raises:
+        DataError: it is neither where the run found it nor in any other likely place.
+
+    """
+    name = str(_config(target)["dataset"])
+    recorded = Path(run.document["dataset"].get("root") or "")
+    whole, count = split_name(name)
+    if whole in DATASETS:
+        return open_dataset(name, root or (recorded if recorded.name and recorded.is_dir() else None))
+    if root is not None:
+        places = [root / whole, root / Path(whole).name, root]
+    else:
+        then = recorded_place(whole, recorded) if recorded.name else None
+        known = [] if then is None else [then]
+        here, beside = [Path(whole)], list[Path]()
+        if Path(whole).name not in ("", ".."):  # "." is any folder
+            here += [place / whole for place in data_places()]
+            beside = [folder / whole for folder in target.path.resolve().parents]  # moved together
+        places = [*here, *known, *beside] if here_first else [*known, *here, *beside]
+    place = next((place for place in places if place.exists()), None)
+    if place is None:
+        raise DataError(
+            f"{target.name} was trained on {whole}, which was at {recorded} and is not there any more. "
+            "Say where it is now with --dataset FOLDER, or with --root the folder that holds it."
+        )
+    return open_dataset(str(place) if count is None else f"{place}:{count}")
+
+
+def dataset_name(spec: str, name: str | None) -> str | None:
+    """Return the name of the data set to evaluate ``spec`` on: ``name``, else the one that the run was trained on."""
+    return name or _config(find_target(spec)).get("dataset")
+
+
+def find_samples(target: Target, dataset: Dataset, split: str | None) -> tuple[str, list[BoxedSample]]:
+    """Return the split's name and its samples; by default the split that results are reported on.
+
+    Raises:
+        DataError: there is no such split, or it is empty.
+        UsageError: ``held-out`` of something that held no image out.
+
+    """
+    if split == HELD_OUT:
+        return _held_out(target, dataset)
+    split = split or reporting_split(dataset)
+    return split, dataset.boxed_samples(split)
+
+
+def _held_out(target: Target, dataset: Dataset) -> tuple[str, list[BoxedSample]]:
+    """Divide the training split as ``train`` did and return the part that training did not see."""
+    config, run = _config(target), target.run
+    train_split, val_split = training_splits(dataset)
+    if val_split is not None:
+        return val_split, dataset.boxed_samples(val_split)
+    if run is not None and dataset.name != run.document["dataset"]["name"]:  # training saw none of it
+        return train_split, dataset.boxed_samples(train_split)
+    fraction = float(config.get("val_fraction") or 0)
+    if run is None or not fraction:
+        raise UsageError(
+            f"{target.name} kept no image out of its training, so there is nothing to choose settings on. "
+            "Train with --val-fraction 0.1."
+        )
+    samples = dataset.boxed_samples(train_split)
+    trained, held = holdout(samples, fraction, int(config["seed"]))
+    if fingerprint(trained) != run.document["dataset"]["fingerprint"]:
+        raise DataError(
+            f"{dataset.name} at {dataset.root} is not what {target.name} was trained on, so the images that it kept "
+            "out are not known. Give the place of the same data with --root."
+        )
+    skipped = (run.document["dataset"].get("skipped") or {}).get("val", ())
+    ids = {sample.id for sample in held} - set(skipped)
+    name = f"{HELD_OUT} {fraction:g} of {train_split}, seed {config['seed']}"
+    return name, [sample for sample in samples if sample.id in ids]
+
+
+def _config(target: Target) -> dict[str, Any]:
+    return dict(target.run.document.get("config") or {}) if target.run else {}

@@ -1,0 +1,63 @@
+"""Pascal VOC: one XML per image, read by labelImg, CVAT, supervision, MMDetection and Detectron2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from xml.etree import ElementTree  # writing only; XML of others is read through defusedxml
+
+import numpy as np
+
+from gwapctl import boxes
+from gwapctl.formats.base import NOT_XML, ClassTable, FolderExporter, annotation_name, boxed
+from gwapctl.predict.predictions import Box, ImagePrediction
+
+
+class Voc(FolderExporter):
+    """Corners are whole pixels, counted from 1, both inclusive, as the devkit has them: many readers call ``int``."""
+
+    def files(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[tuple[str, str]]:
+        """Yield ``<image id less its suffix>.xml``."""
+        for item in items:
+            tree = _annotation(item, table)
+            ElementTree.indent(tree)
+            yield f"{annotation_name(item.id)}.xml", ElementTree.tostring(tree, encoding="unicode") + "\n"
+
+
+def _annotation(item: ImagePrediction, table: ClassTable) -> ElementTree.Element:
+    root = ElementTree.Element("annotation")
+    path = PurePosixPath(item.id)
+    _add(root, "folder", path.parent.name)
+    _add(root, "filename", path.name)
+    _add(_add(root, "source"), "database", "gwapctl")
+    size = _add(root, "size")
+    for name, value in (("width", item.width), ("height", item.height), ("depth", 3)):
+        _add(size, name, value)
+    _add(root, "segmented", 0)
+    for prediction, box in boxed(item):
+        element = _add(root, "object")
+        _add(element, "name", table.name(prediction))
+        _add(element, "pose", "Unspecified")
+        _add(element, "truncated", 0)
+        _add(element, "difficult", 0)
+        _add(element, "score", prediction.score)
+        corners = _add(element, "bndbox")
+        for name, value in zip(("xmin", "ymin", "xmax", "ymax"), whole_pixels(box), strict=True):
+            _add(corners, name, value)
+    return root
+
+
+def whole_pixels(box: Box) -> list[int]:
+    """Return VOC corners of ``box``, each edge at the nearest pixel border; a side that would vanish goes outward."""
+    low, high = np.array(box[:2]), np.array(box[2:])
+    low_near, high_near = np.rint(low), np.rint(high)
+    vanishes = high_near <= low_near
+    low_whole = np.where(vanishes, np.floor(low), low_near)
+    high_whole = np.where(vanishes, np.ceil(high), high_near)
+    return [int(value) for value in boxes.to_voc(np.concatenate([low_whole, high_whole]))[0]]
+
+
+def _add(parent: ElementTree.Element, name: str, value: object = "") -> ElementTree.Element:
+    element = ElementTree.SubElement(parent, name)
+    element.text = NOT_XML.sub("\ufffd", str(value))
+    return element

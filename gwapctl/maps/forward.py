@@ -1,0 +1,131 @@
+"""One forward pass of a batch, and what maps are read from afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gwapctl.device import autocast
+from gwapctl.maps.layers import Recorder, announce_layers, check_is_map, resolve_layers
+from gwapctl.networks.backbones.base import Backbone
+from gwapctl.networks.classifier import Classifier
+from gwapctl.networks.heads import Head, HeadOutput
+from gwapctl.networks.inference import for_inference
+from gwapctl.networks.transforms import split_region
+
+ImageArray = npt.NDArray[np.uint8]
+Source = Literal["image", "layer"]
+TRIAL_SIZE = (96, 160)  # of an image, not square so that swapped axes show
+TRIAL_CELLS = 7  # a side of the feature map of zeros
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What a batch of B images became.
+
+    Attributes:
+        head: what made the output.
+        features: the feature map F (B, K, h, w), float32.
+        output: logits (B, C) and the head's maps.
+        probabilities: (B, C).
+        sources: what gradients are taken to: the images (B, 3, H, W), RGB in 0..255, or the feature map (B, K', h', w')
+            of each layer asked for; nothing where the map method needs no gradient.
+
+    """
+
+    head: Head
+    features: Tensor
+    output: HeadOutput
+    probabilities: Tensor
+    sources: tuple[Tensor, ...] = ()
+
+    def gradients(self, weights: Tensor) -> list[Tensor]:
+        """Return ``d (sum_c weights_c z_c) / d source`` in float32 for every source; ``weights`` (B, C), z the logits.
+
+        Images do not mix in evaluation, so that one backward pass serves the batch. It can be called again.
+        """
+        found = torch.autograd.grad(self.output.logits, self.sources, weights, retain_graph=True)
+        return [gradient.float() for gradient in found]
+
+
+@torch.inference_mode()
+def blank_pass(model: Classifier) -> Pass:
+    """Run the head alone on a small feature map of zeros, which shows what maps it has."""
+    head, backbone = cast(Head, model.head), cast(Backbone, model.backbone)
+    features = torch.zeros(1, backbone.channels, TRIAL_CELLS, TRIAL_CELLS, device=next(head.parameters()).device)
+    output: HeadOutput = head(features, features[:, :1]) if head.sees_boxes else head(features)
+    return Pass(head, features, output, model.probabilities(output.logits))
+
+
+class Network:
+    """A classifier made fast to run. Threads may share it.
+
+    Args:
+        model: it is copied, not changed.
+        device: where it runs.
+        precision: of the backbone: ``fp32``, ``bf16`` or ``auto``. The head runs in float32.
+        source: what gradients will be taken to; None: no graph is built.
+        layers: names or indices of the layers that ``source="layer"`` means; none: the feature map.
+
+    Raises:
+        UsageError: no such layer, or it gives no feature map.
+
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        source: Source | None = None,
+        layers: Sequence[str | int] = (),
+    ) -> None:
+        self.model = for_inference(model, device)
+        self.head = cast(Head, self.model.head)
+        self.device, self.precision, self.source = device, precision, source
+        self.layers = resolve_layers(self.model.backbone, layers)
+        announce_layers(self.model.backbone, self.layers)
+        if self.layers:
+            self._try_layers()
+
+    def _try_layers(self) -> None:
+        with torch.enable_grad():
+            _, maps = self._feature_map(torch.zeros(1, 3, *TRIAL_SIZE, dtype=torch.uint8, device=self.device))
+        for name in self.layers:
+            check_is_map(name, maps.get(name), *TRIAL_SIZE)
+
+    def __call__(self, inputs: Sequence[ImageArray], *, mirrored: bool = False) -> Pass:
+        """Run images of one size, uint8 ``(h, w, 3)`` or, with a region of 0 and 255 behind, ``(h, w, 4)``."""
+        with torch.enable_grad() if self.source else torch.inference_mode():
+            images, region = split_region(self._on_device(inputs, mirrored))
+            if self.source == "image":
+                images = images.float().requires_grad_()
+            features, maps = self._feature_map(images)
+            features = features.float()
+            if self.source == "layer" and not self.layers:
+                features.requires_grad_()
+            output: HeadOutput = self.head(features) if region is None else self.head(features, region)
+            probabilities = self.model.probabilities(output.logits.detach())
+        of_layers = tuple(maps[name] for name in self.layers) or (features,)
+        sources = {"image": (images,), "layer": of_layers, None: ()}[self.source]
+        return Pass(self.head, features, output, probabilities, sources)
+
+    def _on_device(self, inputs: Sequence[ImageArray], mirrored: bool) -> Tensor:
+        """Return the batch ``(B, 3 | 4, h, w)``, uint8, channels last in memory."""
+        images = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2)
+        return images.flip(3) if mirrored else images
+
+    def _feature_map(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the feature map, and those of the layers by name."""
+        recorder = Recorder()
+        with recorder if self.layers else nullcontext(), autocast(self.device, self.precision):
+            features = self.model.feature_map(images)
+        return features, recorder.maps

@@ -1,0 +1,80 @@
+"""From the maps of one image at several sizes to its heatmaps on a canvas of at most 512 pixels.
+
+Multi-scale (GWAP: "simply average the weight maps" of 224, 448 and 672): α sums to 1 over positions, so a plain average
+would weight a scale by the inverse of its number of positions. Here every map is min-max normalised, resized bilinearly
+(``align_corners=False``) to the canvas, averaged with equal weights and min-max normalised again. A single map keeps
+its own values: box rules normalise by themselves, and images stay comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gwapctl.geometry import Geometry
+from gwapctl.maps.forward import ImageArray
+from gwapctl.networks.transforms import resize
+from gwapctl.regions import normalise
+from gwapctl.regions.refine import SEGMENTATIONS, close_gaps
+
+CANVAS = 512  # pixels on the long side of a saved map
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+FloatArray = npt.NDArray[np.float32]
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """What is kept of an image ``width x height``: ``inputs``, uint8 ``(h, w, 3)`` by size (w, h).
+
+    With a region, a fourth channel is 255 inside and 0 outside.
+    """
+
+    width: int
+    height: int
+    inputs: dict[Size, ImageArray]
+
+    def with_region(self, region: npt.NDArray[np.uint8]) -> PreparedImage:
+        """Add a ``region`` of 0 and 1, (height, width), to every input."""
+        full = np.asarray(region, np.uint8) * np.uint8(255)
+        inputs = {size: np.dstack([image[..., :3], resize(full, size)]) for size, image in self.inputs.items()}
+        return replace(self, inputs=inputs)
+
+
+def canvas_size(width: int, height: int) -> Size:
+    """Return the size of the heatmaps of an image: its own, at most 512 pixels on the long side."""
+    canvas = Geometry.fit(width, height, CANVAS)
+    return canvas.input_width, canvas.input_height
+
+
+def compose(
+    terms: Sequence[FloatArray], image: PreparedImage, close: float, segmentation: str
+) -> npt.NDArray[np.float16]:
+    """Average maps ``(k, h, w)`` of several scales on the canvas of ``image``, and refine the result: ``(k, H, W)``."""
+    size = canvas_size(image.width, image.height)
+    channels = []
+    for place in range(len(terms[0])):
+        heat = _average([term[place] for term in terms], size)
+        if close:
+            heat = close_gaps(heat, close)
+        if segmentation != "none":
+            heat = SEGMENTATIONS[segmentation](heat, image.inputs[size][..., :3])
+        channels.append(torch.from_numpy(heat).half())  # numpy converts ten times more slowly
+    return torch.stack(channels).numpy() if channels else np.zeros((0, *size[::-1]), np.float16)
+
+
+def _average(maps: Sequence[FloatArray], size: Size) -> FloatArray:
+    """Resize maps to ``size`` and average them; one alone keeps its values, as far as float16 reaches."""
+    if len(maps) == 1:
+        return _stretch(np.clip(maps[0], -FLOAT16_MAX, FLOAT16_MAX), size)
+    return normalise(np.mean([_stretch(normalise(heatmap), size) for heatmap in maps], axis=0))
+
+
+def _stretch(heatmap: FloatArray, size: Size) -> FloatArray:
+    return np.asarray(cv2.resize(np.ascontiguousarray(heatmap), size, interpolation=cv2.INTER_LINEAR))

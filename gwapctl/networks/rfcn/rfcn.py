@@ -1,0 +1,185 @@
+"""R-FCN (Dai et al., arXiv 1605.06409) with the weak branch of GWAP (Qiu, arXiv 1809.08264, section III-D)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from gwapctl.networks.rfcn.base import BoxTarget, Detections, DetectorInfo
+from gwapctl.networks.rfcn.losses import CODER, region_losses
+from gwapctl.networks.rfcn.proposals import Proposals, new_conv
+from gwapctl.networks.rfcn.trunk import Trunk
+from gwapctl.networks.rfcn.voting import RegionVotes
+from gwapctl.networks.rfcn.weak import WeakBranch, image_loss, region_loss
+
+NMS_IOU, MOST_DETECTIONS = 0.3, 400
+
+
+class Detector(nn.Module):
+    """Trunk, shared features, region proposals, position-sensitive maps, and the weak branch where there is one.
+
+    Images go in as RGB in 0..255 (uint8 or float), padded with anything at the right and the bottom to one size; the
+    detector normalises them and pads with the mean colour.
+
+    Args:
+        info: what is built.
+        trunk: the network underneath, from ``build_trunk``.
+
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, info: DetectorInfo, trunk: Trunk) -> None:
+        super().__init__()
+        self.info = info
+        self.trunk = trunk
+        channels, classes = info.neck_channels or trunk.neck_channels, len(info.classes)
+        self.neck = new_conv(trunk.channels, channels, 1)
+        self.proposals = Proposals(
+            trunk.conv4_channels, trunk.proposal_channels, info.anchors, trunk.stride, info.scale
+        )
+        self.votes = RegionVotes(channels, classes, info.k, trunk.stride, info.pooling)
+        self.weak: WeakBranch | None = None
+        if info.weak != "none":
+            with torch.random.fork_rng(devices=[]):  # all else starts, and draws, the same with and without the branch
+                self.weak = WeakBranch(channels, classes, info.weak)
+        mean, std = torch.tensor(info.mean), torch.tensor(info.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        targets: Sequence[BoxTarget | None] | None = None,
+        labels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the losses of a training batch; ``total_loss`` adds them up.
+
+        An image without boxes runs through trunk and weak branch alone: detection's own layers do not see it.
+
+        Args:
+            images: (B, 3, H, W) RGB in 0..255.
+            sizes: (height, width) of each image without its padding, in input pixels.
+            targets: the objects of each image; None for an image whose boxes are not known.
+            labels: (B, C) 1 where a class is present, 0 where it is absent, -1 where it is neither (difficult only).
+
+        Returns:
+            Scalars: ``rpn_objectness``, ``rpn_box``, ``roi_class``, ``roi_box`` of the images with boxes,
+            ``weak_image`` of all, ``weak_region`` of the images with boxes. One that has no image is absent.
+
+        """
+        conv4, shared = self.features(images, sizes)
+        boxed = {place: target for place, target in enumerate(targets or ()) if target is not None}
+        losses: dict[str, Tensor] = {}
+        if boxed:
+            objects = [target.usable() for target in boxed.values()]
+            losses |= self._detection_losses(
+                _take(conv4, list(boxed)), _take(shared, list(boxed)), [sizes[place] for place in boxed], objects
+            )
+        if self.weak is not None and labels is not None:
+            output = self.weak(shared, [self._cells(size) for size in sizes])
+            losses["weak_image"] = image_loss(output.logits, labels)
+            terms = [
+                region_loss(output.score_maps[place], target, self.trunk.stride, self.info.region_loss)
+                for place, target in boxed.items()
+            ]
+            present = [term for term in terms if term is not None]
+            if present:
+                losses["weak_region"] = torch.stack(present).mean()
+        return losses
+
+    @torch.no_grad()
+    def detect(
+        self, features: tuple[Tensor, Tensor], sizes: Sequence[tuple[int, int]], score_threshold: float = 0.0
+    ) -> list[Detections]:
+        """Return what is found in each image, in eval mode: after NMS at IoU 0.3, at most 400 boxes.
+
+        Args:
+            features: what ``features`` returns for the images.
+            sizes: (height, width) of each image without its padding, in input pixels.
+            score_threshold: leave out what scores lower; 0 as published.
+
+        """
+        conv4, shared = features
+        regions, _ = self.proposals(conv4, sizes)
+        scores, offsets = self.votes(shared, regions)
+        chances = scores.softmax(dim=1)[:, 1:]  # (R, C)
+        counts = [len(boxes) for boxes in regions]
+        found = []
+        parts = zip(torch.split(chances, counts), torch.split(offsets, counts), regions, sizes, strict=True)
+        for image_chances, image_offsets, boxes, size in parts:
+            moved = clip_boxes_to_image(CODER.decode_single(image_offsets, boxes), size)
+            found.append(_suppress(moved, image_chances, score_threshold))
+        return found
+
+    @torch.no_grad()
+    def weight_maps(self, features: tuple[Tensor, Tensor], sizes: Sequence[tuple[int, int]]) -> Tensor | None:
+        """Return the class-specific weight maps alpha_c (arXiv 1809.08264, eq. 8), (B, C, h, w), from ``features``.
+
+        They sum to 1 over an image's own positions and are 0 on its padding. None where nothing is weighted: ``weak``
+        is none or gap.
+        """
+        if self.weak is None or self.weak.kind == "gap":
+            return None
+        _, shared = features
+        own = self.weak(shared, [self._cells(size) for size in sizes]).weight_maps
+        rows, columns = shared.shape[2:]
+        padded = [functional.pad(one, (0, columns - one.shape[2], 0, rows - one.shape[1])) for one in own]
+        return torch.stack(padded)
+
+    def features(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Return conv4 and the shared features, ``(B, ., ceil(H / stride), ceil(W / stride))``.
+
+        Args:
+            images: (B, 3, H, W) RGB in 0..255.
+            sizes: (height, width) of each image without its padding, in input pixels.
+
+        """
+        conv4 = self.trunk.conv4(self._normalise(images, sizes))
+        return conv4, functional.relu(self.neck(self.trunk.conv5(conv4)))
+
+    def _normalise(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Normalise the images and pad them with the mean colour to a multiple of the stride."""
+        height, width = (-(-side // self.trunk.stride) * self.trunk.stride for side in images.shape[2:])
+        last = images.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        normal = torch.empty((len(images), 3, height, width), device=images.device, memory_format=layout).zero_()
+        for place, (rows, columns) in enumerate(sizes):
+            normal[place, :, :rows, :columns] = images[place, :, :rows, :columns] * self.scale + self.shift
+        return normal
+
+    def _detection_losses(
+        self, conv4: Tensor, shared: Tensor, sizes: Sequence[tuple[int, int]], objects: Sequence[BoxTarget]
+    ) -> dict[str, Tensor]:
+        losses: dict[str, Tensor]
+        proposed, losses = self.proposals(conv4, sizes, objects)
+        # true boxes are proposals, too
+        regions = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposed, objects, strict=True)]
+        scores, offsets = self.votes(shared, regions)
+        return losses | region_losses(scores, offsets, regions, objects)
+
+    def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return how many rows and columns of the grid an image of ``size`` (height, width) covers."""
+        rows, columns = (-(-side // self.trunk.stride) for side in size)
+        return rows, columns
+
+
+def _take(features: Tensor, places: list[int]) -> Tensor:
+    """Return the images at ``places``, without a copy where that is all of them."""
+    return features if len(places) == len(features) else features[places]
+
+
+def _suppress(boxes: Tensor, scores: Tensor, score_threshold: float) -> Detections:
+    """Turn regions with boxes (N, 4) and class scores (N, C) into detections, class by class."""
+    whole = remove_small_boxes(boxes, 1.0)  # moved out of the image
+    boxes, scores = boxes[whole], scores[whole]
+    region, label = torch.where(scores >= score_threshold)
+    kept = batched_nms(boxes[region], scores[region, label], label, NMS_IOU)[:MOST_DETECTIONS]
+    region, label = region[kept], label[kept]
+    return Detections(boxes[region], scores[region, label], label)

@@ -1,0 +1,169 @@
+"""A profile: the rows of the papers' tables on another budget, stated in the caption. One TOML in ``models/profiles``.
+
+``paper`` is no file: it leaves a table as it is. A profile keeps some rows, sets settings on top of every row's recipe,
+the same for all of them unless it says otherwise for one, and may choose the data set.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from gwapctl.config import DetectorConfig, TrainConfig
+from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.files import read_text
+from gwapctl.networks.zoo import zoo_folder
+from gwapctl.paper.specification import (
+    Column,
+    EvaluateOptions,
+    Frozen,
+    Row,
+    Setting,
+    TableSpec,
+    load_table,
+    table_names,
+)
+
+PAPER = "paper"
+
+
+class RowChange(Frozen):
+    """What one row has of its own: settings of its training, and options of its evaluation."""
+
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    evaluate: EvaluateOptions = EvaluateOptions()
+
+
+class Budget(RowChange):
+    """What every row has on top of its recipe and options, what one ``row`` has besides, and the caption on it."""
+
+    caption: str = ""
+    row: dict[str, RowChange] = Field(default_factory=dict)
+
+
+class ProfileTable(Budget):
+    """What a profile makes of one table.
+
+    ``rows``: the rows that it keeps, by id, in the table's order (networks for which the same one stands in are trained
+    and shown once); empty means all. ``columns`` replace the table's own. ``dataset`` is what is used when the user
+    names none, ``caption`` is added to the profile's. ``on`` has another budget for a data set by name: other image
+    sizes, say, and the settings that go with them.
+    """
+
+    rows: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    dataset: str | None = None
+    on: dict[str, Budget] = Field(default_factory=dict)
+
+
+class Profile(Frozen):
+    """A profile: what holds for every table, and for each that it has; ``name`` is how it was asked for.
+
+    Of the ``settings`` for every table a detector takes those that it has.
+    """
+
+    name: str
+    caption: str
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    tables: dict[str, ProfileTable]
+
+
+def profile_names() -> tuple[str, ...]:
+    """Return the profiles by name."""
+    return (PAPER, *sorted(path.stem for path in (zoo_folder() / "profiles").glob("*.toml")))
+
+
+def load_profile(spec: str) -> Profile | None:
+    """Read the profile called ``spec``, a name or a TOML file; None is the paper's.
+
+    Raises:
+        UsageError: there is no such profile.
+        DataError: its file is broken; the message lists every mistake.
+
+    """
+    if spec == PAPER:
+        return None
+    if Path(spec).is_file():
+        return _read(Path(spec), spec)
+    names = profile_names()
+    if spec not in names:
+        raise unknown_name("profile", spec, names)
+    return _read(zoo_folder() / "profiles" / f"{spec}.toml", spec)
+
+
+def _read(file: Path, name: str) -> Profile:
+    try:
+        document: dict[str, Any] = tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"cannot read the profile {file}: {error}.") from error
+    try:
+        return Profile.model_validate({"name": name, **document})
+    except ValidationError as error:
+        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'profile'}: {item['msg']}" for item in error.errors()]
+        raise DataError(f"{file} is not a profile: {'; '.join(mistakes)}.") from error
+
+
+def load_specs(name: str, profile: str = PAPER) -> list[TableSpec]:
+    """Read the tables that ``name`` stands for as a profile has them; of several those that it has.
+
+    Raises:
+        UsageError: there is no such table or profile, or the profile has none of the tables.
+        DataError: a file is missing or broken.
+
+    """
+    names, budget = table_names(name), load_profile(profile)
+    if budget is not None:
+        names = tuple(one for one in names if one in budget.tables) or names
+    return [apply_profile(load_table(one), budget) for one in names]
+
+
+def apply_profile(spec: TableSpec, profile: Profile | None) -> TableSpec:
+    """Return the table as ``profile`` has it: its rows, their settings and evaluations, its columns, its caption.
+
+    Raises:
+        UsageError: the profile does not have this table.
+        DataError: it names a row that the table does not have.
+
+    """
+    if profile is None:
+        return spec
+    if spec.name not in profile.tables:
+        raise UsageError(
+            f"profile {profile.name} does not have table {spec.name}. It has: {', '.join(profile.tables)}."
+        )
+    table = profile.tables[spec.name]
+    ids = [row.id for row in spec.rows]
+    named = (*table.rows, *(name for budget in (table, *table.on.values()) for name in budget.row))
+    unknown = [name for name in named if name not in ids]
+    if unknown:
+        raise DataError(f"profile {profile.name} names rows that table {spec.name} does not have: {unknown}.")
+    variants = {name: _on_budget(spec, profile, table, budget) for name, budget in table.on.items()}
+    return _on_budget(spec, profile, table, table).model_copy(update={"variants": variants})
+
+
+def _on_budget(spec: TableSpec, profile: Profile, table: ProfileTable, budget: Budget) -> TableSpec:
+    """Return the table with the settings and the caption of one budget."""
+    return spec.model_copy(
+        update={
+            "profile": profile.name,
+            "profile_caption": " ".join(text for text in (profile.caption, budget.caption) if text),
+            "default_dataset": table.dataset,
+            "columns": table.columns or spec.columns,
+            "rows": tuple(_change(row, profile, budget) for row in spec.rows if not table.rows or row.id in table.rows),
+        }
+    )
+
+
+def _change(row: Row, profile: Profile, budget: Budget) -> Row:
+    """Set a row's settings and options; a quoted row stays as it is."""
+    own = budget.row.get(row.id, RowChange())
+    if row.quoted is not None:
+        return row
+    options = {**budget.evaluate.model_dump(exclude_none=True), **own.evaluate.model_dump(exclude_none=True)}
+    evaluate = row.evaluate.model_copy(update=options)
+    known = (DetectorConfig if "detector" in row.config else TrainConfig).model_fields
+    general = {key: value for key, value in profile.settings.items() if key in known}
+    return row.model_copy(update={"instead": {**general, **budget.settings, **own.settings}, "evaluate": evaluate})

@@ -1,0 +1,372 @@
+"""``gwapctl reproduce``: train and evaluate what a paper's table lacks, each network once, and go on after any end.
+
+A run counts for a row if its resolved settings are the ones that would be trained now, wherever it lies below the runs'
+folder: rows and tables share trainings that way, and an interrupted run is continued.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+from gwapctl.config import DetectorConfig, TrainConfig, build_train_config, stored_config
+from gwapctl.datasets import open_dataset, reporting_split, training_splits
+from gwapctl.errors import DataError, GwapctlError, unknown_name
+from gwapctl.evaluate import Options, evaluate
+from gwapctl.files import prepare_output_folder
+from gwapctl.paper.lookup import concerns, fits_options, ground_of, home_ground, recipe_file, run_name
+from gwapctl.paper.results import run_results
+from gwapctl.paper.specification import Column, Row, Setting, TableSpec
+from gwapctl.progress import ProgressCallback
+from gwapctl.runs import Run, find_runs, new_run_folder
+
+Config = TrainConfig | DetectorConfig
+Watch = Callable[[str], AbstractContextManager[ProgressCallback]]
+
+# settings that decide how a number is computed, not which network comes out; the data set is compared by its name
+NOT_THE_NETWORK = {"dataset", "precision", "deterministic", "compile"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how the work runs: nothing that a number should depend on."""
+
+    runs: Path = Path("runs")
+    root: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One evaluation that a row asks of a network; ``metrics`` are those that it must have, by the table's columns."""
+
+    row: Row
+    metrics: tuple[str, ...]
+
+
+@dataclass
+class Work:
+    """One network with one seed: its settings, the run that has it (if one does), and what is to be measured on it."""
+
+    config: Config
+    name: str
+    readings: list[Reading] = field(default_factory=list)
+    run: Run | None = None
+
+    @property
+    def state(self) -> str:
+        """What there is of it: ``new``, ``trained``, or how its run ended."""
+        if self.run is None:
+            return "new"
+        return "trained" if self.run.finished else str(self.run.document["status"])
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What could not be done, for which rows, and why."""
+
+    rows: tuple[str, ...]
+    seed: int
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a piece of work takes, from its settings; ``images_per_second`` is measured, None where nobody did.
+
+    ``images`` counts image presentations in training, ``evaluated`` forward passes in evaluation. None: the data is not
+    here to be counted.
+    """
+
+    iterations: int | None
+    images: int | None
+    evaluated: int | None
+    images_per_second: float | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training at the measured speed, None where a factor is not known."""
+        if self.images == 0:
+            return 0.0
+        return self.images / self.images_per_second if self.images and self.images_per_second else None
+
+
+@dataclass
+class Plan:
+    """Everything that a table needs on one data set, seed after seed, so that the first seeds are whole first."""
+
+    spec: TableSpec
+    dataset: str
+    machine: Machine
+    works: list[Work]
+
+    @property
+    def evaluated_on(self) -> str:
+        """The name of the data set to evaluate on: the paper's own where it trains on another, else the same."""
+        return self.spec.dataset if self.dataset == self.spec.train_dataset else self.dataset
+
+    def folder(self, work: Work) -> Path:
+        """Return the run folder of ``work``, the present or the future one."""
+        return new_run_folder(self.machine.runs, work.name) if work.run is None else work.run.folder
+
+    def missing(self, work: Work) -> list[Reading]:
+        """Return the readings of ``work`` that no stored evaluation of its run fits."""
+        return [reading for reading in work.readings if not self.is_there(work, reading)]
+
+    def is_there(self, work: Work, reading: Reading) -> bool:
+        """Tell whether a stored evaluation of the finished run of ``work`` is what ``reading`` asks."""
+        if work.run is None or not work.run.finished:
+            return False
+        for result in run_results(work.run):
+            exact = self.spec.profile is not None or ground_of(self.spec, result).home
+            # a folder's data set may have a name of its own, which its run knows
+            asked = result.train_dataset if self.evaluated_on == self.dataset else self.evaluated_on
+            fits = concerns(self.spec, result) and fits_options(reading.row.evaluate, result, exact=exact)
+            if result.dataset == asked and fits and set(reading.metrics) <= set(result.metrics):
+                return True
+        return False
+
+    def cost(self, work: Work) -> Cost:
+        """Estimate what training takes, and what the missing evaluations take."""
+        iterations = self._iterations(work.config)
+        per_step = work.config.batch_size * work.config.accumulate
+        todo = 0 if work.state == "trained" else iterations
+        count = self._counts[1]
+        passes = sum(_passes(reading.row) for reading in self.missing(work))
+        return Cost(
+            todo,
+            None if todo is None else todo * per_step,
+            None if count is None else count * passes,
+            self._speeds.get(_network(work.config)),
+        )
+
+    def _iterations(self, config: Config) -> int | None:
+        if config.iterations is not None:
+            return config.iterations
+        images, _, holds_out = self._counts
+        epochs = getattr(config, "epochs", None)
+        if images is None or epochs is None:
+            return None
+        held = round(images * config.val_fraction) if holds_out else 0
+        return int(epochs) * max(1, (images - held) // config.batch_size)
+
+    @cached_property
+    def _counts(self) -> tuple[int | None, int | None, bool]:
+        """How many images there are to train on and to evaluate on (None: not here), and whether some are held out."""
+        try:
+            trained = open_dataset(self.dataset, self.machine.root)
+            judged = open_dataset(self.evaluated_on, self.machine.root)
+            split, own_val = training_splits(trained)
+            return len(trained.samples(split)), len(judged.samples(reporting_split(judged))), own_val is None
+        except GwapctlError:
+            return None, None, False
+
+    @cached_property
+    def _speeds(self) -> dict[tuple[object, ...], float]:
+        """Images per second of each network that some run below the runs' folder trained: the median of its epochs."""
+        found: dict[tuple[object, ...], list[float]] = {}
+        for run, config in _configured(find_runs(self.machine.runs)):
+            speeds = [row["images_per_second"] for row in run.history() if "images_per_second" in row]
+            found.setdefault(_network(config), []).extend(speeds)
+        return {network: statistics.median(speeds) for network, speeds in found.items() if speeds}
+
+
+def make_plan(
+    spec: TableSpec,
+    *,
+    dataset: str | None = None,
+    seeds: int = 1,
+    rows: Sequence[str] = (),
+    machine: Machine | None = None,
+) -> Plan:
+    """List what ``spec`` (a table, ``report.profile.apply_profile`` may have changed it) needs on ``dataset``.
+
+    Without ``dataset`` it is the profile's, else the paper's. ``rows`` takes these alone, by id; ``seeds`` counts from
+    0. Nothing is trained or read but the runs' documents.
+
+    Raises:
+        UsageError: there is no such row, or a recipe's or profile's settings are wrong.
+        DataError: a row's recipe is missing, or a run is broken.
+
+    """
+    machine = machine or Machine()
+    dataset = dataset or spec.default_dataset or spec.train_dataset
+    spec = spec.on(dataset)
+    chosen = [row for row in spec.rows if row.quoted is None]
+    for name in rows:
+        if name not in [row.id for row in chosen]:
+            raise unknown_name("row", name, [row.id for row in chosen])
+    works: dict[str, Work] = {}
+    for seed in range(seeds):
+        for row in [row for row in chosen if row.id in (rows or [row.id])]:
+            for columns in _columns(spec):
+                config = _config(spec, row, columns[0], dataset, seed)
+                work = works.setdefault(_key(config), Work(config, _name(spec, row, columns[0], dataset, seed)))
+                metrics = tuple(one.metric for one in columns if one.metric is not None and not one.optional)
+                work.readings.append(Reading(row, metrics))
+    known: dict[str, Run] = {}
+    for run, config in _configured(find_runs(machine.runs)):
+        known[_key(config)] = _better(known.get(_key(config)), run)
+    for key, work in works.items():
+        work.run = known.get(key)
+    return Plan(spec, dataset, machine, list(works.values()))
+
+
+def carry_out(
+    plan: Plan,
+    *,
+    watch: Watch,
+    say: Callable[[str], None] = lambda _: None,
+    before: Callable[[Config], None] = lambda _: None,
+) -> list[Failure]:
+    """Train and evaluate what is missing, and return what failed: one failure stops nothing else.
+
+    ``watch(text)`` opens a progress display, ``say`` is told each step, ``before`` is called before each training.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; the same call continues.
+
+    """
+    failures: list[Failure] = []
+
+    def note(where: str, rows: tuple[str, ...], work: Work, what: str, error: Exception) -> None:
+        failures.append(Failure(rows, work.config.seed, f"{what} of {work.name}", _why(error)))
+        say(f"{where}: {what} failed: {_why(error)}")
+
+    for place, work in enumerate(plan.works, start=1):
+        rows = tuple(dict.fromkeys(reading.row.id for reading in work.readings))
+        where = f"[{place}/{len(plan.works)}] {', '.join(rows)}, seed {work.config.seed}"
+        try:
+            if work.state != "trained":
+                before(work.config)
+                say(f"{where}: training {_describe(work.config)}")
+                work.run = _train(plan, work, watch)
+        except Exception as error:  # whatever it is, the other rows do not depend on it
+            note(where, rows, work, "training", error)
+            continue
+        for reading in work.readings:
+            try:
+                if not plan.is_there(work, reading):
+                    say(f"{where}: evaluating {work.run and work.run.folder} for {reading.row.id}")
+                    _evaluate(plan, work, reading, watch)
+            except Exception as error:
+                note(where, (reading.row.id,), work, "evaluation", error)
+    return failures
+
+
+def _train(plan: Plan, work: Work, watch: Watch) -> Run:
+    """Train ``work`` in a new run folder, or where it was interrupted."""
+    resume, machine = work.run is not None, plan.machine
+    folder = plan.folder(work)
+    config = work.config if work.run is None else stored_config(work.run.document["config"])
+    prepare_output_folder(folder, overwrite=False, resume=resume)
+    more: dict[str, Any] = {"root": machine.root, "device": machine.device, "workers": machine.workers}
+    with watch(f"training {folder.name}") as progress:
+        if isinstance(config, DetectorConfig):
+            from gwapctl.train.detection import train_detector
+
+            return train_detector(config, folder, resume=resume, progress=progress, **more)
+        from gwapctl.train.classification import train
+
+        return train(config, folder, resume=resume, progress=progress, **more)
+
+
+def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> None:
+    """Measure what one row asks of a finished run; the run keeps it."""
+    assert work.run is not None
+    wanted, machine = reading.row.evaluate, plan.machine
+    asked: dict[str, Any] = {name: getattr(wanted, name) for name in wanted.asked()}
+    if wanted.scales == "own":  # said, because a calibrated run may store others
+        sides = set(getattr(work.config, "image_size", ()))
+        asked["scales"] = tuple(sides) if len(sides) == 1 else None
+    options = Options(
+        dataset=plan.evaluated_on, root=machine.root, device=machine.device, workers=machine.workers, **asked
+    )
+    with watch(f"evaluating {work.run.name}") as progress:
+        document = evaluate(str(work.run.folder), options, progress=progress)
+    work.run = Run.open(work.run.folder)
+    lacking = [metric for metric in reading.metrics if metric not in document["metrics"]]
+    if lacking:
+        why = "; ".join(document["notes"]) or "the data set does not support it"
+        raise DataError(f"{', '.join(lacking)} cannot be measured on {document['dataset']} {document['split']}: {why}.")
+
+
+# --- which network -------------------------------------------------------------------------------------------------
+
+
+def _columns(spec: TableSpec) -> list[tuple[Column, ...]]:
+    """Group the columns that read the same network: all of them, unless they have settings of their own."""
+    groups: dict[str, list[Column]] = {}
+    for column in spec.columns:
+        if column.quoted is None:
+            groups.setdefault(repr(sorted(column.config.items())), []).append(column)
+    return [tuple(group) for group in groups.values()]
+
+
+def _config(spec: TableSpec, row: Row, column: Column, dataset: str, seed: int) -> Config:
+    """Resolve the settings of one row, column and seed: recipe, then profile, then column."""
+    recipe = recipe_file(str(row.recipe))
+    if recipe is None:
+        raise DataError(f"table {spec.name}, row {row.id}: there is no recipe models/recipes/{row.recipe}.toml.")
+    settings: dict[str, Setting] = {**row.instead, **column.config, "seed": seed}
+    return build_train_config(dataset, recipe, settings)
+
+
+def _key(config: Config) -> str:
+    """Return what two configs share that give the same network."""
+    stated = config.model_dump(mode="json", exclude=NOT_THE_NETWORK)
+    return repr((PurePath(config.dataset).name, sorted(stated.items(), key=lambda item: item[0])))
+
+
+def _network(config: Config) -> tuple[object, ...]:
+    """Return what decides the speed of training, as far as one machine goes."""
+    size = [getattr(config, name, None) for name in ("image_size", "train_sizes", "short_side", "weak")]
+    return (config.backbone, getattr(config, "cam_conv", None), getattr(config, "head", None), *map(repr, size))
+
+
+def _name(spec: TableSpec, row: Row, column: Column, dataset: str, seed: int) -> str:
+    """Name the run folder after recipe, column, data set, profile and seed, as far as they are not the paper's."""
+    home = home_ground(spec)
+    ground = home if dataset == home.train_dataset else replace(home, home=False, argument=dataset)
+    profile = spec.profile and PurePath(spec.profile).stem
+    ending = [text for text in (profile, f"seed{seed}" if seed else None) if text]
+    return "-".join([run_name(row, column, ground), *ending])
+
+
+def _configured(runs: Sequence[Run]) -> Iterator[tuple[Run, Config]]:
+    """Yield the runs whose settings this version still understands, with them."""
+    for run in runs:
+        try:
+            yield run, stored_config(run.document["config"])
+        except (KeyError, TypeError, ValueError):
+            continue
+
+
+def _better(known: Run | None, run: Run) -> Run:
+    """Return the one of two runs of the same network that is further: the finished one, else the longer."""
+    if known is None:
+        return run
+    return max((known, run), key=lambda one: (one.finished, int(one.document.get("iterations", 0))))
+
+
+def _passes(row: Row) -> int:
+    """Count the forward passes per image of a row's evaluation."""
+    scales = row.evaluate.scales
+    return max(1, len(scales)) if isinstance(scales, tuple) else 1
+
+
+def _describe(config: Config) -> str:
+    return f"{getattr(config, 'network', config.backbone)} + {config.method} on {config.dataset}"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, GwapctlError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,216 @@
+"""What a table of a paper says: caption, columns, rows in the paper's order, and every number of it.
+
+A specification is ``models/tables/<name>.toml``. Beside the paper's numbers each row says what would measure it again:
+the recipe of its training, the settings by which a run is recognised, and the options of the evaluation.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from gwapctl.errors import DataError, unknown_name
+from gwapctl.networks.zoo import zoo_folder
+
+TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
+OURS = "ours"  # the source of a table that no paper has
+TOGETHER = {"background": ("background", "background-ilsvrc")}  # one table of two data sets
+
+Setting = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | dict[str, int | float]
+
+# options that are off unless a row asks for them, and what an evaluation says then if it says anything
+EXTRAS: dict[str, Setting | None] = {
+    "layer": None,
+    "fuse": "mean",
+    "close": 0.0,
+    "crops": "none",
+    "backprop_seg": "none",
+    "guesses": None,
+}
+
+
+class Frozen(BaseModel):
+    """A model that cannot change and refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EvaluateOptions(Frozen):
+    """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
+
+    ``scales = "own"`` is one pass at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops``,
+    ``backprop_seg`` and ``guesses`` change what is measured: None means that the number was made without them.
+    ``timing`` adds numbers.
+    """
+
+    map: str | None = None
+    scales: Literal["own"] | tuple[int, ...] | None = None
+    box_rule: str | None = None
+    layer: tuple[str | int, ...] | None = None
+    fuse: Literal["mean", "max", "product"] | None = None
+    close: float | None = None
+    crops: Literal["ten"] | None = None
+    backprop_seg: Literal["mean", "grabcut"] | None = None
+    guesses: Literal["five"] | None = None
+    timing: Literal[True] | None = None
+
+    def asked(self) -> tuple[str, ...]:
+        """Return the options that matter."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+
+class Column(Frozen):
+    """One column of numbers.
+
+    ``config`` adds to every row's settings (table V trains one model per column). A ``quoted`` column cannot be
+    measured; the text says why. An ``optional`` one is left out where no row has its metric: not every data set does.
+    ``percent``: the table prints a metric of 0..1 in percent.
+    """
+
+    key: str
+    name: str
+    metric: str | None = None
+    decimals: Annotated[int, Field(ge=0, le=6)]
+    best: Literal["highest", "lowest", "none"]
+    config: dict[str, Setting] = {}
+    quoted: str | None = None
+    optional: bool = False
+    percent: bool = False
+
+    def value(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the column's metric as the table prints it, None where it was not measured."""
+        value = None if self.metric is None else metrics.get(self.metric)
+        return 100 * value if value is not None and self.percent else value
+
+
+class Row(Frozen):
+    """One row: the paper's numbers by column key, and what measures them again.
+
+    ``bold``: columns that the paper prints in bold. ``group``: among which rows the best measured number is bold; none
+    means never. ``quoted``: why the row cannot be measured. ``instead``: what a profile sets on top of the recipe.
+    """
+
+    id: str
+    labels: tuple[str, ...]
+    paper: dict[str, FiniteFloat] = {}
+    bold: tuple[str, ...] = ()
+    group: str | None = None
+    recipe: str | None = None
+    config: dict[str, Setting] = {}
+    evaluate: EvaluateOptions = EvaluateOptions()
+    quoted: str | None = None
+    instead: dict[str, Setting] = {}
+
+    @model_validator(mode="after")
+    def _measured_or_quoted(self) -> Self:
+        if (self.recipe is None) == (self.quoted is None):
+            raise ValueError("a row has either a recipe or a reason why it is quoted")
+        return self
+
+
+class TableSpec(Frozen):
+    """A table of a paper, or one of our own (``source = "ours"``).
+
+    ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
+    number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
+    explain what stands in the rows. ``profile``, its caption and its ``default_dataset`` are filled in by
+    ``report.profile``: the table on another budget than the paper's; ``variants`` are the same on yet another budget
+    for data sets by name.
+    """
+
+    name: str
+    number: str
+    caption: str
+    source: str
+    dataset: str
+    train_dataset: str
+    split: str
+    images: tuple[int, ...]
+    protocol: str
+    label_columns: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...] = ()
+    profile: str | None = None
+    profile_caption: str = ""
+    default_dataset: str | None = None
+    variants: dict[str, TableSpec] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        keys = {column.key for column in self.columns}
+        for row in self.rows:
+            if len(row.labels) != len(self.label_columns):
+                raise ValueError(f"row {row.id!r} has {len(row.labels)} labels for {len(self.label_columns)} columns")
+            if not set(row.paper) <= keys or not set(row.bold) <= set(row.paper):
+                raise ValueError(f"row {row.id!r} names a column that the table does not have")
+        ids = [row.id for row in self.rows]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two rows have the same id")
+        if any((column.metric is None) == (column.quoted is None) for column in self.columns):
+            raise ValueError("a column has either a metric or a reason why it is quoted")
+        return self
+
+    @property
+    def of_a_paper(self) -> bool:
+        """Whether it is a paper's, beside whose numbers measured ones stand, and not one of our own."""
+        return self.source != OURS
+
+    def on(self, dataset: str) -> TableSpec:
+        """Return the table as the profile has it on ``dataset``: a name, a part like ``lid:40``, or a folder."""
+        return self.variants.get(PurePath(dataset).name.partition(":")[0], self)
+
+
+def tables_folder() -> Path:
+    """Return the folder of the table specifications: in the wheel, else in the checkout."""
+    return zoo_folder() / "tables"
+
+
+def table_names(name: str) -> tuple[str, ...]:
+    """Return the tables that ``name`` stands for: itself, its parts, or each one for ``all``.
+
+    Raises:
+        UsageError: there is no such table.
+
+    """
+    if name == "all":
+        return TABLES
+    if name not in TABLES:
+        raise unknown_name("table", name, [*TABLES, "all"])
+    return TOGETHER.get(name, (name,))
+
+
+def load_table(name: str) -> TableSpec:
+    """Read the specification of one table.
+
+    Raises:
+        UsageError: there is no such table.
+        DataError: its file is missing or broken.
+
+    """
+    if name not in TABLES:
+        raise unknown_name("table", name, TABLES)
+    return read_table(tables_folder() / f"{name}.toml")
+
+
+def read_table(file: Path) -> TableSpec:
+    """Read a table specification from a TOML file.
+
+    Raises:
+        DataError: the file is missing or broken; the message lists every mistake.
+
+    """
+    try:
+        document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"cannot read the table {file}: {error}. Install gwapctl again.") from error
+    document.setdefault("train_dataset", document.get("dataset"))
+    try:
+        return TableSpec.model_validate({"name": file.stem, **document})
+    except ValidationError as error:
+        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'table'}: {item['msg']}" for item in error.errors()]
+        raise DataError(f"{file} is not a table: {'; '.join(mistakes)}.") from error

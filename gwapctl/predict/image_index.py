@@ -1,0 +1,60 @@
+"""Which image does a name mean that somebody else chose? No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+
+from gwapctl.images.files import same_name, stem
+
+
+class ImageIndex:
+    """Finds an image among ids that others chose: with or without folders in front, with or without the suffix.
+
+    ``JPEGImages/000005.jpg``, ``000005.jpg`` and ``000005`` name the same image as long as only one image fits; two
+    different suffixes or folders never do. The Unicode form of a name (NFC, NFD) does not matter.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        ids = list(ids)
+        self._exact = set(ids)  # of two that differ in their Unicode form alone
+        self._whole: dict[str, str | None] = {}
+        self._tails: dict[str, str | None] = {}
+        for image_id in ids:
+            whole, *tails = _tails(image_id)
+            self._add(self._whole, whole, image_id)
+            for tail in tails:
+                self._add(self._tails, tail, image_id)
+
+    @staticmethod
+    def _add(table: dict[str, str | None], name: str, image_id: str) -> None:
+        bare = stem(name)
+        for key in (name,) if bare == name else (name, f"{bare}.*"):
+            table[key] = image_id if table.get(key, image_id) == image_id else None
+
+    def find(self, *candidates: str) -> str | None:
+        """Return the id that fits the first of ``candidates`` (an id, a path) that fits exactly one, or None."""
+        for name in candidates:
+            if name in self._exact:
+                return name
+            whole, *tails = _tails(name)
+            found = _first(self._whole, whole) or _first(self._tails, whole) or _first(self._whole, *tails)
+            if found is not None:
+                return found
+        return None
+
+
+def _tails(name: str) -> list[str]:
+    """Return ``a/b/c``, ``b/c``, ``c`` for ``a/b/c``."""
+    parts = PurePosixPath(same_name(name).replace("\\", "/")).parts
+    return ["/".join(parts[start:]) for start in range(max(1, len(parts)))]
+
+
+def _first(table: Mapping[str, str | None], *names: str) -> str | None:
+    """Return the first entry that is not ambiguous; only one of the two sides may lack a suffix."""
+    for name in names:
+        bare = stem(name)
+        for key in (name, f"{name}.*" if bare == name else bare):
+            if table.get(key) is not None:
+                return table[key]
+    return None

@@ -1,0 +1,209 @@
+"""Maps on disk: a folder of ``.npy`` files with ``maps.json``, whoever made them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from gwapctl.errors import DataError, printable
+from gwapctl.files import atomic_path, json_text, read_json
+from gwapctl.images.files import find_file, same_name
+from gwapctl.predict.predictions import SCHEMA_VERSION, check_schema, first_problem
+
+if TYPE_CHECKING:
+    from gwapctl.maps import Localizer
+
+MAPS = "maps"
+MAPS_INFO = "maps.json"
+
+
+@dataclass(frozen=True)
+class MapImage:
+    """Of one image with maps: original size and, for one map per class, the classes in the order of the channels."""
+
+    width: int
+    height: int
+    labels: tuple[str, ...] = ()
+    label_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MapsInfo:
+    """What ``maps.json`` says: how the maps were made.
+
+    ``values`` is ``raw`` (one scale: the map's own numbers) or ``minmax_mean`` (mean over scales and flips of maps in
+    [0, 1]) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all ``labels`` of an image.
+    ``layer``: where a gradient map was read; several are fused by ``fuse``. ``close``: share of the shorter side up to
+    which gaps are closed. ``crops`` and ``backprop_seg`` are ``none`` or what took the place of scales, and of values.
+    ``box_rule`` is the one that the boxes beside the maps were made with.
+    """
+
+    method: str = "unknown"
+    model: str = ""
+    scales: tuple[int, ...] = ()
+    flip: bool = False
+    resize: str = "warp"
+    values: Literal["raw", "minmax_mean", "unknown"] = "unknown"
+    class_agnostic: bool = True
+    box_rule: str = ""
+    layer: tuple[str, ...] = ()
+    fuse: str = "mean"
+    close: float = 0.0
+    crops: str = "none"
+    backprop_seg: str = "none"
+    images: dict[str, MapImage] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> bool:
+        """Tell whether values of different images can be compared."""
+        return self.values == "raw"
+
+
+_INFO = TypeAdapter(MapsInfo)
+_MAP_IMAGE = TypeAdapter(MapImage)
+_MAKE_MAPS = "Make some with: gwapctl localize IMAGES --save map --out OUT."
+
+
+class MapFolder:
+    """A folder of ``.npy`` maps: ``OUT``, ``OUT/maps``, or any tree of ``<image id>.npy`` files that others made."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open the folder.
+
+        Raises:
+            DataError: it does not exist.
+
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(
+                f"{path} is not a folder of maps. Make one with: gwapctl localize IMAGES --save map --out OUT."
+            )
+        below = path / MAPS
+        self.path = below if below.is_dir() and not any(path.glob("*.npy")) else path
+
+    def ids(self) -> list[str]:
+        """Return the sorted image ids.
+
+        Raises:
+            DataError: there is no ``.npy`` file.
+
+        """
+        # a hidden one is only being written
+        files = (file for file in self.path.rglob("*.npy") if not file.name.startswith("."))
+        found = sorted(printable(file.relative_to(self.path).as_posix()[: -len(".npy")]) for file in files)
+        if not found:
+            raise DataError(
+                f"{self.path} holds no .npy maps. Make them with: gwapctl localize IMAGES --save map --out OUT."
+            )
+        return found
+
+    def load(self, image_id: str) -> npt.NDArray[Any]:
+        """Return the map ``(H, W)`` or maps ``(C, H, W)`` of one image, with the dtype they were saved in.
+
+        Raises:
+            DataError: no such file, not a plain numeric array of that shape, or values that are not finite.
+
+        """
+        file = map_path(self.path, image_id)
+        file = find_file(file) or file
+        try:
+            array = np.load(file, allow_pickle=False)
+        except FileNotFoundError as error:
+            raise DataError(f"{self.path} has no map of {image_id!r} ({file.name} is missing).") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{file} is not a plain .npy array (cut off, or pickled): {error}.") from error
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{file} is an .npz archive. Save one array (H, W) or (C, H, W) per image.")
+        if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "fiub":
+            raise DataError(f"{file} holds {array.dtype} {array.shape}; a map is a numeric array (H, W) or (C, H, W).")
+        if not np.isfinite(array).all():
+            raise DataError(f"{file} holds values that are not finite (NaN or infinity).")
+        return array
+
+    def about(self, image_id: str) -> MapImage:
+        """Return what ``maps.json`` says about one image; nothing (a size of 0) where it does not know it."""
+        found = self.info.images.get(image_id) or self._same_names.get(same_name(image_id))
+        return found or MapImage(0, 0)
+
+    @cached_property
+    def _same_names(self) -> dict[str, MapImage]:
+        return {same_name(image_id): image for image_id, image in self.info.images.items()}
+
+    @cached_property
+    def info(self) -> MapsInfo:
+        """What ``maps.json`` says, or defaults where there is none.
+
+        Raises:
+            DataError: ``maps.json`` is broken.
+
+        """
+        file = self.path / MAPS_INFO
+        if not file.is_file():
+            return MapsInfo()
+        document = read_json(file)
+        check_schema(document, str(file))
+        try:
+            return _INFO.validate_python(document)
+        except ValidationError as error:
+            raise DataError(f"{file}: {first_problem(error)}.") from error
+
+
+def map_path(folder: Path, image_id: str) -> Path:
+    """Return ``folder/<image id>.npy``.
+
+    Raises:
+        DataError: the id would leave the folder.
+
+    """
+    if PurePosixPath(image_id).is_absolute() or ".." in PurePosixPath(image_id).parts or not image_id:
+        raise DataError(f"image id {image_id!r} points outside {folder}. Ids are relative paths.")
+    return folder / f"{image_id}.npy"
+
+
+def write_map(folder: Path, image_id: str, heatmaps: npt.NDArray[Any]) -> Path:
+    """Save maps ``(H, W)`` or ``(C, H, W)`` of one image below ``folder``, whole or not at all, and return the path."""
+    path = map_path(folder, image_id)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, heatmaps, allow_pickle=False)
+    return path
+
+
+def write_maps_info(folder: Path, info: MapsInfo, images: Iterable[tuple[str, MapImage]] = ()) -> None:
+    """Write ``folder/maps.json``; ``images`` come one at a time, so that any number of them takes no memory."""
+    document = {"schema_version": SCHEMA_VERSION, **_INFO.dump_python(info, mode="json", exclude={"images"})}
+    with atomic_path(folder / MAPS_INFO) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json_text(document, indent=2).removesuffix("\n}") + ',\n  "images": {')
+        separator = "\n"
+        for image_id, image in images:
+            entry = json_text(_MAP_IMAGE.dump_python(image, mode="json"))
+            file.write(f"{separator}    {json_text(image_id)}: {entry}")
+            separator = ",\n"
+        file.write("\n  }\n}\n")
+
+
+def maps_info(localizer: Localizer, model: str = "", box_rule: str = "") -> MapsInfo:
+    """Return what documents say about the maps that ``localizer`` makes of ``model``."""
+    return MapsInfo(
+        method=localizer.map_method,
+        model=model,
+        scales=localizer.scales,
+        flip=localizer.flip,
+        resize=localizer.resize,
+        layer=localizer.layers,
+        fuse=localizer.fuse,
+        close=localizer.close,
+        crops=localizer.crops,
+        backprop_seg=localizer.backprop_seg,
+        values=localizer.values,
+        class_agnostic=localizer.shared,
+        box_rule=box_rule,
+    )

@@ -1,0 +1,1 @@
+"""Training: what it is told, what it sees, and what it leaves behind."""

@@ -1,0 +1,292 @@
+"""Feature maps of a frozen backbone: computed once, kept on disk, and read in place of the images.
+
+A cache is a folder whose name ends in a hash of all that decides its values, which ``cache.json`` spells out. Beside it
+lie shards, ``plain-00000.npy`` and on: feature maps ``(n, h, w, K)`` in float16 of consecutive images, and
+``mirrored-00000.npy`` those of the mirrored images. A shard appears whole or not at all, so that a cache that was
+interrupted is filled up where it stopped, and several trainings share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from gwapctl.datasets.base import Sample
+from gwapctl.device import autocast, has_fast_bf16
+from gwapctl.errors import DataError, ModelError
+from gwapctl.files import atomic_path, read_json, write_json
+from gwapctl.networks.classifier import Classifier
+from gwapctl.networks.heads import Head, HeadOutput
+from gwapctl.networks.transforms import EvaluationImages, Key, load_batches
+from gwapctl.progress import Progress, ProgressCallback
+
+SCHEMA_VERSION = 1  # part of the hash: raise it where the same description would stand for other values
+SHARD_IMAGES, MAX_SHARDS = 64, 256  # little is lost to Ctrl-C, and few files are open at once
+BATCH = 32  # whatever the batch of training: a shard that is made again is the same to the bit
+PLAIN, MIRRORED = "plain", "mirrored"
+
+FeatureMap = npt.NDArray[np.float16]
+
+
+def default_place() -> Path:
+    """Return the folder where caches lie unless another is asked for: ``features`` in the user's cache."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("gwapctl") / "features"
+
+
+class FeatureCache:
+    """The feature maps of ``samples``, of which a training and its validation each use a part.
+
+    Which images those are does not decide the cache: another seed that holds out others reads the same one.
+
+    Args:
+        place: folder of caches, this one's parent.
+        model: the classifier whose backbone is frozen, where it will run.
+        samples: all images, in any order.
+        size: the network's input (width, height).
+        precision: of the backbone's arithmetic: ``auto``, ``fp32`` or ``bf16``.
+        mirrored: whether the mirrored images are wanted, too.
+
+    Raises:
+        DataError: an image is missing, or the folder is another cache's.
+        ModelError: the feature map does not fit float16.
+
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        model: Classifier,
+        samples: Sequence[Sample],
+        *,
+        size: tuple[int, int],
+        precision: str,
+        mirrored: bool,
+    ) -> None:
+        self.samples = sorted({sample.path: sample for sample in samples}.values(), key=lambda sample: sample.path)
+        self.size, self.precision = size, precision
+        self.variants = (PLAIN, MIRRORED) if mirrored else (PLAIN,)
+        width, height = size
+        self.shape = tuple(_feature_maps(model, torch.zeros(1, 3, height, width), precision).shape[1:])  # (h, w, K)
+        self._per_shard = max(SHARD_IMAGES, math.ceil(len(self.samples) / MAX_SHARDS))
+        self.shards = math.ceil(len(self.samples) / self._per_shard)
+        self.description = {
+            "schema_version": SCHEMA_VERSION,
+            "backbone": model.info.backbone,
+            "weights": weights_hash(model.backbone),
+            "image_size": list(size),
+            "precision": _number_format(model, precision),
+            "images": len(self.samples),
+            "fingerprint": images_hash(self.samples),
+            "shape": list(self.shape),
+            "dtype": "float16",
+            "images_per_shard": self._per_shard,
+        }
+        self.key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:16]
+        name = "".join(char if char.isalnum() or char in "._+-" else "_" for char in model.info.backbone)
+        self.folder = place / f"{name}-{self.key}"
+        self._row = {sample.path: row for row, sample in enumerate(self.samples)}
+        self._open: dict[tuple[str, int], FeatureMap] = {}
+        self._check_description()
+
+    @property
+    def _bytes_of_one(self) -> int:
+        return 2 * math.prod(self.shape)
+
+    def _check_description(self) -> None:
+        path = self.folder / "cache.json"
+        if path.is_file() and read_json(path) != self.description:
+            raise DataError(f"{path} tells of other feature maps than its folder's name. Delete {self.folder}.")
+
+    def missing(self) -> list[tuple[int, list[str]]]:
+        """Return the shards that have to be computed, each with the variants that it lacks."""
+        lacks = {shard: [v for v in self.variants if not self._is_there(v, shard)] for shard in range(self.shards)}
+        return [(shard, variants) for shard, variants in lacks.items() if variants]
+
+    def missing_bytes(self) -> int:
+        """Return how much will be written."""
+        maps = sum(len(variants) * len(self._images_of(shard)) for shard, variants in self.missing())
+        return maps * self._bytes_of_one
+
+    def _images_of(self, shard: int) -> range:
+        return range(len(self.samples))[shard * self._per_shard : (shard + 1) * self._per_shard]
+
+    def _path(self, variant: str, shard: int) -> Path:
+        return self.folder / f"{variant}-{shard:05d}.npy"
+
+    def _is_there(self, variant: str, shard: int) -> bool:
+        """Open a shard if it is there and whole; one that is not counts as missing, and is replaced."""
+        if (variant, shard) in self._open:
+            return True
+        try:
+            maps: FeatureMap = np.load(self._path(variant, shard), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):  # no such file; torn, or not an array
+            return False
+        if maps.dtype != np.float16 or maps.shape != (len(self._images_of(shard)), *self.shape):
+            return False
+        self._open[variant, shard] = maps
+        return True
+
+    def fill(
+        self,
+        model: Classifier,
+        *,
+        workers: int = 0,
+        stop: Callable[[], bool] = lambda: False,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Compute and write what is missing. The order of images and batches is fixed.
+
+        Raises:
+            KeyboardInterrupt: ``stop()`` was true between two batches; whole shards are kept.
+            DataError: an image cannot be read, or the disk is too small.
+            ModelError: a feature map does not fit float16.
+
+        """
+        missing = self.missing()
+        self._require_space()
+        write_json(self.folder / "cache.json", self.description)
+        done, total = 0, sum(len(self._images_of(shard)) for shard, _ in missing)
+        for shard, variants in missing:
+            rows = self._images_of(shard)
+            maps = {variant: np.empty((len(rows), *self.shape), np.float16) for variant in variants}
+            batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+            for images, indices in load_batches(EvaluationImages(self.samples, self.size), batches, workers):
+                for variant, part in maps.items():
+                    seen = images.flip(3) if variant == MIRRORED else images
+                    computed = _feature_maps(model, seen, self.precision)
+                    part[indices.numpy() - rows.start] = computed.cpu().numpy()
+                done += len(indices)
+                if progress:
+                    progress(Progress(done, total, "images", "caching feature maps"))
+                if stop():
+                    raise KeyboardInterrupt
+            for variant, part in maps.items():
+                with atomic_path(self._path(variant, shard)) as temporary, temporary.open("wb") as file:
+                    np.save(file, part, allow_pickle=False)
+        if self.missing():
+            raise DataError(f"{self.folder} cannot be read back after it was written. Is the disk in order?")
+
+    def _require_space(self) -> None:
+        needed = self.missing_bytes()
+        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
+        free = shutil.disk_usage(existing).free
+        if needed > free:
+            raise DataError(
+                f"the feature maps need {size_text(needed)} at {self.folder}, where {size_text(free)} are free. Choose "
+                "another disk with --feature-cache, a smaller --image-size, or --no-flip, which halves them."
+            )
+
+    def announcement(self) -> str:
+        """Say in one line what will be read, or computed and written, and where."""
+        maps = f"feature maps of {len(self.samples)} images"
+        maps += " and of their mirror images" if MIRRORED in self.variants else ""
+        needed = self.missing_bytes()
+        if not needed:
+            return f"reading the {maps} from {self.folder}"
+        return f"computing the {maps} once: {size_text(needed)} to write to {self.folder}"
+
+    def read(self, sample: Sample, *, mirrored: bool = False) -> FeatureMap:
+        """Return the feature map of ``sample``, ``(h, w, K)``, as a copy in memory."""
+        shard, row = divmod(self._row[sample.path], self._per_shard)
+        return np.array(self._open[MIRRORED if mirrored else PLAIN, shard][row])
+
+
+@dataclass(frozen=True)
+class TrainingFeatures:
+    """``TrainingImages`` without crops, as feature maps: the same images of an epoch are mirrored."""
+
+    cache: FeatureCache
+    samples: Sequence[Sample]
+    seed: int
+    flip: bool
+
+    def __getitem__(self, key: Key) -> tuple[FeatureMap, int]:
+        """Return the feature map ``(h, w, K)`` and the sample's index."""
+        mirrored = self.flip and np.random.default_rng([self.seed, key.epoch, key.image]).random() < 0.5
+        return self.cache.read(self.samples[key.image], mirrored=mirrored), key.image
+
+
+@dataclass(frozen=True)
+class EvaluationFeatures:
+    """``EvaluationImages`` as feature maps."""
+
+    cache: FeatureCache
+    samples: Sequence[Sample]
+
+    def __getitem__(self, index: int) -> tuple[FeatureMap, int]:
+        """Return the feature map ``(h, w, K)`` and the sample's index."""
+        return self.cache.read(self.samples[index]), index
+
+
+class OnFeatures(nn.Module):
+    """A head as a network whose input are cached feature maps."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, feature_map: Tensor, region: Tensor | None = None) -> HeadOutput:
+        """Map ``(B, K, h, w)`` in float16 to logits ``(B, C)`` and the head's maps; a region is not looked at."""
+        output: HeadOutput = self.head(feature_map.float())
+        return output
+
+
+def _feature_maps(model: Classifier, images: Tensor, precision: str) -> Tensor:
+    """Return the feature maps of RGB images ``(B, 3, H, W)`` in 0..255 as ``(B, h, w, K)`` in float16."""
+    model.eval()
+    device = model.scale.device
+    with torch.inference_mode(), autocast(device, precision):
+        maps = model.feature_map(images.to(device)).permute(0, 2, 3, 1).to(torch.float16)
+    if not bool(torch.isfinite(maps).all()):
+        raise ModelError(
+            f"a feature map of {model.info.backbone} has values beyond float16. Train it without --cache-features."
+        )
+    return maps
+
+
+def _number_format(model: Classifier, precision: str) -> str:
+    fast = precision == "auto" and has_fast_bf16(model.scale.device)
+    return "bf16" if fast or precision == "bf16" else "fp32"
+
+
+def weights_hash(backbone: nn.Module) -> str:
+    """Hash the names, shapes and values of all tensors of ``backbone``."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).data)
+    return digest.hexdigest()[:16]
+
+
+def images_hash(samples: Sequence[Sample]) -> str:
+    """Hash ids, sizes in bytes and times of change of the images: one that was edited has another feature map.
+
+    Raises:
+        DataError: an image is not there.
+
+    """
+    digest = hashlib.sha256()
+    for sample in samples:
+        try:
+            state = sample.path.stat()
+        except OSError as error:
+            raise DataError(f"cannot read {sample.path}: {error.strerror or error}. Restore it.") from error
+        digest.update(f"{sample.id}\t{state.st_size}\t{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def size_text(size: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

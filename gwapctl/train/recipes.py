@@ -1,0 +1,27 @@
+"""Which recipe is used where none is named. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gwapctl.config import DEFAULT_BACKBONE, NAMED
+from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES
+
+
+def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:
+    """Return the name of the recipe that is used where none is named: ``photos`` for a folder of one's own, else None.
+
+    Another network whose weights are installed has a recipe of its own, ``photos-NAME``.
+
+    A few hundred photos cannot train a backbone. So whoever does not ask for another network, other weights or a
+    backbone that learns gets a frozen one, whose weights are installed.
+    """
+    backbone = settings.get("backbone", DEFAULT_BACKBONE)
+    learns = settings.get("freeze_backbone") is False or {"min_crop", "train_sizes", "cam_conv"} & settings.keys()
+    other = (
+        "detector" in settings or backbone not in WEIGHTS_PACKAGES or settings.get("weights", "imagenet") != "imagenet"
+    )
+    if learns or other or dataset.partition(":")[0] in NAMED:
+        return None
+    return "photos" if backbone == DEFAULT_BACKBONE else f"photos-{backbone}"
