@@ -40,10 +40,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scenes = Path(temporary) / "scenes"
         cli.run(["data", "synth", "-n", "20", "--image-size", "64-72", "--seed", "5", "--out", str(scenes), "-q"])
-        cli.run(
-            ["localize", str(scenes / "JPEGImages"), "--model", MODEL, "--device", "cpu", "--map", "weight"]
-            + ["--scales", "96", "--save", "map", "--out", str(scenes / "out"), "-q"]
-        )
+        read = ["--model", MODEL, "--device", "cpu", "--map", "weight", "--scales", "96", "--save", "map", "-q"]
+        cli.run(["localize", str(scenes / "JPEGImages"), *read, "--out", str(scenes / "out")])
         dataset = open_dataset(str(scenes))
         samples = [sample for split in dataset.splits() for sample in dataset.boxed_samples(split)]
         for sample in sorted(samples, key=lambda sample: sample.path.name):
