@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,14 +19,9 @@ GATE_NOT_MET = 10
 # what help names: the metrics that masks add, and those that a gate can be set on
 MASKED = [key for key, metric in METRICS.items() if metric.on_pages and "masks" in metric.needs]
 GATES = {
-    best: [key for key, metric in METRICS.items() if metric.on_pages and metric.direction == best]
+    best: ", ".join(key for key, metric in METRICS.items() if metric.on_pages and metric.direction == best)
     for best in ("lowest", "highest")
 }
-
-
-def _listed(keys: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(keys[:-1]), keys[-1])))
-
 
 Target = Annotated[
     str,
@@ -57,7 +53,7 @@ Masks = Annotated[
     Path | None,
     typer.Option(
         "--masks",
-        help=f"Folder of masks, <image id>.png: adds {_listed(MASKED)}.",
+        help=f"Folder of masks, <image id>.png: adds {' and '.join(MASKED)}.",
         rich_help_panel=options.DATA,
         show_default="the data set's own",
     ),
@@ -111,7 +107,7 @@ FailUnder = Annotated[
         "--fail-under",
         metavar="METRIC=VALUE",
         help="Exit with 10 if the metric is worse than that. Can be repeated. "
-        f"Worse is above it for {_listed(GATES['lowest'])}; below it for {_listed(GATES['highest'])}.",
+        f"Worse is above it for {GATES['lowest']}; below it for {GATES['highest']}.",
         show_default=False,
     ),
 ]
@@ -221,10 +217,13 @@ def _fetch(target: str, dataset: str | None, root: Path | None, offline: bool, s
 def _gate(text: str) -> tuple[str, float]:
     """Read ``METRIC=VALUE``."""
     name, _, value = text.partition("=")
+    key = name.strip()
     try:
-        key, bound = name.strip(), float(value)
+        bound = float(value)
     except ValueError:
-        raise UsageError(f"--fail-under {text!r} is not METRIC=VALUE. Write it like gt_known_error=45.") from None
+        bound = math.nan
+    if math.isnan(bound):  # everything would pass
+        raise UsageError(f"--fail-under {text!r} is not METRIC=VALUE. Write it like gt_known_error=45.")
     if key not in METRICS:
         raise unknown_name("metric", key, [key for key, metric in METRICS.items() if metric.has_gate])
     if not METRICS[key].has_gate:

@@ -88,7 +88,7 @@ class Column(Frozen):
     def _best_of_its_metric(cls, values: dict[str, Any]) -> dict[str, Any]:
         key = values.get("metric")
         if key is not None and key not in METRICS:
-            raise ValueError(f"there is no metric {key!r}{closest(key, METRICS)}")
+            raise ValueError(f"there is no metric {key!r}.{closest(key, METRICS)}")
         return values if key is None else {"best": METRICS[key].direction, **values}
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
