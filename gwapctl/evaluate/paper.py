@@ -113,8 +113,8 @@ class PaperProtocol:
 
     def verdict(self) -> Verdict:
         """Return all metrics that the data allows."""
-        omissions = {needing(need, "paper"): reason for need, reason in self._omissions.found().items()}
-        omitted = {key for keys in omissions for key in keys}
+        omissions = [(needing(need, "paper"), reason) for need, reason in self._omissions.found().items()]
+        omitted = {key for keys, _ in omissions for key in keys}
         found = self._predicted.compute() | self._predicted_iou.compute()
         predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
         parts = [self._classification().compute(), self._judged.compute(), predicted, self._detections.compute()]
@@ -123,7 +123,7 @@ class PaperProtocol:
             name: {k: v for k, v in floor.compute().items() if k in metrics and METRICS[k].floor}
             for name, floor in self._floors.items()
         }
-        notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions.items()]
+        notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions]
         notes += [f"localization leaves out {self._blacklisted} blacklisted images"] * bool(self._blacklisted)
         fg_iou = self._judged.fg_iou
         return Verdict(
