@@ -26,9 +26,9 @@ from gwapctl.errors import UsageError
 RunCli = Callable[..., Any]
 WRITER = Path(__file__).parent.parent / "benchmarks" / "write_settings.py"
 USED = """
-    --backbone --head --weights --recipe --image-size --batch-size --epochs --iterations --lr --precision --device --seed
-    --out --resume --root --output-stride --cam-conv --freeze-backbone --cache-features --background --val-fraction
-    --skip-broken --detector --weak --box-proportion --set --settings
+    --backbone --head --weights --recipe --image-size --batch-size --epochs --iterations --lr --precision --device
+    --seed --out --resume --root --output-stride --cam-conv --freeze-backbone --cache-features --background
+    --val-fraction --skip-broken --detector --weak --box-proportion --set --settings
 """  # what DESIGN and README name
 
 

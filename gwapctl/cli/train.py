@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
 
-COLUMNS = (20, 15, 8, 29)  # characters of the four columns of --settings
+COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
 
 SkipBroken = Annotated[
     bool,
@@ -73,17 +73,17 @@ def train(
       gwapctl train voc07+12 --detector rfcn --weak gwap --box-proportion 0.05
 
     """
-    from gwapctl.config import build_train_config
-    from gwapctl.networks.zoo import find_recipe
-    from gwapctl.runs import new_run_folder
-    from gwapctl.train.recipes import default_recipe
-
     asked = _asked(given, changes)
     if settings:
         show_settings(dataset, recipe, given, asked, json)
         return
     if dataset is None:
         raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
+    from gwapctl.config import build_train_config
+    from gwapctl.networks.zoo import find_recipe
+    from gwapctl.runs import new_run_folder
+    from gwapctl.train.recipes import default_recipe
+
     if resume:
         config = _resumed_config(dataset, out, asked)
     else:
