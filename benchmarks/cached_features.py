@@ -23,7 +23,6 @@ from gwapctl.train.checkpoint import Training
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.data import load_train_data
 from gwapctl.train.feature_cache import FeatureCache, size_text
-from gwapctl.train.inputs import FeatureInputs
 from gwapctl.train.loop import train_step
 from gwapctl.train.task import Resources
 
@@ -87,7 +86,7 @@ def main() -> None:
         size, began = cache.missing_bytes(), time.perf_counter()
         cache.fill(task.model)
         filling = time.perf_counter() - began
-        task.read(FeatureInputs(task.config, cache))
+        task.read(cache)
         fast = min(seconds_of_epoch(task, training) for _ in range(options.epochs))
     shape = " x ".join(map(str, cache.shape))
     print(f"{options.backbone}, {options.size} px, {len(train)} images, batch {options.batch}, {device.type}")

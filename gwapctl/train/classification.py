@@ -27,11 +27,18 @@ from gwapctl.networks.classifier import (
     save_model,
 )
 from gwapctl.networks.heads import Head, HeadOutput, head_class
-from gwapctl.networks.transforms import TrainingBatches, load_batches, targets
+from gwapctl.networks.transforms import (
+    EvaluationImages,
+    Items,
+    TrainingBatches,
+    TrainingImages,
+    load_batches,
+    split_region,
+    targets,
+)
 from gwapctl.runs import Run
 from gwapctl.train.data import TrainData, load_train_data
-from gwapctl.train.feature_cache import FeatureCache, default_folder
-from gwapctl.train.inputs import FeatureInputs, ImageInputs, Inputs
+from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, OnFeatures, TrainingFeatures, default_folder
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
@@ -47,6 +54,8 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
     config: TrainConfig
     model: Classifier
     per_epoch: int
+    load_data = staticmethod(load_train_data)
+    features: FeatureCache | None  # what is read in place of the images, if anything
     network: Callable[..., HeadOutput]  # what batches go through: all of the model, or its head alone
 
     def __init__(self, config: TrainConfig, data: TrainData, resources: Resources) -> None:
@@ -62,18 +71,20 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         self.total = config.iterations or (config.epochs or 0) * self.per_epoch
         self.images_per_step = config.batch_size * config.accumulate
         self.one_size = len(config.train_sizes) <= 1
-        self.read(ImageInputs(config))
+        self.read(None)
 
-    @staticmethod
-    def load_data(config: TrainConfig, root: Path | None, check: Callable[[TrainData], TrainData]) -> TrainData:
-        """Open the data set and divide it."""
-        return load_train_data(config, root, check)
-
-    def read(self, inputs: Inputs) -> None:
-        """Take batches from ``inputs`` from now on."""
-        self.inputs = inputs
-        network = inputs.network(self.model)
+    def read(self, features: FeatureCache | None) -> None:
+        """Take batches from images (None), or from their cached feature maps, from now on."""
+        self.features = features
+        network = self._network_of(self.model)
         self.network = torch.compile(network) if self.config.compile else network
+
+    def _network_of(self, model: Classifier) -> nn.Module:
+        return model if self.features is None else OnFeatures(cast(Head, model.head))
+
+    def _split(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Split a batch into what the network reads and the region of each image, if it has one."""
+        return split_region(batch) if self.features is None else (batch, None)
 
     @property
     def head(self) -> Head:
@@ -124,11 +135,15 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         listener.announce(cache.announcement())
         run.update(features={"folder": str(cache.folder.resolve()), "key": cache.key, **cache.description})
         cache.fill(self.model, workers=self.workers, stop=interrupted, progress=listener.progress)
-        self.read(FeatureInputs(self.config, cache))
+        self.read(cache)
 
     def batches(self, iteration: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches behind whose images are those without labels, if the head learns from such."""
         config, data = self.config, self.data
+        samples = [*data.train, *data.background]
+        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop)
+        if self.features is not None:
+            images = TrainingFeatures(self.features, samples, config.seed, config.flip)
         sampler = TrainingBatches(
             len(data.train),
             config.batch_size,
@@ -139,7 +154,7 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
             len(data.background),
             self.backgrounds_per_batch,
         )
-        return load_batches(self.inputs.training([*data.train, *data.background]), sampler, self.workers)
+        return load_batches(images, sampler, self.workers)
 
     def begin_step(self, iteration: int) -> None:
         """Set what learns to training; going through the hundreds of parts of a frozen network takes time."""
@@ -149,10 +164,10 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Labelled:
         """Run the network on a batch, and look its labels up."""
-        inputs, indices = batch
+        images, indices = batch
         known = indices[: len(indices) - self.backgrounds_per_batch]
         labels, mask = (table[known].to(self.device, non_blocking=True) for table in (self.labels, self.label_mask))
-        images, region = self.inputs.split(inputs.to(self.device, non_blocking=True))
+        images, region = self._split(images.to(self.device, non_blocking=True))
         return self.network(images, region), labels, mask
 
     def loss(self, output: Labelled, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -169,14 +184,17 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
     def validate(self) -> dict[str, float]:
         """Return the classification metrics of the present weights, at the model's input size."""
         model, samples = self.averaged, self.data.val
-        network = self.inputs.network(model)
+        network = self._network_of(model)
+        items: Items = EvaluationImages(samples, self.config.image_size)
+        if self.features is not None:
+            items = EvaluationFeatures(self.features, samples)
         precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
         step = max(8, self.config.batch_size)
         batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         model.eval()
         with torch.inference_mode():
-            for batch, indices in load_batches(self.inputs.validation(samples), batches, self.workers):
-                images, region = self.inputs.split(batch.to(self.device))
+            for batch, indices in load_batches(items, batches, self.workers):
+                images, region = self._split(batch.to(self.device))
                 with autocast(self.device, self.config.precision):
                     scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
                 for row, index in zip(scores, indices.tolist(), strict=True):

@@ -29,7 +29,7 @@ from gwapctl.networks.rfcn.inference import DetectorReader
 from gwapctl.networks.rfcn.trunk import build_trunk
 from gwapctl.networks.transforms import read_ahead, targets
 from gwapctl.runs import Run
-from gwapctl.train.data import DetectorData, TrainData, load_detector_data
+from gwapctl.train.data import DetectorData, load_detector_data
 from gwapctl.train.detector_batches import Batch, DetectorImages, MixedBatches, collate, is_wide
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
@@ -48,6 +48,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
     config: DetectorConfig
     data: DetectorData
     model: Detector
+    load_data = staticmethod(load_detector_data)
 
     def __init__(self, config: DetectorConfig, data: DetectorData, resources: Resources) -> None:
         super().__init__(config, data, resources)
@@ -62,11 +63,6 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         self.row_every = max(1, min(MOST_BETWEEN_ROWS, self.total // 10))
         self.images_per_step = config.batch_size * config.accumulate * (2 if self.others else 1)
         self.one_size = False
-
-    @staticmethod
-    def load_data(config: DetectorConfig, root: Path | None, check: Callable[[TrainData], TrainData]) -> DetectorData:
-        """Open the data set, and choose the images that show their boxes."""
-        return load_detector_data(config, root, check)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the whole detector."""

@@ -58,31 +58,18 @@ class Resources:
 class Task(ABC, Generic[Batch, Output]):
     """What is trained. It knows its data, model and loss; the loop knows the order of things and how far it is.
 
-    A subclass builds its model after ``super().__init__``, which seeds torch, and sets these attributes:
-
-    Attributes:
-        config: all settings.
-        data: what the training sees.
-        device: where the model is.
-        model: the network that learns.
-        keep: which weights become the model: the ``best`` that ``select`` chose, or the ``last``.
-        total: iterations of the whole run; one is ``accumulate`` batches and one step of the optimizer.
-        row_every: iterations between two rows of the history, and two saved states.
-        per_epoch: iterations in one epoch; None: the history does not count in epochs.
-        images_per_step: images in one iteration.
-        one_size: whether all batches have the same size, so that trying algorithms out pays.
-
+    A subclass builds its model after ``super().__init__``, which seeds torch, and sets the attributes below.
     """
 
     config: RunConfig
     data: TrainData
     model: nn.Module
-    keep: Literal["best", "last"]
-    total: int
-    row_every: int
-    per_epoch: int | None
-    images_per_step: int
-    one_size: bool
+    keep: Literal["best", "last"]  # which weights become the model: those that ``select`` chose, or the last
+    total: int  # iterations of the whole run, each ``accumulate`` batches and one step of the optimizer
+    row_every: int  # iterations between two rows of the history, and two saved states
+    per_epoch: int | None  # iterations in one epoch; None: the history does not count in epochs
+    images_per_step: int  # images in one iteration
+    one_size: bool  # whether all batches have the same size, so that trying algorithms out pays
 
     def __init__(self, config: RunConfig, data: TrainData, resources: Resources) -> None:
         self.config, self.data, self.resources = config, data, resources
