@@ -54,9 +54,9 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
     config: TrainConfig
     model: Classifier
     per_epoch: int
-    load_data = staticmethod(load_train_data)
     features: FeatureCache | None  # what is read in place of the images, if anything
     network: Callable[..., HeadOutput]  # what batches go through: all of the model, or its head alone
+    load_data = staticmethod(load_train_data)
 
     def __init__(self, config: TrainConfig, data: TrainData, resources: Resources) -> None:
         super().__init__(config, data, resources)
