@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -223,9 +222,9 @@ def _run(
     from gwapctl.datasets.download import ensure_dataset
     from gwapctl.files import prepare_output_folder
     from gwapctl.networks.heads import head_class
-    from gwapctl.train.bookkeeping import require_tensorboard
-    from gwapctl.train.classification import train as train_classifier
-    from gwapctl.train.detection import train_detector
+    from gwapctl.train.history import require_tensorboard
+    from gwapctl.train.loop import train
+    from gwapctl.train.task import Listener
 
     if tensorboard:  # before anything is downloaded
         require_tensorboard()
@@ -240,22 +239,17 @@ def _run(
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
-        verb: Callable[..., Run] = partial(train_classifier, feature_cache=feature_cache, detail=console.detail)
-        if isinstance(config, DetectorConfig):
-            verb = train_detector
-        run = verb(
+        run = train(
             config,
             folder,
             root=root,
             device=device,
             workers=workers,
+            feature_cache=feature_cache,
+            skip_broken=skip_broken,
             resume=resume,
             tensorboard=tensorboard,
-            skip_broken=skip_broken,
-            announce=console.note,
-            warn=console.warn,
-            check_progress=shown,
-            progress=shown,
+            listener=Listener(console.note, console.detail, console.warn, shown, shown),
         )
     _show_result(run, json)
 
