@@ -110,7 +110,15 @@ def test_evaluation_judges_every_box_and_is_stored(voc: Path, run: Run) -> None:
     assert [item["metrics"] for item in stored] == [document["metrics"]]
 
 
-@pytest.mark.parametrize("flag", [{"scales": (64,)}, {"box_rule": "otsu"}, {"calibrate": True}, {"map": "weight"}])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        {"reading": MapReading(scales=(64,))},
+        {"box_rule": "otsu"},
+        {"calibrate": True},
+        {"reading": MapReading("weight")},
+    ],
+)
 def test_what_reads_maps_is_refused(run: Run, flag: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="cannot be used on detector"):
         evaluate(str(run.folder), Options(device="cpu", **flag))
@@ -166,7 +174,7 @@ def test_localize_writes_boxes_maps_and_overlays(run: Run, voc: Path, tmp_path: 
         item.to_json()["predictions"] for item in found
     ]
     maps = MapFolder(out)
-    assert (maps.info.method, maps.info.class_agnostic, maps.info.scales) == ("weight", False, (40,))
+    assert (maps.info.reading.method, maps.info.class_agnostic, maps.info.reading.scales) == ("weight", False, (40,))
     for item in found:
         labels = [prediction.label for prediction in item.predictions]
         assert len(labels) > len(set(labels)) > 1  # several boxes of a class

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gwapctl.errors import DataError
+from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, finished_ids, read_predictions
@@ -101,7 +102,7 @@ def test_maps_round_trip_with_folders_and_suffixes(tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     write_map(maps, "a/x.jpg", one)
     write_map(maps, "a.b/x.png", many)
-    info = MapsInfo("weight", "tiny", (224,), values="raw")
+    info = MapsInfo(ResolvedReading(method="weight", scales=(224,)), model="tiny", values="raw")
     images = {"a/x.jpg": MapImage(14, 10, ("cat",), ("n1",)), 'q"/ö.png': MapImage(1, 2)}
     write_maps_info(maps, info, images.items())
     for folder in (MapFolder(tmp_path), MapFolder(str(maps))):
