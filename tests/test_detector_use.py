@@ -20,6 +20,7 @@ from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.images.decode import read_image
+from gwapctl.maps.reading import split_options
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.rfcn import load_detector
@@ -110,18 +111,11 @@ def test_evaluation_judges_every_box_and_is_stored(voc: Path, run: Run) -> None:
     assert [item["metrics"] for item in stored] == [document["metrics"]]
 
 
-@pytest.mark.parametrize(
-    "flag",
-    [
-        {"reading": MapReading(scales=(64,))},
-        {"box_rule": "otsu"},
-        {"calibrate": True},
-        {"reading": MapReading("weight")},
-    ],
-)
+@pytest.mark.parametrize("flag", [{"scales": (64,)}, {"box_rule": "otsu"}, {"calibrate": True}, {"map": "weight"}])
 def test_what_reads_maps_is_refused(run: Run, flag: dict[str, Any]) -> None:
+    reading, others = split_options(flag)
     with pytest.raises(UsageError, match="cannot be used on detector"):
-        evaluate(str(run.folder), Options(device="cpu", **flag))
+        evaluate(str(run.folder), Options(reading=reading, device="cpu", **others))
 
 
 def test_an_image_does_not_depend_on_those_beside_it(run: Run, paths: list[Path]) -> None:

@@ -388,7 +388,7 @@ def test_layers_by_name_and_number() -> None:
     assert resolve_layers(backbone, ["0", 3, "-1", "layers.2"]) == (names[0], names[3], names[-1], "layers.2")
     fast = Localizer(make_classifier(), MapReading(method="dgl", layer=[5]))
     assert list(convolutions(fast.model.backbone)) == names  # folded batch norms do not shift the numbers
-    assert fast.layers == (names[5],)
+    assert fast.reading.layer == (names[5],)
 
 
 @pytest.mark.parametrize(

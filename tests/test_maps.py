@@ -282,9 +282,12 @@ def test_stored_settings_are_the_defaults() -> None:
     ],
 )
 def test_wrong_settings(options: dict[str, object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    def read() -> Localizer:
         reading, others = split_options(options)
-        Localizer(make_classifier(), reading, **others)
+        return Localizer(make_classifier(), reading, **others)
+
+    with pytest.raises(error, match=message):
+        read()
 
 
 def test_gap_has_no_weight_map() -> None:

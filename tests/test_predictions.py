@@ -110,7 +110,7 @@ def test_maps_round_trip_with_folders_and_suffixes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(folder.load("a/x.jpg"), one)
         assert folder.load("a.b/x.png").shape == (3, 4, 6)
         assert folder.load("a.b/x.png").dtype == np.float16
-        assert folder.info.method == "weight"
+        assert folder.info.reading.method == "weight"
         assert folder.info.raw
         assert folder.info.images == images
 
@@ -129,7 +129,7 @@ def test_maps_info_may_name_no_image(tmp_path: Path) -> None:
 def test_foreign_folder_has_defaults(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(6).reshape(2, 3))
     folder = MapFolder(tmp_path)
-    assert (folder.info.method, folder.info.raw, folder.info.images) == ("unknown", False, {})
+    assert (folder.info.reading.method, folder.info.raw, folder.info.images) == ("unknown", False, {})
     assert folder.load("x").tolist() == [[0, 1, 2], [3, 4, 5]]
 
 

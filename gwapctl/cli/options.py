@@ -261,19 +261,17 @@ def with_reading(verb: Callable[..., None]) -> Callable[..., None]:
     They stand where its parameter ``reading`` does.
     """
     signature = inspect.signature(verb, eval_str=True)
+    defaults = {name: getattr(AS_STORED, READING_OPTIONS[name]) for name in READING}
 
     @functools.wraps(verb)
-    def command(**values: Any) -> None:
-        asked = {name: values.pop(name) for name in READING}
+    def command(*arguments: Any, **values: Any) -> None:
+        asked = {name: values.pop(name, defaults[name]) for name in READING}
         asked["scales"], asked["layer"] = parse_scales(asked["scales"]), parse_layers(asked["layer"])
         asked["close"] = parse_share(asked["close"], "--close")
-        verb(reading=split_options(asked)[0], **values)
+        verb(*arguments, reading=split_options(asked)[0], **values)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter(name, keyword, default=getattr(AS_STORED, READING_OPTIONS[name]), annotation=annotation)
-        for name, annotation in READING.items()
-    ]
+    added = [inspect.Parameter(n, keyword, default=defaults[n], annotation=a) for n, a in READING.items()]
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         parameters += added if parameter.name == "reading" else [parameter.replace(kind=keyword)]
