@@ -265,7 +265,7 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     cut = Cut(rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
     plain = rule.without_image()  # the cut comes afterwards
     predictor = model.predictor(reading=network.reading, box_rule=plain, top_k=network.top_k)
-    warning = scale_warning(predictor.info, predictor.localizer.reading.scales) or ""
+    warning = scale_warning(predictor.info, predictor.scales) or ""
     about = f"boxes by {cut.rule.name} of model {model.name}"
     return Source(_localized(predictor, model.name, inputs, cut), len(inputs), about, warning)
 
@@ -296,7 +296,7 @@ def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], c
             found.width,
             found.height,
             model,
-            predictor.localizer.reading.scales,
+            predictor.scales,
             tuple(Prediction(label, label_id, score) for label, label_id, score in classes),
             id=item.id,
         )

@@ -127,7 +127,7 @@ def _predictor(
 ) -> Predictor:
     model = subject.classifier
     predictor = model.predictor(map=method, scales=scales, top_k=min(top_k, len(model.classes)))
-    if warning := scale_warning(model.info, predictor.localizer.reading.scales):
+    if warning := scale_warning(model.info, predictor.scales):
         note(f"{model.name}: {warning}")
     return predictor
 
