@@ -24,8 +24,9 @@ from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
 from gwapctl.maps import Localizer
 from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
-from gwapctl.networks.heads import HeadOutput, build_head
+from gwapctl.networks.heads import build_head
 from gwapctl.networks.heads.background import SMALLEST_SPAN, Background
+from gwapctl.networks.heads.base import HeadOutput
 from gwapctl.networks.heads.losses import classification_loss
 from gwapctl.networks.transforms import TrainingBatches, TrainingImages, load_batches
 from gwapctl.progress import Progress

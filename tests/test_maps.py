@@ -17,7 +17,7 @@ from gwapctl.errors import MissingDependencyError, UsageError
 from gwapctl.maps import CANVAS, Localizer, MapResult
 from gwapctl.maps.methods import minmax
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier
-from gwapctl.networks.heads import GWAP
+from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.networks.inference import fold_batch_norms, for_inference
 from gwapctl.networks.transforms import resize
 from gwapctl.predict.threads import in_threads

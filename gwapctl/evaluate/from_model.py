@@ -19,7 +19,7 @@ from gwapctl.regions import BoxRule
 if TYPE_CHECKING:
     from gwapctl.maps import Localizer, MapResult
     from gwapctl.maps.heatmap import PreparedImage
-    from gwapctl.networks.heads import Head
+    from gwapctl.networks.heads.base import Head
 
 
 def evidence_from_model(

@@ -16,7 +16,7 @@ from torch.nn import functional
 from gwapctl.errors import UsageError
 from gwapctl.maps import gradients
 from gwapctl.maps.forward import Pass, Source
-from gwapctl.networks.heads import PoolThenClassify
+from gwapctl.networks.heads.averaging import PoolThenClassify
 
 
 @dataclass(frozen=True)

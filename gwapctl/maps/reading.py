@@ -11,7 +11,7 @@ from gwapctl.errors import UsageError, unknown_name
 from gwapctl.maps.forward import blank_pass
 from gwapctl.maps.methods import FUSIONS, MAPS
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.heads import Head
+from gwapctl.networks.heads.base import Head
 from gwapctl.regions.refine import SEGMENTATIONS
 
 RESIZES = ("warp", "keep")

@@ -17,7 +17,8 @@ from gwapctl.errors import ModelError
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.networks.backbones import build_backbone, caffe_weights, imagenet_weights, own_names
 from gwapctl.networks.backbones.efficientnet_lite import read_package_file, timm_names
-from gwapctl.networks.heads import HeadOutput, build_head
+from gwapctl.networks.heads import build_head
+from gwapctl.networks.heads.base import HeadOutput
 from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES, package_file
 
 SCHEMA_VERSION = 1

@@ -15,7 +15,7 @@ from gwapctl.device import autocast, keep_freed_memory, resolve_device
 from gwapctl.errors import DataError
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.networks.classifier import save_model
-from gwapctl.networks.heads import HeadOutput
+from gwapctl.networks.heads.base import HeadOutput
 from gwapctl.networks.zoo import find_weights
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import Run, now

@@ -24,7 +24,8 @@ from gwapctl.errors import DataError, UsageError
 from gwapctl.maps.reading import require_map
 from gwapctl.networks.backbones import build_backbone, imagenet_classifier
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights
-from gwapctl.networks.heads import Head, head_class
+from gwapctl.networks.heads import head_class
+from gwapctl.networks.heads.base import Head
 from gwapctl.networks.transforms import (
     EvaluationImages,
     Items,
