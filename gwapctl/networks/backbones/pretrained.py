@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlparse
 
-import torch
-from torch import Tensor
-
 from gwapctl.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TIMM = "timm:"  # in front of the name of any network of timm, whose weights are its hub's
 
 
 class PretrainedWeights(NamedTuple):
@@ -26,6 +28,8 @@ class PretrainedWeights(NamedTuple):
 
         Files of the Hugging Face hub all have one name; here they have their repository's.
         """
+        import torch
+
         address = PurePosixPath(urlparse(self.url).path)
         name = address.parts[2] + address.suffix if self._on_hugging_face else address.name
         return Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -62,6 +66,8 @@ def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
         ModelError: the file cannot be downloaded or read; the message names the manual way.
 
     """
+    import torch
+
     file = fetch(weights)
     try:
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
@@ -80,6 +86,8 @@ def fetch(weights: PretrainedWeights) -> Path:
         ModelError: the file cannot be downloaded; the message names the manual way.
 
     """
+    import torch
+
     if weights.file is not None:
         return weights.file
     match = re.search(r"-([0-9a-f]{8,})\.", weights.path.name)
