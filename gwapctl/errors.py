@@ -64,6 +64,12 @@ def closest(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
+def any_of(names: Iterable[str], word: str = "or") -> str:
+    """Return ``names`` as in a sentence: ``"a, b or c"``."""
+    *first, last = names
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     """Build the error for a ``name`` that is not one of ``choices``; it lists them and names the nearest."""
     names = sorted(choices)

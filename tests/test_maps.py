@@ -14,7 +14,8 @@ from gwapctl.boxes import iou
 from gwapctl.datasets.base import ClassName
 from gwapctl.device import autocast, has_fast_bf16, resolve_device
 from gwapctl.errors import MissingDependencyError, UsageError
-from gwapctl.maps import CANVAS, Localizer, MapResult
+from gwapctl.maps.heatmap import CANVAS
+from gwapctl.maps.localizer import Localizer, MapResult
 from gwapctl.maps.methods import minmax
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier
 from gwapctl.networks.heads.averaging import GWAP

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gwapctl.config import TrainConfig, build_train_config
-from gwapctl.maps.methods import MAPS
+from gwapctl.maps import MAPS
 from gwapctl.networks.heads import HEADS
 from gwapctl.paper.build import FilledTable, fill_table
 from gwapctl.paper.lookup import recipe_file

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gwapctl.cli import console
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, any_of
+from gwapctl.maps import MAPS, layer_maps
 
 if TYPE_CHECKING:
     from gwapctl.regions import BoxRule as Rule
@@ -96,7 +97,7 @@ MapMethod = Annotated[
     str | None,
     typer.Option(
         "--map",
-        help="How the map is made: weight, class, score, fused, foreground, backprop, gradcam, layercam or dgl.",
+        help=f"How the map is made: {any_of(MAPS)}.",
         rich_help_panel=MODEL,
         show_default="what the model stores",
     ),
@@ -105,7 +106,7 @@ Layer = Annotated[
     str | None,
     typer.Option(
         "--layer",
-        help="Where gradcam, layercam and dgl are read: names or numbers of gwapctl models show, such as 3,layers.4.",
+        help=f"Layers of {any_of(layer_maps(), 'and')}: names or numbers of gwapctl models show, such as 3,layers.4.",
         rich_help_panel=MODEL,
         show_default="the last feature map",
     ),

@@ -194,7 +194,7 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
     import torch
 
     from gwapctl.config import DetectorConfig
-    from gwapctl.maps.methods import MAPS
+    from gwapctl.maps import MAPS
     from gwapctl.networks.backbones import build_backbone, pretrained_weights_info
     from gwapctl.networks.heads import check_head
     from gwapctl.networks.rfcn.trunk import check_trunk

@@ -28,7 +28,7 @@ from gwapctl.regions import BoxRule, parse_box_rule, refined, threshold_rule
 from gwapctl.runs import Run
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
 
 PROTOCOLS: dict[str, Callable[[Dataset, Masks], JudgingProtocol]] = {
     "paper": PaperProtocol,
@@ -228,7 +228,7 @@ def _guesses(options: Options) -> FiveGuesses | None:
 
 
 def _open_localizer(target: Target, options: Options) -> Localizer:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
     from gwapctl.networks.classifier import load_classifier
 
     return Localizer(

@@ -14,11 +14,11 @@ from torch import Tensor
 from gwapctl.device import autocast, resolve_device
 from gwapctl.errors import UsageError
 from gwapctl.geometry import Geometry
-from gwapctl.maps import crops
+from gwapctl.maps import MAPS, crops
 from gwapctl.maps import reading as settings
 from gwapctl.maps.forward import ImageArray, Network, Pass, blank_pass
 from gwapctl.maps.heatmap import FloatArray, PreparedImage, Size, canvas_size, compose
-from gwapctl.maps.methods import MAPS, fuse_maps, minmax
+from gwapctl.maps.methods import fuse_maps, minmax
 from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.transforms import resize as resize_image
 from gwapctl.regions import normalise

@@ -7,9 +7,10 @@ from typing import cast
 
 import torch
 
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, any_of, unknown_name
+from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.forward import blank_pass
-from gwapctl.maps.methods import FUSIONS, MAPS
+from gwapctl.maps.methods import FUSIONS
 from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.heads.base import Head
 from gwapctl.regions.refine import SEGMENTATIONS
@@ -80,14 +81,10 @@ def check_map(map_method: str, *, layer: Sequence[str | int], fuse: str, backpro
         raise unknown_name("fusion", fuse, FUSIONS)
     if backprop_seg not in ("none", *SEGMENTATIONS):
         raise unknown_name("segmentation", backprop_seg, ("none", *SEGMENTATIONS))
-    of_layers = [name for name, method in MAPS.items() if method.source == "layer"]
+    of_layers = layer_maps()
     if layer and map_method not in of_layers:
-        raise UsageError(f"map {map_method} is not read at a layer. Drop --layer, or choose --map {_or(of_layers)}.")
+        raise UsageError(f"map {map_method} is not read at a layer. Drop --layer, or choose --map {any_of(of_layers)}.")
     if fuse != "mean" and len(layer) < 2:
         raise UsageError(f"--fuse {fuse} needs several layers. Give them like --layer 3,4, or drop it.")
     if backprop_seg != "none" and map_method != "backprop":
         raise UsageError(f"--backprop-seg cuts the map of backprop, not of {map_method}. Choose --map backprop.")
-
-
-def _or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"

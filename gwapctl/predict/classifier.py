@@ -20,9 +20,9 @@ from gwapctl.predict.sources import OnError, checked, source_name, sources
 from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule, refined
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer, MapResult
     from gwapctl.maps.heatmap import FloatArray as FloatMap
     from gwapctl.maps.heatmap import PreparedImage
+    from gwapctl.maps.localizer import Localizer, MapResult
     from gwapctl.networks.classifier import Classifier, ModelInfo
 
 
@@ -170,7 +170,7 @@ class Model:
         batch_size: int | None = None,
     ) -> Finder:
         """Return the object that does the work, every option checked; they mean what they mean in ``stream``."""
-        from gwapctl.maps import Localizer
+        from gwapctl.maps.localizer import Localizer
 
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}. Ask for at least one class.")

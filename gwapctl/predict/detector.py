@@ -148,7 +148,7 @@ def _load(source: Source) -> ImageArray | DataError:
 
 def _on_canvas(maps: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float16]:
     """Resize maps ``(k, h, w)`` to the original's shape, at most 512 pixels long, as a classifier's maps are."""
-    from gwapctl.maps import CANVAS
+    from gwapctl.maps.heatmap import CANVAS
 
     canvas = Geometry.fit(width, height, CANVAS)
     size = (canvas.input_width, canvas.input_height)

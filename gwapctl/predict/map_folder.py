@@ -19,7 +19,7 @@ from gwapctl.images.files import find_file, same_name
 from gwapctl.predict.predictions import SCHEMA_VERSION, check_schema, first_problem
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
 
 MAPS = "maps"
 MAPS_INFO = "maps.json"

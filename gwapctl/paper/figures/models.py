@@ -20,17 +20,6 @@ DETECTOR_NAMES = {
     "gwap": "R-FCN + GWAP",
     "gwap+gap": "R-FCN + GWAP + GAP",
 }
-MAP_NAMES = {
-    "weight": "weight map",
-    "class": "class map",
-    "fused": "weight and class map",
-    "score": "score map",
-    "foreground": "foreground map",
-    "backprop": "saliency",
-    "gradcam": "Grad-CAM",
-    "layercam": "LayerCAM",
-    "dgl": "dual gradients",
-}
 
 
 @dataclass(frozen=True, eq=False)
