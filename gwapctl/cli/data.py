@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import DataError, UsageError
 
 MANY_CLASSES = 30  # more are summed up, unless -v
@@ -62,7 +63,7 @@ def list_all(root: options.Root = None, json: options.Json = False) -> None:
         for row in rows
     ]
     console.print_table(["name", "here", "splits", "to download", "how"], cells)
-    console.note("Any folder works, too: VOC layout, class folders, COCO JSON, YOLO, CSV manifest.")
+    console.note(f"Any folder works, too: {folder_layouts()}.")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gwapctl.cli import console
+from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import UsageError, any_of
 from gwapctl.maps import MAPS, layer_maps
 
@@ -40,7 +41,7 @@ DatasetName = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
-        help="A data set's name (gwapctl data list), or a folder: VOC layout, class folders, COCO JSON, YOLO, CSV.",
+        help=f"A data set's name (gwapctl data list), or a folder: {folder_layouts()}.",
         show_default=False,
     ),
 ]

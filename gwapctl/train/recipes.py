@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gwapctl.config import DEFAULT_BACKBONE, NAMED
+from gwapctl.config import DEFAULT_BACKBONE
+from gwapctl.datasets import DATASETS
 from gwapctl.networks.backbones import packaged_weights
 
 
@@ -24,6 +25,6 @@ def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:
         or backbone not in packaged_weights()
         or settings.get("weights", "imagenet") != "imagenet"
     )
-    if learns or other or dataset.partition(":")[0] in NAMED:
+    if learns or other or dataset.partition(":")[0] in DATASETS:
         return None
     return "photos" if backbone == DEFAULT_BACKBONE else f"photos-{backbone}"
