@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import console, options
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, any_of, lookup
+from gwapctl.maps import MAPS
+from gwapctl.networks.backbones import BACKBONES
+from gwapctl.networks.heads import HEADS
 
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
@@ -33,7 +36,10 @@ def train(
     recipe: Annotated[
         str | None, _setting("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)
     ] = None,
-    backbone: Annotated[str | None, _setting("--backbone", "Network that reads the image.", NETWORK)] = None,
+    backbone: Annotated[
+        str | None,
+        _setting("--backbone", f"Network that reads the image: {any_of([*BACKBONES, 'timm:NAME'])}.", NETWORK),
+    ] = None,
     output_stride: Annotated[
         int | None, _setting("--output-stride", "Pixels per cell of its feature map: 8, 16 or 32.", NETWORK)
     ] = None,
@@ -41,7 +47,7 @@ def train(
         bool | None, _setting("--cam-conv/--no-cam-conv", "Add CAM's 3x3 convolution of 1024 channels.", NETWORK)
     ] = None,
     cam_groups: Annotated[int | None, _setting("--cam-groups", "Its groups, 1 or 2 (as released).", NETWORK)] = None,
-    head: Annotated[str | None, _setting("--head", "Pooling and classifier: gwap, gap, ...", NETWORK)] = None,
+    head: Annotated[str | None, _setting("--head", f"Pooling and classifier: {any_of(HEADS)}.", NETWORK)] = None,
     head_option: Annotated[
         list[str] | None, _setting("--head-option", "An option of the head, such as r=10. Repeatable.", NETWORK)
     ] = None,
@@ -124,7 +130,7 @@ def train(
     accumulate: Annotated[int | None, _setting("--accumulate", "Batches per optimizer step.", SCHEDULE)] = None,
     ema: Annotated[float | None, _setting("--ema", "Keep a moving average of the weights, 0.999.", SCHEDULE)] = None,
     seed: Annotated[int | None, _setting("--seed", "Start of every random choice.", SCHEDULE)] = None,
-    map: Annotated[str | None, _setting("--map", "weight, class, fused, ...", READING)] = None,
+    map: Annotated[str | None, _setting("--map", f"{any_of(MAPS)}.", READING)] = None,
     scales: Annotated[str | None, _setting("--scales", "Sizes whose maps are averaged: 224,448.", READING)] = None,
     box_rule: Annotated[str | None, _setting("--box-rule", "paper20, otsu or fixed:0.3.", READING)] = None,
     out: options.Out = None,
@@ -194,7 +200,6 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
     import torch
 
     from gwapctl.config import DetectorConfig
-    from gwapctl.maps import MAPS
     from gwapctl.networks.backbones import build_backbone, pretrained_weights_info
     from gwapctl.networks.heads import check_head
     from gwapctl.networks.rfcn.trunk import check_trunk
@@ -208,8 +213,8 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
         with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
             build_backbone(config.backbone, output_stride=config.output_stride)
     check_head(config.head, config.head_options)
-    if config.map is not None and config.map not in MAPS:
-        raise unknown_name("map method", config.map, MAPS)
+    if config.map is not None:
+        lookup("map method", config.map, MAPS)
     if config.box_rule is not None:
         parse_box_rule(config.box_rule)
 
