@@ -63,7 +63,7 @@ def write_names() -> ModuleType:
 
 @pytest.mark.parametrize(
     ("verb", "names"),
-    [("train", ["toyhead", "toybone", "toymap", "toy layout"]), ("localize", ["toymap"]), ("boxes", ["toyformat"])],
+    [("train", ["toyhead", "toybone", "toy layout"]), ("localize", ["toymap"]), ("boxes", ["toyformat"])],
 )
 def test_help_names_the_toys(verb: str, names: list[str]) -> None:
     script = (
@@ -91,7 +91,7 @@ def test_errors_name_the_toys(tmp_path: Path, run_cli: Callable[..., Any]) -> No
         build_trunk("toybon")
     with pytest.raises(DataError, match=r"Looked for: .*toy\.txt \(toys\)"):
         open_dataset(str(tmp_path))
-    answer = run_cli("train", "voc", "--map", "toymaps", "--dry-run")
+    answer = run_cli("train", "voc", "--set", "map=toymaps", "--dry-run")
     assert answer.code == 2
     assert "unknown map method 'toymaps'. Did you mean 'toymap'?" in answer.stderr
 

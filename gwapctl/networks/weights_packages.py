@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +32,8 @@ class WeightsPackage(NamedTuple):
     @property
     def path(self) -> Path | None:
         """The file, where the right version is installed; None: it is not."""
+        from importlib import metadata
+
         try:
             found = metadata.distribution(self.distribution)
         except metadata.PackageNotFoundError:
@@ -61,6 +62,8 @@ class WeightsPackage(NamedTuple):
     @property
     def absence(self) -> str:
         """Why there is no ``path``, without a full stop."""
+        from importlib import metadata
+
         try:
             installed = metadata.version(self.distribution)
         except metadata.PackageNotFoundError:

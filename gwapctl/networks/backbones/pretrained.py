@@ -6,11 +6,12 @@ import re
 import sys
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlparse
 
 from gwapctl.errors import ModelError
 
 if TYPE_CHECKING:
+    from urllib.parse import ParseResult
+
     from torch import Tensor
 
 TIMM = "timm:"  # in front of the name of any network of timm, whose weights are its hub's
@@ -30,7 +31,7 @@ class PretrainedWeights(NamedTuple):
         """
         import torch
 
-        address = PurePosixPath(urlparse(self.url).path)
+        address = PurePosixPath(self._address.path)
         name = address.parts[2] + address.suffix if self._on_hugging_face else address.name
         return Path(torch.hub.get_dir()) / "checkpoints" / name
 
@@ -43,7 +44,7 @@ class PretrainedWeights(NamedTuple):
             return None
         from huggingface_hub import try_to_load_from_cache
 
-        _, owner, repository, *_, file = PurePosixPath(urlparse(self.url).path).parts
+        _, owner, repository, *_, file = PurePosixPath(self._address.path).parts
         found = try_to_load_from_cache(f"{owner}/{repository}", file)
         return Path(found) if isinstance(found, str) else None
 
@@ -54,7 +55,13 @@ class PretrainedWeights(NamedTuple):
 
     @property
     def _on_hugging_face(self) -> bool:
-        return urlparse(self.url).netloc == "huggingface.co"
+        return self._address.netloc == "huggingface.co"
+
+    @property
+    def _address(self) -> ParseResult:
+        from urllib.parse import urlparse
+
+        return urlparse(self.url)
 
 
 def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
