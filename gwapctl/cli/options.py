@@ -19,8 +19,6 @@ from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
 from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import UsageError, any_of
 from gwapctl.maps import MAPS, layer_maps
-from gwapctl.networks.backbones import BACKBONES
-from gwapctl.networks.heads import HEADS
 
 if TYPE_CHECKING:
     from gwapctl.regions import BoxRule as Rule
@@ -272,6 +270,9 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
 
 def _setting_help(setting: Setting) -> str:
     """Return the help of a setting's flag, with all names that may stand there."""
+    from gwapctl.networks.backbones import BACKBONES
+    from gwapctl.networks.heads import HEADS
+
     names = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS}.get(setting.key)
     return setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
 
