@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, any_of
 from gwapctl.networks.backbones import BACKBONES
 from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32
 
@@ -31,7 +31,7 @@ class Original(Head):
     def __init__(self, channels: int, classes: int, hidden: int = 4096, dropout: float = 0.5) -> None:
         super().__init__()
         if channels not in _POOLING:
-            owners = ", ".join(name for name, entry in BACKBONES.items() if entry.own_head == "original")
+            owners = any_of([name for name, entry in BACKBONES.items() if entry.own_head == "original"], "and")
             raise UsageError(f"head original belongs to {owners}, not to {channels} channels.")
         self.kernel, self.grid = _POOLING[channels]
         inputs = channels * self.grid**2
