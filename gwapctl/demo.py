@@ -174,5 +174,5 @@ def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:
 def _write_boxes(demo: Demo, progress: ProgressCallback) -> None:
     source = open_source(demo.found)
     assert source is not None  # it was written a moment ago
-    EXPORTERS["coco"]().write(demo.boxes, source.items)
+    EXPORTERS["coco"].build().write(demo.boxes, source.items)
     progress(Progress(1, 1, "file"))

@@ -22,11 +22,12 @@ from gwapctl.datasets.backgrounds import background_samples, without_classes
 from gwapctl.datasets.subset import ClassSubset
 from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
-from gwapctl.maps import Localizer
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading
 from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
-from gwapctl.networks.heads import HeadOutput, build_head
+from gwapctl.networks.heads import build_head
 from gwapctl.networks.heads.background import SMALLEST_SPAN, Background
+from gwapctl.networks.heads.base import HeadOutput
 from gwapctl.networks.heads.losses import classification_loss
 from gwapctl.networks.transforms import TrainingBatches, TrainingImages, load_batches
 from gwapctl.progress import Progress

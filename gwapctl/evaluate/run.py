@@ -30,7 +30,7 @@ from gwapctl.regions.rules import DEFAULT_RULE
 from gwapctl.runs import Run
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
 
 PROTOCOLS: dict[str, Callable[[Dataset, Masks], JudgingProtocol]] = {
     "paper": PaperProtocol,
@@ -208,7 +208,7 @@ def _guesses(options: Options) -> FiveGuesses | None:
 
 
 def _open_localizer(target: Target, options: Options) -> Localizer:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
     from gwapctl.networks.classifier import load_classifier
 
     return Localizer(

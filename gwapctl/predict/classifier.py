@@ -22,9 +22,9 @@ from gwapctl.predict.sources import OnError, checked, source_name, sources
 from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer, MapResult
     from gwapctl.maps.heatmap import FloatArray as FloatMap
     from gwapctl.maps.heatmap import PreparedImage
+    from gwapctl.maps.localizer import Localizer, MapResult
     from gwapctl.networks.classifier import Classifier, ModelInfo
 
 
@@ -141,7 +141,7 @@ class Model:
             UsageError: there is no such option, or a value does not do.
 
         """
-        from gwapctl.maps import Localizer
+        from gwapctl.maps.localizer import Localizer
 
         reading, others = split_options(options, reading)
         if others:

@@ -26,7 +26,8 @@ from gwapctl.networks.classifier import (
     read_weights,
     save_model,
 )
-from gwapctl.networks.heads import Head, HeadOutput, head_class
+from gwapctl.networks.heads import head_class
+from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import (
     EvaluationImages,
     Items,

@@ -14,9 +14,10 @@ import numpy as np
 from gwapctl.draw import COLOURS, draw_overlay
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.images.decode import ImageArray
+from gwapctl.maps import MAPS
 from gwapctl.paper.figures.images import Scene
 from gwapctl.paper.figures.layout import Caption, Outline, Panel, Plate, PlateRow
-from gwapctl.paper.figures.models import MAP_NAMES, Subject
+from gwapctl.paper.figures.models import Subject
 from gwapctl.predict.classifier import Predictor, scale_warning
 from gwapctl.predict.detector import DetectorModel, DetectorPredictor
 from gwapctl.predict.result import Localization
@@ -62,7 +63,7 @@ def figure_8(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
     single = [_predictor(own, method, (scale,), lambda _: None) for scale in scales]
     mean = _predictor(own, method, scales, note)
     last = _predictor(other, "class", other.classifier.info.input_size[:1], note)
-    name = f"{own.name} {MAP_NAMES.get(method, method)}"
+    name = f"{own.name} {MAPS[method].label}"
     heads = [f"{name}\n{scale} px" for scale in scales] + [f"{name}\nmean of {len(scales)}"] * (len(scales) > 1)
     predictors = [*single, *([mean] * (len(scales) > 1)), last]
     rows = [PlateRow((_input(scene), *[_map(scene, predictor) for predictor in predictors])) for scene in scenes]
@@ -143,7 +144,7 @@ def _class_predictor(subject: Subject, wishes: Wishes, note: Note) -> Predictor:
 
 
 def _head(subject: Subject, method: str) -> str:
-    return f"{subject.name}\n{MAP_NAMES.get(method, method)}"
+    return f"{subject.name}\n{MAPS[method].label}"
 
 
 def _find(predictor: Predictor | DetectorPredictor, scene: Scene) -> Localization:
