@@ -15,9 +15,9 @@ import argparse
 from pathlib import Path
 
 from gwapctl.paper.build import fill_table
-from gwapctl.paper.figures.images import find_scenes
-from gwapctl.paper.figures.layout import save_plate
-from gwapctl.paper.figures.methods import Method, method_plate
+from gwapctl.paper.figures.images import find_images
+from gwapctl.paper.figures.layout import save_layout
+from gwapctl.paper.figures.methods import Method, method_layout
 from gwapctl.paper.profile import apply_profile, load_profile
 from gwapctl.paper.render import render_markdown
 from gwapctl.paper.results import collect_results
@@ -107,8 +107,8 @@ def draw_picture(spec: TableSpec, folder: Path) -> None:
             methods.append(Method(", ".join(row.labels), model, str(row.evaluate.map), rule))
     if not methods:
         raise SystemExit(f"{folder} holds no finished run of table {spec.name} on {SCENES}.")
-    scenes = find_scenes([], methods[0].model.name, count=IMAGES)
-    save_plate(method_plate(methods, scenes), PICTURE, dpi=DPI)
+    images = find_images([], methods[0].model.name, count=IMAGES)
+    save_layout(method_layout(methods, images), PICTURE, dpi=DPI)
 
 
 if __name__ == "__main__":

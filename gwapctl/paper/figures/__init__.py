@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gwapctl.errors import UsageError, unknown_name
-from gwapctl.paper.figures.images import find_scenes
-from gwapctl.paper.figures.layout import DPI, FORMATS, save_plate
-from gwapctl.paper.figures.models import find_subjects
+from gwapctl.paper.figures.images import find_images
+from gwapctl.paper.figures.layout import DPI, FORMATS, save_layout
+from gwapctl.paper.figures.models import find_models
 from gwapctl.paper.figures.papers import FIGURES, Wishes, build_figure
 
 __all__ = ["DPI", "FIGURES", "FORMATS", "Wishes", "make_figure"]
@@ -46,7 +46,7 @@ def make_figure(
         raise UsageError(f"{out.name} is no figure. Give --out a name that ends in one of: {', '.join(FORMATS)}.")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists. Replace it with --overwrite, or choose another --out.")
-    subjects = find_subjects(models, runs, detectors=name == "9")
-    scenes = find_scenes(images, subjects[0].model.name, dataset=dataset, root=root, count=limit)
-    save_plate(build_figure(name, subjects, scenes, wishes or Wishes(), note), out, dpi=dpi)
+    shown = find_models(models, runs, detectors=name == "9")
+    pictures = find_images(images, shown[0].model.name, dataset=dataset, root=root, count=limit)
+    save_layout(build_figure(name, shown, pictures, wishes or Wishes(), note), out, dpi=dpi)
     return out

@@ -14,8 +14,8 @@ from gwapctl.errors import DataError
 from gwapctl.evaluate.from_model import sees_boxes
 from gwapctl.evaluate.predictions import boxes_from_maps
 from gwapctl.metrics.foreground import boxes_mask
-from gwapctl.paper.figures.images import Scene
-from gwapctl.paper.figures.layout import Outline, Panel, Plate, PlateRow
+from gwapctl.paper.figures.images import FigureImage
+from gwapctl.paper.figures.layout import Layout, Outline, Panel, Row
 from gwapctl.predict.classifier import Model
 
 
@@ -29,7 +29,7 @@ class Method:
     box_rule: str
 
 
-def method_plate(methods: Sequence[Method], scenes: Sequence[Scene]) -> Plate:
+def method_layout(methods: Sequence[Method], images: Sequence[FigureImage]) -> Layout:
     """Lay out one row per method below the images, one column per image.
 
     A map per class is that of the class with the largest box, which stands above the column: as in GT-known
@@ -39,44 +39,44 @@ def method_plate(methods: Sequence[Method], scenes: Sequence[Scene]) -> Plate:
         DataError: an image has no known class, or a model does not know it.
 
     """
-    given = [_given(scene) for scene in scenes]
-    images = [Panel(draw_overlay(scene.pixels, None, []), scene.size, _truth(scene)) for scene in scenes]
-    rows = [PlateRow(tuple(images), "input")]
-    rows += [PlateRow(tuple(_read(method, scene) for scene in scenes), method.name) for method in methods]
-    return Plate(tuple(given), tuple(rows))
+    given = [_given(image) for image in images]
+    inputs = [Panel(draw_overlay(image.pixels, None, []), image.size, _truth(image)) for image in images]
+    rows = [Row(tuple(inputs), "input")]
+    rows += [Row(tuple(_read(method, image) for image in images), method.name) for method in methods]
+    return Layout(tuple(given), tuple(rows))
 
 
-def _given(scene: Scene) -> str:
-    if scene.main_class is None:
-        raise DataError(f"{scene.path} has no known class. Choose images of a data set with labels.")
-    return scene.main_class.name
+def _given(image: FigureImage) -> str:
+    if image.main_class is None:
+        raise DataError(f"{image.path} has no known class. Choose images of a data set with labels.")
+    return image.main_class.name
 
 
-def _read(method: Method, scene: Scene) -> Panel:
+def _read(method: Method, image: FigureImage) -> Panel:
     finder = method.model.finder(map=method.map, box_rule=method.box_rule)
-    width, height = scene.size
+    width, height = image.size
     more: dict[str, Any] = {}
     if sees_boxes(finder.localizer):
-        more["regions"] = [boxes_mask(scene.boxes, width, height).astype(np.uint8)]
-    (result,) = finder.localizer.run([scene.pixels], [[_index(method, scene)]], top_k=0, **more)
+        more["regions"] = [boxes_mask(image.boxes, width, height).astype(np.uint8)]
+    (result,) = finder.localizer.run([image.pixels], [[_index(method, image)]], top_k=0, **more)
     heat = result.heatmap(0)
-    boxes = boxes_from_maps({0: heat}, finder.rule.on_image(scene.pixels), width, height, [0])[0]
-    return Panel(draw_overlay(scene.pixels, heat, []), scene.size, tuple(Outline(box) for box in boxes.tolist()[:1]))
+    boxes = boxes_from_maps({0: heat}, finder.rule.on_image(image.pixels), width, height, [0])[0]
+    return Panel(draw_overlay(image.pixels, heat, []), image.size, tuple(Outline(box) for box in boxes.tolist()[:1]))
 
 
-def _index(method: Method, scene: Scene) -> int:
+def _index(method: Method, image: FigureImage) -> int:
     """Return the model's index of the class that is given."""
-    item = scene.main_class
+    item = image.main_class
     index = -1 if item is None else ClassMatcher(method.model.info.classes).index(item.name, item.id)
     if index < 0:
-        raise DataError(f"{method.model.name} does not know class {_given(scene)!r}.")
+        raise DataError(f"{method.model.name} does not know class {_given(image)!r}.")
     return index
 
 
-def _truth(scene: Scene) -> tuple[Outline, ...]:
+def _truth(image: FigureImage) -> tuple[Outline, ...]:
     """Return the boxes of the class that is given."""
     return tuple(
         Outline(box, truth=True)
-        for box, place in zip(scene.boxes.tolist(), scene.box_classes.tolist(), strict=True)
-        if scene.classes[place] == scene.main_class
+        for box, index in zip(image.boxes.tolist(), image.box_classes.tolist(), strict=True)
+        if image.classes[index] == image.main_class
     )
