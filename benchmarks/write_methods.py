@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from methods_picture import Method, method_layout
+
 from gwapctl.paper.build import fill_table
 from gwapctl.paper.figures.images import find_images
 from gwapctl.paper.figures.layout import save_layout
-from gwapctl.paper.figures.methods import Method, method_layout
 from gwapctl.paper.profile import apply_profile, load_profile
 from gwapctl.paper.render import render_markdown
 from gwapctl.paper.results import collect_results
@@ -44,6 +45,7 @@ gwapctl data synth --background --out data/background    # images without object
 gwapctl data synth --images 400 --out {SCENES}
 gwapctl reproduce {TABLE} --profile {PROFILE}                      # Tiny ImageNet, 40 classes
 gwapctl reproduce {TABLE} --profile {PROFILE} --dataset {SCENES}
+python benchmarks/map_cost.py RUN --maps class,gradcam --store     # img/s and MiB of the maps of each run
 python benchmarks/write_methods.py --collect runs --picture runs
 ```
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
+from methods_picture import Method, method_layout
 from torch import nn
 
 from gwapctl.config import build_train_config
@@ -34,7 +35,6 @@ from gwapctl.paper.figures.layout import (
     text_width,
     wrapped,
 )
-from gwapctl.paper.figures.methods import Method, method_layout
 from gwapctl.paper.figures.models import FigureModel, find_models
 from gwapctl.paper.figures.papers import Wishes, build_figure
 from gwapctl.predict.classifier import Model
