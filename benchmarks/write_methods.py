@@ -49,6 +49,8 @@ python benchmarks/map_cost.py RUN --maps class,gradcam --store     # img/s and M
 python benchmarks/write_methods.py --collect runs --picture runs
 ```
 
+The images of `{SCENES}` are those that version 0.1.0 drew; since then `gwapctl data synth` draws other scenes.
+
 A head is how a feature map becomes class scores; a map is read from a trained network, so several rows share one.
 `class` is the class activation map, `weight` the pooling weights of GWAP, `fused` the mean of these two (ours),
 `foreground` the class-free branch of head `background`, `backprop` the gradient at the pixels; `gradcam`, `layercam`
