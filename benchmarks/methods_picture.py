@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gwapctl.boxes import area
+from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import ClassMatcher
 from gwapctl.draw import draw_overlay
 from gwapctl.errors import DataError
@@ -39,17 +41,23 @@ def method_layout(methods: Sequence[Method], images: Sequence[FigureImage]) -> L
         DataError: an image has no known class, or a model does not know it.
 
     """
-    given = [_given(image) for image in images]
+    given = [main_class(image).name for image in images]
     inputs = [Panel(draw_overlay(image.pixels, None, []), image.size, _truth(image)) for image in images]
     rows = [Row(tuple(inputs), "input")]
     rows += [Row(tuple(_read(method, image) for image in images), method.name) for method in methods]
     return Layout(tuple(given), tuple(rows))
 
 
-def _given(image: FigureImage) -> str:
-    if image.main_class is None:
+def main_class(image: FigureImage) -> ClassName:
+    """Return the class of the largest box, else the first.
+
+    Raises:
+        DataError: no class is known.
+
+    """
+    if not image.classes:
         raise DataError(f"{image.path} has no known class. Choose images of a data set with labels.")
-    return image.main_class.name
+    return image.classes[int(image.box_classes[area(image.boxes).argmax()]) if len(image.boxes) else 0]
 
 
 def _read(method: Method, image: FigureImage) -> Panel:
@@ -66,10 +74,10 @@ def _read(method: Method, image: FigureImage) -> Panel:
 
 def _index(method: Method, image: FigureImage) -> int:
     """Return the model's index of the class that is given."""
-    item = image.main_class
-    index = -1 if item is None else ClassMatcher(method.model.info.classes).index(item.name, item.id)
+    item = main_class(image)
+    index = ClassMatcher(method.model.info.classes).index(item.name, item.id)
     if index < 0:
-        raise DataError(f"{method.model.name} does not know class {_given(image)!r}.")
+        raise DataError(f"{method.model.name} does not know class {item.name!r}.")
     return index
 
 
@@ -78,5 +86,5 @@ def _truth(image: FigureImage) -> tuple[Outline, ...]:
     return tuple(
         Outline(box, truth=True)
         for box, index in zip(image.boxes.tolist(), image.box_classes.tolist(), strict=True)
-        if image.classes[index] == image.main_class
+        if image.classes[index] == main_class(image)
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
-from methods_picture import Method, method_layout
+from methods_picture import Method, main_class, method_layout
 from torch import nn
 
 from gwapctl.config import build_train_config
@@ -281,7 +281,7 @@ def test_images_come_from_the_split_that_is_reported(tmp_path: Path, data: Path)
     assert [one.path.name for one in images] == ["1.png", "3.png"]
     assert images[0].names == NAMES[1]
     assert images[0].boxes.tolist() == [[1, 4, 10, 20]]
-    assert images[0].main_class == images[0].classes[0]
+    assert main_class(images[0]) == images[0].classes[0]
 
 
 def test_images_by_id_path_and_folder_keep_their_order(tmp_path: Path, data: Path) -> None:

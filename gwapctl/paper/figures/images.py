@@ -50,14 +50,6 @@ class FigureImage:
         """The names of what it shows."""
         return ", ".join(item.name for item in self.classes)
 
-    @property
-    def main_class(self) -> ClassName | None:
-        """The class of the largest box, else the first; None where no class is known."""
-        if not len(self.boxes):
-            return self.classes[0] if self.classes else None
-        sides = self.boxes[:, 2:] - self.boxes[:, :2]
-        return self.classes[int(self.box_classes[sides.prod(axis=1).argmax()])]
-
 
 def find_images(
     images: Sequence[str], model: str, *, dataset: str | None = None, root: Path | None = None, count: int = 4
