@@ -119,11 +119,11 @@ def layout(columns: int, text: str = "", label: str = "") -> Layout:
 # --- the sheet ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dpi", [DPI, 130])
 @pytest.mark.parametrize("columns", [1, 2, 5, 9])
 @pytest.mark.parametrize("text", ["", NAMES[1], NAMES[2], "W" * 60, "runs/a-b_c/one-very-long-name-of-a-run"])
-def test_no_text_is_cut_off_or_covers_another(columns: int, text: str) -> None:
-    figure = draw_layout(layout(columns, text, label=text))
-    figure.set_dpi(DPI)
+def test_no_text_is_cut_off_or_covers_another(columns: int, text: str, dpi: int) -> None:
+    figure = draw_layout(layout(columns, text, label=text), dpi=dpi)
     figure.draw_without_rendering()
     whole = figure.bbox
     boxes = [one.get_window_extent() for one in figure.findobj(Text) if one.get_text() and one.get_visible()]
@@ -157,7 +157,7 @@ def test_pictures_keep_their_shape_and_stay_on_the_page(columns: int) -> None:
         assert sheet.x0 <= picture.x0 < picture.x1 <= sheet.x1 + 0.5
         assert sheet.y0 <= picture.y0 < picture.y1 <= sheet.y1
         wide = picture.width > picture.height
-        assert picture.width / 100 == pytest.approx(min(1.7, 6 / columns - 0.06), rel=0.02) or not wide
+        assert picture.width / DPI == pytest.approx(min(1.7, 6 / columns - 0.06), rel=0.02) or not wide
 
 
 def test_boxes_stay_on_their_picture() -> None:
@@ -184,7 +184,7 @@ def test_the_same_layout_gives_the_same_bytes(tmp_path: Path, suffix: str) -> No
     first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("a", "b"))
     assert first == second
     if suffix in (".png", ".jpg"):
-        inches = draw_layout(layout(3, NAMES[2])).get_size_inches()
+        inches = draw_layout(layout(3, NAMES[2]), dpi=60).get_size_inches()
         height, width = cv2.imread(str(tmp_path / f"a{suffix}")).shape[:2]
         assert (width, height) == pytest.approx(tuple(inches * 60), abs=1)
 

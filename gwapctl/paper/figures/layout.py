@@ -108,15 +108,19 @@ def save_layout(layout: Layout, path: Path, *, dpi: int = DPI, width: float = PA
     import matplotlib as mpl
 
     kind = path.suffix.lower()
-    figure = draw_layout(layout, width=width)
+    figure = draw_layout(layout, dpi=dpi, width=width)
     with mpl.rc_context(_STYLE), atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind[1:], dpi=dpi, **_FILES[kind])
 
 
-def draw_layout(layout: Layout, *, width: float = PAGE) -> Figure:
-    """Draw a layout as a matplotlib figure whose size is what the layout needs, ``width`` inches at most."""
+def draw_layout(layout: Layout, *, dpi: int = DPI, width: float = PAGE) -> Figure:
+    """Draw a layout as a matplotlib figure whose size is what the layout needs, ``width`` inches at most.
+
+    It is to be saved with ``dpi`` pixels per inch: letters are as wide as their pixels.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = max(len(layout.heads), *(len(row.panels) for row in layout.rows))
     labels = LABELS if any(row.label for row in layout.rows) else 0.0
@@ -125,8 +129,8 @@ def draw_layout(layout: Layout, *, width: float = PAGE) -> Figure:
     heights = [cell * min(max(row), TALLEST) for row in shapes]
     sheet = np.array([columns * (cell + GAP) + labels, sum(heights) + 9])  # inches; more than all texts take
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=tuple(sheet), layout="constrained")
-        figure.set_layout_engine("constrained", w_pad=GAP / 2, h_pad=GAP / 2, wspace=0, hspace=0)
+        constrained = ConstrainedLayoutEngine(w_pad=GAP / 2, h_pad=GAP / 2, wspace=0, hspace=0)
+        figure = Figure(figsize=tuple(sheet), dpi=dpi, layout=constrained)
         axes = figure.subplots(len(layout.rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
         for one in axes.flat:
             one.set(xticks=[], yticks=[], frame_on=False)
@@ -139,9 +143,11 @@ def draw_layout(layout: Layout, *, width: float = PAGE) -> Figure:
                 if panel is not None:
                     _draw_panel(one, panel, cell, height)
         _explain(figure, layout)
-        figure.draw_without_rendering()
+        constrained.execute(figure)
         pictures = [axes[0, 0].get_position().width * columns, sum(one.get_position().height for one in axes[:, 0])]
         figure.set_size_inches([columns * cell, sum(heights)] + sheet * (1 - np.array(pictures)))
+        constrained.execute(figure)
+        figure.set_layout_engine(None)  # saving would draw everything twice to lay it out again
     return figure
 
 
