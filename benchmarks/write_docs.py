@@ -26,7 +26,7 @@ BENCHMARKS = {
     "train_step": ("A training step at 2 times a plain fp32 loop; gwap within 2 % of gap.", []),
     "cached_features": ("Training a head from cached feature maps at 20 times the epochs of running the backbone.", []),
     "head_overhead": ("The gwap head adds at most 2 % to the forward pass.", []),
-    "gradient_maps": ("Speed and memory of each map beside the class activation map; no target.", []),
+    "map_cost": ("Speed and memory of each map beside the class activation map; no target.", []),
     "map_to_boxes": ("Map to box at 0.85 times the rate of the bare OpenCV calls.", []),
     "detector_step": (
         "A detector at most as slow as torchvision's Faster R-CNN; its weak branch within 5 %.",

@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from methods_picture import Method, method_layout
+
 from gwapctl.paper.build import fill_table
-from gwapctl.paper.figures.images import find_scenes
-from gwapctl.paper.figures.layout import save_plate
-from gwapctl.paper.figures.methods import Method, method_plate
+from gwapctl.paper.figures.images import find_images
+from gwapctl.paper.figures.layout import save_layout
 from gwapctl.paper.profile import apply_profile, load_profile
 from gwapctl.paper.render import render_markdown
 from gwapctl.paper.results import collect_results
@@ -44,8 +45,11 @@ gwapctl data synth --background --out data/background    # images without object
 gwapctl data synth --images 400 --out {SCENES}
 gwapctl reproduce {TABLE} --profile {PROFILE}                      # Tiny ImageNet, 40 classes
 gwapctl reproduce {TABLE} --profile {PROFILE} --dataset {SCENES}
+python benchmarks/map_cost.py RUN --maps class,gradcam --store     # img/s and MiB of the maps of each run
 python benchmarks/write_methods.py --collect runs --picture runs
 ```
+
+The images of `{SCENES}` are those that version 0.1.0 drew; since then `gwapctl data synth` draws other scenes.
 
 A head is how a feature map becomes class scores; a map is read from a trained network, so several rows share one.
 `class` is the class activation map, `weight` the pooling weights of GWAP, `fused` the mean of these two (ours),
@@ -107,8 +111,8 @@ def draw_picture(spec: TableSpec, folder: Path) -> None:
             methods.append(Method(", ".join(row.labels), model, str(row.evaluate.map), rule))
     if not methods:
         raise SystemExit(f"{folder} holds no finished run of table {spec.name} on {SCENES}.")
-    scenes = find_scenes([], methods[0].model.name, count=IMAGES)
-    save_plate(method_plate(methods, scenes), PICTURE, dpi=DPI)
+    images = find_images([], methods[0].model.name, count=IMAGES)
+    save_layout(method_layout(methods, images), PICTURE, dpi=DPI)
 
 
 if __name__ == "__main__":

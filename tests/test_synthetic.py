@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,8 +12,7 @@ from PIL import Image
 from gwapctl import boxes
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.datasets.base import BoxedSample
-from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
-from gwapctl.datasets.synthetic_shapes import SHAPES
+from gwapctl.datasets.synthetic import SHAPES, make_backgrounds, make_synthetic_voc, render
 from gwapctl.errors import UsageError
 from gwapctl.images.decode import read_image
 from gwapctl.inputs import find_inputs
@@ -145,14 +145,13 @@ def test_backgrounds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_is_one_piece_of_a_fair_size(name: str) -> None:
-    line = (np.arange(90, dtype=np.float32) + 0.5) / 45 - 1
-    x, y = np.meshgrid(line * 1.15, line * 1.15)
-    for seed in range(5):
-        relief = SHAPES[name](x, y, np.random.default_rng(seed))
-        inside = relief.inside > 0
-        assert 0.15 < inside.mean() < 0.75
+    for seed in range(8):
+        picture, opacity = render(name, 90, np.array([0.3, -0.4, 0.87]), np.random.default_rng(seed))
+        inside = opacity > 0.5
+        assert cv2.connectedComponents(inside.astype(np.uint8))[0] == 2
+        assert 0.1 < inside.mean() < 0.75
         assert not inside[[0, -1]].any()
         assert not inside[:, [0, -1]].any()
-        assert np.isfinite(relief.height).all()
-        assert relief.pattern.min() >= 0
-        assert relief.pattern.max() <= 1
+        assert picture.min() >= 0
+        assert picture.max() <= 1
+        assert picture[inside].std() > 0.03, "lit and painted"

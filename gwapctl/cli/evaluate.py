@@ -93,11 +93,7 @@ Loose = Annotated[
 ]
 Timing = Annotated[
     bool,
-    typer.Option(
-        "--timing",
-        help="Add images per second of computing and memory of reading the maps.",
-        rich_help_panel=options.MACHINE,
-    ),
+    typer.Option("--timing", hidden=True),  # of version 0.1.0
 ]
 FailUnder = Annotated[
     list[str] | None,
@@ -152,6 +148,8 @@ def evaluate(
     """
     from gwapctl import evaluate as verb
 
+    if timing:
+        raise UsageError("--timing has moved: run `python benchmarks/map_cost.py MODEL` in a checkout of gwapctl.")
     gates = [_gate(text) for text in fail_under or ()]
     _fetch(target, dataset, root, offline, split)
     asked = verb.Options(
@@ -169,7 +167,6 @@ def evaluate(
         loose=loose,
         calibrate=calibrate,
         limit=limit,
-        timing=timing,
         precision=precision,
         device=device,
         batch_size=batch_size,

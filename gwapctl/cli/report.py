@@ -108,21 +108,14 @@ def report(
     if figure is not None and table is None:
         from gwapctl.paper import figures
 
+        path = out or Path(f"figure-{figure}.png")
+        figures.check_figure(figure, path, overwrite=overwrite)
         named = [part.strip() for part in (models or "").split(",") if part.strip()]
-        path = figures.make_figure(
-            figure,
-            out or Path(f"figure-{figure}.png"),
-            models=[str(run), *named] if run is not None else named,
-            runs=runs or Path("runs"),
-            images=images or [],
-            dataset=dataset,
-            root=root,
-            limit=limit,
-            wishes=figures.Wishes(map, options.parse_scales(scales)),
-            dpi=dpi,
-            overwrite=overwrite,
-            note=console.warn,
-        )
+        specs = [str(run), *named] if run is not None else named
+        shown = figures.find_models(specs, runs or Path("runs"), detectors=figure == "9")
+        known = figures.find_images(images or [], shown[0].model.name, dataset=dataset, root=root, count=limit)
+        wishes = figures.Wishes(map, options.parse_scales(scales))
+        figures.save_layout(figures.build_figure(figure, shown, known, wishes, console.warn), path, dpi=dpi)
         console.print_text(str(path))
     elif run is not None and table is None:
         from gwapctl.paper.run_page import write_run_page

@@ -123,10 +123,6 @@ class Dataset(ABC):
         """Return the samples of ``split`` without any box: the view of weakly supervised training."""
         return [without_boxes(sample) for sample in self.boxed_samples(split)]
 
-    def has_boxes(self, split: str) -> bool:
-        """Tell whether any image of ``split`` has a box."""
-        return any(len(sample.boxes) for sample in self.boxed_samples(split))
-
     def notes(self, split: str) -> list[str]:
         """Return what a reader of results on ``split`` must know about the data."""
         del split

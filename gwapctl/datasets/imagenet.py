@@ -9,7 +9,7 @@ Classes are the wnids, sorted: the order of torchvision and wsolevaluation, not 
 
 from __future__ import annotations
 
-import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ from gwapctl.datasets.places import candidates
 from gwapctl.datasets.synsets import name_classes, read_lines, read_synonyms
 from gwapctl.datasets.voc import read_voc_xml
 from gwapctl.errors import DataError
+from gwapctl.files import read_text
 
 FOLDERS = ("imagenet", "ILSVRC2012", "imagenet-object-localization-challenge")
 
@@ -139,8 +140,10 @@ class ImageNet(Dataset):
         """Map stems of validation images to wnids, from Kaggle's table or the development kit."""
         table = self._layout.text("LOC_val_solution.csv")
         if table is not None:
-            rows = csv.DictReader(read_lines(table))
-            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+            import pandas as pd
+
+            rows = pd.read_csv(io.StringIO(read_text(table)), index_col="ImageId", dtype=str)
+            return dict(rows["PredictionString"].str.split(n=1).str[0])
         truth = self._layout.text("ILSVRC2012_validation_ground_truth.txt")
         if truth is None:
             return {}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
-from gwapctl.evaluate.cost import measure_cost
 from gwapctl.evaluate.document import Document, Ground, JudgingProtocol, build_document, judge
 from gwapctl.evaluate.from_detector import evaluate_detector, open_detector
 from gwapctl.evaluate.from_disk import evidence_from_boxes, evidence_from_maps
@@ -46,7 +45,7 @@ class Options:
     ``split`` may be ``held-out``: the images that a run kept out of its training. ``reading``, ``precision``,
     ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images.
     ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks at the images below ``images``,
-    else at the data set's. ``timing`` adds what reading the maps costs (``evaluate.cost``).
+    else at the data set's.
     ``guesses="five"``: the top-5 localization error by CAM's heuristic, with boxes at the thresholds ``tight`` and
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
     """
@@ -65,7 +64,6 @@ class Options:
     loose: str = "0.2"
     calibrate: bool = False
     limit: int | None = None
-    timing: bool = False
     precision: str = "fp32"
     device: str = "auto"
     batch_size: int | None = None
@@ -112,7 +110,7 @@ def _store(document: Document, run: Run, *, whole: bool) -> None:
 
 def _check_options(target: Target, options: Options) -> None:
     """Refuse options that the target cannot follow, rather than ignore them."""
-    reading = {**dict.fromkeys(options.reading.flags, True), "--timing": options.timing}
+    reading = dict.fromkeys(options.reading.flags, True)
     cutting = {
         "--box-rule": options.box_rule,
         "--refine": options.refine,
@@ -188,10 +186,6 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         workers=options.workers,
         progress=progress,
     )
-    if options.timing:
-        cost, how = measure_cost(localizer, ground.samples)
-        document["metrics"] |= cost
-        document["timing"] = how
     if chosen:
         metrics = document["metrics"]
         figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}

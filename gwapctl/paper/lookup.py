@@ -173,8 +173,6 @@ def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:
         options += ["--box-rule", wanted.box_rule]
     for name in EXTRAS:
         options += _extra_flag(name, getattr(wanted, name))
-    if wanted.timing:
-        options += ["--timing"]
     if ground.train_dataset != ground.dataset:
         options += ["--dataset", ground.dataset]
     return shlex.join(["gwapctl", "evaluate", run, *options])

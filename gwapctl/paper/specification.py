@@ -45,7 +45,6 @@ class EvaluateOptions(Frozen):
 
     ``scales = "own"`` is one pass at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops``,
     ``backprop_seg`` and ``guesses`` change what is measured: None means that the number was made without them.
-    ``timing`` adds numbers.
     """
 
     map: str | None = None
@@ -57,7 +56,6 @@ class EvaluateOptions(Frozen):
     crops: Literal["ten"] | None = None
     backprop_seg: Literal["mean", "grabcut"] | None = None
     guesses: Literal["five"] | None = None
-    timing: Literal[True] | None = None
 
     def asked(self) -> tuple[str, ...]:
         """Return the options that matter."""

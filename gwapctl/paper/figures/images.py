@@ -19,10 +19,10 @@ from gwapctl.inputs import find_inputs
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class FigureImage:
     """One image; ``classes`` of what it shows and its ``boxes`` (N, 4) in original pixels, where they are known.
 
-    ``box_classes`` (N,) are places in ``classes``.
+    ``box_classes`` (N,) are indices in ``classes``.
     """
 
     path: Path
@@ -50,19 +50,11 @@ class Scene:
         """The names of what it shows."""
         return ", ".join(item.name for item in self.classes)
 
-    @property
-    def main_class(self) -> ClassName | None:
-        """The class of the largest box, else the first; None where no class is known."""
-        if not len(self.boxes):
-            return self.classes[0] if self.classes else None
-        sides = self.boxes[:, 2:] - self.boxes[:, :2]
-        return self.classes[int(self.box_classes[sides.prod(axis=1).argmax()])]
 
-
-def find_scenes(
+def find_images(
     images: Sequence[str], model: str, *, dataset: str | None = None, root: Path | None = None, count: int = 4
-) -> list[Scene]:
-    """Return the scenes that ``images`` name: files, folders, globs, or ids of the data set's reported split.
+) -> list[FigureImage]:
+    """Return the images that ``images`` name: files, folders, globs, or ids of the data set's reported split.
 
     Without ``images`` the first ``count`` of that split; the data set is by default the one that ``model`` was trained
     on. Files that it does not hold have neither classes nor boxes.
@@ -79,15 +71,15 @@ def find_scenes(
             raise
         classes, samples = (), []  # the pictures are worth having without ground truth
     if not images:
-        return [_scene(sample, classes) for sample in samples[:count]]
+        return [_figure_image(sample, classes) for sample in samples[:count]]
     by_id = {sample.id: sample for sample in samples}
     by_path = {sample.path.resolve(): sample for sample in samples}
-    scenes = []
+    found = []
     for text in images:
         for path in [by_id[text].path] if text in by_id else [item.path for item in find_inputs([text])]:
             known = by_path.get(path.resolve())
-            scenes.append(Scene(path) if known is None else _scene(known, classes))
-    return scenes
+            found.append(FigureImage(path) if known is None else _figure_image(known, classes))
+    return found
 
 
 def _open(model: str, dataset: str | None, root: Path | None) -> tuple[tuple[ClassName, ...], list[BoxedSample]]:
@@ -96,7 +88,7 @@ def _open(model: str, dataset: str | None, root: Path | None) -> tuple[tuple[Cla
     return data.classes, find_samples(target, data, None)[1]
 
 
-def _scene(sample: BoxedSample, classes: Sequence[ClassName]) -> Scene:
+def _figure_image(sample: BoxedSample, classes: Sequence[ClassName]) -> FigureImage:
     known = tuple(dict.fromkeys([*sample.labels, *sample.box_labels.tolist()]))
-    places = np.array([known.index(label) for label in sample.box_labels.tolist()], np.int64)
-    return Scene(sample.path, tuple(classes[label] for label in known), sample.boxes, places)
+    indices = np.array([known.index(label) for label in sample.box_labels.tolist()], np.int64)
+    return FigureImage(sample.path, tuple(classes[label] for label in known), sample.boxes, indices)

@@ -23,7 +23,7 @@ DETECTOR_NAMES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class FigureModel:
     """A model in a figure and the name of its column."""
 
     model: Model | DetectorModel
@@ -51,7 +51,7 @@ class Subject:
         return "weight"
 
 
-def find_subjects(models: Sequence[str], runs: Path, *, detectors: bool = False) -> list[Subject]:
+def find_models(models: Sequence[str], runs: Path, *, detectors: bool = False) -> list[FigureModel]:
     """Load ``models`` (runs, folders, zoo entries); without any, the newest finished run of each head below ``runs``.
 
     ``detectors``: the newest detectors instead, if there are any.
@@ -66,7 +66,7 @@ def find_subjects(models: Sequence[str], runs: Path, *, detectors: bool = False)
     names = [_name(model) for model in loaded]
     several = {name for name, count in Counter(names).items() if count > 1}
     return [
-        Subject(model, f"{name}\n{Path(spec).name}" if name in several else name)
+        FigureModel(model, f"{name}\n{Path(spec).name}" if name in several else name)
         for model, name, spec in zip(loaded, names, specs, strict=True)
     ]
 
