@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
+from gwapctl.boxes import Detections
 from gwapctl.evaluate.detections import evaluate_detections
 from gwapctl.evaluate.document import Ground
-from gwapctl.evaluate.predictions import Detections
 from gwapctl.evaluate.run import Options, calibrate, evaluate, evaluate_boxes, evaluate_maps, evaluate_model
 
 __all__ = [

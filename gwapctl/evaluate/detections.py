@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from gwapctl.boxes import Detections
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.document import Document, Ground, Verdict, build_document, judge
-from gwapctl.evaluate.predictions import Detections, Evidence
+from gwapctl.evaluate.predictions import Evidence
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.progress import ProgressCallback
 

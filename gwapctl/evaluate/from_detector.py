@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwapctl.boxes import Detections
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.evaluate.detections import evaluate_detections
 from gwapctl.evaluate.document import Document, Ground
-from gwapctl.evaluate.predictions import Detections, match_classes
+from gwapctl.evaluate.predictions import match_classes
 from gwapctl.images.decode import read_image
 from gwapctl.progress import ProgressCallback
 

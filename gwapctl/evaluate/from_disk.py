@@ -11,11 +11,11 @@ from typing import cast
 
 import numpy as np
 
-from gwapctl.boxes import FloatArray, as_boxes
+from gwapctl.boxes import Detections, FloatArray, as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
-from gwapctl.evaluate.predictions import ANY, Detections, Evidence, Heatmap, boxes_from_maps, some
+from gwapctl.evaluate.predictions import ANY, Evidence, Heatmap, boxes_from_maps, some
 from gwapctl.files import open_text
 from gwapctl.formats.tables import COLUMNS
 from gwapctl.images.decode import image_size, read_image

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray, as_boxes
+from gwapctl.boxes import Detections, FloatArray, as_boxes
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
@@ -19,15 +19,6 @@ ANY = -1  # in place of a class: a map or box that stands for every class (the w
 
 Heatmap = npt.NDArray[np.floating]
 _NOWHERE: Heatmap = np.zeros((1, 1))  # the map of a class that the data set does not have
-
-
-@dataclass(frozen=True)
-class Detections:
-    """All boxes found in one image: ``boxes`` (N, 4) in original pixels, ``scores`` (N,), ``labels`` (N,)."""
-
-    boxes: FloatArray
-    scores: FloatArray
-    labels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from gwapctl.boxes import Detections
 from gwapctl.errors import DataError, UsageError
 from gwapctl.geometry import Geometry
 from gwapctl.predict.map_folder import MapsInfo
@@ -20,7 +21,7 @@ from gwapctl.regions import parse_box_rule
 if TYPE_CHECKING:
     from gwapctl.images.decode import ImageArray
     from gwapctl.networks.rfcn import DetectorInfo
-    from gwapctl.networks.rfcn.inference import DetectorReader, FoundObjects
+    from gwapctl.networks.rfcn.inference import DetectorReader
 
 MIN_SCORE = 0.3  # what people want to see; measuring takes every box
 MASK_RULE = parse_box_rule("paper20")
@@ -119,7 +120,7 @@ class DetectorFinder:
             for image, pixels in zip(images, loaded, strict=True)
         ]
 
-    def _describe(self, source: Source, found: FoundObjects) -> Localization:
+    def _describe(self, source: Source, found: Detections) -> Localization:
         """Put names to what was found; the maps are of the classes found, each once, the best first."""
         chosen = [self.reader.info.classes[label] for label in found.labels]
         distinct = list(dict.fromkeys(found.labels.tolist()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gwapctl.networks.rfcn.base import BoxTarget, Detections, DetectorInfo
+from gwapctl.networks.rfcn.base import BoxTarget, DetectorInfo
 from gwapctl.networks.rfcn.losses import total_loss
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import (
@@ -17,7 +17,6 @@ from gwapctl.networks.rfcn.store import (
 
 __all__ = [
     "BoxTarget",
-    "Detections",
     "Detector",
     "DetectorInfo",
     "build_detector",
