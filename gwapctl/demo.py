@@ -110,7 +110,7 @@ def run_demo(
             train(config, demo.run, progress=progress)
     with step("4/7 measuring") as progress:
         options = evaluate.Options(map=MAP, scales=SCALES, calibrate=True)
-        demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress))
+        demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress).to_json())
     with step("5/7 localizing") as progress:
         _localize(demo, overwrite, progress)
     with step("6/7 writing boxes") as progress:

@@ -86,13 +86,13 @@ def test_hand_worked_boxes(tmp_path: Path) -> None:
     document = evaluate(str(tmp_path / "maps"), Options(dataset=str(folder), protocol="wsoleval"))
     # a: objects on the grid 0,0,27,110 and 50,100,99,198; the box 0,0,223,112 covers 224 x 113: IoU at most 0.123
     # b: object 0,0,223,111, the same box: 112 / 113
-    assert document["metrics"]["max_box_acc"] == 50
-    assert document["metrics"]["max_box_acc_30"] == 50
-    assert document["metrics"]["max_box_acc_v2_70"] == 50
-    assert document["floors"]["full_image"]["max_box_acc"] == 50  # b: exactly one half
-    assert document["floors"]["full_image"]["max_box_acc_70"] == 0
-    assert document["floors"]["centred_box"]["max_box_acc_30"] == 50  # b: 168 x 84 of 224 x 112 + 168 x 84 = 0.36
-    assert document["floors"]["centred_box"]["max_box_acc"] == 0
+    assert document.metrics["max_box_acc"] == 50
+    assert document.metrics["max_box_acc_30"] == 50
+    assert document.metrics["max_box_acc_v2_70"] == 50
+    assert document.floors["full_image"]["max_box_acc"] == 50  # b: exactly one half
+    assert document.floors["full_image"]["max_box_acc_70"] == 0
+    assert document.floors["centred_box"]["max_box_acc_30"] == 50  # b: 168 x 84 of 224 x 112 + 168 x 84 = 0.36
+    assert document.floors["centred_box"]["max_box_acc"] == 0
 
 
 def write_masks(folder: Path) -> Path:
@@ -134,17 +134,17 @@ def test_hand_worked_px_ap(tmp_path: Path, given: bool) -> None:
     options = Options(dataset=str(folder), protocol="wsoleval", masks=masks if given else None)
     document = evaluate(str(tmp_path / "maps"), options)
     stripe = 10 * 224  # AP = 0.5 x 1 + 0.5 x 1e4 / (1e4 + stripe)
-    assert document["metrics"] == {"px_ap": pytest.approx(100 * (0.5 + 0.5 * 1e4 / (1e4 + stripe)))}
+    assert document.metrics == {"px_ap": pytest.approx(100 * (0.5 + 0.5 * 1e4 / (1e4 + stripe)))}
     counted = 224 * 224 - (120 * 174 - 5000)
-    assert document["floors"]["full_image"]["px_ap"] == pytest.approx(100 * 1e4 / counted)
+    assert document.floors["full_image"]["px_ap"] == pytest.approx(100 * 1e4 / counted)
 
 
 def test_a_map_of_zeros_has_wsolevaluations_box(tmp_path: Path) -> None:
     folder = write_metadata(tmp_path / "meta", "x/a.jpg,0,0,0,0\n", "x/a.jpg,224,224\n", "x/a.jpg\n")
     np.save(tmp_path / "a.jpg.npy", np.zeros((224, 224)))
     document = evaluate(str(tmp_path), Options(dataset=str(folder), protocol="wsoleval"))
-    assert document["n_degenerate"] == 1
-    assert document["metrics"]["max_box_acc"] == 100
+    assert document.n_degenerate == 1
+    assert document.metrics["max_box_acc"] == 100
 
 
 @here
@@ -155,8 +155,8 @@ def test_boxes_agree_with_wsolevaluation_to_the_last_digit(name: str) -> None:
     expected = json.loads((folder / "expected.json").read_text())
     one = expected["expected"]["interval=0.001,multi_contour=False"]
     every = expected["expected"]["interval=0.001,multi_contour=True"]
-    metrics = document["metrics"]
-    assert document["n"] == expected["n_images"]
+    metrics = document.metrics
+    assert document.n == expected["n_images"]
     assert metrics["max_box_acc"] == one["MaxBoxAcc"]
     assert metrics["max_box_acc_threshold"] == one["best_threshold_iou50"]
     assert metrics["max_box_acc_v2"] == every["MaxBoxAccV2"]
@@ -170,4 +170,4 @@ def test_masks_agree_with_wsolevaluation_to_the_last_digit() -> None:
     folder = PARITY / "openimages"
     document = evaluate(str(folder / "maps"), Options(dataset=str(folder / "metadata"), protocol="wsoleval"))
     expected = json.loads((folder / "expected.json").read_text())
-    assert document["metrics"]["px_ap"] == expected["expected"]["interval=0.001"]["PxAP"]
+    assert document.metrics["px_ap"] == expected["expected"]["interval=0.001"]["PxAP"]

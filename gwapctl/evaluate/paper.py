@@ -17,10 +17,10 @@ import numpy.typing as npt
 from gwapctl.boxes import FloatArray, iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.detections import add_detections, detection_rows
-from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.examples import Examples
 from gwapctl.evaluate.ground_truth import Masks, Truth
 from gwapctl.evaluate.predictions import ANY, Evidence, Heatmap
+from gwapctl.evaluate.result import EvaluationResult
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.metrics.detection import DetectionAP
@@ -46,7 +46,7 @@ PREDICTED_KEYS = ("f_measure", "f_of_means", "fg_iou", "fg_iou_pooled")  # also 
 
 
 class PaperProtocol:
-    """Judges one image after the other; ``verdict`` ends it."""
+    """Judges one image after the other; ``result`` ends it."""
 
     def __init__(self, dataset: Dataset, masks: Masks) -> None:
         self._dataset = dataset
@@ -121,7 +121,7 @@ class PaperProtocol:
         if heat is not None and truth.mask is not None:
             self._predicted_iou.update(to_bytes(to_image(heat, width, height)), truth.mask)
 
-    def verdict(self) -> Verdict:
+    def result(self) -> EvaluationResult:
         """Return all metrics that the data allows."""
         omissions = self._omissions.found()
         omitted = {key for keys in omissions for key in keys}
@@ -136,7 +136,7 @@ class PaperProtocol:
         notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions.items()]
         notes += [f"localization leaves out {self._blacklisted} blacklisted images"] * bool(self._blacklisted)
         fg_iou = self._judged.fg_iou
-        return Verdict(
+        return EvaluationResult(
             self._n,
             self._n_degenerate,
             metrics,

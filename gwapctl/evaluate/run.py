@@ -1,4 +1,4 @@
-"""The verb: find what is evaluated and on what, gather the evidence, judge it, write the document."""
+"""The verb: find what is evaluated and on what, gather the evidence, judge it, keep the result."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
 from gwapctl.evaluate.cost import measure_cost
-from gwapctl.evaluate.document import Document, Ground, JudgingProtocol, build_document, judge
 from gwapctl.evaluate.from_detector import evaluate_detector, open_detector
 from gwapctl.evaluate.from_disk import evidence_from_boxes, evidence_from_maps
 from gwapctl.evaluate.from_model import evidence_from_model, sees_boxes
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import PaperProtocol
 from gwapctl.evaluate.predictions import Evidence, FiveGuesses
+from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol, judge
 from gwapctl.evaluate.subject import HELD_OUT, Target, find_dataset, find_samples, find_target
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
@@ -82,8 +82,8 @@ class Options:
 
 def evaluate(
     spec: str, options: Options, *, out: Path | None = None, progress: ProgressCallback | None = None
-) -> Document:
-    """Evaluate a run, model, folder of maps or file of boxes, and return the document of ``evaluate --json``.
+) -> EvaluationResult:
+    """Evaluate a run, model, folder of maps or file of boxes, and return what was measured.
 
     The result of a finished run is stored in the run as well, unless ``limit`` made it a part of the split.
 
@@ -99,23 +99,23 @@ def evaluate(
     split, samples = find_samples(target, dataset, options.split)
     if options.guesses and dataset.multi_label:
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
-    ground = Ground(dataset, split, samples[: options.limit], options.protocol, options.masks)
-    document = _evaluate_on(ground, target, options, progress)
-    document["notes"] += dataset.warnings()
+    ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    result = _evaluate_on(ground_truth, target, options, progress)
+    result.notes += dataset.warnings()
     if target.run is not None:
-        document |= {"run": target.run.name, "seed": target.run.document.get("seed")}
-        _store(document, target.run, whole=options.limit is None)
+        result.run, result.seed = target.run.name, target.run.document.get("seed")
+        _store(result, target.run, whole=options.limit is None)
     if out is not None:
-        write_json(out, document)
-    return document
+        write_json(out, result.to_json())
+    return result
 
 
-def _store(document: Document, run: Run, *, whole: bool) -> None:
+def _store(result: EvaluationResult, run: Run, *, whole: bool) -> None:
     """Keep a result in its run where tables will find it; not what would be wrong there later."""
     if whole and run.finished:
-        run.save_evaluation(document)
+        run.save_evaluation(result.to_json())
     elif not run.finished:
-        document["notes"].append(f"not stored in the run: its training is {run.document['status']}")
+        result.notes.append(f"not stored in the run: its training is {run.document['status']}")
 
 
 def _check_options(target: Target, options: Options) -> None:
@@ -173,13 +173,15 @@ def _check_options(target: Target, options: Options) -> None:
         raise UsageError("a model does not store --crops and --backprop-seg, so --calibrate cannot choose for them.")
 
 
-def _evaluate_on(ground: Ground, target: Target, options: Options, progress: ProgressCallback | None) -> Document:
+def _evaluate_on(
+    ground_truth: GroundTruth, target: Target, options: Options, progress: ProgressCallback | None
+) -> EvaluationResult:
     if target.kind == "boxes":
-        return evaluate_boxes(target.path, ground, progress=progress)
+        return evaluate_boxes(target.path, ground_truth, progress=progress)
     if target.kind == "maps":
         return evaluate_maps(
             target.path,
-            ground,
+            ground_truth,
             box_rule=options.box_rule,
             refine=options.refine,
             images=options.images,
@@ -190,17 +192,17 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         reader = open_detector(
             target.path, precision=options.precision, device=options.device, batch_size=options.batch_size
         )
-        return evaluate_detector(reader, ground, name=target.name, workers=options.workers, progress=progress)
+        return evaluate_detector(reader, ground_truth, name=target.name, workers=options.workers, progress=progress)
     localizer = _open_localizer(target, options)
-    chosen: Document = {}
+    chosen: dict[str, Any] = {}
     if options.calibrate:
-        split, held_out = find_samples(target, ground.dataset, HELD_OUT)
-        asked = replace(ground, split=split, samples=held_out)
+        split, held_out = find_samples(target, ground_truth.dataset, HELD_OUT)
+        asked = replace(ground_truth, split=split, samples=held_out)
         chosen = calibrate(localizer, asked, target.path, refine=options.refine, progress=progress)
     rule = chosen.get("box_rule") or options.box_rule
-    document = evaluate_model(
+    result = evaluate_model(
         localizer,
-        ground,
+        ground_truth,
         name=target.name,
         box_rule=rule,
         refine=options.refine,
@@ -209,16 +211,16 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         progress=progress,
     )
     if options.timing:
-        cost, how = measure_cost(localizer, ground.samples)
-        document["metrics"] |= cost
-        document["timing"] = how
+        cost, how = measure_cost(localizer, ground_truth.samples)
+        result.metrics |= cost
+        result.timing = how
     if chosen:
-        metrics = document["metrics"]
+        metrics = result.metrics
         figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
-        document["calibration"] = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
-        if chosen["split"] == ground.split:
-            document["notes"].append("the threshold was chosen on the very images that it is measured on")
-    return document
+        result.calibration = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
+        if chosen["split"] == ground_truth.split:
+            result.notes.append("the threshold was chosen on the very images that it is measured on")
+    return result
 
 
 def _guesses(options: Options) -> FiveGuesses | None:
@@ -250,7 +252,7 @@ def _open_localizer(target: Target, options: Options) -> Localizer:
 
 def evaluate_model(
     localizer: Localizer,
-    ground: Ground,
+    ground_truth: GroundTruth,
     *,
     name: str,
     box_rule: str | None = None,
@@ -258,15 +260,17 @@ def evaluate_model(
     guesses: FiveGuesses | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
-) -> Document:
-    """Evaluate a model as ``localizer`` reads it; ``name`` is what the document calls it.
+) -> EvaluationResult:
+    """Evaluate a model as ``localizer`` reads it; ``name`` is what the result calls it.
 
     Raises:
         DataError: model and data set share no classes, or an image cannot be read.
 
     """
-    rule = _rule(ground, box_rule or localizer.model.info.box_rule, refine)
-    evidence = evidence_from_model(localizer, ground.dataset, ground.samples, rule, name=name, workers=workers)
+    rule = _rule(ground_truth, box_rule or localizer.model.info.box_rule, refine)
+    evidence = evidence_from_model(
+        localizer, ground_truth.dataset, ground_truth.samples, rule, name=name, workers=workers
+    )
     settings = {
         **_settings(maps_info(localizer), rule),
         "scales": list(localizer.scales),
@@ -277,19 +281,19 @@ def evaluate_model(
     warning = scale_warning(info, localizer.scales)
     notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
     notes += [warning] if warning else []
-    return _document(name, ground, evidence, settings, progress, notes, guesses)
+    return _judge(name, ground_truth, evidence, settings, progress, notes, guesses)
 
 
 def calibrate(
     localizer: Localizer,
-    ground: Ground,
+    ground_truth: GroundTruth,
     folder: Path,
     *,
     refine: str | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
-) -> Document:
-    """Choose the box threshold with the best accuracy (IoU >= 0.5, class given) on ``ground``; store it in the model.
+) -> dict[str, Any]:
+    """Choose the box threshold with the best accuracy (IoU >= 0.5, class given) on held-out images, and store it.
 
     ``model.json`` in ``folder`` gets it as ``box_rule``, along with the map and scales that it was chosen for: a
     threshold is good for these alone. It is chosen on plain maps; a refinement, the model's or the one to ``refine``
@@ -302,22 +306,22 @@ def calibrate(
     from gwapctl.networks.classifier import save_info
 
     accuracy = BoxAccuracy()
-    evidence = evidence_from_model(localizer, ground.dataset, ground.samples, None)
-    for done, (sample, found) in enumerate(zip(ground.samples, evidence, strict=True), start=1):
+    evidence = evidence_from_model(localizer, ground_truth.dataset, ground_truth.samples, None)
+    for done, (sample, found) in enumerate(zip(ground_truth.samples, evidence, strict=True), start=1):
         for label, objects in true_boxes(sample).items():
             heatmap = found.map_of(label)
             if heatmap is not None:
                 accuracy.update(heatmap, objects, found.width, found.height)
         if progress is not None:
-            progress(Progress(done, len(ground.samples), "images", "choosing the threshold"))
+            progress(Progress(done, len(ground_truth.samples), "images", "choosing the threshold"))
     if not accuracy.curve.n:
-        raise DataError(f"{ground.split} of {ground.dataset.name} has no boxes to choose a threshold by.")
+        raise DataError(f"{ground_truth.split} of {ground_truth.dataset.name} has no boxes to choose a threshold by.")
     kept = parse_box_rule(localizer.model.info.box_rule).refinement if refine is None else refine
     rule = refined(parse_box_rule(f"fixed:{accuracy.curve.best_threshold():.3f}"), kept).name
     chosen = {
         "box_rule": rule,
-        "split": ground.split,
-        "n": len(ground.samples),
+        "split": ground_truth.split,
+        "n": len(ground_truth.samples),
         "accuracy": accuracy.compute()["max_box_acc"],
     }
     info = localizer.model.info
@@ -337,14 +341,14 @@ def calibrate(
 
 def evaluate_maps(
     folder: Path,
-    ground: Ground,
+    ground_truth: GroundTruth,
     *,
     box_rule: str | None = None,
     refine: str | None = None,
     images: Path | None = None,
     guesses: FiveGuesses | None = None,
     progress: ProgressCallback | None = None,
-) -> Document:
+) -> EvaluationResult:
     """Evaluate a folder of maps, with the predicted classes that ``localize`` recorded beside them, if it did.
 
     None for ``box_rule`` is the rule that ``localize`` recorded, else ``paper20``.
@@ -356,10 +360,10 @@ def evaluate_maps(
     """
     notes: list[str] = []
     info = MapFolder(folder).info
-    rule = _rule(ground, box_rule or info.box_rule or DEFAULT_RULE, refine)
-    evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule, notes, images)
+    rule = _rule(ground_truth, box_rule or info.box_rule or DEFAULT_RULE, refine)
+    evidence = evidence_from_maps(folder, ground_truth.dataset, ground_truth.samples, rule, notes, images)
     settings = _settings(info, rule)
-    return _document(info.model or str(folder), ground, evidence, settings, progress, notes, guesses)
+    return _judge(info.model or str(folder), ground_truth, evidence, settings, progress, notes, guesses)
 
 
 def _settings(info: MapsInfo, rule: BoxRule | None) -> dict[str, Any]:
@@ -378,7 +382,9 @@ def _settings(info: MapsInfo, rule: BoxRule | None) -> dict[str, Any]:
     }
 
 
-def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | None = None) -> Document:
+def evaluate_boxes(
+    file: Path, ground_truth: GroundTruth, *, progress: ProgressCallback | None = None
+) -> EvaluationResult:
     """Evaluate predicted boxes: what ``localize`` or ``boxes`` wrote as JSON lines or CSV.
 
     Raises:
@@ -386,35 +392,33 @@ def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | N
 
     """
     notes: list[str] = []
-    evidence = evidence_from_boxes(file, ground.dataset, ground.samples, notes)
-    return _document(str(file), ground, evidence, {}, progress, notes)
+    evidence = evidence_from_boxes(file, ground_truth.dataset, ground_truth.samples, notes)
+    return _judge(str(file), ground_truth, evidence, {}, progress, notes)
 
 
-def _rule(ground: Ground, name: str, refine: str | None) -> BoxRule | None:
+def _rule(ground_truth: GroundTruth, name: str, refine: str | None) -> BoxRule | None:
     """Return the rule called ``name``, refined as asked, or None where the protocol finds its own boxes."""
-    return None if ground.protocol == "wsoleval" else refined(parse_box_rule(name), refine)
+    return None if ground_truth.protocol == "wsoleval" else refined(parse_box_rule(name), refine)
 
 
-def _document(
+def _judge(
     name: str,
-    ground: Ground,
+    ground_truth: GroundTruth,
     evidence: Iterable[Evidence],
     settings: dict[str, Any],
     progress: ProgressCallback | None,
     notes: Sequence[str] = (),
     guesses: FiveGuesses | None = None,
-) -> Document:
+) -> EvaluationResult:
     added: list[str] = []
     if guesses is not None:
         tight, loose = guesses.tight.name, guesses.loose.name
         evidence, settings = guesses.added(evidence), {**settings, "guesses": "five", "tight": tight, "loose": loose}
         added = [f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
-    protocol = PROTOCOLS[ground.protocol](ground.dataset, Masks(ground.masks))
-    verdict = judge(protocol, ground.samples, evidence, progress)
-    verdict.notes.extend([*notes, *added, *ground.dataset.notes(ground.split)])
-    if verdict.threshold_curve and settings.get("box_rule"):
+    protocol = PROTOCOLS[ground_truth.protocol](ground_truth.dataset, Masks(ground_truth.masks))
+    result = judge(protocol, ground_truth, evidence, name=name, options=settings, progress=progress)
+    result.notes.extend([*notes, *added, *ground_truth.dataset.notes(ground_truth.split)])
+    if result.threshold_curve and settings.get("box_rule"):
         threshold = getattr(parse_box_rule(settings["box_rule"]), "threshold", None)  # Otsu's is each map's own
-        verdict.threshold_curve |= {} if threshold is None else {"chosen": threshold}
-    return build_document(
-        verdict, model=name, dataset=ground.dataset, split=ground.split, protocol=ground.protocol, options=settings
-    )
+        result.threshold_curve |= {} if threshold is None else {"chosen": threshold}
+    return result

@@ -7,10 +7,10 @@ import numpy as np
 from gwapctl.boxes import iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import ONE_THRESHOLD, threshold_curve
 from gwapctl.evaluate.predictions import Evidence
+from gwapctl.evaluate.result import EvaluationResult
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.pixel_ap import PixelAP
@@ -66,7 +66,7 @@ class WsolevalProtocol:
             if mask is not None:
                 pixels.update(boxes_mask(box, SIDE, SIDE).astype(np.float64), mask)
 
-    def verdict(self) -> Verdict:
+    def result(self) -> EvaluationResult:
         """Return the metrics that the data has positions for."""
         metrics = self._boxes.compute() | self._pixels.compute()
         floors = {
@@ -74,4 +74,4 @@ class WsolevalProtocol:
             for name, parts in self._floors.items()
         }
         curve = threshold_curve(self._boxes.curve) if self._boxes.curve.n else {}
-        return Verdict(self._n, self._n_degenerate, metrics, floors, [], threshold_curve=curve)
+        return EvaluationResult(self._n, self._n_degenerate, metrics, floors, [], threshold_curve=curve)

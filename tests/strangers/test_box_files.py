@@ -15,7 +15,7 @@ import pytest
 from gwapctl.config import read_recipe
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError, UsageError
-from gwapctl.evaluate import Ground, evaluate_boxes
+from gwapctl.evaluate import GroundTruth, evaluate_boxes
 from gwapctl.files import read_json, read_text
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.destination import read_class_list
@@ -42,7 +42,7 @@ def encoded(text: str, encoding: str) -> bytes:
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Ground:
+def ground(tmp_path: Path) -> GroundTruth:
     """Return a COCO data set: a.png shows a cat and a dog, sub/b.png a dog."""
     folder = tmp_path / "set"
     for name in ("a.png", "sub/b.png"):
@@ -59,7 +59,7 @@ def ground(tmp_path: Path) -> Ground:
     }
     (folder / "val.json").write_text(json.dumps(document))
     dataset = open_dataset(str(folder))
-    return Ground(dataset, "val", dataset.boxed_samples("val"))
+    return GroundTruth(dataset, "val", dataset.boxed_samples("val"))
 
 
 ROWS = [
@@ -92,39 +92,39 @@ WRITERS: dict[str, Callable[[list], str]] = {"csv": as_csv, "jsonl": as_jsonl}
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_rows_of_an_image_may_stand_apart(tmp_path: Path, ground: Ground, suffix: str) -> None:
+def test_rows_of_an_image_may_stand_apart(tmp_path: Path, ground: GroundTruth, suffix: str) -> None:
     file = tmp_path / f"boxes.{suffix}"
     file.write_text(WRITERS[suffix](ROWS))
-    expected = evaluate_boxes(file, ground)["metrics"]
+    expected = evaluate_boxes(file, ground).metrics
     assert expected["cor_loc"] == 100
     for seed in range(3):
         file.write_text(WRITERS[suffix](random.Random(seed).sample(ROWS, len(ROWS))))
-        assert evaluate_boxes(file, ground)["metrics"] == pytest.approx(expected)
+        assert evaluate_boxes(file, ground).metrics == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_box_listed_twice_counts_once_and_is_noticed(tmp_path: Path, ground: Ground, suffix: str) -> None:
+def test_a_box_listed_twice_counts_once_and_is_noticed(tmp_path: Path, ground: GroundTruth, suffix: str) -> None:
     once, twice = tmp_path / f"once.{suffix}", tmp_path / f"twice.{suffix}"
     once.write_text(WRITERS[suffix](ROWS))
     twice.write_text(WRITERS[suffix](ROWS + ROWS[1:3]))
     first, second = evaluate_boxes(once, ground), evaluate_boxes(twice, ground)
-    assert second["metrics"] == pytest.approx(first["metrics"])
-    assert not any("twice" in note for note in first["notes"])
-    assert any(f"twice.{suffix} has 2 predictions twice" in note for note in second["notes"])
+    assert second.metrics == pytest.approx(first.metrics)
+    assert not any("twice" in note for note in first.notes)
+    assert any(f"twice.{suffix} has 2 predictions twice" in note for note in second.notes)
 
 
-def test_sizes_that_differ_are_named(tmp_path: Path, ground: Ground) -> None:
+def test_sizes_that_differ_are_named(tmp_path: Path, ground: GroundTruth) -> None:
     file = tmp_path / "boxes.csv"
     file.write_text(as_csv(ROWS) + f"a.png,{WIDTH + 1},{HEIGHT},cat,cat,0.1,1,1,9,9\n")
     with pytest.raises(DataError, match=r"boxes\.csv says of a\.png that it is 40 x 30 and 41 x 30"):
         evaluate_boxes(file, ground)
 
 
-def test_a_size_may_be_missing_or_a_decimal(tmp_path: Path, ground: Ground) -> None:
+def test_a_size_may_be_missing_or_a_decimal(tmp_path: Path, ground: GroundTruth) -> None:
     file = tmp_path / "boxes.csv"
     text = as_csv(ROWS).replace(f",{WIDTH},{HEIGHT},cat", ",,,cat").replace(f",{WIDTH},{HEIGHT},dog", ",40.0,30.0,dog")
     file.write_text(text)
-    assert evaluate_boxes(file, ground)["metrics"]["cor_loc"] == 100
+    assert evaluate_boxes(file, ground).metrics["cor_loc"] == 100
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_a_size_may_be_missing_or_a_decimal(tmp_path: Path, ground: Ground) -> N
         ("a.png,40,30,,,1,4,6,16,20", "line 7: there is a box, but no label"),
     ],
 )
-def test_a_broken_row_is_named_by_its_line(tmp_path: Path, ground: Ground, row: str, message: str) -> None:
+def test_a_broken_row_is_named_by_its_line(tmp_path: Path, ground: GroundTruth, row: str, message: str) -> None:
     file = tmp_path / "boxes.csv"
     file.write_text(as_csv(ROWS) + row + "\n")
     with pytest.raises(DataError, match=rf"boxes\.csv, {message}"):
         evaluate_boxes(file, ground)
 
 
-def test_of_two_images_that_fit_the_nearer_one_counts(tmp_path: Path, ground: Ground) -> None:
+def test_of_two_images_that_fit_the_nearer_one_counts(tmp_path: Path, ground: GroundTruth) -> None:
     def file_of(*names: str) -> Path:
         rows = [("a.png", "cat", 0.9, CAT), ("a.png", "dog", 0.9, DOG)]
         rows += [(name, "dog", 0.9, DOG if name.startswith("images") else WRONG) for name in names]
@@ -152,8 +152,8 @@ def test_of_two_images_that_fit_the_nearer_one_counts(tmp_path: Path, ground: Gr
 
     both = ("old/sub/b.png", "images/sub/b.png")
     for names in (both, both[::-1]):
-        assert evaluate_boxes(file_of(*names), ground)["metrics"]["cor_loc"] == 100
-    assert evaluate_boxes(file_of("images/sub/b.png", "sub/b.png"), ground)["metrics"]["cor_loc"] < 100  # its very id
+        assert evaluate_boxes(file_of(*names), ground).metrics["cor_loc"] == 100
+    assert evaluate_boxes(file_of("images/sub/b.png", "sub/b.png"), ground).metrics["cor_loc"] < 100  # its very id
     with pytest.raises(DataError, match=r"boxes\.csv has 'x/sub/b.png' and 'y/sub/b.png', and both fit .*sub/b\.png"):
         evaluate_boxes(file_of("x/sub/b.png", "y/sub/b.png"), ground)
 
@@ -182,14 +182,14 @@ def test_an_image_in_two_lines_is_one_in_every_export(tmp_path: Path, run_cli: C
 
 
 @pytest.mark.parametrize("encoding", MARKED)
-def test_every_text_file_of_a_user_may_have_a_mark(tmp_path: Path, ground: Ground, encoding: str) -> None:
+def test_every_text_file_of_a_user_may_have_a_mark(tmp_path: Path, ground: GroundTruth, encoding: str) -> None:
     def write(name: str, text: str) -> Path:
         (tmp_path / name).write_bytes(encoded(text, encoding))
         return tmp_path / name
 
     assert read_class_list(write("classes.txt", "café\n\n cat \n")) == ["café", "cat"]
-    assert evaluate_boxes(write("boxes.csv", as_csv(ROWS)), ground)["metrics"]["cor_loc"] == 100
-    assert evaluate_boxes(write("boxes.jsonl", as_jsonl(ROWS)), ground)["metrics"]["cor_loc"] == 100
+    assert evaluate_boxes(write("boxes.csv", as_csv(ROWS)), ground).metrics["cor_loc"] == 100
+    assert evaluate_boxes(write("boxes.jsonl", as_jsonl(ROWS)), ground).metrics["cor_loc"] == 100
     images = {"schema_version": 1, "images": [json.loads(line) for line in as_jsonl(ROWS).splitlines()]}
     assert len(list(read_predictions(write("boxes.json", json.dumps(images))))) == len(ROWS)
     assert read_json(write("a.json", '{"é": 1}')) == {"é": 1}
@@ -220,7 +220,7 @@ def test_resuming_reads_a_file_that_an_editor_marked(tmp_path: Path) -> None:
     assert finished_ids(file) == {"a.png"}
 
 
-def test_the_command_line_reads_marked_files(tmp_path: Path, ground: Ground, run_cli: Callable) -> None:
+def test_the_command_line_reads_marked_files(tmp_path: Path, ground: GroundTruth, run_cli: Callable) -> None:
     (tmp_path / "classes.txt").write_bytes(codecs.BOM_UTF8 + b"dog\r\ncat\r\n")
     (tmp_path / "pred.jsonl").write_bytes(codecs.BOM_UTF8 + as_jsonl(ROWS).encode())
     result = run_cli("boxes", tmp_path / "pred.jsonl", "--format", "coco", "--classes", tmp_path / "classes.txt")
