@@ -103,7 +103,7 @@ def test_detections_of_three_images_by_hand() -> None:
     assert metrics["coco_map"] == pytest.approx((100 * 51 / 101 + 0) / 2)  # COCO's 101 recalls; the box is exact
     assert (document.n, document.n_degenerate, document.floors) == (3, 1, {})
     assert (document.options, document.notes) == ({"scale": 600}, ["trained"])
-    json.dumps(document, allow_nan=False)
+    json.dumps(document.to_json(), allow_nan=False)
 
 
 def test_every_image_needs_its_detections() -> None:
