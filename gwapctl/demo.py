@@ -30,7 +30,7 @@ from gwapctl.inputs import find_inputs
 from gwapctl.paper.run_page import write_run_page
 from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.folder import localize_inputs
-from gwapctl.predict.result import Localization
+from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 
 SETTINGS: dict[str, Any] = {
@@ -73,7 +73,7 @@ def run_demo(
     images: int,
     seed: int = 0,
     overwrite: bool = False,
-    show: Callable[[list[Localization]], None] = lambda _: None,
+    show: Callable[[list[Prediction]], None] = lambda _: None,
 ) -> Demo:
     """Localize three photos with the default model, and ``show`` what was found; then the same with a model of its own.
 
@@ -121,7 +121,7 @@ def run_demo(
     return demo
 
 
-def localize_photos(picture: Path, progress: ProgressCallback) -> list[Localization]:
+def localize_photos(picture: Path, progress: ProgressCallback) -> list[Prediction]:
     """Find what the default model sees in the three photos, and draw it side by side into ``picture``, a JPEG."""
     folder = picture.with_suffix("")
     folder.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from gwapctl.evaluate import GroundTruth, Options, evaluate, evaluate_boxes, eva
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.predictions import FOREIGN, ClassMatcher, match_classes
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 
 WIDTH, HEIGHT = 40, 30  # of every image here; maps are 20 x 15
 BOX = (10.0, 6.0, 30.0, 24.0)
@@ -80,8 +80,8 @@ def write_predictions(folder: Path, images: dict[str, list[tuple[str, float, Seq
     folder.mkdir(exist_ok=True)
     lines = []
     for name, found in images.items():
-        predictions = tuple(Prediction(label, "", score, box and tuple(box)) for label, score, box in found)
-        lines.append(json.dumps(ImagePrediction(name, WIDTH, HEIGHT, predictions=predictions).to_json()))
+        predictions = tuple(ClassPrediction(label, "", score, box and tuple(box)) for label, score, box in found)
+        lines.append(json.dumps(Prediction(name, WIDTH, HEIGHT, predictions=predictions).to_json()))
     path = folder / "predictions.jsonl"
     path.write_text("\n".join(lines))
     return path

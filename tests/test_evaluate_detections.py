@@ -25,7 +25,7 @@ from gwapctl.evaluate import (
 )
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.regions import parse_box_rule
 
 WIDTH, HEIGHT = 60, 40
@@ -115,11 +115,11 @@ def test_every_image_needs_its_detections() -> None:
 
 def write_lines(path: Path, images: dict[str, Sequence[tuple[str, float, Sequence[float] | None]]]) -> Path:
     lines = [
-        ImagePrediction(
+        Prediction(
             name,
             WIDTH,
             HEIGHT,
-            predictions=tuple(Prediction(label, "", score, box and tuple(box)) for label, score, box in rows),
+            predictions=tuple(ClassPrediction(label, "", score, box and tuple(box)) for label, score, box in rows),
         ).to_json()
         for name, rows in images.items()
     ]

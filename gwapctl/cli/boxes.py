@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gwapctl.inputs import ImageInput
     from gwapctl.predict.classifier import Finder
     from gwapctl.predict.detector import DetectorModel
-    from gwapctl.predict.predictions import ImagePrediction
+    from gwapctl.predict.prediction import Prediction
     from gwapctl.regions import BoxRule as Rule
 
 BOXES = "Boxes"
@@ -284,22 +284,12 @@ def _from_detector(
     return Source(found, len(inputs), f"boxes of detector {model.name}")
 
 
-def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[ImagePrediction]:
+def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
     from gwapctl.formats.sources import failed, with_boxes
-    from gwapctl.predict.predictions import ImagePrediction, Prediction
 
     results = finder.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
-        classes = zip(found.classes, found.class_ids, found.scores.tolist(), strict=True)
-        image = ImagePrediction(
-            found.image,
-            found.width,
-            found.height,
-            model,
-            finder.localizer.scales,
-            tuple(Prediction(label, label_id, score) for label, label_id, score in classes),
-            id=item.id,
-        )
+        image = found.recorded(model=model, scales=finder.scales, id=item.id)
         shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
         if found.error:
             yield failed(image, found.error)
@@ -318,9 +308,7 @@ class Tally:
     ids: set[str] = field(default_factory=set)
     classes: set[tuple[str, str]] = field(default_factory=set)
 
-    def watch(
-        self, items: Iterable[ImagePrediction], total: int | None, progress: ProgressCallback
-    ) -> Iterator[ImagePrediction]:
+    def watch(self, items: Iterable[Prediction], total: int | None, progress: ProgressCallback) -> Iterator[Prediction]:
         """Pass ``items`` on, count them, and name those that failed."""
         for item in items:
             if item.error is None:
@@ -331,7 +319,7 @@ class Tally:
                 self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
             else:
                 self.failed += 1
-                console.warn(f"{item.image}: {item.error.message}")
+                console.warn(f"{item.image}: {item.error}")
             progress(Progress(self.images + self.again + self.failed, total, "images"))
             yield item
 

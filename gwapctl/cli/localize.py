@@ -17,7 +17,7 @@ from gwapctl.files import json_text
 if TYPE_CHECKING:
     from gwapctl.predict.classifier import Finder
     from gwapctl.predict.detector import DetectorFinder
-    from gwapctl.predict.predictions import ImagePrediction
+    from gwapctl.predict.prediction import Prediction
 
 SAVES = ("overlay", "map", "mask")
 SOME_FAILED = 3
@@ -206,25 +206,25 @@ class Tally:
     empty: int = 0
     lacking: int = 0  # of those that failed: for want of an extra
 
-    def watch(self, images: Iterable[ImagePrediction]) -> Iterator[ImagePrediction]:
+    def watch(self, images: Iterable[Prediction]) -> Iterator[Prediction]:
         """Pass ``images`` on, count them, and name those that failed."""
         for image in images:
             self.done += 1
             if image.error is not None:
                 self.failed += 1
-                self.lacking += image.error.type == MissingReaderError.__name__
-                console.warn(image.error.message)
+                self.lacking += isinstance(image.error, MissingReaderError)
+                console.warn(str(image.error))
             elif not image.predictions:
                 self.empty += 1
             yield image
 
 
-def _print_jsonl(images: Iterable[ImagePrediction]) -> None:
+def _print_jsonl(images: Iterable[Prediction]) -> None:
     for image in images:
         console.print_jsonl(image.to_json())
 
 
-def _print_json(images: Iterable[ImagePrediction]) -> None:
+def _print_json(images: Iterable[Prediction]) -> None:
     """Write one document, piece by piece: it may be longer than memory."""
     separator = '{"schema_version": 1, "images": [\n'
     for image in images:
@@ -233,20 +233,20 @@ def _print_json(images: Iterable[ImagePrediction]) -> None:
     console.print_text("]}" if separator == "," else separator + "]}")
 
 
-def _print_table(images: Iterable[ImagePrediction]) -> None:
+def _print_table(images: Iterable[Prediction]) -> None:
     stream = iter(images)
     while part := list(islice(stream, ROWS_PER_TABLE)):
         rows = [row for image in part for row in _rows(image)]
         console.print_table(("image", "class", "score", "x0", "y0", "x1", "y1"), rows)
 
 
-def _rows(image: ImagePrediction) -> Iterator[tuple[str, ...]]:
+def _rows(image: Prediction) -> Iterator[tuple[str, ...]]:
     for item in image.predictions:
         corners = ("",) * 4 if item.box is None else tuple(f"{value:.1f}" for value in item.box)
         yield (image.id, item.label, f"{item.score:.3f}", *corners)
 
 
-PRINTERS: dict[str, Callable[[Iterable[ImagePrediction]], None]] = {
+PRINTERS: dict[str, Callable[[Iterable[Prediction]], None]] = {
     "table": _print_table,
     "json": _print_json,
     "jsonl": _print_jsonl,

@@ -23,7 +23,8 @@ from gwapctl.images.files import same_name
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.images_of_maps import ImageFiles
 from gwapctl.predict.map_folder import MapFolder, MapImage
-from gwapctl.predict.predictions import PREDICTIONS, Box, ImagePrediction, Prediction, merge, read_predictions
+from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, merge
+from gwapctl.predict.predictions import PREDICTIONS, read_predictions
 from gwapctl.regions import BoxRule
 
 _NOTHING = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
@@ -164,7 +165,7 @@ def _read_evidence(
     images = _stored_images(file, samples, notes)
     for image in images.values():
         if image.error is not None:
-            raise DataError(f"{file}: {image.image} failed ({image.error.message}). Localize it again with --resume.")
+            raise DataError(f"{file}: {image.image} failed ({image.error}). Localize it again with --resume.")
     matcher = ClassMatcher(dataset.classes)
     foreign = _foreign_classes(images.values(), matcher)
     if foreign:
@@ -172,23 +173,23 @@ def _read_evidence(
     return {sample_id: _evidence_of(image, matcher, dataset.classes) for sample_id, image in images.items()}
 
 
-def _foreign_classes(images: Iterable[ImagePrediction], matcher: ClassMatcher) -> list[str]:
+def _foreign_classes(images: Iterable[Prediction], matcher: ClassMatcher) -> list[str]:
     labels = {item.label or item.label_id: _index(item, matcher) for image in images for item in image.predictions}
     return sorted(label for label, index in labels.items() if index == FOREIGN)
 
 
-def _index(item: Prediction, matcher: ClassMatcher) -> int:
+def _index(item: ClassPrediction, matcher: ClassMatcher) -> int:
     return matcher.index(item.label, item.label_id)
 
 
-def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str]) -> dict[str, ImagePrediction]:
+def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str]) -> dict[str, Prediction]:
     """Return what the file says by sample id, what it says of an image in several places together.
 
     Of two images that fit a sample, such as ``train/a.jpg`` and ``val/a.jpg``, the one more like its path is it.
     """
     index = ImageIndex(sample.id for sample in samples)
     paths = {sample.id: sample.path.as_posix() for sample in samples}
-    found: dict[str, list[ImagePrediction]] = {}
+    found: dict[str, list[Prediction]] = {}
     for image in _read_csv(file) if file.suffix.lower() == ".csv" else read_predictions(file):
         sample_id = index.find(image.id, image.image)
         if sample_id is None:
@@ -206,7 +207,7 @@ def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str])
     return merged
 
 
-def _is_nearer(image: ImagePrediction, other: ImagePrediction, sample_id: str, path: str, file: Path) -> bool:
+def _is_nearer(image: Prediction, other: Prediction, sample_id: str, path: str, file: Path) -> bool:
     """Tell which of two images a sample is: the one of its very id, else the one that shares more folders with it."""
     alike, alike_other = (
         (same_name(item.id) == same_name(sample_id), _parts_alike(item.id, path)) for item in (image, other)
@@ -224,7 +225,7 @@ def _parts_alike(name: str, path: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*backwards, strict=False)))
 
 
-def _evidence_of(image: ImagePrediction, matcher: ClassMatcher, classes: Sequence[ClassName]) -> Evidence:
+def _evidence_of(image: Prediction, matcher: ClassMatcher, classes: Sequence[ClassName]) -> Evidence:
     """Turn one line of predictions, best first, into evidence."""
     predictions = sorted(image.predictions, key=lambda item: -item.score)
     labels = [_index(item, matcher) for item in predictions]
@@ -251,7 +252,7 @@ def _evidence_of(image: ImagePrediction, matcher: ClassMatcher, classes: Sequenc
     )
 
 
-def _read_csv(file: Path) -> Iterator[ImagePrediction]:
+def _read_csv(file: Path) -> Iterator[Prediction]:
     """Yield the images of a table of boxes as ``gwapctl boxes --format csv`` writes it, one image per row.
 
     Raises:
@@ -270,16 +271,16 @@ def _read_csv(file: Path) -> Iterator[ImagePrediction]:
             raise DataError(f"cannot read {file}, line {rows.line_num}: {error}.") from error
 
 
-def _image_of(row: Mapping[str, str]) -> ImagePrediction:
+def _image_of(row: Mapping[str, str]) -> Prediction:
     if None in row or None in row.values():
         raise ValueError("the row has not as many cells as the header")
     found = []
     if row["label"] or row["label_id"]:  # an image without any class keeps a row with empty cells
         box = None if not row["x0"] else tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        found.append(Prediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
+        found.append(ClassPrediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
     elif row["x0"]:
         raise ValueError("there is a box, but no label")
-    return ImagePrediction(row["image"], _pixels(row["width"]), _pixels(row["height"]), predictions=tuple(found))
+    return Prediction(row["image"], _pixels(row["width"]), _pixels(row["height"]), predictions=tuple(found))
 
 
 def _pixels(cell: str) -> int:

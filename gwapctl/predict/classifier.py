@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray
 from gwapctl.errors import DataError, UsageError
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.map_folder import MapsInfo, maps_info
-from gwapctl.predict.result import Localization, Source, load
+from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, Source, load
 from gwapctl.predict.sources import OnError, checked, source_name, sources
 from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule, refined
 
@@ -82,7 +81,7 @@ class Model:
 
     def localize(
         self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
-    ) -> list[Localization]:
+    ) -> list[Prediction]:
         """Localize one or many images and return the results in order. See ``stream`` for the options.
 
         Raises:
@@ -111,7 +110,7 @@ class Model:
         batch_size: int | None = None,
         workers: int | None = None,
         on_error: OnError = "raise",
-    ) -> Iterator[Localization]:
+    ) -> Iterator[Prediction]:
         """Yield one result per image, in order, while later images are worked on; memory stays flat.
 
         Args:
@@ -216,23 +215,23 @@ class Finder:
         """Say how the maps are made, and the boxes from them."""
         return maps_info(self.localizer, model_name, self.rule.name)
 
-    def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
+    def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
         return self.rule.without_image().mask(found.maps[0]) if found.mask is None else found.mask
 
-    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Localization]:
+    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
         """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
         from gwapctl.predict.threads import in_threads
 
         return in_threads(self.find, sources, chunk=self.localizer.batch_size, workers=workers)
 
-    def find(self, sources: Sequence[Source]) -> list[Localization]:
+    def find(self, sources: Sequence[Source]) -> list[Prediction]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
         prepared = [self._prepare(source) for source in sources]
         readable = [item[0] for item in prepared if not isinstance(item, DataError)]
         results = iter(self.localizer.run(readable, top_k=self.top_k))
         return [
-            Localization(source_name(source), 0, 0, error=item, source=source)
+            Prediction(source_name(source), 0, 0, error=item, source=source)
             if isinstance(item, DataError)
             else self._describe(source, *item, next(results))
             for source, item in zip(sources, prepared, strict=True)
@@ -246,32 +245,38 @@ class Finder:
         except DataError as error:
             return error
 
-    def _describe(self, source: Source, image: PreparedImage, rule: BoxRule, result: MapResult) -> Localization:
-        chosen = [self.info.classes[index] for index in result.classes]
+    def _describe(self, source: Source, image: PreparedImage, rule: BoxRule, result: MapResult) -> Prediction:
         size = (image.width, image.height)
-        heatmaps = [result.heatmap(place) for place in range(len(result.heatmaps))]
+        heatmaps = [result.heatmap(index) for index in range(len(result.heatmaps))]
         regions = [next(iter(map_to_boxes(heatmap, rule)), None) for heatmap in heatmaps]
         boxes = [_in_image(region, heatmap, *size) for region, heatmap in zip(regions, heatmaps, strict=True)]
-        return Localization(
+        count = len(result.classes)
+        return Prediction(
             source_name(source),
             *size,
-            classes=tuple(item.name for item in chosen),
-            class_ids=tuple(item.id for item in chosen),
-            scores=result.probabilities[list(result.classes)].astype(np.float64),
-            boxes=np.broadcast_to(boxes, (len(chosen), 4)),
-            maps=np.broadcast_to(result.heatmaps, (len(chosen), *result.heatmaps.shape[1:])),
+            predictions=tuple(
+                ClassPrediction(self.info.classes[index].name, self.info.classes[index].id, score, box)
+                for index, score, box in zip(
+                    result.classes,
+                    result.probabilities[list(result.classes)].tolist(),
+                    boxes * count if result.shared else boxes,
+                    strict=True,
+                )
+            ),
+            maps=np.broadcast_to(result.heatmaps, (count, *result.heatmaps.shape[1:])),
             shared=result.shared,
             mask=None if not regions or regions[0] is None else regions[0].mask,
             source=source,
         )
 
 
-def _in_image(region: Region | None, heatmap: FloatMap, width: int, height: int) -> FloatArray:
-    """Return the box ``(4,)`` of a region of ``heatmap`` (h, w) in original pixels; NaN where there is none."""
+def _in_image(region: Region | None, heatmap: FloatMap, width: int, height: int) -> Box | None:
+    """Return the box of a region of ``heatmap`` (h, w) in original pixels; None where there is none."""
     if region is None:
-        return np.full(4, np.nan)
+        return None
     rows, columns = heatmap.shape
-    return np.asarray(region.box * [width / columns, height / rows, width / columns, height / rows])
+    x0, y0, x1, y1 = (region.box * [width / columns, height / rows, width / columns, height / rows]).tolist()
+    return x0, y0, x1, y1
 
 
 def scale_warning(info: ModelInfo, scales: Sequence[int]) -> str | None:

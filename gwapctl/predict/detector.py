@@ -14,7 +14,7 @@ from gwapctl.boxes import Detections
 from gwapctl.errors import DataError, UsageError
 from gwapctl.geometry import Geometry
 from gwapctl.predict.map_folder import MapsInfo
-from gwapctl.predict.result import Localization, Source, load
+from gwapctl.predict.prediction import ClassPrediction, Prediction, Source, load
 from gwapctl.predict.sources import OnError, checked, source_name, sources
 from gwapctl.regions import parse_box_rule
 
@@ -46,7 +46,7 @@ class DetectorModel:
 
     def localize(
         self, images: Source | Iterable[Source], *, min_score: float = MIN_SCORE, on_error: OnError = "raise"
-    ) -> list[Localization]:
+    ) -> list[Prediction]:
         """Detect in one or many images and return the results in order. See ``stream``.
 
         Raises:
@@ -62,7 +62,7 @@ class DetectorModel:
         min_score: float = MIN_SCORE,
         workers: int | None = None,
         on_error: OnError = "raise",
-    ) -> Iterator[Localization]:
+    ) -> Iterator[Prediction]:
         """Yield one result per image, in order, while later images are worked on; memory stays flat.
 
         Args:
@@ -98,43 +98,43 @@ class DetectorFinder:
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
         return MapsInfo("weight", model_name, self.scales, resize="keep", values="raw", class_agnostic=False)
 
-    def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
+    def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map: above 20 % of its range."""
         return MASK_RULE.mask(found.maps[0])
 
-    def stream(self, images: Iterable[Source], workers: int | None = None) -> Iterator[Localization]:
+    def stream(self, images: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
         """Yield the results of ``images`` in order; those that cannot be read carry an ``error``."""
         from gwapctl.predict.threads import in_threads
 
         return in_threads(self.find, images, chunk=self.batch_size, workers=workers)
 
-    def find(self, images: Sequence[Source]) -> list[Localization]:
+    def find(self, images: Sequence[Source]) -> list[Prediction]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
         loaded = [_load(image) for image in images]
         readable = [pixels for pixels in loaded if not isinstance(pixels, DataError)]
         results = iter(self.reader.run(readable, min_score=self.min_score, maps=True, batch_size=self.batch_size))
         return [
-            Localization(source_name(image), 0, 0, error=pixels, source=image)
+            Prediction(source_name(image), 0, 0, error=pixels, source=image)
             if isinstance(pixels, DataError)
             else self._describe(image, next(results))
             for image, pixels in zip(images, loaded, strict=True)
         ]
 
-    def _describe(self, source: Source, found: Detections) -> Localization:
+    def _describe(self, source: Source, found: Detections) -> Prediction:
         """Put names to what was found; the maps are of the classes found, each once, the best first."""
-        chosen = [self.reader.info.classes[label] for label in found.labels]
         distinct = list(dict.fromkeys(found.labels.tolist()))
         maps = np.zeros((0, 1, 1), np.float16)
         if found.weight_maps is not None and distinct:
             maps = _on_canvas(found.weight_maps[distinct], found.width, found.height)
-        return Localization(
+        classes = self.reader.info.classes
+        rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+        return Prediction(
             source_name(source),
             found.width,
             found.height,
-            classes=tuple(item.name for item in chosen),
-            class_ids=tuple(item.id for item in chosen),
-            scores=found.scores,
-            boxes=found.boxes,
+            predictions=tuple(
+                ClassPrediction(classes[label].name, classes[label].id, score, tuple(box)) for label, score, box in rows
+            ),
             maps=maps,
             source=source,
         )

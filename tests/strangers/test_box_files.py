@@ -20,14 +20,8 @@ from gwapctl.files import read_json, read_text
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.destination import read_class_list
 from gwapctl.inputs import find_inputs
-from gwapctl.predict.predictions import (
-    ImagePrediction,
-    Prediction,
-    PredictionError,
-    finished_ids,
-    merge,
-    read_predictions,
-)
+from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError, merge
+from gwapctl.predict.predictions import finished_ids, read_predictions
 
 WIDTH, HEIGHT = 40, 30
 CAT, DOG, WRONG = (4, 6, 16, 20), (22, 8, 36, 28), (0, 0, 3, 2)
@@ -79,7 +73,7 @@ def as_csv(rows: list) -> str:
 def as_jsonl(rows: list) -> str:
     """Return a line per box: images stand in several lines."""
     documents = [
-        ImagePrediction(image, WIDTH, HEIGHT, predictions=(Prediction(name, name, score, box),)).to_json()
+        Prediction(image, WIDTH, HEIGHT, predictions=(ClassPrediction(name, name, score, box),)).to_json()
         for image, name, score, box in rows
     ]
     return "".join(json.dumps(document) + "\n" for document in documents)
@@ -159,8 +153,8 @@ def test_of_two_images_that_fit_the_nearer_one_counts(tmp_path: Path, ground: Gr
 
 
 def test_what_worked_in_the_end_counts() -> None:
-    good = ImagePrediction("a.png", 4, 3, predictions=(Prediction("cat", "cat", 1.0),))
-    bad = ImagePrediction("a.png", 0, 0, error=PredictionError("DataError", "a.png is empty"))
+    good = Prediction("a.png", 4, 3, predictions=(ClassPrediction("cat", "cat", 1.0),))
+    bad = Prediction("a.png", 0, 0, error=PredictionError("DataError", "a.png is empty"))
     assert merge([bad, good], "f") == merge([good, bad], "f") == good
     assert merge([bad, bad], "f") == bad
 
@@ -234,7 +228,7 @@ def test_the_command_line_reads_marked_files(tmp_path: Path, ground: GroundTruth
 
 
 def test_a_list_of_classes_is_named_when_it_does_not_do(tmp_path: Path) -> None:
-    item = ImagePrediction("a.png", 9, 7, predictions=(Prediction("cat", "1", 1.0, (1, 1, 4, 5)),))
+    item = Prediction("a.png", 9, 7, predictions=(ClassPrediction("cat", "1", 1.0, (1, 1, 4, 5)),))
     file = tmp_path / "classes.txt"
     for text, message in (("dog\n", r"class 'cat' \(id '1'\) is not in the list of classes .*classes\.txt"),
                           ("cat\ncat\n", r"list of classes .*classes\.txt names a class twice: 'cat'")):  # fmt: skip
@@ -245,7 +239,7 @@ def test_a_list_of_classes_is_named_when_it_does_not_do(tmp_path: Path) -> None:
 
 
 def test_data_yaml_is_found_from_any_folder(tmp_path: Path) -> None:
-    item = ImagePrediction("a.png", 9, 7, predictions=(Prediction("cat", "1", 1.0, (1, 1, 4, 5)),))
+    item = Prediction("a.png", 9, 7, predictions=(ClassPrediction("cat", "1", 1.0, (1, 1, 4, 5)),))
     EXPORTERS["yolo"]().write(tmp_path, [item])
     lines = (tmp_path / "data.yaml").read_text().splitlines()
     assert lines == ["train: images", "val: images", "nc: 1", "names:", '  0: "cat"']  # no path: the YAML's own folder
@@ -254,7 +248,7 @@ def test_data_yaml_is_found_from_any_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["yolo", "voc"])
 @pytest.mark.parametrize("suffix", ["png", "JFIF", "heic", "webp"])
 def test_images_that_would_share_a_label_file_are_refused(tmp_path: Path, name: str, suffix: str) -> None:
-    items = [ImagePrediction(image, 9, 7) for image in ("s/a.jpg", f"s/a.{suffix}")]
+    items = [Prediction(image, 9, 7) for image in ("s/a.jpg", f"s/a.{suffix}")]
     with pytest.raises(UsageError, match=rf"'s/a.jpg' and 's/a.{suffix}' would share the annotation 's/a'"):
         EXPORTERS[name]().write(tmp_path / "out", items)
     assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from gwapctl.evaluate.predictions import match_classes, spread
 from gwapctl.formats.base import class_table
 from gwapctl.formats.sources import open_source
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 
 WIDTH, HEIGHT = 40, 30
 BOXES = {"cat": (4, 6, 16, 20), "dog": (22, 8, 36, 28)}
@@ -196,7 +196,7 @@ def test_boxes_are_cut_from_the_map_of_their_class(tmp_path: Path) -> None:
         MapsInfo(class_agnostic=False),
         [("a.png", MapImage(WIDTH, HEIGHT, ("cat", "dog"), ("1", "2")))],
     )
-    dog = ImagePrediction("a.png", WIDTH, HEIGHT, predictions=(Prediction("dog", "1", 0.9),))
+    dog = Prediction("a.png", WIDTH, HEIGHT, predictions=(ClassPrediction("dog", "1", 0.9),))
     (tmp_path / "predictions.jsonl").write_text(json.dumps(dog.to_json()) + "\n")
     source = open_source(tmp_path, max_boxes=1)
     assert source is not None

@@ -19,7 +19,7 @@ from gwapctl.paper.figures.layout import Caption, Outline, Panel, Plate, PlateRo
 from gwapctl.paper.figures.models import MAP_NAMES, Subject
 from gwapctl.predict.classifier import Finder, scale_warning
 from gwapctl.predict.detector import DetectorFinder, DetectorModel
-from gwapctl.predict.result import Localization
+from gwapctl.predict.prediction import Prediction
 
 SURE = 0.5  # a class of a multi-label model is shown above this score
 MOST_MAPS = 3  # class maps beside a detection
@@ -144,23 +144,17 @@ def _head(subject: Subject, method: str) -> str:
     return f"{subject.name}\n{MAP_NAMES.get(method, method)}"
 
 
-def _find(finder: Finder | DetectorFinder, scene: Scene) -> Localization:
+def _find(finder: Finder | DetectorFinder, scene: Scene) -> Prediction:
     (found,) = finder.find([scene.pixels])
     return found
 
 
-def _sure(found: Localization, subject: Subject) -> Localization:
+def _sure(found: Prediction, subject: Subject) -> Prediction:
     """Leave the classes that a classifier finds: those above one half of a multi-label model, always the best one."""
     if isinstance(subject.model, DetectorModel):
         return found
     count = max(1, int((found.scores > SURE).sum())) if subject.model.info.multi_label else 1
-    return replace(
-        found,
-        classes=found.classes[:count],
-        scores=found.scores[:count],
-        boxes=found.boxes[:count],
-        maps=found.maps[:count],
-    )
+    return replace(found, predictions=found.predictions[:count], maps=found.maps[:count])
 
 
 # ------------------------------------------------------------------------------------------------------------ panels
@@ -180,7 +174,7 @@ def _map(scene: Scene, finder: Finder) -> Panel:
     return Panel(_heated(scene, found, 0), scene.size, captions=captions)
 
 
-def _detections(scene: Scene, found: Localization, columns: int) -> PlateRow:
+def _detections(scene: Scene, found: Prediction, columns: int) -> PlateRow:
     """Show all boxes of an image, and beside them one map per class, the class of the best box first."""
     names = list(dict.fromkeys(found.classes))
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
@@ -199,11 +193,11 @@ def _detections(scene: Scene, found: Localization, columns: int) -> PlateRow:
     return PlateRow((_input(scene), first, *maps, *[None] * (columns - len(maps))))
 
 
-def _heated(scene: Scene, found: Localization, place: int) -> ImageArray:
+def _heated(scene: Scene, found: Prediction, place: int) -> ImageArray:
     return draw_overlay(scene.pixels, found.maps[place].astype(np.float32), [])
 
 
-def _scored(found: Localization, name: str) -> str:
+def _scored(found: Prediction, name: str) -> str:
     """Write a class with the scores of its boxes, the best first."""
     scores = [f"{score:.0%}" for one, score in zip(found.classes, found.scores, strict=True) if one == name]
     more = f" and {len(scores) - MOST_SCORES} more" if len(scores) > MOST_SCORES else ""
