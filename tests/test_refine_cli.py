@@ -18,7 +18,7 @@ from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import UsageError
 from gwapctl.evaluate import Options, evaluate
-from gwapctl.evaluate.from_disk import evidence_from_maps
+from gwapctl.evaluate.from_disk import predictions_from_maps
 from gwapctl.evaluate.predictions import ANY
 from gwapctl.images.decode import read_image
 from gwapctl.predict.map_folder import MapFolder, write_map
@@ -250,8 +250,8 @@ def test_evaluating_maps_without_the_images_of_the_data_set(world: Path, tmp_pat
     gone = [replace(sample, path=Path("/nowhere") / sample.id) for sample in there]
 
     def boxes(samples: list[BoxedSample], images: Path | None = None) -> list[list[float]]:
-        evidence = evidence_from_maps(out, dataset, samples, rule, [], images)
-        return [found.boxes[ANY][0].tolist() for found in evidence]
+        predictions = predictions_from_maps(out, dataset, samples, rule, [], images)
+        return [found.boxes_by_class[ANY][0].tolist() for found in predictions]
 
     expected = boxes(there)
     assert boxes(gone) == expected

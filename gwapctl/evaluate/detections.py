@@ -10,9 +10,9 @@ import numpy as np
 from gwapctl.boxes import Detections
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate.predictions import Evidence
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth, judge
 from gwapctl.metrics.detection import DetectionAP
+from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import ProgressCallback
 
 
@@ -40,9 +40,9 @@ def evaluate_detections(
         DataError: the split has no object that counts, or an image cannot be used.
 
     """
-    evidence = (Evidence(0, 0, detections=found) for found in detections)
+    predictions = (Prediction("", 0, 0, detections=found) for found in detections)
     protocol = DetectionProtocol(ground_truth.dataset)
-    result = judge(protocol, ground_truth, evidence, name=name, options=dict(options or {}), progress=progress)
+    result = judge(protocol, ground_truth, predictions, name=name, options=dict(options or {}), progress=progress)
     result.notes.extend(notes)
     return result
 
@@ -60,14 +60,14 @@ class DetectionProtocol:
         self._images = np.zeros(len(dataset.classes), np.int64)
         self._n = self._n_degenerate = 0
 
-    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
         """Judge one image.
 
         Raises:
             DataError: nothing says what was found in it.
 
         """
-        found = evidence.detections
+        found = prediction.detections
         if found is None:
             raise DataError(f"there are no detections for {sample.id!r}. Detect on the whole split.")
         self._n += 1

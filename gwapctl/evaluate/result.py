@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate.predictions import Evidence
+from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import now
 
@@ -82,7 +82,7 @@ class EvaluationResult:
 class JudgingProtocol(Protocol):
     """A named, frozen way of judging: one ``update`` per image, then the ``result``."""
 
-    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
         """Judge one image."""
 
     def result(self) -> EvaluationResult:
@@ -92,13 +92,13 @@ class JudgingProtocol(Protocol):
 def judge(
     protocol: JudgingProtocol,
     ground_truth: GroundTruth,
-    evidence: Iterable[Evidence],
+    predictions: Iterable[Prediction],
     *,
     name: str,
     options: dict[str, Any],
     progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
-    """Judge all samples by their ``evidence``, one at a time.
+    """Judge all samples by their ``predictions``, one at a time.
 
     ``name`` and ``options`` (None: not said) are what the result calls the model, and how it was read.
 
@@ -107,7 +107,7 @@ def judge(
 
     """
     samples = ground_truth.samples
-    for done, (sample, found) in enumerate(zip(samples, evidence, strict=True), start=1):
+    for done, (sample, found) in enumerate(zip(samples, predictions, strict=True), start=1):
         protocol.update(sample, found)
         if progress is not None:
             progress(Progress(done, len(samples), "images"))

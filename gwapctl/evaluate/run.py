@@ -1,9 +1,10 @@
-"""The verb: find what is evaluated and on what, gather the evidence, judge it, keep the result."""
+"""The verb: find what is evaluated and on what, gather its predictions, judge them, keep the result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
 from gwapctl.evaluate.cost import measure_cost
 from gwapctl.evaluate.from_detector import evaluate_detector, open_detector
-from gwapctl.evaluate.from_disk import evidence_from_boxes, evidence_from_maps
-from gwapctl.evaluate.from_model import evidence_from_model, sees_boxes
+from gwapctl.evaluate.from_disk import predictions_from_boxes, predictions_from_maps
+from gwapctl.evaluate.from_model import predictions_from_model, sees_boxes
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import PaperProtocol
-from gwapctl.evaluate.predictions import Evidence, FiveGuesses
+from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol, judge
 from gwapctl.evaluate.subject import HELD_OUT, Target, find_dataset, find_samples, find_target
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
@@ -23,6 +24,7 @@ from gwapctl.files import write_json
 from gwapctl.metrics.box_accuracy import BoxAccuracy
 from gwapctl.predict.classifier import scale_warning
 from gwapctl.predict.map_folder import MapFolder, MapsInfo, maps_info
+from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule, refined, threshold_rule
 from gwapctl.runs import Run
@@ -268,7 +270,7 @@ def evaluate_model(
 
     """
     rule = _rule(ground_truth, box_rule or localizer.model.info.box_rule, refine)
-    evidence = evidence_from_model(
+    predictions = predictions_from_model(
         localizer, ground_truth.dataset, ground_truth.samples, rule, name=name, workers=workers
     )
     settings = {
@@ -281,7 +283,7 @@ def evaluate_model(
     warning = scale_warning(info, localizer.scales)
     notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
     notes += [warning] if warning else []
-    return _judge(name, ground_truth, evidence, settings, progress, notes, guesses)
+    return _judge(name, ground_truth, predictions, settings, progress, notes, guesses)
 
 
 def calibrate(
@@ -306,8 +308,8 @@ def calibrate(
     from gwapctl.networks.classifier import save_info
 
     accuracy = BoxAccuracy()
-    evidence = evidence_from_model(localizer, ground_truth.dataset, ground_truth.samples, None)
-    for done, (sample, found) in enumerate(zip(ground_truth.samples, evidence, strict=True), start=1):
+    predictions = predictions_from_model(localizer, ground_truth.dataset, ground_truth.samples, None)
+    for done, (sample, found) in enumerate(zip(ground_truth.samples, predictions, strict=True), start=1):
         for label, objects in true_boxes(sample).items():
             heatmap = found.map_of(label)
             if heatmap is not None:
@@ -361,9 +363,9 @@ def evaluate_maps(
     notes: list[str] = []
     info = MapFolder(folder).info
     rule = _rule(ground_truth, box_rule or info.box_rule or DEFAULT_RULE, refine)
-    evidence = evidence_from_maps(folder, ground_truth.dataset, ground_truth.samples, rule, notes, images)
+    predictions = predictions_from_maps(folder, ground_truth.dataset, ground_truth.samples, rule, notes, images)
     settings = _settings(info, rule)
-    return _judge(info.model or str(folder), ground_truth, evidence, settings, progress, notes, guesses)
+    return _judge(info.model or str(folder), ground_truth, predictions, settings, progress, notes, guesses)
 
 
 def _settings(info: MapsInfo, rule: BoxRule | None) -> dict[str, Any]:
@@ -392,8 +394,8 @@ def evaluate_boxes(
 
     """
     notes: list[str] = []
-    evidence = evidence_from_boxes(file, ground_truth.dataset, ground_truth.samples, notes)
-    return _judge(str(file), ground_truth, evidence, {}, progress, notes)
+    predictions = predictions_from_boxes(file, ground_truth.dataset, ground_truth.samples, notes)
+    return _judge(str(file), ground_truth, predictions, {}, progress, notes)
 
 
 def _rule(ground_truth: GroundTruth, name: str, refine: str | None) -> BoxRule | None:
@@ -404,19 +406,20 @@ def _rule(ground_truth: GroundTruth, name: str, refine: str | None) -> BoxRule |
 def _judge(
     name: str,
     ground_truth: GroundTruth,
-    evidence: Iterable[Evidence],
+    predictions: Iterable[Prediction],
     settings: dict[str, Any],
     progress: ProgressCallback | None,
     notes: Sequence[str] = (),
     guesses: FiveGuesses | None = None,
 ) -> EvaluationResult:
-    added: list[str] = []
+    protocol, added = PROTOCOLS[ground_truth.protocol], list[str]()
     if guesses is not None:
         tight, loose = guesses.tight.name, guesses.loose.name
-        evidence, settings = guesses.added(evidence), {**settings, "guesses": "five", "tight": tight, "loose": loose}
+        settings = {**settings, "guesses": "five", "tight": tight, "loose": loose}
         added = [f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
-    protocol = PROTOCOLS[ground_truth.protocol](ground_truth.dataset, Masks(ground_truth.masks))
-    result = judge(protocol, ground_truth, evidence, name=name, options=settings, progress=progress)
+        protocol = partial(PaperProtocol, guesses=guesses)
+    judging = protocol(ground_truth.dataset, Masks(ground_truth.masks))
+    result = judge(judging, ground_truth, predictions, name=name, options=settings, progress=progress)
     result.notes.extend([*notes, *added, *ground_truth.dataset.notes(ground_truth.split)])
     if result.threshold_curve and settings.get("box_rule"):
         threshold = getattr(parse_box_rule(settings["box_rule"]), "threshold", None)  # Otsu's is each map's own

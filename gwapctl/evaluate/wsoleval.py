@@ -9,12 +9,12 @@ from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import ONE_THRESHOLD, threshold_curve
-from gwapctl.evaluate.predictions import Evidence
 from gwapctl.evaluate.result import EvaluationResult
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.metrics.wsoleval import SIDE, WsolevalBoxAccuracy, grid_map, grid_objects
+from gwapctl.predict.prediction import Prediction
 
 
 class WsolevalProtocol:
@@ -32,7 +32,7 @@ class WsolevalProtocol:
         self._floors = {name: (WsolevalBoxAccuracy(ONE_THRESHOLD), PixelAP()) for name in FLOORS}
         self._n = self._n_degenerate = 0
 
-    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
         """Judge one image.
 
         Raises:
@@ -41,7 +41,7 @@ class WsolevalProtocol:
         """
         if len(sample.labels) != 1:
             raise DataError(f"{sample.id!r} has {len(sample.labels)} classes; protocol wsoleval needs exactly one.")
-        heatmap = evidence.map_of(sample.labels[0])
+        heatmap = prediction.map_of(sample.labels[0])
         if heatmap is None:
             name = self._dataset.classes[sample.labels[0]].name
             raise DataError(
@@ -53,14 +53,14 @@ class WsolevalProtocol:
         objects = true_boxes(sample).get(sample.labels[0])
         mask = self._masks.at(sample, SIDE, SIDE)
         if objects is not None:
-            self._boxes.update(scores, objects, evidence.width, evidence.height)
+            self._boxes.update(scores, objects, prediction.width, prediction.height)
         if mask is not None:
             self._pixels.update(scores, mask)
         for name, floor in FLOORS.items():
             accuracy, pixels = self._floors[name]
             box = floor(SIDE, SIDE)
             if objects is not None:
-                found = iou(box, grid_objects(objects, evidence.width, evidence.height)).max(axis=1)
+                found = iou(box, grid_objects(objects, prediction.width, prediction.height)).max(axis=1)
                 accuracy.curve.add(found)
                 accuracy.curve_v2.add(found)
             if mask is not None:

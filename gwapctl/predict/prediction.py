@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError, field_serializer, field_validator
 from pydantic.dataclasses import dataclass
 
-from gwapctl.boxes import FloatArray
+from gwapctl.boxes import Detections, FloatArray
 from gwapctl.errors import DataError, GwapctlError
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 RECORDED = ("image", "width", "height", "model", "scales", "predictions", "error", "id")  # a line of predictions.jsonl
 NOWHERE = (np.nan,) * 4
+ANY = -1  # in place of a class: a map or box that stands for every class (the weight map)
 
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 ImageArray = npt.NDArray[np.uint8]
+Heatmap = npt.NDArray[np.floating]
 Source = str | Path | ImageArray
 
 
@@ -63,7 +65,9 @@ def _no_maps() -> npt.NDArray[np.float16]:
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class Prediction:
-    """Everything said about one image: what a model returns, and a line of ``predictions.jsonl``.
+    """Everything said about one image: what a model returns, a line of ``predictions.jsonl``, what is judged.
+
+    The last five are for evaluation. Their classes are indices of the data set's, ``ANY`` or ``FOREIGN``.
 
     Attributes:
         image: the path as given; empty for an array.
@@ -78,6 +82,11 @@ class Prediction:
         shared: one map, and so one box, stands for all classes (the weight map of a class-agnostic head).
         mask: (h, w), the best class's object where a refined box rule found it in the image; None: the map's own.
         source: the image, as it was given.
+        probabilities: (C,) one score per class of the data set, or None where one of them is not known.
+        ranked: the predicted classes, best first; None where nothing is said.
+        maps_by_class: maps (h, w) that cover the whole image at any resolution.
+        boxes_by_class: boxes (N, 4) in original pixels, best first; an empty array means that the map gave no box.
+        detections: several boxes, each with its score and class.
 
     """
 
@@ -93,6 +102,11 @@ class Prediction:
     shared: bool = field(default=False, compare=False)
     mask: npt.NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
     source: Source = field(default="", repr=False, compare=False)
+    probabilities: FloatArray | None = field(default=None, repr=False, compare=False)
+    ranked: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
+    maps_by_class: Mapping[int, Heatmap] = field(default_factory=dict, repr=False, compare=False)
+    boxes_by_class: Mapping[int, FloatArray] = field(default_factory=dict, repr=False, compare=False)
+    detections: Detections | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Fall back to the path where there is no id."""
@@ -118,6 +132,14 @@ class Prediction:
     def boxes(self) -> FloatArray:
         """The boxes ``(k, 4)``: ``x0, y0, x1, y1``, half-open, in original pixels; NaN where the map shows nothing."""
         return np.array([item.box or NOWHERE for item in self.predictions], np.float64).reshape(-1, 4)
+
+    def map_of(self, label: int) -> Heatmap | None:
+        """Return the map of a class, or the one for every class; None where there is neither."""
+        return self.maps_by_class.get(label, self.maps_by_class.get(ANY))
+
+    def boxes_of(self, label: int) -> FloatArray | None:
+        """Return the boxes ``(N, 4)`` of a class, or those for every class; None where nothing is known."""
+        return self.boxes_by_class.get(label, self.boxes_by_class.get(ANY))
 
     def plot(self, *, heat: bool = True) -> ImageArray:
         """Draw the image, the heatmap of the best class, boxes and labels: uint8 RGB ``(H', W', 3)``.
