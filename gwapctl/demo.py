@@ -28,7 +28,7 @@ from gwapctl.formats import EXPORTERS
 from gwapctl.formats.sources import open_source
 from gwapctl.inputs import find_inputs
 from gwapctl.paper.run_page import write_run_page
-from gwapctl.predict.classifier import Model, load_model
+from gwapctl.predict.classifier import load_model
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
@@ -128,9 +128,7 @@ def localize_photos(picture: Path, progress: ProgressCallback) -> list[Predictio
     for file, name in PHOTOS.items():
         write_png(folder / f"{file}.png", getattr(skimage.data, name)())
     found = []
-    model = load_model()
-    assert isinstance(model, Model)  # the default is a classifier
-    for result in model.stream(folder, scales=PHOTO_SCALES):
+    for result in load_model().stream(folder, scales=PHOTO_SCALES):
         found.append(result)
         progress(Progress(len(found), len(PHOTOS), "photos"))
     write_jpeg(picture, side_by_side([result.plot() for result in found]))

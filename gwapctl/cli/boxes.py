@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from gwapctl.cli import console, options
-from gwapctl.cli.localize import DEFAULT_MIN_SCORE, check_detector_options
 from gwapctl.errors import UsageError
 from gwapctl.progress import Progress, ProgressCallback
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import ImageInput
     from gwapctl.predict.classifier import Finder
-    from gwapctl.predict.detector import DetectorModel
     from gwapctl.predict.prediction import Prediction
     from gwapctl.regions import BoxRule as Rule
 
@@ -250,38 +248,25 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     from gwapctl.formats.base import check_names
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import find_inputs
-    from gwapctl.predict.classifier import load_model, scale_warning
-    from gwapctl.predict.detector import DetectorModel
+    from gwapctl.predict.classifier import load_model
+    from gwapctl.predict.folder import localize_inputs
     from gwapctl.regions import parse_box_rule, refined
 
     inputs = find_inputs([text], notice=console.warn)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
     model = load_model(options.model_or_default(network.model), device=network.device)
-    if isinstance(model, DetectorModel):
-        return _from_detector(model, inputs, cutting, network, min_score)
+    asked: dict[str, Any] = {"scales": network.scales, "map": network.map, "top_k": network.top_k}
+    if model.detects:  # nothing to cut
+        asked |= {"box_rule": cutting.rule, "refine": cutting.refine}
+        asked |= {"max_boxes": cutting.max_boxes, "min_area": cutting.min_area}
+        found = localize_inputs(model.finder(**asked, min_score=min_score or None), model.name, inputs)
+        return Source(found, len(inputs), f"boxes of detector {model.name}")
     rule = refined(cutting.rule or parse_box_rule(model.info.box_rule), cutting.refine)
     cut = Cut(rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
-    plain = rule.without_image().name  # the cut comes afterwards
-    finder = model.finder(scales=network.scales, map=network.map, box_rule=plain, top_k=network.top_k)
-    warning = scale_warning(finder.info, finder.localizer.scales) or ""
+    finder = model.finder(**asked, box_rule=rule.without_image().name)  # the cut comes afterwards
     about = f"boxes by {cut.rule.name} of model {model.name}"
-    return Source(_localized(finder, model.name, inputs, cut), len(inputs), about, warning)
-
-
-def _from_detector(
-    model: DetectorModel, inputs: Sequence[ImageInput], cutting: Cutting, network: Network, min_score: float
-) -> Source:
-    from gwapctl.formats.sources import Source
-    from gwapctl.predict.folder import localize_inputs
-
-    reading = {"--scales": network.scales, "--map": network.map}
-    cuts = {"--box-rule": cutting.rule, "--refine": cutting.refine}
-    limits = {"--max-boxes": cutting.max_boxes, "--min-area": cutting.min_area}
-    check_detector_options({**reading, **cuts, **limits}, top_k=network.top_k)
-    finder = model.finder(min_score=min_score or DEFAULT_MIN_SCORE)
-    found = localize_inputs(finder, model.name, inputs)
-    return Source(found, len(inputs), f"boxes of detector {model.name}")
+    return Source(_localized(finder, model.name, inputs, cut), len(inputs), about, finder.warning or "")
 
 
 def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,8 +15,7 @@ from gwapctl.errors import MissingReaderError, UsageError
 from gwapctl.files import json_text
 
 if TYPE_CHECKING:
-    from gwapctl.predict.classifier import Finder
-    from gwapctl.predict.detector import DetectorFinder
+    from gwapctl.predict.folder import Finds
     from gwapctl.predict.prediction import Prediction
 
 SAVES = ("overlay", "map", "mask")
@@ -108,7 +107,6 @@ def localize(
     """
     from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
-    from gwapctl.predict.detector import DetectorModel
     from gwapctl.predict.folder import localize_inputs
 
     saved = _saved(save, out, resume, overwrite)
@@ -127,17 +125,8 @@ def localize(
     }
     images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
-    finder: Finder | DetectorFinder
-    if isinstance(loaded, DetectorModel):
-        given = {f"--{name.replace('_', '-')}": value for name, value in reading.items() if value != "none"}
-        check_detector_options(given, top_k=top_k)
-        finder = loaded.finder(min_score=DEFAULT_MIN_SCORE if min_score is None else min_score, batch_size=batch_size)
-        _say_detecting(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
-    elif min_score is not None:
-        raise UsageError(f"--min-score is for a detector's boxes, and {loaded.name} is a classifier.")
-    else:
-        finder = loaded.finder(**reading, top_k=top_k, batch_size=batch_size)
-        _say_how(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
+    finder = loaded.finder(**reading, top_k=top_k, min_score=min_score, batch_size=batch_size)
+    _say_how(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
     if dry_run:
         return
     tally = Tally()
@@ -157,22 +146,6 @@ def localize(
     _finish(tally, len(images), out)
 
 
-def check_detector_options(given: Mapping[str, object], *, top_k: int) -> None:
-    """Refuse the options by which maps are read: a detector's boxes do not come from maps."""
-    wrong = [name for name, value in {**given, "--top-k": top_k != 1}.items() if value]
-    if wrong:
-        raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
-
-
-def _say_detecting(
-    finder: DetectorFinder, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
-) -> None:
-    info = finder.reader.info
-    how = f"{images} images, detector {model}, sides {info.short_side} to {info.long_side}, scores from"
-    where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
-    (console.note if dry_run else console.detail)(f"{how} {finder.min_score:g} on {finder.reader.device}{where}")
-
-
 def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) -> tuple[str, ...]:
     """Return what to write below ``--out``; options that need ``--out`` do not go without it."""
     needs_out = [name for name, given in (("--save", save), ("--resume", resume), ("--overwrite", overwrite)) if given]
@@ -182,19 +155,13 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
 
 
 def _say_how(
-    finder: Finder, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
+    finder: Finds, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
 ) -> None:
-    from gwapctl.predict.classifier import scale_warning
-
-    localizer = finder.localizer
-    scales = ",".join(str(scale) for scale in localizer.scales) or "x".join(
-        str(side) for side in finder.info.input_size
-    )
-    how = f"{images} images, model {model}, map {localizer.map_method}, scales {scales}, box rule {finder.rule.name}"
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
-    (console.note if dry_run else console.detail)(f"{how} on {localizer.device}{where}")
-    if warning := scale_warning(finder.info, localizer.scales):
-        console.warn(warning)
+    say = console.note if dry_run else console.detail
+    say(f"{images} images, {finder.summary(model)} on {finder.device}{where}")
+    if finder.warning:
+        console.warn(finder.warning)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gwapctl.boxes import Detections
@@ -15,24 +14,11 @@ from gwapctl.images.decode import read_image
 from gwapctl.progress import ProgressCallback
 
 if TYPE_CHECKING:
-    from gwapctl.networks.rfcn.inference import DetectorReader
-
-
-def open_detector(folder: Path, *, precision: str, device: str, batch_size: int | None) -> DetectorReader:
-    """Load the detector in ``folder``, ready to run.
-
-    Raises:
-        ModelError: it cannot be used.
-
-    """
-    from gwapctl.networks.rfcn import load_detector
-    from gwapctl.networks.rfcn.inference import DetectorReader
-
-    return DetectorReader(load_detector(folder), precision=precision, device=device, batch_size=batch_size)
+    from gwapctl.predict.detector import DetectorFinder
 
 
 def evaluate_detector(
-    reader: DetectorReader,
+    finder: DetectorFinder,
     ground_truth: GroundTruth,
     *,
     name: str,
@@ -42,7 +28,7 @@ def evaluate_detector(
     """Evaluate a detector: all boxes it finds, whatever their score, after NMS.
 
     Args:
-        reader: the detector.
+        finder: the detector, as it runs; its ``min_score`` is not looked at.
         ground_truth: what is measured on.
         name: what the result calls it.
         workers: threads; None: one per core.
@@ -53,27 +39,29 @@ def evaluate_detector(
 
     """
     options: dict[str, Any] = {
-        "short_side": reader.info.short_side,
-        "long_side": reader.info.long_side,
-        "precision": reader.precision,
-        "box_subset": reader.info.provenance.get("box_subset"),  # the images whose boxes it was trained with
+        "short_side": finder.reader.info.short_side,
+        "long_side": finder.reader.info.long_side,
+        "precision": finder.reader.precision,
+        "box_subset": finder.reader.info.provenance.get("box_subset"),  # the images whose boxes it was trained with
     }
     return evaluate_detections(
-        _detections(reader, ground_truth, name, workers), ground_truth, name=name, options=options, progress=progress
+        _detections(finder, ground_truth, name, workers), ground_truth, name=name, options=options, progress=progress
     )
 
 
 def _detections(
-    reader: DetectorReader, ground_truth: GroundTruth, name: str, workers: int | None
+    finder: DetectorFinder, ground_truth: GroundTruth, name: str, workers: int | None
 ) -> Iterator[Detections]:
     """Yield what is found in each image, classes matched by id or name; foreign ones are negative."""
     from gwapctl.predict.threads import in_threads
 
     present = {label for sample in ground_truth.samples for label in sample.labels}
-    match = match_classes(reader.info.classes, ground_truth.dataset.classes, present, name, ground_truth.dataset.name)
+    match = match_classes(
+        finder.reader.info.classes, ground_truth.dataset.classes, present, name, ground_truth.dataset.name
+    )
 
     def work(part: list[BoxedSample]) -> list[Detections]:
-        found = reader.run([read_image(sample.path) for sample in part])
+        found = finder.detect([read_image(sample.path) for sample in part])
         return [Detections(item.boxes, item.scores, match[item.labels]) for item in found]
 
-    yield from in_threads(work, ground_truth.samples, chunk=reader.batch_size, workers=workers)
+    yield from in_threads(work, ground_truth.samples, chunk=finder.batch_size, workers=workers)

@@ -157,10 +157,10 @@ def _image_files(folder: Path, samples: Sequence[BoxedSample], rule: str, images
     """Return the image of each sample by its id: below ``images``, else the data set's, else the one localized."""
     file, index = _predictions_beside(folder), ImageIndex(sample.id for sample in samples)
     localized = {} if file is None else {index.find(item.id, item.image): item.image for item in read_predictions(file)}
-    places = {
+    paths = {
         sample.id: sample.path if sample.path.is_file() else localized.get(sample.id, sample.path) for sample in samples
     }
-    return ImageFiles(images).needed(places.items(), rule)
+    return ImageFiles(images).needed(paths.items(), rule)
 
 
 def _read_predictions(

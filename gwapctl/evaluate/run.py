@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
 from gwapctl.evaluate.cost import measure_cost
-from gwapctl.evaluate.from_detector import evaluate_detector, open_detector
+from gwapctl.evaluate.from_detector import evaluate_detector
 from gwapctl.evaluate.from_disk import predictions_from_boxes, predictions_from_maps
 from gwapctl.evaluate.from_model import predictions_from_model, sees_boxes
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol, judge
-from gwapctl.evaluate.subject import HELD_OUT, Target, find_dataset, find_samples, find_target
+from gwapctl.evaluate.subject import HELD_OUT, Subject, find_dataset, find_samples, find_subject
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.metrics.box_accuracy import BoxAccuracy
-from gwapctl.predict.classifier import scale_warning
+from gwapctl.predict.classifier import Model, load_model, scale_warning
 from gwapctl.predict.map_folder import MapFolder, MapsInfo, maps_info
 from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
@@ -95,18 +95,18 @@ def evaluate(
         ModelError: the model cannot be used.
 
     """
-    target = find_target(spec)
-    _check_options(target, options)
-    dataset = find_dataset(target, options.dataset, options.root, options.masks)
-    split, samples = find_samples(target, dataset, options.split)
+    subject = find_subject(spec)
+    _check_options(subject, options)
+    dataset = find_dataset(subject, options.dataset, options.root, options.masks)
+    split, samples = find_samples(subject, dataset, options.split)
     if options.guesses and dataset.multi_label:
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
-    result = _evaluate_on(ground_truth, target, options, progress)
+    result = _evaluate_on(ground_truth, subject, options, progress)
     result.notes += dataset.warnings()
-    if target.run is not None:
-        result.run, result.seed = target.run.name, target.run.document.get("seed")
-        _store(result, target.run, whole=options.limit is None)
+    if subject.run is not None:
+        result.run, result.seed = subject.run.name, subject.run.document.get("seed")
+        _store(result, subject.run, whole=options.limit is None)
     if out is not None:
         write_json(out, result.to_json())
     return result
@@ -120,8 +120,8 @@ def _store(result: EvaluationResult, run: Run, *, whole: bool) -> None:
         result.notes.append(f"not stored in the run: its training is {run.document['status']}")
 
 
-def _check_options(target: Target, options: Options) -> None:
-    """Refuse options that the target cannot follow, rather than ignore them."""
+def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
+    """Refuse options that a ``kind`` of subject cannot follow, rather than ignore them."""
     reading = {
         "--map": options.map,
         "--scales": options.scales,
@@ -152,10 +152,15 @@ def _check_options(target: Target, options: Options) -> None:
         "maps": {**reading, "--calibrate": options.calibrate},
         "boxes": {**reading, **cutting, "--calibrate": options.calibrate, "--masks": options.masks},
     }
-    given = [name for name, value in by_kind[target.kind].items() if value]
+    given = [name for name, value in by_kind[kind].items() if value]
     if given:
-        raise UsageError(f"{', '.join(given)} cannot be used on {target.kind}: {target.name} is not a classifier.")
-    if options.images is not None and target.kind == "model":
+        raise UsageError(f"{', '.join(given)} cannot be used on {kind}: {subject.name} is not a classifier.")
+
+
+def _check_options(subject: Subject, options: Options) -> None:
+    """Refuse options that do not fit each other, or the subject."""
+    _refuse_unused(subject, subject.kind, options)
+    if options.images is not None and subject.kind == "model":
         raise UsageError("--images is for maps from disk: a model reads the images of the data set. Leave it out.")
     if options.protocol not in PROTOCOLS:
         raise unknown_name("protocol", options.protocol, PROTOCOLS)
@@ -169,20 +174,20 @@ def _check_options(target: Target, options: Options) -> None:
     if options.guesses is None and (options.tight, options.loose) != (Options.tight, Options.loose):
         raise UsageError("--tight and --loose are the boxes of --guesses five. Add it, or leave them out.")
     _guesses(options)
-    if options.calibrate and (target.run is None or options.box_rule or options.limit):
+    if options.calibrate and (subject.run is None or options.box_rule or options.limit):
         raise UsageError("--calibrate chooses a run's own box rule: give it a run, without --box-rule and --limit.")
     if options.calibrate and (options.crops, options.backprop_seg) != ("none", "none"):
         raise UsageError("a model does not store --crops and --backprop-seg, so --calibrate cannot choose for them.")
 
 
 def _evaluate_on(
-    ground_truth: GroundTruth, target: Target, options: Options, progress: ProgressCallback | None
+    ground_truth: GroundTruth, subject: Subject, options: Options, progress: ProgressCallback | None
 ) -> EvaluationResult:
-    if target.kind == "boxes":
-        return evaluate_boxes(target.path, ground_truth, progress=progress)
-    if target.kind == "maps":
+    if subject.kind == "boxes":
+        return evaluate_boxes(subject.path, ground_truth, progress=progress)
+    if subject.kind == "maps":
         return evaluate_maps(
-            target.path,
+            subject.path,
             ground_truth,
             box_rule=options.box_rule,
             refine=options.refine,
@@ -190,22 +195,22 @@ def _evaluate_on(
             guesses=_guesses(options),
             progress=progress,
         )
-    if target.kind == "detector":
-        reader = open_detector(
-            target.path, precision=options.precision, device=options.device, batch_size=options.batch_size
-        )
-        return evaluate_detector(reader, ground_truth, name=target.name, workers=options.workers, progress=progress)
-    localizer = _open_localizer(target, options)
+    model = load_model(subject.path, device=options.device, precision=options.precision)
+    if model.detects:
+        _refuse_unused(subject, "detector", options)
+        finder = model.finder(batch_size=options.batch_size)
+        return evaluate_detector(finder, ground_truth, name=subject.name, workers=options.workers, progress=progress)
+    localizer = _localizer(model, options)
     chosen: dict[str, Any] = {}
     if options.calibrate:
-        split, held_out = find_samples(target, ground_truth.dataset, HELD_OUT)
+        split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
         asked = replace(ground_truth, split=split, samples=held_out)
-        chosen = calibrate(localizer, asked, target.path, refine=options.refine, progress=progress)
+        chosen = calibrate(localizer, asked, subject.path, refine=options.refine, progress=progress)
     rule = chosen.get("box_rule") or options.box_rule
     result = evaluate_model(
         localizer,
         ground_truth,
-        name=target.name,
+        name=subject.name,
         box_rule=rule,
         refine=options.refine,
         guesses=_guesses(options),
@@ -231,14 +236,10 @@ def _guesses(options: Options) -> FiveGuesses | None:
     return FiveGuesses(threshold_rule(options.tight), threshold_rule(options.loose))
 
 
-def _open_localizer(target: Target, options: Options) -> Localizer:
-    from gwapctl.maps import Localizer
-    from gwapctl.networks.classifier import load_classifier
-
-    return Localizer(
-        load_classifier(target.path),
+def _localizer(model: Model, options: Options) -> Localizer:
+    return model.finder(
         scales=options.scales,
-        map_method=options.map,
+        map=options.map,
         layer=options.layer,
         fuse=options.fuse,
         flip=options.flip,
@@ -246,10 +247,8 @@ def _open_localizer(target: Target, options: Options) -> Localizer:
         close=options.close,
         crops=options.crops,
         backprop_seg=options.backprop_seg,
-        precision=options.precision,
-        device=options.device,
         batch_size=options.batch_size,
-    )
+    ).localizer
 
 
 def evaluate_model(

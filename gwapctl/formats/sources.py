@@ -61,8 +61,8 @@ def predictions_file(path: Path) -> Path | None:
     """Return the predictions that ``path`` is or holds: a ``.jsonl`` or ``.json`` file, ``OUT`` or ``OUT/maps``."""
     if not path.is_dir():
         return path if path.suffix.lower() in (".jsonl", ".json") else None
-    places = [path, path.parent] if path.name == MAPS else [path]
-    return next((place / PREDICTIONS for place in places if (place / PREDICTIONS).is_file()), None)
+    folders = [path, path.parent] if path.name == MAPS else [path]
+    return next((folder / PREDICTIONS for folder in folders if (folder / PREDICTIONS).is_file()), None)
 
 
 def holds_maps(folder: Path) -> bool:
@@ -209,8 +209,8 @@ def _labels(about: MapImage, channels: int, image_id: str) -> list[tuple[str, st
         raise DataError(f"{image_id!r} has {channels} maps but maps.json names {len(about.labels)} classes for it.")
     ids = about.label_ids or about.labels
     return [
-        (label, label_id, min(place, channels - 1))
-        for place, (label, label_id) in enumerate(zip(about.labels, ids, strict=True))
+        (label, label_id, min(index, channels - 1))
+        for index, (label, label_id) in enumerate(zip(about.labels, ids, strict=True))
     ]
 
 
@@ -271,7 +271,7 @@ def open_source(
     about = f"boxes by {rule.name} from the maps of {maps.path}"
     below = ImageFiles(images)
     if file is not None:
-        files = below.needed(_places(file), rule.name) if rule.needs_image else NO_FILES
+        files = below.needed(_paths(file), rule.name) if rule.needs_image else NO_FILES
         return Source(recut(file, maps, cut, files), _count(file), about)
     if rule.needs_image:
         below.needed(((image_id, "") for image_id in maps.ids()), rule.name)
@@ -280,7 +280,7 @@ def open_source(
     return Source(from_maps(maps, cut, below), len(maps.ids()), about, warning)
 
 
-def _places(file: Path) -> Iterator[tuple[str, str]]:
+def _paths(file: Path) -> Iterator[tuple[str, str]]:
     """Yield id and recorded path of every image in which something was found."""
     return ((item.id, item.image) for item in recorded(file) if item.error is None and item.predictions)
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from gwapctl.predict.sources import OnError, checked, source_name, sources
 from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule, refined
 
 if TYPE_CHECKING:
+    import torch
+
     from gwapctl.maps import Localizer, MapResult
     from gwapctl.maps.heatmap import FloatArray as FloatMap
     from gwapctl.maps.heatmap import PreparedImage
@@ -62,6 +64,8 @@ def load_model(
 
 class Model:
     """A trained classifier that localizes. Made by ``gwapctl.load_model``."""
+
+    detects: Literal[False] = False  # boxes are cut from maps; a detector's come from the network, each with its score
 
     def __init__(self, classifier: Classifier, name: str, *, device: str = "auto", precision: str = "auto") -> None:
         self.classifier = classifier
@@ -147,7 +151,7 @@ class Model:
             backprop_seg=backprop_seg,
             batch_size=batch_size,
         )
-        if warning := scale_warning(self.info, finder.localizer.scales):
+        if warning := finder.warning:
             warnings.warn(warning, stacklevel=2)
         return checked(finder.stream(sources(images), workers), on_error)
 
@@ -166,11 +170,19 @@ class Model:
         close: float | None = None,
         crops: str = "none",
         backprop_seg: str = "none",
+        min_score: float | None = None,
         batch_size: int | None = None,
     ) -> Finder:
-        """Return the object that does the work, every option checked; they mean what they mean in ``stream``."""
+        """Return the object that does the work, every option checked; they mean what they mean in ``stream``.
+
+        Raises:
+            UsageError: a value is unknown; or ``min_score``, which is a detector's.
+
+        """
         from gwapctl.maps import Localizer
 
+        if min_score is not None:
+            raise UsageError(f"--min-score is for a detector's boxes, and {self.name} is a classifier.")
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}. Ask for at least one class.")
         rule = refined(parse_box_rule(box_rule or self.info.box_rule), refine)
@@ -210,6 +222,21 @@ class Finder:
     def scales(self) -> tuple[int, ...]:
         """The input sizes whose maps are averaged."""
         return self.localizer.scales
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.localizer.device
+
+    @property
+    def warning(self) -> str | None:
+        """What makes its results doubtful: scales far above those of training."""
+        return scale_warning(self.info, self.scales)
+
+    def summary(self, model_name: str) -> str:
+        """Say in a few words how objects are found."""
+        sizes = ",".join(str(scale) for scale in self.scales) or "x".join(str(side) for side in self.info.input_size)
+        return f"model {model_name}, map {self.localizer.map_method}, scales {sizes}, box rule {self.rule.name}"
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -19,6 +19,8 @@ from gwapctl.predict.sources import OnError, checked, source_name, sources
 from gwapctl.regions import parse_box_rule
 
 if TYPE_CHECKING:
+    import torch
+
     from gwapctl.images.decode import ImageArray
     from gwapctl.networks.rfcn import DetectorInfo
     from gwapctl.networks.rfcn.inference import DetectorReader
@@ -29,6 +31,8 @@ MASK_RULE = parse_box_rule("paper20")
 
 class DetectorModel:
     """A trained detector. Made by ``gwapctl.load_model``, as ``Model`` is; results have one class per box."""
+
+    detects: Literal[True] = True
 
     def __init__(self, reader: DetectorReader, name: str) -> None:
         self.reader = reader
@@ -45,37 +49,49 @@ class DetectorModel:
         return tuple(item.name for item in self.info.classes)
 
     def localize(
-        self, images: Source | Iterable[Source], *, min_score: float = MIN_SCORE, on_error: OnError = "raise"
+        self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
     ) -> list[Prediction]:
-        """Detect in one or many images and return the results in order. See ``stream``.
+        """Detect in one or many images and return the results in order. See ``stream`` for the options.
 
         Raises:
             DataError: an image cannot be read; with ``on_error="keep"`` its result says so in ``error`` instead.
 
         """
-        return list(self.stream(images, min_score=min_score, on_error=on_error))
+        return list(self.stream(images, on_error=on_error, **options))
 
     def stream(
         self,
         images: Source | Iterable[Source],
         *,
-        min_score: float = MIN_SCORE,
         workers: int | None = None,
         on_error: OnError = "raise",
+        **options: Any,
     ) -> Iterator[Prediction]:
         """Yield one result per image, in order, while later images are worked on; memory stays flat.
 
         Args:
             images: a path, a folder (its images, sorted), an array ``(H, W, 3)`` uint8 RGB, or an iterable of these.
-            min_score: leave out boxes that score lower.
             workers: threads; None: one per core; 0: none.
             on_error: whether an image that cannot be read raises, or is kept as a result with ``error``.
+            options: ``min_score`` (boxes that score lower are left out) and ``batch_size``.
 
         """
-        return checked(self.finder(min_score=min_score).stream(sources(images), workers), on_error)
+        return checked(self.finder(**options).stream(sources(images), workers), on_error)
 
-    def finder(self, *, min_score: float = MIN_SCORE, batch_size: int | None = None) -> DetectorFinder:
-        """Return the object that does the work; ``batch_size``: images per forward pass."""
+    def finder(
+        self, *, min_score: float | None = None, top_k: int = 1, batch_size: int | None = None, **reading: object
+    ) -> DetectorFinder:
+        """Return the object that does the work; ``batch_size``: images per forward pass.
+
+        Raises:
+            UsageError: ``min_score`` is no score; or ``top_k`` or ``reading``, by which a classifier's maps are read.
+
+        """
+        given = {**reading, "top_k": top_k != 1}
+        wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value and value != "none"]
+        if wrong:
+            raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
+        min_score = MIN_SCORE if min_score is None else min_score
         if not 0 <= min_score <= 1:
             raise UsageError(f"min_score is {min_score}. Scores lie between 0 and 1.")
         return DetectorFinder(self.reader, min_score, batch_size or self.reader.batch_size)
@@ -94,6 +110,21 @@ class DetectorFinder:
         """The input's shorter side."""
         return (self.reader.info.short_side,)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.reader.device
+
+    @property
+    def warning(self) -> str | None:
+        """What makes its results doubtful: nothing that is known beforehand."""
+        return None
+
+    def summary(self, model_name: str) -> str:
+        """Say in a few words how objects are found."""
+        info = self.reader.info
+        return f"detector {model_name}, sides {info.short_side} to {info.long_side}, scores from {self.min_score:g}"
+
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
         return MapsInfo("weight", model_name, self.scales, resize="keep", values="raw", class_agnostic=False)
@@ -107,6 +138,10 @@ class DetectorFinder:
         from gwapctl.predict.threads import in_threads
 
         return in_threads(self.find, images, chunk=self.batch_size, workers=workers)
+
+    def detect(self, images: Sequence[ImageArray]) -> list[Detections]:
+        """Return all that is found in images ``(H, W, 3)``, whatever its score, in their order, without maps."""
+        return self.reader.run(images, batch_size=self.batch_size)
 
     def find(self, images: Sequence[Source]) -> list[Prediction]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""

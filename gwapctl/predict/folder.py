@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import cv2
 import numpy as np
@@ -20,6 +20,9 @@ from gwapctl.predict.prediction import Prediction, Source
 from gwapctl.predict.predictions import PREDICTIONS, finished_ids, read_predictions
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
+
+if TYPE_CHECKING:
+    import torch
 
 SAVES = ("overlay", "map", "mask")
 OVERLAYS, MASKS = "overlays", "masks"
@@ -36,6 +39,20 @@ class Finds(Protocol):
     @property
     def scales(self) -> tuple[int, ...]:
         """The input sizes, for the record."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+
+    @property
+    def warning(self) -> str | None:
+        """What makes its results doubtful, or None."""
+
+    def summary(self, model_name: str) -> str:
+        """Say in a few words how objects are found."""
+
+    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
+        """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
 
     def find(self, sources: Sequence[Source]) -> list[Prediction]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""

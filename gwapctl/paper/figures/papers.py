@@ -18,7 +18,7 @@ from gwapctl.paper.figures.images import Scene
 from gwapctl.paper.figures.layout import Caption, Outline, Panel, Plate, PlateRow
 from gwapctl.paper.figures.models import MAP_NAMES, Subject
 from gwapctl.predict.classifier import Finder, scale_warning
-from gwapctl.predict.detector import DetectorFinder, DetectorModel
+from gwapctl.predict.detector import DetectorFinder
 from gwapctl.predict.prediction import Prediction
 
 SURE = 0.5  # a class of a multi-label model is shown above this score
@@ -76,7 +76,7 @@ def figure_9(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
     class's map: its weight map where it has one per class.
     """
     subject = subjects[0]
-    if isinstance(subject.model, DetectorModel):
+    if subject.model.detects:
         finder: DetectorFinder | Finder = subject.model.finder()
         method = "weight"
     else:
@@ -151,7 +151,7 @@ def _find(finder: Finder | DetectorFinder, scene: Scene) -> Prediction:
 
 def _sure(found: Prediction, subject: Subject) -> Prediction:
     """Leave the classes that a classifier finds: those above one half of a multi-label model, always the best one."""
-    if isinstance(subject.model, DetectorModel):
+    if subject.model.detects:
         return found
     count = max(1, int((found.scores > SURE).sum())) if subject.model.info.multi_label else 1
     return replace(found, predictions=found.predictions[:count], maps=found.maps[:count])
