@@ -83,6 +83,12 @@ class Model:
         """The readable names of all classes."""
         return tuple(item.name for item in self.info.classes)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a person wants to know of the model; ``layers`` are its convolutions in order, by name."""
+        from gwapctl.networks.classifier import describe_network
+
+        return describe_network(self.classifier, self.info, self.classifier.backbone)
+
     def localize(
         self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
     ) -> list[Prediction]:

@@ -48,6 +48,12 @@ class DetectorModel:
         """The readable names of all classes."""
         return tuple(item.name for item in self.info.classes)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a person wants to know of the detector; ``layers`` are its trunk's convolutions in order."""
+        from gwapctl.networks.classifier import describe_network
+
+        return describe_network(self.reader.model, self.info, self.reader.model.trunk)
+
     def localize(
         self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
     ) -> list[Prediction]:

@@ -7,7 +7,6 @@ from gwapctl.networks.rfcn.losses import total_loss
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import (
     build_detector,
-    describe_detector,
     freeze_trunk,
     load_detector,
     load_detector_info,
@@ -20,7 +19,6 @@ __all__ = [
     "Detector",
     "DetectorInfo",
     "build_detector",
-    "describe_detector",
     "freeze_trunk",
     "load_detector",
     "load_detector_info",
