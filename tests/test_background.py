@@ -445,7 +445,16 @@ def test_from_textures_to_a_run(voc: Path, tmp_path: Path, run_cli: Callable[...
     assert run_cli(*synth[:4], "2", *synth[5:], "--overwrite").code == 0
     assert len(list((tmp_path / "bg").iterdir())) == 2
     flags = "--head background --backbone resnet18 --weights none --iterations 2 --batch-size 4 --image-size 64"
-    options = ("--head-option", "hidden=8", "--head-option", "foreground_hidden=8", "--workers", "0", "--device", "cpu")
+    options = (
+        "--set",
+        "head_options=hidden=8",
+        "--set",
+        "head_options=foreground_hidden=8",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+    )
     place = ("--background", tmp_path / "bg", "--out", tmp_path / "run")
     result = run_cli("train", voc, *flags.split(), *options, *place)
     assert result.code == 0, result.stderr

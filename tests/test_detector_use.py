@@ -59,7 +59,8 @@ def paths(voc: Path) -> list[Path]:
 
 def test_the_whole_way_on_the_command_line(voc: Path, tmp_path: Path, run_cli: RunCli) -> None:
     out = tmp_path / "run"
-    settings = ["--backbone", "resnet-s", "--weights", "none", "--short-side", 32, "--long-side", 48, "--workers", 0]
+    settings = ["--backbone", "resnet-s", "--weights", "none", "--workers", 0]
+    settings += ["--set", "short_side=32", "--set", "long_side=48"]
     asked = ["--detector", "rfcn", "--weak", "gwap", "--box-proportion", 0.25, "--iterations", 2]
     planned = run_cli("train", voc, *asked, *settings, "--dry-run", "--json")
     assert json.loads(planned.stdout)["config"]["weak"] == "gwap"

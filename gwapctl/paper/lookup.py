@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from gwapctl.config import DEFAULTS, SETTINGS, build_train_config
+from gwapctl.config import DEFAULTS, all_settings, build_train_config
+from gwapctl.config.settings import as_arguments
 from gwapctl.networks.zoo import zoo_folder
 from gwapctl.paper.results import Result
 from gwapctl.paper.specification import EXTRAS, Column, EvaluateOptions, Row, Setting, TableSpec
@@ -122,7 +122,7 @@ def departures(spec: TableSpec, row: Row, column: Column, result: Result) -> lis
     recipe = None if row.recipe is None else recipe_file(row.recipe)
     if recipe is None and spec.train_dataset not in DEFAULTS:
         return []
-    known = {key: value for key, value in {**row.config, **column.config}.items() if key in SETTINGS}
+    known = {key: value for key, value in {**row.config, **column.config}.items() if key in all_settings()}
     own = build_train_config(spec.train_dataset, recipe, known).model_dump(mode="json")
     compared = [key for key in own if key not in NO_DEPARTURE and key in result.settings]
     return [f"{key} {result.settings[key]} ({own[key]})" for key in compared if result.settings[key] != own[key]]
@@ -160,20 +160,7 @@ def _train(row: Row, column: Column, ground: Ground, run: str) -> str:
     has_recipe = row.recipe is not None and recipe_file(row.recipe) is not None
     settings = column.config if has_recipe else {**row.config, **column.config}
     recipe = ["--recipe", str(row.recipe)] if has_recipe else []
-    return shlex.join(["gwapctl", "train", ground.argument, *recipe, *_flags(settings), "--out", run])
-
-
-def _flags(settings: Mapping[str, Setting]) -> list[str]:
-    """Write settings as options of ``gwapctl train``."""
-    flags: list[str] = []
-    for key, value in settings.items():
-        option = f"--{key.replace('_', '-')}"
-        flags += [option] if value is True else [option, _text(value)]
-    return flags
-
-
-def _text(value: Setting) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return shlex.join(["gwapctl", "train", ground.argument, *recipe, *as_arguments(settings), "--out", run])
 
 
 def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:

@@ -24,7 +24,7 @@ from gwapctl.train.setup import TrainData, load_train_data
 
 Cli = Callable[..., Any]
 OPTIONS = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 2, "--batch-size", 2]
-OPTIONS += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--keep", "last"]
+OPTIONS += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--set", "keep=last"]
 
 
 def truncate(path: Path) -> None:
