@@ -67,7 +67,13 @@ def _no_maps() -> npt.NDArray[np.float16]:
 class Prediction:
     """Everything said about one image: what a model returns, a line of ``predictions.jsonl``, what is judged.
 
-    The last five are for evaluation. Their classes are indices of the data set's, ``ANY`` or ``FOREIGN``.
+    >>> found = Prediction("a.jpg", 80, 60, predictions=(ClassPrediction("cat", "n02123045", 0.75, (8, 4, 40, 30)),))
+    >>> found.classes, found.scores.tolist(), found.boxes.tolist()
+    (('cat',), [0.75], [[8.0, 4.0, 40.0, 30.0]])
+    >>> Prediction.from_json(found.to_json()) == found
+    True
+
+    The last five fields are for evaluation. Their classes are indices of the data set's, ``ANY`` or ``FOREIGN``.
 
     Attributes:
         image: the path as given; empty for an array.
