@@ -23,6 +23,8 @@ LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
 LOOSE = 12  # modules beside the folders, at most
 NEEDS_TORCH = {"networks", "maps", "train", "engines", "device"}
 NO_TORCH_ALL_THE_SAME = {
+    "gwapctl.maps",
+    "gwapctl.maps.reading",
     "gwapctl.networks.zoo",
     "gwapctl.networks.weights_packages",
     "gwapctl.train.recipes",

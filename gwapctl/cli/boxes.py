@@ -11,13 +11,14 @@ import typer
 
 from gwapctl.cli import console, options
 from gwapctl.errors import UsageError
+from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from gwapctl.formats import Exporter
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import ImageInput
-    from gwapctl.predict.classifier import Finder
+    from gwapctl.predict.classifier import Predictor
     from gwapctl.predict.prediction import Prediction
     from gwapctl.regions import BoxRule as Rule
 
@@ -130,6 +131,7 @@ TopK = Annotated[
 ]
 
 
+@options.with_reading
 def boxes(
     input: Input,
     format: Format = None,
@@ -143,8 +145,7 @@ def boxes(
     classes: Classes = None,
     images: Images = None,
     model: options.ModelSpec = None,
-    scales: options.Scales = None,
-    map: options.MapMethod = None,
+    reading: MapReading = AS_STORED,
     top_k: TopK = 1,
     device: options.Device = "auto",
     yolo_scores: YoloScores = False,
@@ -169,7 +170,7 @@ def boxes(
     path = check_destination(exporter, name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
     cutting = Cutting(options.asked_rule(box_rule, threshold), refine, max_boxes, min_area)
-    network = Network(model, options.parse_scales(scales), map, top_k, device)
+    network = Network(model, reading, top_k, device)
     source = _from_disk(input, cutting, images, network) or _from_images(input, cutting, network, exporter, min_score)
     if source.warning:
         console.warn(source.warning)
@@ -196,17 +197,17 @@ class Network:
     """What was asked about the network that images need."""
 
     model: str | None
-    scales: tuple[int, ...] | None
-    map: str | None
+    reading: MapReading
     top_k: int
     device: str
 
     def check_unused(self, text: str) -> None:
         """Refuse options that would have no effect because ``text`` is not images."""
-        given = {"--model": self.model, "--scales": self.scales, "--map": self.map, "--top-k": self.top_k > 1 or None}
-        for option, value in given.items():
-            if value is not None:
-                raise UsageError(f"{option} is for images; {text} holds what a network found already. Leave it out.")
+        others = {"--model": self.model is not None, "--top-k": self.top_k > 1}
+        given = [*self.reading.flags, *(option for option, is_given in others.items() if is_given)]
+        if given:
+            names, verb = ", ".join(given), "is" if len(given) == 1 else "are"
+            raise UsageError(f"{names} {verb} for images; {text} holds what a network found already. Leave it out.")
 
 
 def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefix: str | None) -> tuple[str, Exporter]:
@@ -250,31 +251,31 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
-    from gwapctl.regions import parse_box_rule, refined
+    from gwapctl.regions import parse_box_rule
 
     inputs = find_inputs([text], notice=console.warn)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
     model = load_model(options.model_or_default(network.model), device=network.device)
-    asked: dict[str, Any] = {"scales": network.scales, "map": network.map, "top_k": network.top_k}
+    asked: dict[str, Any] = {"reading": network.reading, "top_k": network.top_k}
     if model.detects:  # nothing to cut
         asked |= {"box_rule": cutting.rule, "refine": cutting.refine}
         asked |= {"max_boxes": cutting.max_boxes, "min_area": cutting.min_area}
-        found = localize_inputs(model.finder(**asked, min_score=min_score or None), model.name, inputs)
+        found = localize_inputs(model.predictor(**asked, min_score=min_score or None), model.name, inputs)
         return Source(found, len(inputs), f"boxes of detector {model.name}")
-    rule = refined(cutting.rule or parse_box_rule(model.info.box_rule), cutting.refine)
+    rule = parse_box_rule(cutting.rule, refine=cutting.refine, default=model.info.box_rule)
     cut = Cut(rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
-    finder = model.finder(**asked, box_rule=rule.without_image().name)  # the cut comes afterwards
+    predictor = model.predictor(**asked, box_rule=rule.without_image())  # the cut comes afterwards
     about = f"boxes by {cut.rule.name} of model {model.name}"
-    return Source(_localized(finder, model.name, inputs, cut), len(inputs), about, finder.warning or "")
+    return Source(_localized(predictor, model.name, inputs, cut), len(inputs), about, predictor.warning or "")
 
 
-def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
+def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
     from gwapctl.formats.sources import failed, with_boxes
 
-    results = finder.stream([item.path for item in inputs])
+    results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
-        image = found.recorded(model=model, scales=finder.scales, id=item.id)
+        image = found.recorded(model=model, scales=predictor.scales, id=item.id)
         shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
         if found.error:
             yield failed(image, found.error)

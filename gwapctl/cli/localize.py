@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gwapctl.cli import console, options
 from gwapctl.errors import MissingReaderError, UsageError
 from gwapctl.files import json_text
+from gwapctl.maps.reading import AS_STORED, MapReading
 
 if TYPE_CHECKING:
-    from gwapctl.predict.folder import Finds
+    from gwapctl.predict.folder import Predicts
     from gwapctl.predict.prediction import Prediction
 
 SAVES = ("overlay", "map", "mask")
@@ -43,9 +44,6 @@ MinScore = Annotated[
         show_default=f"{DEFAULT_MIN_SCORE:g}",
     ),
 ]
-Flip = Annotated[
-    bool, typer.Option("--flip", help="Average over the mirrored image, too.", rich_help_panel=options.MODEL)
-]
 Save = Annotated[
     str | None,
     typer.Option(
@@ -65,22 +63,15 @@ Recursive = Annotated[
 ]
 
 
+@options.with_reading
 def localize(
     inputs: Inputs,
     model: options.ModelSpec = None,
-    scales: options.Scales = None,
-    resize: options.Resize = None,
-    map: options.MapMethod = None,
+    reading: MapReading = AS_STORED,
     box_rule: options.BoxRule = None,
     threshold: options.Threshold = None,
     refine: options.Refine = None,
     top_k: TopK = 1,
-    flip: Flip = False,
-    layer: options.Layer = None,
-    fuse: options.Fuse = None,
-    close: options.Close = None,
-    crops: options.Crops = "none",
-    backprop_seg: options.BackpropSeg = "none",
     min_score: MinScore = None,
     save: Save = None,
     out: options.Out = None,
@@ -110,29 +101,19 @@ def localize(
     from gwapctl.predict.folder import localize_inputs
 
     saved = _saved(save, out, resume, overwrite)
-    reading: dict[str, Any] = {
-        "scales": options.parse_scales(scales),
-        "resize": resize,
-        "map": map,
-        "layer": options.parse_layers(layer),
-        "fuse": fuse,
-        "flip": flip,
-        "close": options.parse_share(close, "--close"),
-        "crops": crops,
-        "backprop_seg": backprop_seg,
-        "box_rule": options.asked_rule_name(box_rule, threshold),
-        "refine": refine,
-    }
+    rule = options.asked_rule(box_rule, threshold)
     images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
-    finder = loaded.finder(**reading, top_k=top_k, min_score=min_score, batch_size=batch_size)
-    _say_how(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
+    predictor = loaded.predictor(
+        reading=reading, box_rule=rule, refine=refine, top_k=top_k, min_score=min_score, batch_size=batch_size
+    )
+    _say_how(predictor, loaded.name, len(images), out, saved, dry_run=dry_run)
     if dry_run:
         return
     tally = Tally()
     with console.progress("localize") as progress:
         found = localize_inputs(
-            finder,
+            predictor,
             loaded.name,
             images,
             out=out,
@@ -155,13 +136,13 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
 
 
 def _say_how(
-    finder: Finds, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
+    predictor: Predicts, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
 ) -> None:
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     say = console.note if dry_run else console.detail
-    say(f"{images} images, {finder.summary(model)} on {finder.device}{where}")
-    if finder.warning:
-        console.warn(finder.warning)
+    say(f"{images} images, {predictor.summary(model)} on {predictor.device}{where}")
+    if predictor.warning:
+        console.warn(predictor.warning)
 
 
 @dataclass

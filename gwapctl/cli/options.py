@@ -17,6 +17,7 @@ import typer
 from gwapctl.cli import console
 from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
 from gwapctl.errors import UsageError
+from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, split_options
 
 if TYPE_CHECKING:
     from gwapctl.regions import BoxRule as Rule
@@ -136,6 +137,18 @@ BackpropSeg = Annotated[
     Literal["none", "mean", "grabcut"],
     typer.Option("--backprop-seg", help="Cut the map of backprop into object and rest.", rich_help_panel=MODEL),
 ]
+Flip = Annotated[bool, typer.Option("--flip", help="Average maps over the mirrored image, too.", rich_help_panel=MODEL)]
+READING = {  # the options of a MapReading
+    "map": MapMethod,
+    "scales": Scales,
+    "resize": Resize,
+    "flip": Flip,
+    "layer": Layer,
+    "fuse": Fuse,
+    "close": Close,
+    "crops": Crops,
+    "backprop_seg": BackpropSeg,
+}
 BoxRule = Annotated[
     str | None,
     typer.Option(
@@ -305,21 +318,33 @@ def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:
         UsageError: both are given, or there is no such rule.
 
     """
-    from gwapctl.regions import parse_box_rule, threshold_rule
+    from gwapctl.regions import parse_box_rule
 
-    if box_rule is not None and threshold is not None:
-        raise UsageError(
-            "one of --threshold and --box-rule is enough: the first is short for the second. Give one of them."
-        )
-    if threshold is not None:
-        return threshold_rule(threshold)
-    return None if box_rule is None else parse_box_rule(box_rule)
+    return None if box_rule is None and threshold is None else parse_box_rule(box_rule, threshold=threshold)
 
 
-def asked_rule_name(box_rule: str | None, threshold: str | None) -> str | None:
-    """Return the name of that rule."""
-    rule = asked_rule(box_rule, threshold)
-    return None if rule is None else rule.name
+def with_reading(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let ``verb`` take the options that say how maps are read, and get them as one ``MapReading``.
+
+    They stand where its parameter ``reading`` does.
+    """
+    signature = inspect.signature(verb, eval_str=True)
+    defaults = {name: getattr(AS_STORED, READING_OPTIONS[name]) for name in READING}
+
+    @functools.wraps(verb)
+    def command(*arguments: Any, **values: Any) -> None:
+        asked = {name: values.pop(name, defaults[name]) for name in READING}
+        asked["scales"], asked["layer"] = parse_scales(asked["scales"]), parse_layers(asked["layer"])
+        asked["close"] = parse_share(asked["close"], "--close")
+        verb(*arguments, reading=split_options(asked)[0], **values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter(n, keyword, default=defaults[n], annotation=a) for n, a in READING.items()]
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += added if parameter.name == "reading" else [parameter.replace(kind=keyword)]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def parse_scales(text: str | None) -> tuple[int, ...] | None:

@@ -14,11 +14,11 @@ from gwapctl.images.decode import read_image
 from gwapctl.progress import ProgressCallback
 
 if TYPE_CHECKING:
-    from gwapctl.predict.detector import DetectorFinder
+    from gwapctl.predict.detector import DetectorPredictor
 
 
 def evaluate_detector(
-    finder: DetectorFinder,
+    predictor: DetectorPredictor,
     ground_truth: GroundTruth,
     *,
     name: str,
@@ -28,7 +28,7 @@ def evaluate_detector(
     """Evaluate a detector: all boxes it finds, whatever their score, after NMS.
 
     Args:
-        finder: the detector, as it runs; its ``min_score`` is not looked at.
+        predictor: the detector, as it runs; its ``min_score`` is not looked at.
         ground_truth: what is measured on.
         name: what the result calls it.
         workers: threads; None: one per core.
@@ -39,29 +39,29 @@ def evaluate_detector(
 
     """
     options: dict[str, Any] = {
-        "short_side": finder.reader.info.short_side,
-        "long_side": finder.reader.info.long_side,
-        "precision": finder.reader.precision,
-        "box_subset": finder.reader.info.provenance.get("box_subset"),  # the images whose boxes it was trained with
+        "short_side": predictor.reader.info.short_side,
+        "long_side": predictor.reader.info.long_side,
+        "precision": predictor.reader.precision,
+        "box_subset": predictor.reader.info.provenance.get("box_subset"),  # the images whose boxes it was trained with
     }
     return evaluate_detections(
-        _detections(finder, ground_truth, name, workers), ground_truth, name=name, options=options, progress=progress
+        _detections(predictor, ground_truth, name, workers), ground_truth, name=name, options=options, progress=progress
     )
 
 
 def _detections(
-    finder: DetectorFinder, ground_truth: GroundTruth, name: str, workers: int | None
+    predictor: DetectorPredictor, ground_truth: GroundTruth, name: str, workers: int | None
 ) -> Iterator[Detections]:
     """Yield what is found in each image, classes matched by id or name; foreign ones are negative."""
     from gwapctl.predict.threads import in_threads
 
     present = {label for sample in ground_truth.samples for label in sample.labels}
     match = match_classes(
-        finder.reader.info.classes, ground_truth.dataset.classes, present, name, ground_truth.dataset.name
+        predictor.reader.info.classes, ground_truth.dataset.classes, present, name, ground_truth.dataset.name
     )
 
     def work(part: list[BoxedSample]) -> list[Detections]:
-        found = finder.detect([read_image(sample.path) for sample in part])
+        found = predictor.detect([read_image(sample.path) for sample in part])
         return [Detections(item.boxes, item.scores, match[item.labels]) for item in found]
 
-    yield from in_threads(work, ground_truth.samples, chunk=finder.batch_size, workers=workers)
+    yield from in_threads(work, ground_truth.samples, chunk=predictor.batch_size, workers=workers)

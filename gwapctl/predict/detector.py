@@ -6,17 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import Detections
 from gwapctl.errors import DataError, UsageError
-from gwapctl.geometry import Geometry
+from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, split_options
 from gwapctl.predict.map_folder import MapsInfo
 from gwapctl.predict.prediction import ClassPrediction, Prediction, Source, load
 from gwapctl.predict.sources import OnError, checked, source_name, sources
-from gwapctl.regions import parse_box_rule
+from gwapctl.regions import parse_box_rule, resize_map
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from gwapctl.networks.rfcn.inference import DetectorReader
 
 MIN_SCORE = 0.3  # what people want to see; measuring takes every box
-MASK_RULE = parse_box_rule("paper20")
+MASK_RULE = parse_box_rule()
 
 
 class DetectorModel:
@@ -82,29 +81,39 @@ class DetectorModel:
             options: ``min_score`` (boxes that score lower are left out) and ``batch_size``.
 
         """
-        return checked(self.finder(**options).stream(sources(images), workers), on_error)
+        return checked(self.predictor(**options).stream(sources(images), workers), on_error)
 
-    def finder(
-        self, *, min_score: float | None = None, top_k: int = 1, batch_size: int | None = None, **reading: object
-    ) -> DetectorFinder:
+    def predictor(
+        self,
+        *,
+        min_score: float | None = None,
+        batch_size: int | None = None,
+        reading: MapReading = AS_STORED,
+        top_k: int = 1,
+        **cutting: object,
+    ) -> DetectorPredictor:
         """Return the object that does the work; ``batch_size``: images per forward pass.
 
         Raises:
-            UsageError: ``min_score`` is no score; or ``top_k`` or ``reading``, by which a classifier's maps are read.
+            UsageError: ``min_score`` is no score; or something else is given, by which a classifier's maps are read.
 
         """
-        given = {**reading, "top_k": top_k != 1}
-        wrong = [f"--{name.replace('_', '-')}" for name, value in given.items() if value and value != "none"]
+        reading, others = split_options(cutting, reading)
+        given = {**others, "top_k": top_k != 1}
+        wrong = [
+            *reading.flags,
+            *(f"--{name.replace('_', '-')}" for name, value in given.items() if value and value != "none"),
+        ]
         if wrong:
             raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
         min_score = MIN_SCORE if min_score is None else min_score
         if not 0 <= min_score <= 1:
             raise UsageError(f"min_score is {min_score}. Scores lie between 0 and 1.")
-        return DetectorFinder(self.reader, min_score, batch_size or self.reader.batch_size)
+        return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size)
 
 
 @dataclass(frozen=True)
-class DetectorFinder:
+class DetectorPredictor:
     """From images to boxes of at least ``min_score``, and the weak branch's maps beside them. Threads may share it."""
 
     reader: DetectorReader
@@ -133,7 +142,8 @@ class DetectorFinder:
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
-        return MapsInfo("weight", model_name, self.scales, resize="keep", values="raw", class_agnostic=False)
+        reading = ResolvedReading("weight", self.scales, resize="keep")
+        return MapsInfo(reading, model_name, "raw", class_agnostic=False)
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map: above 20 % of its range."""
@@ -166,7 +176,7 @@ class DetectorFinder:
         distinct = list(dict.fromkeys(found.labels.tolist()))
         maps = np.zeros((0, 1, 1), np.float16)
         if found.weight_maps is not None and distinct:
-            maps = _on_canvas(found.weight_maps[distinct], found.width, found.height)
+            maps = _as_heatmaps(found.weight_maps[distinct], found.width, found.height)
         classes = self.reader.info.classes
         rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
         return Prediction(
@@ -188,10 +198,9 @@ def _load(source: Source) -> ImageArray | DataError:
         return error
 
 
-def _on_canvas(maps: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float16]:
+def _as_heatmaps(maps: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float16]:
     """Resize maps ``(k, h, w)`` to the original's shape, at most 512 pixels long, as a classifier's maps are."""
-    from gwapctl.maps import CANVAS
+    from gwapctl.maps.heatmap import heatmap_size
 
-    canvas = Geometry.fit(width, height, CANVAS)
-    size = (canvas.input_width, canvas.input_height)
-    return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in maps]).astype(np.float16)
+    size = heatmap_size(width, height)
+    return np.stack([resize_map(one, size) for one in maps]).astype(np.float16)

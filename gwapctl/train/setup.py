@@ -21,7 +21,7 @@ from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.backgrounds import background_folder, background_samples, without_classes
 from gwapctl.datasets.base import BoxedSample, Dataset, Sample, fingerprint, holdout, warn_of_one_class
 from gwapctl.errors import DataError, UsageError
-from gwapctl.maps.reading import require_map
+from gwapctl.maps.resolve import require_map
 from gwapctl.networks.backbones import build_backbone, imagenet_classifier
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights
 from gwapctl.networks.heads import Head, head_class

@@ -72,7 +72,7 @@ class Subject:
     def map(self) -> str:
         """Where its head looks: the weight map, or the class map where the head pools with fixed weights."""
         try:
-            self.classifier.finder(map="weight")
+            self.classifier.predictor(map="weight")
         except UsageError:
             return "class"
         return "weight"
