@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from gwapctl.datasets.base import ClassName
-from gwapctl.maps import Localizer, PreparedImage
+from gwapctl.maps.heatmap import PreparedImage
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.memory import peak_memory
 from gwapctl.maps.reading import MapReading
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD

@@ -26,7 +26,7 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import read_image
 from gwapctl.inputs import ImageInput
-from gwapctl.maps import HEATMAP_SIDE
+from gwapctl.maps.heatmap import HEATMAP_SIDE
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from gwapctl.networks.classifier import ModelInfo, build_classifier
 from gwapctl.networks.transforms import resize

@@ -19,7 +19,7 @@ import numpy as np
 import skimage.data
 
 from gwapctl import evaluate
-from gwapctl.config import TrainConfig, build_train_config
+from gwapctl.config import build_train_config
 from gwapctl.datasets import open_dataset, reporting_split
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.draw import ImageArray, write_jpeg, write_png
@@ -85,7 +85,8 @@ def run_demo(
         DataError: something cannot be written.
 
     """
-    from gwapctl.train.classification import train
+    from gwapctl.train.loop import train
+    from gwapctl.train.task import Listener
 
     prepare_output_folder(folder, overwrite=overwrite)
     demo = Demo(
@@ -106,9 +107,8 @@ def run_demo(
     with step("3/7 training") as progress:
         demo.run.mkdir(exist_ok=True)
         config = build_train_config(str(demo.data), None, {**SETTINGS, "seed": seed})
-        assert isinstance(config, TrainConfig)  # SETTINGS ask for no detector
         with _one_thread():
-            train(config, demo.run, progress=progress)
+            train(config, demo.run, listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:
         options = evaluate.Options(reading=MapReading(MAP, SCALES), calibrate=True)
         demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress).to_json())
@@ -172,5 +172,5 @@ def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:
 def _write_boxes(demo: Demo, progress: ProgressCallback) -> None:
     source = open_source(demo.found)
     assert source is not None  # it was written a moment ago
-    EXPORTERS["coco"]().write(demo.boxes, source.items)
+    EXPORTERS["coco"].build().write(demo.boxes, source.items)
     progress(Progress(1, 1, "file"))

@@ -12,7 +12,7 @@ from torch import nn
 
 from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.evaluate.cost import measure_cost
-from gwapctl.maps import Localizer
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.memory import peak_memory
 from gwapctl.maps.reading import MapReading
 from gwapctl.networks.classifier import ModelInfo, build_classifier

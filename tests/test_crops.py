@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gwapctl.boxes import iou
-from gwapctl.maps import Localizer
 from gwapctl.maps.crops import cut, paste, warped_size
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading
 from gwapctl.networks.transforms import resize
 from gwapctl.regions import map_to_boxes, parse_box_rule

@@ -30,7 +30,7 @@ from gwapctl.predict.detector import MIN_SCORE, DetectorModel
 from gwapctl.predict.map_folder import MapFolder
 from gwapctl.predict.predictions import read_predictions
 from gwapctl.runs import Run
-from gwapctl.train.detection import train_detector
+from gwapctl.train.loop import train
 
 RunCli = Callable[..., Any]
 
@@ -50,7 +50,7 @@ def run(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = build_train_config(str(voc), None, {**settings, **schedule, "precision": "fp32"})
     assert isinstance(config, DetectorConfig)
     folder = tmp_path_factory.mktemp("run")
-    return train_detector(config, folder, device="cpu", workers=0)
+    return train(config, folder, device="cpu", workers=0)
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from torch.nn import functional
 from gwapctl.datasets.base import ClassName
 from gwapctl.device import resolve_device
 from gwapctl.errors import UsageError
-from gwapctl.maps import MAPS, Localizer, gradients
+from gwapctl.maps import MAPS, gradients
 from gwapctl.maps.forward import ForwardPass, Network
 from gwapctl.maps.layers import resolve_layers
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.methods import fuse_maps, minmax
 from gwapctl.maps.reading import MapReading
 from gwapctl.networks.backbones.base import LayerChain

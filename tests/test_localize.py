@@ -23,7 +23,7 @@ from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.inputs import ImageInput
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
-from gwapctl.networks.heads import GWAP
+from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.predict.classifier import Model, scale_warning
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.map_folder import MapFolder

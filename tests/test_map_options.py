@@ -15,7 +15,7 @@ from gwapctl.cli import options as cli_options
 from gwapctl.errors import UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.inputs import find_inputs
-from gwapctl.maps import Localizer
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading, split_options
 from gwapctl.networks.classifier import load_info, save_model
 from gwapctl.predict.classifier import Model

@@ -14,11 +14,12 @@ from gwapctl.boxes import iou
 from gwapctl.datasets.base import ClassName
 from gwapctl.device import autocast, has_fast_bf16, resolve_device
 from gwapctl.errors import MissingDependencyError, UsageError
-from gwapctl.maps import HEATMAP_SIDE, Localizer, MapResult
+from gwapctl.maps.heatmap import HEATMAP_SIDE
+from gwapctl.maps.localizer import Localizer, MapResult
 from gwapctl.maps.methods import minmax
 from gwapctl.maps.reading import MapReading, split_options
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier
-from gwapctl.networks.heads import GWAP
+from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.networks.inference import fold_batch_norms, for_inference
 from gwapctl.networks.transforms import resize
 from gwapctl.predict.threads import in_threads

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import console, options
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, any_of
+from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from gwapctl.formats import Exporter
+    from gwapctl.formats.base import Exporter
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import ImageInput
     from gwapctl.predict.classifier import Predictor
@@ -37,7 +38,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="csv, jsonl, coco, voc, yolo, label-studio or cvat.",
+        help=f"{any_of(EXPORTERS)}.",
         rich_help_panel=options.OUTPUT,
         show_default="by the suffix of --out, else csv",
     ),
@@ -153,7 +154,7 @@ def boxes(
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Write boxes as CSV, JSON lines, COCO, VOC, YOLO, Label Studio or CVAT.
+    """Write boxes in the formats that other tools label and train with.
 
     Boxes are those that localize recorded, or cut anew from its maps. No network runs, unless INPUT is images.
 
@@ -167,7 +168,7 @@ def boxes(
     from gwapctl.formats.destination import check_destination, read_class_list
 
     name, exporter = _exporter(format, out, yolo_scores, image_prefix)
-    path = check_destination(exporter, name, out, overwrite=overwrite)
+    path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
     cutting = Cutting(options.asked_rule(box_rule, threshold), refine, max_boxes, min_area)
     network = Network(model, reading, top_k, device)
@@ -178,7 +179,7 @@ def boxes(
         total = "an unknown number of" if source.total is None else source.total
         console.note(f"would write {source.about} ({total} images) as {name} to {path or 'stdout'}")
         return
-    tally = _export(exporter, source, min_score, path, listed)
+    tally = _export(exporter, EXPORTERS[name].suffix, source, min_score, path, listed)
     _finish(exporter, tally, path, listed)
 
 
@@ -211,21 +212,17 @@ class Network:
 
 
 def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefix: str | None) -> tuple[str, Exporter]:
-    from gwapctl.formats import EXPORTERS
     from gwapctl.formats.destination import format_name
-    from gwapctl.formats.label_studio import LabelStudio
-    from gwapctl.formats.yolo import Yolo
 
-    name = format_name(name, out, EXPORTERS)
+    name = format_name(name, out)
     for option, given, wanted in (
         ("--yolo-scores", yolo_scores, "yolo"),
         ("--image-prefix", image_prefix is not None, "label-studio"),
     ):
         if given and name != wanted:
             raise UsageError(f"{option} goes with --format {wanted}, not {name}.")
-    if yolo_scores:
-        return name, Yolo(scores=True)
-    return name, EXPORTERS[name]() if image_prefix is None else LabelStudio(image_prefix)
+    chosen: dict[str, Any] = {"scores": True} if yolo_scores else {}
+    return name, EXPORTERS[name].build(**chosen, **({} if image_prefix is None else {"image_prefix": image_prefix}))
 
 
 def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Network) -> Source | None:
@@ -245,8 +242,7 @@ def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Networ
 
 
 def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter, min_score: float) -> Source:
-    from gwapctl.formats import FolderExporter
-    from gwapctl.formats.base import check_names
+    from gwapctl.formats.base import FolderExporter, check_names
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
@@ -310,8 +306,10 @@ class Tally:
             yield item
 
 
-def _export(exporter: Exporter, source: Source, min_score: float, path: Path | None, listed: list[str] | None) -> Tally:
-    from gwapctl.formats import FileExporter
+def _export(
+    exporter: Exporter, suffix: str, source: Source, min_score: float, path: Path | None, listed: list[str] | None
+) -> Tally:
+    from gwapctl.formats.base import FileExporter
     from gwapctl.formats.sources import confident
 
     tally = Tally()
@@ -321,7 +319,7 @@ def _export(exporter: Exporter, source: Source, min_score: float, path: Path | N
             exporter.write(path, items, listed)
         elif isinstance(exporter, FileExporter):
             for lines in exporter.text(items, listed):
-                console.print_data(lines, Path(exporter.filename).suffix)
+                console.print_data(lines, suffix)
     return tally
 
 

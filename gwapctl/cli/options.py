@@ -16,7 +16,9 @@ import typer
 
 from gwapctl.cli import console
 from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
-from gwapctl.errors import UsageError
+from gwapctl.datasets.layouts import folder_layouts
+from gwapctl.errors import UsageError, any_of
+from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, split_options
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def _set_debug(value: bool) -> bool:
 
 _DATASET = typer.Argument(
     metavar="DATASET",
-    help="A data set's name (gwapctl data list), or a folder: VOC layout, class folders, COCO JSON, YOLO, CSV.",
+    help=f"A data set's name (gwapctl data list), or a folder: {folder_layouts()}.",
     show_default=False,
 )
 DatasetName = Annotated[str, _DATASET]
@@ -100,7 +102,7 @@ MapMethod = Annotated[
     str | None,
     typer.Option(
         "--map",
-        help="How the map is made: weight, class, score, fused, foreground, backprop, gradcam, layercam or dgl.",
+        help=f"How the map is made: {any_of(MAPS)}.",
         rich_help_panel=MODEL,
         show_default="what the model stores",
     ),
@@ -109,7 +111,7 @@ Layer = Annotated[
     str | None,
     typer.Option(
         "--layer",
-        help="Where gradcam, layercam and dgl are read: names or numbers of gwapctl models show, such as 3,layers.4.",
+        help=f"Layers of {any_of(layer_maps(), 'and')}: names or numbers of gwapctl models show, such as 3,layers.4.",
         rich_help_panel=MODEL,
         show_default="the last feature map",
     ),
@@ -279,10 +281,19 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _setting_help(setting: Setting) -> str:
+    """Return the help of a setting's flag, with all names that may stand there."""
+    from gwapctl.networks.backbones import BACKBONES
+    from gwapctl.networks.heads import HEADS
+
+    names = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS}.get(setting.key)
+    return setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
+
+
 def _flag(setting: Setting) -> inspect.Parameter:
     """Return the parameter that Typer reads for one setting."""
     option = typer.Option(
-        *setting.spelling, help=setting.about.help, rich_help_panel=setting.about.panel, show_default=False
+        *setting.spelling, help=_setting_help(setting), rich_help_panel=setting.about.panel, show_default=False
     )
     annotation: Any = Annotated[_on_the_command_line(setting.plain) | None, option]
     return inspect.Parameter(setting.key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

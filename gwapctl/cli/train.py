@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 from gwapctl.cli import console, options
 from gwapctl.config.settings import all_settings, parse_changes, settings_of
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, lookup
 
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
@@ -104,7 +103,7 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
     import torch
 
     from gwapctl.config import DetectorConfig
-    from gwapctl.maps.methods import MAPS
+    from gwapctl.maps import MAPS
     from gwapctl.networks.backbones import build_backbone, pretrained_weights_info
     from gwapctl.networks.heads import check_head
     from gwapctl.networks.rfcn.trunk import check_trunk
@@ -118,8 +117,8 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
         with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
             build_backbone(config.backbone, output_stride=config.output_stride)
     check_head(config.head, config.head_options)
-    if config.map is not None and config.map not in MAPS:
-        raise unknown_name("map method", config.map, MAPS)
+    if config.map is not None:
+        lookup("map method", config.map, MAPS)
     if config.box_rule is not None:
         parse_box_rule(config.box_rule)
 
@@ -223,9 +222,9 @@ def _run(
     from gwapctl.datasets.download import ensure_dataset
     from gwapctl.files import prepare_output_folder
     from gwapctl.networks.heads import head_class
-    from gwapctl.train.bookkeeping import require_tensorboard
-    from gwapctl.train.classification import train as train_classifier
-    from gwapctl.train.detection import train_detector
+    from gwapctl.train.history import require_tensorboard
+    from gwapctl.train.loop import train
+    from gwapctl.train.task import Listener
 
     if tensorboard:  # before anything is downloaded
         require_tensorboard()
@@ -240,22 +239,17 @@ def _run(
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
-        verb: Callable[..., Run] = partial(train_classifier, feature_cache=feature_cache, detail=console.detail)
-        if isinstance(config, DetectorConfig):
-            verb = train_detector
-        run = verb(
+        run = train(
             config,
             folder,
             root=root,
             device=device,
             workers=workers,
+            feature_cache=feature_cache,
+            skip_broken=skip_broken,
             resume=resume,
             tensorboard=tensorboard,
-            skip_broken=skip_broken,
-            announce=console.note,
-            warn=console.warn,
-            check_progress=shown,
-            progress=shown,
+            listener=Listener(console.note, console.detail, console.warn, shown, shown),
         )
     _show_result(run, json)
 

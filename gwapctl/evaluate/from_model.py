@@ -18,9 +18,9 @@ from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions import BoxRule
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer, MapResult
     from gwapctl.maps.heatmap import PreparedImage
-    from gwapctl.networks.heads import Head
+    from gwapctl.maps.localizer import Localizer, MapResult
+    from gwapctl.networks.heads.base import Head
 
 
 def predictions_from_model(

@@ -32,7 +32,7 @@ from gwapctl.regions.rules import DEFAULT_RULE
 from gwapctl.runs import Run
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
 
 PROTOCOLS: dict[str, Callable[[Dataset, Masks], JudgingProtocol]] = {
     "paper": PaperProtocol,

@@ -16,7 +16,7 @@ from gwapctl.device import autocast
 from gwapctl.maps.layers import Recorder, announce_layers, check_is_map
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.heads import Head, HeadOutput
+from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.inference import for_inference
 from gwapctl.networks.transforms import split_region
 

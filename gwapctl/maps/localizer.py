@@ -14,10 +14,10 @@ from torch import Tensor
 from gwapctl.device import autocast, resolve_device
 from gwapctl.errors import UsageError
 from gwapctl.geometry import Geometry
-from gwapctl.maps import crops
+from gwapctl.maps import MAPS, crops
 from gwapctl.maps.forward import ForwardPass, ImageArray, Network, blank_forward
 from gwapctl.maps.heatmap import FloatArray, PreparedImage, Size, compose, heatmap_size
-from gwapctl.maps.methods import MAPS, fuse_maps, minmax
+from gwapctl.maps.methods import fuse_maps, minmax
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.maps.resolve import resolve_reading
 from gwapctl.networks.classifier import Classifier

@@ -1,4 +1,4 @@
-"""Ways to read maps out of a forward pass. A new one is a function and a line in ``MAPS``.
+"""Ways to read maps out of a forward pass. ``gwapctl.maps.MAPS`` has them by name, with those of ``gradients``.
 
 Each takes a ``ForwardPass`` of B images and the classes asked for ``(B, k)``, and returns raw maps ``(B, k, h, w)``, or
 ``(B, 1, h, w)`` where one map stands for every class: a list, for methods that read inner layers give one per layer.
@@ -7,28 +7,14 @@ Each takes a ``ForwardPass`` of B images and the classes asked for ``(B, k)``, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gwapctl.errors import UsageError
-from gwapctl.maps import gradients
-from gwapctl.maps.forward import ForwardPass, Source
-from gwapctl.networks.heads import PoolThenClassify
-
-
-@dataclass(frozen=True)
-class MapMethod:
-    """``read`` makes the maps, by gradients with respect to ``source`` if it is given.
-
-    ``normalised``: the maps are stretched to [0, 1], each by itself; otherwise values of images can be compared.
-    """
-
-    read: Callable[[ForwardPass, Tensor], Sequence[Tensor]]
-    source: Source | None = None
-    normalised: bool = False
+from gwapctl.maps.forward import ForwardPass
+from gwapctl.networks.heads.averaging import PoolThenClassify
 
 
 def weight_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
@@ -119,16 +105,3 @@ def _stretch(maps: Tensor, height: int, width: int) -> Tensor:
     if maps.shape[2:] == (height, width):
         return maps
     return functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
-
-
-MAPS: dict[str, MapMethod] = {
-    "weight": MapMethod(weight_map),
-    "class": MapMethod(class_map),
-    "score": MapMethod(score_map),
-    "fused": MapMethod(fused_map, normalised=True),
-    "foreground": MapMethod(foreground_map),
-    "backprop": MapMethod(gradients.backprop, source="image", normalised=True),
-    "gradcam": MapMethod(gradients.gradcam, source="layer", normalised=True),
-    "layercam": MapMethod(gradients.layercam, source="layer", normalised=True),
-    "dgl": MapMethod(gradients.dgl, source="layer", normalised=True),
-}

@@ -7,13 +7,14 @@ from typing import cast
 
 import torch
 
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, any_of, unknown_name
+from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.forward import blank_forward
 from gwapctl.maps.layers import resolve_layers
-from gwapctl.maps.methods import FUSIONS, MAPS
+from gwapctl.maps.methods import FUSIONS
 from gwapctl.maps.reading import MapReading, ResolvedReading, stored_reading
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.heads import Head
+from gwapctl.networks.heads.base import Head
 from gwapctl.regions.refine import SEGMENTATIONS
 
 
@@ -61,17 +62,13 @@ def _check_map(method: str, layer: Sequence[str | int], fuse: str, backprop_seg:
         raise unknown_name("fusion", fuse, FUSIONS)
     if backprop_seg not in ("none", *SEGMENTATIONS):
         raise unknown_name("segmentation", backprop_seg, ("none", *SEGMENTATIONS))
-    of_layers = [name for name, entry in MAPS.items() if entry.source == "layer"]
+    of_layers = layer_maps()
     if layer and method not in of_layers:
-        raise UsageError(f"map {method} is not read at a layer. Drop --layer, or choose --map {_or(of_layers)}.")
+        raise UsageError(f"map {method} is not read at a layer. Drop --layer, or choose --map {any_of(of_layers)}.")
     if fuse != "mean" and len(layer) < 2:
         raise UsageError(f"--fuse {fuse} needs several layers. Give them like --layer 3,4, or drop it.")
     if backprop_seg != "none" and method != "backprop":
         raise UsageError(f"--backprop-seg cuts the map of backprop, not of {method}. Choose --map backprop.")
-
-
-def _or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 @torch.no_grad()

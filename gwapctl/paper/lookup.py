@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from gwapctl.config import DEFAULTS, all_settings, build_train_config
+from gwapctl.config import all_settings, build_train_config
 from gwapctl.config.settings import as_arguments
+from gwapctl.datasets import DATASETS
 from gwapctl.networks.zoo import zoo_folder
 from gwapctl.paper.results import Result
 from gwapctl.paper.specification import EXTRAS, Column, EvaluateOptions, Row, Setting, TableSpec
@@ -120,7 +121,8 @@ def departures(spec: TableSpec, row: Row, column: Column, result: Result) -> lis
     The row's own are those of its recipe, else the defaults on the paper's data set; without both nothing is said.
     """
     recipe = None if row.recipe is None else recipe_file(row.recipe)
-    if recipe is None and spec.train_dataset not in DEFAULTS:
+    paper = DATASETS.get(spec.train_dataset)
+    if recipe is None and (paper is None or paper.train is None):
         return []
     known = {key: value for key, value in {**row.config, **column.config}.items() if key in all_settings()}
     own = build_train_config(spec.train_dataset, recipe, known).model_dump(mode="json")

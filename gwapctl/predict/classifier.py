@@ -24,9 +24,9 @@ from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
 if TYPE_CHECKING:
     import torch
 
-    from gwapctl.maps import Localizer, MapResult
     from gwapctl.maps.heatmap import FloatArray as FloatMap
     from gwapctl.maps.heatmap import PreparedImage
+    from gwapctl.maps.localizer import Localizer, MapResult
     from gwapctl.networks.classifier import Classifier, ModelInfo
 
 
@@ -153,7 +153,7 @@ class Model:
             UsageError: there is no such option, or a value does not do; or ``min_score`` is given.
 
         """
-        from gwapctl.maps import Localizer
+        from gwapctl.maps.localizer import Localizer
 
         if min_score is not None:
             raise UsageError(f"--min-score is for a detector's boxes, and {self.name} is a classifier.")

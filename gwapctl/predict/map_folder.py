@@ -20,7 +20,7 @@ from gwapctl.maps.reading import UNKNOWN, ResolvedReading
 from gwapctl.predict.prediction import SCHEMA_VERSION, check_schema, first_problem
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
 
 MAPS = "maps"
 MAPS_INFO = "maps.json"

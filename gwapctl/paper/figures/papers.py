@@ -14,9 +14,10 @@ import numpy as np
 from gwapctl.draw import COLOURS, draw_overlay
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.images.decode import ImageArray
+from gwapctl.maps import MAPS
 from gwapctl.paper.figures.images import Scene
 from gwapctl.paper.figures.layout import Caption, Outline, Panel, Plate, PlateRow
-from gwapctl.paper.figures.models import MAP_NAMES, Subject
+from gwapctl.paper.figures.models import Subject
 from gwapctl.predict.classifier import Predictor, scale_warning
 from gwapctl.predict.detector import DetectorPredictor
 from gwapctl.predict.prediction import Prediction
@@ -62,7 +63,7 @@ def figure_8(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
     single = [_predictor(own, method, (scale,), lambda _: None) for scale in scales]
     mean = _predictor(own, method, scales, note)
     last = _predictor(other, "class", other.classifier.info.input_size[:1], note)
-    name = f"{own.name} {MAP_NAMES.get(method, method)}"
+    name = f"{own.name} {MAPS[method].label}"
     heads = [f"{name}\n{scale} px" for scale in scales] + [f"{name}\nmean of {len(scales)}"] * (len(scales) > 1)
     predictors = [*single, *([mean] * (len(scales) > 1)), last]
     rows = [PlateRow((_input(scene), *[_map(scene, predictor) for predictor in predictors])) for scene in scenes]
@@ -127,7 +128,7 @@ def _predictor(
 ) -> Predictor:
     model = subject.classifier
     predictor = model.predictor(map=method, scales=scales, top_k=min(top_k, len(model.classes)))
-    if warning := scale_warning(model.info, predictor.localizer.reading.scales):
+    if warning := scale_warning(model.info, predictor.scales):
         note(f"{model.name}: {warning}")
     return predictor
 
@@ -143,7 +144,7 @@ def _class_predictor(subject: Subject, wishes: Wishes, note: Note) -> Predictor:
 
 
 def _head(subject: Subject, method: str) -> str:
-    return f"{subject.name}\n{MAP_NAMES.get(method, method)}"
+    return f"{subject.name}\n{MAPS[method].label}"
 
 
 def _find(predictor: Predictor | DetectorPredictor, scene: Scene) -> Prediction:
