@@ -16,7 +16,7 @@ from gwapctl.datasets.layouts import LAYOUTS, Layout
 from gwapctl.formats import EXPORTERS, FormatEntry
 from gwapctl.formats.base import ClassTable, FileExporter
 from gwapctl.maps import MAPS, MapMethod
-from gwapctl.maps.forward import Pass
+from gwapctl.maps.forward import ForwardPass
 from gwapctl.networks.backbones import BACKBONES, BackboneEntry
 from gwapctl.networks.backbones.base import Backbone, LayerChain
 from gwapctl.networks.heads import HEADS, HeadEntry
@@ -36,7 +36,7 @@ def toy_backbone() -> Backbone:
     return LayerChain({"conv": nn.Conv2d(3, 8, 3, stride=8, padding=1)}, channels=8, stride=8)
 
 
-def toy_map(passed: Pass, classes: Tensor) -> Sequence[Tensor]:
+def toy_map(passed: ForwardPass, classes: Tensor) -> Sequence[Tensor]:
     return [passed.features.mean(1, keepdim=True).expand(-1, classes.shape[1], -1, -1)]
 
 
