@@ -32,7 +32,7 @@ from gwapctl.networks.classifier import ModelInfo, build_classifier
 from gwapctl.networks.transforms import resize
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.folder import localize_inputs
-from gwapctl.predict.predictions import ImagePrediction, Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.regions import map_to_boxes, parse_box_rule
 
 SIDE, CLASSES = 224, 1000
@@ -59,7 +59,7 @@ def our_contender(device: str, precision: str) -> Contender:
     return lambda inputs: sum(len(as_line(found)) for found in localize_inputs(predictor, "googlenet", inputs))
 
 
-def as_line(found: ImagePrediction) -> str:
+def as_line(found: Prediction) -> str:
     """Return the JSON line of an image."""
     return json.dumps(found.to_json())
 
@@ -88,8 +88,8 @@ class PlainLoop:
         full = torch.nn.functional.interpolate(maps, size, mode="bilinear", align_corners=False)[0, 0].numpy()
         regions = map_to_boxes(full, RULE)
         box = tuple(fitted.to_original(regions[0].box)[0].tolist()) if regions else None
-        found = Prediction(str(label), str(label), score, box)
-        return as_line(ImagePrediction(str(item.path), width, height, "googlenet", (SIDE,), (found,), None, item.id))
+        found = ClassPrediction(str(label), str(label), score, box)
+        return as_line(Prediction(str(item.path), width, height, "googlenet", (SIDE,), (found,), None, item.id))
 
 
 class TorchCam(PlainLoop):

@@ -25,7 +25,7 @@ import torch
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.ground_truth import true_boxes
 from gwapctl.evaluate.predictions import FOREIGN, boxes_from_maps, match_classes
-from gwapctl.evaluate.subject import find_dataset, find_samples, find_target
+from gwapctl.evaluate.subject import find_dataset, find_samples, find_subject
 from gwapctl.images.decode import read_image
 from gwapctl.maps import MAPS
 from gwapctl.maps.forward import Network
@@ -51,12 +51,12 @@ def measure(spec: str, readings: Sequence[Reading], limit: int | None) -> tuple[
     """Return the data set's name, and the accuracy of every reading and floor on it."""
     spec, _, where = spec.partition("=")
     name, _, root = where.partition("@")
-    target = find_target(spec)
-    dataset = find_dataset(target, name or None, Path(root) if root else None, None)
-    split, samples = find_samples(target, dataset, None)
+    subject = find_subject(spec)
+    dataset = find_dataset(subject, name or None, Path(root) if root else None, None)
+    split, samples = find_samples(subject, dataset, None)
     samples = [sample for sample in samples[:limit] if true_boxes(sample)]
     meters: dict[str | Reading, GtKnownLocalization] = {key: GtKnownLocalization() for key in (*FLOORS, *readings)}
-    network = Network(load_classifier(target.path), device=torch.device("cpu"))
+    network = Network(load_classifier(subject.path), device=torch.device("cpu"))
     present = {label for sample in samples for label in sample.labels}
     match = match_classes(network.model.info.classes, dataset.classes, present, spec, dataset.name)
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}

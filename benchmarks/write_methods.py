@@ -24,7 +24,7 @@ from gwapctl.paper.render import render_markdown
 from gwapctl.paper.results import collect_results
 from gwapctl.paper.specification import TableSpec, load_table
 from gwapctl.paper.strip import collect_slim
-from gwapctl.predict.classifier import Model, load_model
+from gwapctl.predict.classifier import load_model
 from gwapctl.runs import Run, find_runs
 
 TABLE, PROFILE = "methods", "quick"
@@ -106,7 +106,7 @@ def draw_picture(spec: TableSpec, folder: Path) -> None:
     methods = []
     for row in spec.rows:
         model = models.get(str(row.recipe))
-        if isinstance(model, Model):
+        if model and not model.detects:
             rule = row.evaluate.box_rule or model.info.box_rule
             methods.append(Method(", ".join(row.labels), model, str(row.evaluate.map), rule))
     if not methods:

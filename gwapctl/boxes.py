@@ -10,6 +10,7 @@ Arrays of boxes have shape ``(N, 4)`` and dtype float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,22 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 BoxesLike = npt.ArrayLike | Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """All boxes found in one image: ``boxes`` (N, 4) in its pixels, ``scores`` (N,), ``labels`` (N,), class indices.
+
+    ``width, height`` are the image's, 0 where they are not known. ``weight_maps`` (C, h, w) are those of a detector's
+    weak branch, one per class of the model; None where they were not asked for or there are none.
+    """
+
+    boxes: FloatArray
+    scores: FloatArray
+    labels: npt.NDArray[np.int64]
+    width: int = 0
+    height: int = 0
+    weight_maps: npt.NDArray[np.float32] | None = None
 
 
 def as_boxes(boxes: BoxesLike) -> FloatArray:

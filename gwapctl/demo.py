@@ -29,9 +29,9 @@ from gwapctl.formats.sources import open_source
 from gwapctl.inputs import find_inputs
 from gwapctl.maps.reading import MapReading
 from gwapctl.paper.run_page import write_run_page
-from gwapctl.predict.classifier import Model, load_model
+from gwapctl.predict.classifier import load_model
 from gwapctl.predict.folder import localize_inputs
-from gwapctl.predict.result import Localization
+from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 
 SETTINGS: dict[str, Any] = {
@@ -74,7 +74,7 @@ def run_demo(
     images: int,
     seed: int = 0,
     overwrite: bool = False,
-    show: Callable[[list[Localization]], None] = lambda _: None,
+    show: Callable[[list[Prediction]], None] = lambda _: None,
 ) -> Demo:
     """Localize three photos with the default model, and ``show`` what was found; then the same with a model of its own.
 
@@ -111,7 +111,7 @@ def run_demo(
             train(config, demo.run, listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:
         options = evaluate.Options(reading=MapReading(MAP, SCALES), calibrate=True)
-        demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress))
+        demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress).to_json())
     with step("5/7 localizing") as progress:
         _localize(demo, overwrite, progress)
     with step("6/7 writing boxes") as progress:
@@ -122,16 +122,14 @@ def run_demo(
     return demo
 
 
-def localize_photos(picture: Path, progress: ProgressCallback) -> list[Localization]:
+def localize_photos(picture: Path, progress: ProgressCallback) -> list[Prediction]:
     """Find what the default model sees in the three photos, and draw it side by side into ``picture``, a JPEG."""
     folder = picture.with_suffix("")
     folder.mkdir(exist_ok=True)
     for file, name in PHOTOS.items():
         write_png(folder / f"{file}.png", getattr(skimage.data, name)())
     found = []
-    model = load_model()
-    assert isinstance(model, Model)  # the default is a classifier
-    for result in model.stream(folder, scales=PHOTO_SCALES):
+    for result in load_model().stream(folder, scales=PHOTO_SCALES):
         found.append(result)
         progress(Progress(len(found), len(PHOTOS), "photos"))
     write_jpeg(picture, side_by_side([result.plot() for result in found]))

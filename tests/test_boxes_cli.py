@@ -19,7 +19,8 @@ from gwapctl.cli.boxes import boxes
 from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.map_folder import MAPS, MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, read_predictions
+from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError
+from gwapctl.predict.predictions import read_predictions
 
 Run = Callable[..., Any]
 
@@ -42,11 +43,11 @@ FLAT = heat(9, 7)
 def out(tmp_path: Path) -> Path:
     """What localize would leave: one image with a map per class, a flat map, an image that failed."""
     folder = tmp_path / "out"
-    cat = Prediction("cat", "n01", 0.8, (4, 4, 20, 16), "maps/sub/a.jpg.npy")
-    dog = Prediction("dog", "n02", 0.2, (0, 12, 40, 24), "maps/sub/a.jpg.npy")
+    cat = ClassPrediction("cat", "n01", 0.8, (4, 4, 20, 16), "maps/sub/a.jpg.npy")
+    dog = ClassPrediction("dog", "n02", 0.2, (0, 12, 40, 24), "maps/sub/a.jpg.npy")
     items = [
-        ImagePrediction("in/sub/a.jpg", 40, 24, "tiny", (64,), (cat, dog), id="sub/a.jpg"),
-        ImagePrediction("in/flat.png", 7, 9, "tiny", (64,), (replace(cat, box=None),), id="flat.png"),
+        Prediction("in/sub/a.jpg", 40, 24, "tiny", (64,), (cat, dog), id="sub/a.jpg"),
+        Prediction("in/flat.png", 7, 9, "tiny", (64,), (replace(cat, box=None),), id="flat.png"),
     ]
     save(folder, items)
     write_map(folder / MAPS, "sub/a.jpg", np.stack([CAT, DOG]))
@@ -63,7 +64,7 @@ def out(tmp_path: Path) -> Path:
     return folder
 
 
-def save(folder: Path, items: list[ImagePrediction]) -> None:
+def save(folder: Path, items: list[Prediction]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(item.to_json()) + "\n" for item in items]
     (folder / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -111,7 +112,7 @@ def test_documents_of_one_file_can_go_to_stdout(run_cli: Run, out: Path, tmp_pat
 
 
 def test_failed_images_are_named_and_left_out(run_cli: Run, out: Path, tmp_path: Path) -> None:
-    bad = ImagePrediction("in/bad.jpg", 0, 0, error=PredictionError("DataError", "in/bad.jpg is empty"), id="bad.jpg")
+    bad = Prediction("in/bad.jpg", 0, 0, error=PredictionError("DataError", "in/bad.jpg is empty"), id="bad.jpg")
     save(out, [*read_predictions(out), bad])
     result = run_cli("boxes", out, "--out", tmp_path / "boxes.json")
     assert result.code == 3

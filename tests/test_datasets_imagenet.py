@@ -18,7 +18,7 @@ from gwapctl.datasets import DATASETS, download, open_dataset, reporting_split, 
 from gwapctl.datasets.imagenet import ImageNet
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate import Ground, evaluate_maps
+from gwapctl.evaluate import GroundTruth, evaluate_maps
 from gwapctl.predict.map_folder import write_map
 
 TENCH, CRANE, OTHER_CRANE = "n01440764", "n02012849", "n03126707"
@@ -133,8 +133,8 @@ def test_localization_leaves_blacklisted_images_out_or_says_that_it_cannot(offic
 
     def measured() -> tuple[float, list[str], int]:
         dataset = open_dataset("imagenet", official)
-        document = evaluate_maps(maps, Ground(dataset, "val", dataset.boxed_samples("val")))
-        return document["metrics"]["gt_known_error"], document["notes"], document["n"]
+        document = evaluate_maps(maps, GroundTruth(dataset, "val", dataset.boxed_samples("val")))
+        return document.metrics["gt_known_error"], document.notes, document.n
 
     error, notes, n = measured()
     assert (error, n) == (0, 3)

@@ -14,7 +14,7 @@ import pytest
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.datasets.check import list_datasets
 from gwapctl.errors import DataError
-from gwapctl.evaluate import Ground, evaluate_maps
+from gwapctl.evaluate import GroundTruth, evaluate_maps
 from gwapctl.predict.map_folder import write_map
 
 WNIDS = ("n01440764", "n02012849")
@@ -108,17 +108,17 @@ def test_foreground_iou_by_hand(data: Path, tmp_path: Path) -> None:
         heat = np.where(masks[number] > 0, 255, beside * wrong[number]).astype(np.uint8)
         write_map(tmp_path / "maps", f"{val(number)}.JPEG", heat)
     dataset = open_dataset("lid", data)
-    document = evaluate_maps(tmp_path / "maps", Ground(dataset, "val", dataset.boxed_samples("val")))
-    metrics = document["metrics"]
+    document = evaluate_maps(tmp_path / "maps", GroundTruth(dataset, "val", dataset.boxed_samples("val")))
+    metrics = document.metrics
     assert metrics["fg_iou"] == metrics["fg_iou_pooled"] == 1
     assert metrics["fg_iou_threshold"] == metrics["fg_iou_pooled_threshold"] == 200
-    curve = document["fg_iou_curve"]
+    curve = document.fg_iou_curve
     assert len(curve["mean"]) == len(curve["pooled"]) == 256
     assert curve["mean"][0] == pytest.approx((150 / 300 + 240 / 300) / 2)
     assert curve["mean"][100] == pytest.approx((1 + 240 / 300) / 2)
     assert curve["pooled"][0] == pytest.approx(390 / 600)
     assert curve["pooled"][100] == pytest.approx(390 / 450)
     assert curve["mean"][255] == 0
-    floor = document["floors"]["full_image"]
+    floor = document.floors["full_image"]
     assert floor["fg_iou"] == pytest.approx((150 + 240) / 2 / (WIDTH * HEIGHT))
-    assert document["notes"][-1] == "2 masks are here, not the 23,151 of the challenge"
+    assert document.notes[-1] == "2 masks are here, not the 23,151 of the challenge"

@@ -180,18 +180,19 @@ def test_losses_and_detections(weak: str, pooling: str) -> None:
     found = model.detect(model.features(images, sizes), sizes)
     assert len(found) == 3
     for one, (height, width) in zip(found, sizes, strict=True):
-        assert len(one.boxes) == len(one.scores) == len(one.labels)
-        assert 0 < len(one.boxes) <= 400
-        assert (one.boxes[:, :2] >= 0).all()
-        assert (one.boxes[:, 2] <= width).all()
-        assert (one.boxes[:, 3] <= height).all()
-        assert (one.scores.diff() <= 0).all()
-        assert set(one.labels.tolist()) <= {0, 1, 2}
+        assert len(one["boxes"]) == len(one["scores"]) == len(one["labels"])
+        assert 0 < len(one["boxes"]) <= 400
+        assert (one["boxes"][:, :2] >= 0).all()
+        assert (one["boxes"][:, 2] <= width).all()
+        assert (one["boxes"][:, 3] <= height).all()
+        assert (one["scores"].diff() <= 0).all()
+        assert set(one["labels"].tolist()) <= {0, 1, 2}
         for label in range(3):
-            overlap = torchvision.ops.box_iou(one.boxes[one.labels == label], one.boxes[one.labels == label])
+            boxes = one["boxes"][one["labels"] == label]
+            overlap = torchvision.ops.box_iou(boxes, boxes)
             assert (overlap.fill_diagonal_(0) <= 0.3 + 1e-6).all()
-    few = model.detect(model.features(images, sizes), sizes, score_threshold=float(found[0].scores[4]))
-    assert len(few[0].boxes) == 5
+    few = model.detect(model.features(images, sizes), sizes, score_threshold=float(found[0]["scores"][4]))
+    assert len(few[0]["boxes"]) == 5
     maps = model.weight_maps(model.features(images, sizes), sizes)
     assert (maps is not None) == ("gwap" in weak)
     if maps is not None:
@@ -213,7 +214,7 @@ def test_what_stands_in_the_padding_does_not_matter() -> None:
         model.detect(model.features(noisy, sizes), sizes),
         strict=True,
     ):
-        torch.testing.assert_close(one.boxes, other.boxes)
+        torch.testing.assert_close(one["boxes"], other["boxes"])
     assert (images != noisy).any()
 
 
@@ -307,7 +308,7 @@ def test_bf16_channels_last_gives_the_same_losses() -> None:
         assert loss.item() == pytest.approx(expected[name].item(), rel=0.2), name
     total_loss(losses).backward()
     assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
-    assert found[0].boxes.dtype == found[0].scores.dtype == torch.float32
+    assert found[0]["boxes"].dtype == found[0]["scores"].dtype == torch.float32
 
 
 # --- files ---
@@ -322,8 +323,8 @@ def test_a_saved_detector_is_the_same(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "model.json").read_text())["task"] == "detection"
     images, sizes, _, _ = scenes(1)
     assert torch.equal(
-        again.detect(again.features(images, sizes), sizes)[0].boxes,
-        model.detect(model.features(images, sizes), sizes)[0].boxes,
+        again.detect(again.features(images, sizes), sizes)[0]["boxes"],
+        model.detect(model.features(images, sizes), sizes)[0]["boxes"],
     )
 
 
@@ -357,5 +358,5 @@ def test_eight_images_are_learned_by_heart() -> None:
         optimizer.step()
     meter = DetectionAP()
     for found, target in zip(model.eval().detect(model.features(images, sizes), sizes), targets, strict=True):
-        meter.update(found.boxes, found.scores, found.labels, target.boxes, target.labels, target.difficult)
+        meter.update(found["boxes"], found["scores"], found["labels"], target.boxes, target.labels, target.difficult)
     assert meter.compute()["det_map_area"] > 95

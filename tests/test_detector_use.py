@@ -103,13 +103,13 @@ def test_evaluation_judges_every_box_and_is_stored(voc: Path, run: Run) -> None:
     for sample in dataset.boxed_samples("test"):
         found = reader.run([read_image(sample.path)])[0]
         meter.update(found.boxes, found.scores, found.labels, sample.boxes, sample.box_labels, sample.difficult)
-    assert {key: document["metrics"][key] for key in meter.compute()} == pytest.approx(meter.compute())
-    assert document["n"] == len(dataset.samples("test"))
-    assert document["options"]["box_subset"] == run.document["box_subset"]["hash"]
-    assert (document["options"]["short_side"], document["seed"]) == (40, 0)
-    assert {row["class"] for row in document["per_class"]} <= {item.name for item in dataset.classes}
+    assert {key: document.metrics[key] for key in meter.compute()} == pytest.approx(meter.compute())
+    assert document.n == len(dataset.samples("test"))
+    assert document.options["box_subset"] == run.document["box_subset"]["hash"]
+    assert (document.options["short_side"], document.seed) == (40, 0)
+    assert {row["class"] for row in document.per_class} <= {item.name for item in dataset.classes}
     stored = Run.open(run.folder).evaluations()
-    assert [item["metrics"] for item in stored] == [document["metrics"]]
+    assert [item["metrics"] for item in stored] == [document.metrics]
 
 
 @pytest.mark.parametrize("flag", [{"scales": (64,)}, {"box_rule": "otsu"}, {"calibrate": True}, {"map": "weight"}])

@@ -16,12 +16,12 @@ import pytest
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError, ModelError, UsageError
-from gwapctl.evaluate import Ground, Options, evaluate, evaluate_boxes, evaluate_maps
+from gwapctl.evaluate import GroundTruth, Options, evaluate, evaluate_boxes, evaluate_maps
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.predictions import FOREIGN, ClassMatcher, match_classes
 from gwapctl.maps.reading import MapReading, ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 
 WIDTH, HEIGHT = 40, 30  # of every image here; maps are 20 x 15
 BOX = (10.0, 6.0, 30.0, 24.0)
@@ -61,8 +61,8 @@ def sample(name: str, objects: dict[int, list[Sequence[float]]], ignored: tuple[
     )
 
 
-def ground(samples: Sequence[BoxedSample], *, multi_label: bool = False, **rest) -> Ground:
-    return Ground(Tiny(samples, multi_label), "val", samples, **rest)
+def ground(samples: Sequence[BoxedSample], *, multi_label: bool = False, **rest) -> GroundTruth:
+    return GroundTruth(Tiny(samples, multi_label), "val", samples, **rest)
 
 
 def box_map(box: Sequence[float], width: int = WIDTH // 2, height: int = HEIGHT // 2) -> np.ndarray:
@@ -81,8 +81,8 @@ def write_predictions(folder: Path, images: dict[str, list[tuple[str, float, Seq
     folder.mkdir(exist_ok=True)
     lines = []
     for name, found in images.items():
-        predictions = tuple(Prediction(label, "", score, box and tuple(box)) for label, score, box in found)
-        lines.append(json.dumps(ImagePrediction(name, WIDTH, HEIGHT, predictions=predictions).to_json()))
+        predictions = tuple(ClassPrediction(label, "", score, box and tuple(box)) for label, score, box in found)
+        lines.append(json.dumps(Prediction(name, WIDTH, HEIGHT, predictions=predictions).to_json()))
     path = folder / "predictions.jsonl"
     path.write_text("\n".join(lines))
     return path
@@ -98,14 +98,14 @@ def test_perfect_maps_give_perfect_scores(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "masks" / "d" / "a.png"), mask)
     write_map(tmp_path / "maps", "d/a.jpg", full_map(BOX))
     document = evaluate_maps(tmp_path / "maps", ground([sample("d/a.jpg", {1: [BOX]})], masks=tmp_path / "masks"))
-    metrics = document["metrics"]
+    metrics = document.metrics
     for name in ("cor_loc", "max_box_acc", "max_box_acc_70", "max_box_acc_v2", "px_ap"):
         assert metrics[name] == 100, name
     for name in ("mean_iou", "f_measure", "f_of_means", "fg_precision", "fg_recall", "fg_iou", "fg_iou_pooled"):
         assert metrics[name] == pytest.approx(1), name
     assert metrics["gt_known_error"] == 0
-    assert document["n"] == 1
-    assert document["n_degenerate"] == 0
+    assert document.n == 1
+    assert document.n_degenerate == 0
 
 
 LOCATED = {
@@ -144,16 +144,16 @@ def test_every_metric_that_the_data_allows(
     write_predictions(tmp_path / "out", {"a.png": [(name, 0.5, None) for name in NAMES]})
     judged = ground([sample("a.png", {0: [BOX]})], multi_label=multi_label, masks=tmp_path / "masks")
     document = evaluate_maps(tmp_path / "out", judged)
-    assert set(document["metrics"]) == expected
-    assert document["notes"] == []
-    for floor in document["floors"].values():
+    assert set(document.metrics) == expected
+    assert document.notes == []
+    for floor in document.floors.values():
         blind = {key for key in expected if not key.endswith(("_threshold", "_predicted"))}
         assert set(floor) == blind - {"top1_error", "top5_error", "voc_map_11pt", "voc_map_area"}
 
 
 def test_floors_are_the_hand_worked_boxes(tmp_path: Path) -> None:
     write_map(tmp_path, "a.jpg", full_map(BOX))
-    floors = evaluate_maps(tmp_path, ground([sample("a.jpg", {0: [BOX]})]))["floors"]
+    floors = evaluate_maps(tmp_path, ground([sample("a.jpg", {0: [BOX]})])).floors
     whole = 20 * 18 / (WIDTH * HEIGHT)  # 0.3: the object in the full image
     assert floors["full_image"]["mean_iou"] == pytest.approx(whole)
     assert floors["full_image"]["gt_known_error"] == 100
@@ -179,7 +179,7 @@ def test_localization_errors_of_four_images(tmp_path: Path) -> None:
     third = [(NAMES[2], 0.0, None)]
     write_predictions(tmp_path, {name: found + third for name, found in ranked.items()})
     document = evaluate_maps(tmp_path, ground(samples))
-    metrics = document["metrics"]
+    metrics = document.metrics
     assert metrics["gt_known_error"] == 50  # a: 200 / 360, b: 1
     assert metrics["mean_iou"] == pytest.approx((200 / 360 + 1 + 0 + 0) / 4)
     assert metrics["top1_error"] == 25
@@ -187,14 +187,14 @@ def test_localization_errors_of_four_images(tmp_path: Path) -> None:
     assert metrics["top1_loc_error"] == 75
     assert metrics["top5_loc_error"] == 50
     assert metrics["max_box_acc"] == 50
-    assert document["n_degenerate"] == 1
-    assert document["per_class"] == [
+    assert document.n_degenerate == 1
+    assert document.per_class == [
         {
             "class": "apple", "id": "n0", "n": 4, "top1_error": 25.0, "top5_error": 0.0,
             "gt_known_error": 50.0, "cor_loc": 50.0, "mean_iou": pytest.approx((200 / 360 + 1) / 4),
         }
     ]  # fmt: skip
-    assert document["notes"] == []
+    assert document.notes == []
 
 
 def test_blacklisted_images_count_for_classes_alone(tmp_path: Path) -> None:
@@ -205,21 +205,21 @@ def test_blacklisted_images_count_for_classes_alone(tmp_path: Path) -> None:
     judged = ground(samples)
     judged.dataset.blacklist = frozenset({"b.png"})
     document = evaluate_maps(tmp_path, judged)
-    assert document["n"] == 2
-    assert document["metrics"]["top1_error"] == 0
-    assert document["metrics"]["top1_loc_error"] == document["metrics"]["gt_known_error"] == 0
-    assert document["floors"]["full_image"]["mean_iou"] == pytest.approx(0.3)
-    assert document["notes"] == ["localization leaves out 1 blacklisted images"]
+    assert document.n == 2
+    assert document.metrics["top1_error"] == 0
+    assert document.metrics["top1_loc_error"] == document.metrics["gt_known_error"] == 0
+    assert document.floors["full_image"]["mean_iou"] == pytest.approx(0.3)
+    assert document.notes == ["localization leaves out 1 blacklisted images"]
 
 
 def test_fewer_ranked_classes_than_five_leave_top5_out(tmp_path: Path) -> None:
     write_map(tmp_path / "maps", "a.png", box_map(BOX))
     write_predictions(tmp_path, {"a.png": [(NAMES[0], 0.9, None)]})
     document = evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})]))
-    assert document["metrics"]["top1_error"] == 0
-    assert "top5_error" not in document["metrics"]
-    assert "top5_error" not in document["per_class"][0]
-    assert any("top5_loc_error" in note for note in document["notes"])
+    assert document.metrics["top1_error"] == 0
+    assert "top5_error" not in document.metrics
+    assert "top5_error" not in document.per_class[0]
+    assert any("top5_loc_error" in note for note in document.notes)
 
 
 def test_class_maps_are_found_by_name_in_any_order(tmp_path: Path) -> None:
@@ -229,10 +229,10 @@ def test_class_maps_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     write_maps_info(tmp_path, MapsInfo(ResolvedReading(method="class"), class_agnostic=False), about.items())
     right = evaluate_maps(tmp_path, ground([sample("a.png", {1: [BOX]})]))
     wrong = evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})]))
-    assert right["metrics"]["gt_known_error"] == 0
-    assert wrong["metrics"]["gt_known_error"] == 100
-    assert (right["n_degenerate"], wrong["n_degenerate"]) == (0, 1)
-    assert right["options"] == {"map": "class", "box_rule": "paper20"}
+    assert right.metrics["gt_known_error"] == 0
+    assert wrong.metrics["gt_known_error"] == 100
+    assert (right.n_degenerate, wrong.n_degenerate) == (0, 1)
+    assert right.options == {"map": "class", "box_rule": "paper20"}
 
 
 def test_a_missing_class_map_leaves_its_metrics_out_and_says_so(tmp_path: Path) -> None:
@@ -241,9 +241,9 @@ def test_a_missing_class_map_leaves_its_metrics_out_and_says_so(tmp_path: Path) 
     write_maps_info(tmp_path / "maps", MapsInfo(ResolvedReading(method="class"), class_agnostic=False), about.items())
     write_predictions(tmp_path, {"a.png": [(name, 0.5, None) for name in NAMES]})
     document = evaluate_maps(tmp_path, ground([sample("a.png", {2: [BOX]})]))
-    assert {"gt_known_error", "cor_loc", "f_measure", "max_box_acc"} & set(document["metrics"]) == set()
-    assert {"top1_error", "top5_loc_error"} < set(document["metrics"])
-    assert any(note.startswith("gt_known_error") and "1 of 1" in note for note in document["notes"])
+    assert {"gt_known_error", "cor_loc", "f_measure", "max_box_acc"} & set(document.metrics) == set()
+    assert {"top1_error", "top5_loc_error"} < set(document.metrics)
+    assert any(note.startswith("gt_known_error") and "1 of 1" in note for note in document.notes)
 
 
 @pytest.mark.parametrize(
@@ -287,12 +287,12 @@ def test_threshold_curve_and_examples_for_the_report(tmp_path: Path) -> None:
         heat[0, 0] = 0
         write_map(tmp_path, item.id, heat)
     document = evaluate_maps(tmp_path, ground(samples), box_rule="fixed:0.5")
-    curve = document["threshold_curve"]
+    curve = document.threshold_curve
     assert curve["chosen"] == 0.5
     assert curve["thresholds"] == pytest.approx(np.arange(100) / 100)
     assert curve["max_box_acc_50"] == pytest.approx([0 if t < 0.3 else 100 * 10 / 15 for t in curve["thresholds"]])
-    assert max(curve["max_box_acc_30"]) == document["metrics"]["max_box_acc_30"] == 100  # the full image is just right
-    examples = document["examples"]
+    assert max(curve["max_box_acc_30"]) == document.metrics["max_box_acc_30"] == 100  # the full image is just right
+    examples = document.examples
     ious = [example["iou"] for example in examples]
     assert len(examples) == 24
     assert ious == sorted(ious, reverse=True)
@@ -307,14 +307,14 @@ def test_threshold_curve_and_examples_for_the_report(tmp_path: Path) -> None:
         "box": list(BOX),
         "truth": [list(BOX)],
     }
-    assert "examples" not in evaluate_maps(tmp_path, ground(samples, protocol="wsoleval"))
+    assert "examples" not in evaluate_maps(tmp_path, ground(samples, protocol="wsoleval")).to_json()
 
 
 def test_an_example_without_a_box_says_null(tmp_path: Path) -> None:
     write_map(tmp_path, "a.png", np.zeros((3, 4)))
     document = evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})]), box_rule="otsu")
-    assert [(example["iou"], example["box"]) for example in document["examples"]] == [(0, None)]
-    assert "chosen" not in document["threshold_curve"]
+    assert [(example["iou"], example["box"]) for example in document.examples] == [(0, None)]
+    assert "chosen" not in document.threshold_curve
 
 
 # ------------------------------------------------------------------------------------------- several labels, and boxes
@@ -335,8 +335,8 @@ def test_multi_label_metrics(tmp_path: Path) -> None:
         tmp_path, {name: [(n, s, None) for n, s in zip(NAMES, row, strict=True)] for name, row in scores.items()}
     )
     document = evaluate_maps(tmp_path, ground(samples, multi_label=True))
-    metrics = document["metrics"]
-    rows = {row["class"]: row for row in document["per_class"]}
+    metrics = document.metrics
+    rows = {row["class"]: row for row in document.per_class}
     # apple: ranked a (yes), c (no), b (yes); red bell: b ignored, c (no), a (yes); cello: c (yes)
     assert rows["apple"]["ap_area"] == pytest.approx(100 * (1 / 2 + 1 / 2 * 2 / 3))
     assert rows["red bell"]["ap_area"] == pytest.approx(50)
@@ -354,7 +354,7 @@ def test_f_measure_of_class_maps_is_given_for_true_and_for_predicted_classes(tmp
     about = {"a.png": MapImage(WIDTH, HEIGHT, NAMES)}
     write_maps_info(tmp_path / "maps", MapsInfo(ResolvedReading(method="class"), class_agnostic=False), about.items())
     write_predictions(tmp_path, {"a.png": [("apple", 0.4, None), ("red bell", 0.9, None), ("cello", 0.1, None)]})
-    metrics = evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})], multi_label=True))["metrics"]
+    metrics = evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})], multi_label=True)).metrics
     assert metrics["f_measure"] == pytest.approx(1)
     assert metrics["f_measure_predicted"] == 0
     assert metrics["f_of_means_predicted"] == 0
@@ -370,12 +370,12 @@ def test_boxes_file_as_lines_and_as_table(tmp_path: Path) -> None:
         "a.png,40,30,apple,n0,0.9,10,6,30,16\na.png,40,30,cello,n2,0.3,,,,\na.png,40,30,red bell,n1,0.1,10,6,30,24\n"
     )
     documents = [evaluate_boxes(path, ground(samples)) for path in (lines, table)]
-    assert documents[0]["metrics"] == documents[1]["metrics"]
-    metrics = documents[0]["metrics"]
+    assert documents[0].metrics == documents[1].metrics
+    metrics = documents[0].metrics
     assert metrics["gt_known_error"] == 50  # b is left out of the file: no box
     assert metrics["top1_loc_error"] == 50
     assert metrics["mean_iou"] == pytest.approx(200 / 360 / 2)
-    assert documents[0]["n_degenerate"] == 1
+    assert documents[0].n_degenerate == 1
     assert "f_measure" not in metrics
     assert "max_box_acc" not in metrics
 
@@ -489,7 +489,7 @@ def test_maps_are_evaluated_without_torch(tmp_path: Path) -> None:
     script = (
         "import json, sys\nfrom pathlib import Path\nfrom gwapctl.evaluate import Options, evaluate\n"
         f"document = evaluate({str(tmp_path / 'maps')!r}, Options(dataset={str(data)!r}))\n"
-        "assert 'torch' not in sys.modules\nprint(document['metrics']['gt_known_error'])"
+        "assert 'torch' not in sys.modules\nprint(document.metrics['gt_known_error'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert math.isclose(float(done.stdout), 0)

@@ -14,11 +14,19 @@ import pytest
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError, UsageError
-from gwapctl.evaluate import Detections, Ground, Options, evaluate, evaluate_boxes, evaluate_detections, evaluate_maps
+from gwapctl.evaluate import (
+    Detections,
+    GroundTruth,
+    Options,
+    evaluate,
+    evaluate_boxes,
+    evaluate_detections,
+    evaluate_maps,
+)
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.regions import parse_box_rule
 
 WIDTH, HEIGHT = 60, 40
@@ -59,8 +67,8 @@ def scene(name: str, *objects: tuple[int, Sequence[float], bool]) -> BoxedSample
     )
 
 
-def ground(samples: Sequence[BoxedSample], *, multi_label: bool = True) -> Ground:
-    return Ground(Scenes(samples, multi_label), "test", samples)
+def ground(samples: Sequence[BoxedSample], *, multi_label: bool = True) -> GroundTruth:
+    return GroundTruth(Scenes(samples, multi_label), "test", samples)
 
 
 def found(*rows: tuple[Sequence[float], float, int]) -> Detections:
@@ -83,20 +91,20 @@ FOUND = (
 def test_detections_of_three_images_by_hand() -> None:
     document = evaluate_detections(FOUND, ground(SCENES), name="detector", options={"scale": 600}, notes=["trained"])
     # apple: 1 of 2 found first, then a wrong one; bell: not found
-    rows = {row["class"]: row for row in document["per_class"]}
+    rows = {row["class"]: row for row in document.per_class}
     assert rows["apple"]["det_ap_11pt"] == pytest.approx(600 / 11)
     assert rows["apple"]["det_ap_area"] == pytest.approx(50)
     assert rows["apple"]["n"] == 2
     assert rows["bell"]["det_ap_area"] == 0
     assert set(rows) == {"apple", "bell"}
-    metrics = document["metrics"]
+    metrics = document.metrics
     assert set(metrics) == {"det_map_11pt", "det_map_area", "coco_map"}
     assert metrics["det_map_11pt"] == pytest.approx(300 / 11)
     assert metrics["det_map_area"] == pytest.approx(25)
     assert metrics["coco_map"] == pytest.approx((100 * 51 / 101 + 0) / 2)  # COCO's 101 recalls; the box is exact
-    assert (document["n"], document["n_degenerate"], document["floors"]) == (3, 1, {})
-    assert (document["options"], document["notes"]) == ({"scale": 600}, ["trained"])
-    json.dumps(document, allow_nan=False)
+    assert (document.n, document.n_degenerate, document.floors) == (3, 1, {})
+    assert (document.options, document.notes) == ({"scale": 600}, ["trained"])
+    json.dumps(document.to_json(), allow_nan=False)
 
 
 def test_every_image_needs_its_detections() -> None:
@@ -108,11 +116,11 @@ def test_every_image_needs_its_detections() -> None:
 
 def write_lines(path: Path, images: dict[str, Sequence[tuple[str, float, Sequence[float] | None]]]) -> Path:
     lines = [
-        ImagePrediction(
+        Prediction(
             name,
             WIDTH,
             HEIGHT,
-            predictions=tuple(Prediction(label, "", score, box and tuple(box)) for label, score, box in rows),
+            predictions=tuple(ClassPrediction(label, "", score, box and tuple(box)) for label, score, box in rows),
         ).to_json()
         for name, rows in images.items()
     ]
@@ -125,13 +133,13 @@ def test_a_file_of_boxes_is_one_of_detections_where_an_image_has_several(tmp_pat
     file = write_lines(tmp_path / "boxes.jsonl", {"a.png": several, "b.png": [("apple", 0.99, RIGHT)]})
     document = evaluate_boxes(file, ground(SCENES))  # c is not in the file: nothing was found there
     called = evaluate_detections(FOUND, ground(SCENES), name="detector")
-    assert called["metrics"].items() <= document["metrics"].items()
-    assert document["metrics"]["cor_loc"] == 25  # apple in a but not in c, bell not
-    apple = next(row for row in document["per_class"] if row["class"] == "apple")
+    assert called.metrics.items() <= document.metrics.items()
+    assert document.metrics["cor_loc"] == 25  # apple in a but not in c, bell not
+    apple = next(row for row in document.per_class if row["class"] == "apple")
     assert apple["det_ap_area"] == pytest.approx(50)
 
     one = write_lines(tmp_path / "one.jsonl", {"a.png": [("apple", 0.9, LEFT), ("bell", 0.7, None)]})
-    assert not any(key.startswith("det_") for key in evaluate_boxes(one, ground(SCENES))["metrics"])
+    assert not any(key.startswith("det_") for key in evaluate_boxes(one, ground(SCENES)).metrics)
 
 
 def test_maps_with_recorded_boxes_are_not_detections(tmp_path: Path) -> None:
@@ -140,7 +148,7 @@ def test_maps_with_recorded_boxes_are_not_detections(tmp_path: Path) -> None:
     write_lines(
         tmp_path / "predictions.jsonl", {item.id: [("apple", 0.9, LEFT), ("bell", 0.7, RIGHT)] for item in SCENES}
     )
-    assert "det_map_11pt" not in evaluate_maps(tmp_path, ground(SCENES))["metrics"]
+    assert "det_map_11pt" not in evaluate_maps(tmp_path, ground(SCENES)).metrics
 
 
 # ------------------------------------------------------------------------------------------------------- five guesses
@@ -189,15 +197,15 @@ def test_five_guesses_are_two_boxes_twice_and_one(
     judged = ground(samples, multi_label=False)
     plain = evaluate_maps(tmp_path, judged)
     guessed = evaluate_maps(tmp_path, judged, guesses=FIVE)
-    assert plain["metrics"]["top5_loc_error"] == usual
-    assert guessed["metrics"]["top5_loc_error"] == five
-    same = {key: value for key, value in guessed["metrics"].items() if key != "top5_loc_error"}
-    assert same.items() <= plain["metrics"].items()  # top-1 too: it is that of the box rule
-    assert "guesses" not in plain["options"]
-    assert {key: guessed["options"][key] for key in ("guesses", "tight", "loose")} == {
+    assert plain.metrics["top5_loc_error"] == usual
+    assert guessed.metrics["top5_loc_error"] == five
+    same = {key: value for key, value in guessed.metrics.items() if key != "top5_loc_error"}
+    assert same.items() <= plain.metrics.items()  # top-1 too: it is that of the box rule
+    assert "guesses" not in plain.options
+    assert {key: guessed.options[key] for key in ("guesses", "tight", "loose")} == {
         "guesses": "five", "tight": "fixed:0.5", "loose": "fixed:0.2"
     }  # fmt: skip
-    assert any("thresholds of ours" in note for note in guessed["notes"])
+    assert any("thresholds of ours" in note for note in guessed.notes)
 
 
 def test_floors_guess_three_classes(tmp_path: Path) -> None:
@@ -205,17 +213,17 @@ def test_floors_guess_three_classes(tmp_path: Path) -> None:
     for label, error in ((2, 0), (3, 100)):
         write_hills(tmp_path, ["a.png"], NAMES)
         judged = ground([scene("a.png", (label, whole, False))], multi_label=False)
-        floor = evaluate_maps(tmp_path, judged, guesses=FIVE)["floors"]["full_image"]
+        floor = evaluate_maps(tmp_path, judged, guesses=FIVE).floors["full_image"]
         assert floor["top5_loc_error"] == error
-        assert evaluate_maps(tmp_path, judged)["floors"]["full_image"]["top5_loc_error"] == 0
+        assert evaluate_maps(tmp_path, judged).floors["full_image"]["top5_loc_error"] == 0
 
 
 def test_a_missing_map_leaves_five_guesses_out(tmp_path: Path) -> None:
     write_hills(tmp_path, ["a.png"], NAMES[:2])  # none of the third best class
     document = evaluate_maps(tmp_path, ground([scene("a.png", (0, WIDE, False))], multi_label=False), guesses=FIVE)
-    assert "top5_loc_error" not in document["metrics"]
-    assert document["metrics"]["top1_loc_error"] == 0
-    assert any("without maps of their three best classes" in note for note in document["notes"])
+    assert "top5_loc_error" not in document.metrics
+    assert document.metrics["top1_loc_error"] == 0
+    assert any("without maps of their three best classes" in note for note in document.notes)
 
 
 @pytest.mark.parametrize(

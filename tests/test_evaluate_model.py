@@ -17,7 +17,7 @@ from gwapctl.config import build_train_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import ClassName, fingerprint, holdout
 from gwapctl.errors import DataError, UsageError
-from gwapctl.evaluate import Options, evaluate
+from gwapctl.evaluate import EvaluationResult, Options, evaluate
 from gwapctl.inputs import find_inputs
 from gwapctl.maps.reading import MapReading
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_info, save_info, save_model
@@ -85,8 +85,8 @@ def run(tmp_path: Path, data: Path) -> Run:
     return run
 
 
-def numbers(document: dict[str, Any]) -> dict[str, Any]:
-    return {key: document[key] for key in ("n", "n_degenerate", "metrics", "floors", "per_class")}
+def numbers(result: EvaluationResult) -> dict[str, Any]:
+    return {key: getattr(result, key) for key in ("n", "n_degenerate", "metrics", "floors", "per_class")}
 
 
 @pytest.mark.parametrize(("head", "map_method"), [("gwap", "weight"), ("gwap", "fused"), ("gap", "class")])
@@ -103,37 +103,37 @@ def test_saved_maps_give_the_numbers_of_the_model(tmp_path: Path, data: Path, he
     stream = localize_inputs(predictor, "model", find_inputs([str(data)]), out=tmp_path / "out", save=("map",))
     assert len(list(stream)) == 24
     stored = evaluate(str(tmp_path / "out"), Options(dataset=str(data), box_rule="otsu"))
-    assert stored["n"] == 8
+    assert stored.n == 8
     assert numbers(direct).keys() == numbers(stored).keys()
     for name in ("top1_error", "top1_loc_error", "gt_known_error", "mean_iou", "max_box_acc", "f_measure"):
-        assert stored["metrics"][name] == pytest.approx(direct["metrics"][name], abs=1e-9), name
-    assert stored["floors"] == direct["floors"]
-    assert direct["options"]["scales"] == stored["options"]["scales"] == [32, 48]
-    assert direct["options"]["map"] == stored["options"]["map"] == map_method
+        assert stored.metrics[name] == pytest.approx(direct.metrics[name], abs=1e-9), name
+    assert stored.floors == direct.floors
+    assert direct.options["scales"] == stored.options["scales"] == [32, 48]
+    assert direct.options["map"] == stored.options["map"] == map_method
 
 
 def test_batch_and_workers_do_not_matter(run: Run) -> None:
     one = evaluate(str(run.folder), Options(device="cpu", batch_size=1, workers=0))
     many = evaluate(str(run.folder), Options(device="cpu", batch_size=5, workers=2))
-    for name, value in one["metrics"].items():
-        assert many["metrics"][name] == pytest.approx(value, abs=1e-6), name
+    for name, value in one.metrics.items():
+        assert many.metrics[name] == pytest.approx(value, abs=1e-6), name
 
 
 def test_a_run_evaluates_on_its_own_data_and_keeps_the_result(run: Run) -> None:
     document = evaluate(str(run.folder), Options(device="cpu"))
-    assert (document["dataset"], document["split"], document["n"]) == ("manifest", "val", 8)
-    assert document["options"] == {
+    assert (document.dataset, document.split, document.n) == ("manifest", "val", 8)
+    assert document.options == {
         "map": "weight", "box_rule": "paper20", "scales": [32], "resize": "warp", "precision": "fp32"
     }  # fmt: skip
     stored = Run.open(run.folder).evaluations()
-    assert stored == [json.loads(json.dumps(document))]
+    assert stored == [json.loads(json.dumps(document.to_json()))]
     assert stored[0]["run"] == "run"
     assert stored[0]["seed"] == 0
     part = evaluate(str(run.folder), Options(device="cpu", limit=3))
-    assert part["n"] == 3
+    assert part.n == 3
     run.update(status="interrupted")
     early = evaluate(str(run.folder), Options(device="cpu", box_rule="otsu"))
-    assert early["notes"] == ["not stored in the run: its training is interrupted"]
+    assert early.notes == ["not stored in the run: its training is interrupted"]
     assert len(Run.open(run.folder).evaluations()) == 1
 
 
@@ -146,8 +146,8 @@ def test_evaluations_with_long_options_do_not_replace_each_other(run: Run) -> No
 
 def test_held_out_images_are_those_that_training_did_not_see(run: Run, data: Path) -> None:
     document = evaluate(str(run.folder), Options(device="cpu", split="held-out"))
-    assert document["n"] == 4
-    assert document["split"] == "held-out 0.25 of train, seed 0"
+    assert document.n == 4
+    assert document.split == "held-out 0.25 of train, seed 0"
     manifest = data / "manifest.csv"
     manifest.write_text(manifest.read_text().replace("1.png,apple,train", "1.png,banana,train"))
     with pytest.raises(DataError, match=r"is not what .* was trained on"):
@@ -157,14 +157,14 @@ def test_held_out_images_are_those_that_training_did_not_see(run: Run, data: Pat
 def test_calibration_chooses_on_held_out_images_alone(run: Run, data: Path) -> None:
     options = Options(reading=MapReading(method="fused", scales=(32, 64)), device="cpu", calibrate=True)
     document = evaluate(str(run.folder), options)
-    chosen = document["calibration"]
+    chosen = document.calibration
     info = load_info(run.folder)
-    assert info.box_rule == chosen["box_rule"] == document["options"]["box_rule"]
+    assert info.box_rule == chosen["box_rule"] == document.options["box_rule"]
     assert (info.map, info.scales) == ("fused", (32, 64))
     assert info.provenance["calibration"]["split"] == chosen["split"] == "held-out 0.25 of train, seed 0"
-    assert chosen["transferred"] == pytest.approx(100 - document["metrics"]["gt_known_error"])
-    assert chosen["transferred"] <= chosen["oracle"] == document["metrics"]["max_box_acc"]
-    held_out = evaluate(str(run.folder), Options(device="cpu", split="held-out"))["metrics"]
+    assert chosen["transferred"] == pytest.approx(100 - document.metrics["gt_known_error"])
+    assert chosen["transferred"] <= chosen["oracle"] == document.metrics["max_box_acc"]
+    held_out = evaluate(str(run.folder), Options(device="cpu", split="held-out")).metrics
     assert 100 - held_out["gt_known_error"] == pytest.approx(held_out["max_box_acc"])  # nothing is better there
     assert held_out["max_box_acc_threshold"] == pytest.approx(float(chosen["box_rule"].removeprefix("fixed:")))
 
@@ -174,18 +174,18 @@ def test_calibration_chooses_on_held_out_images_alone(run: Run, data: Path) -> N
     moved = [row.rsplit(",", 4)[0] + ",0,0,9,7" if ",val," in row else row for row in rows]
     manifest.write_text("\n".join(moved))
     again = evaluate(str(run.folder), options)
-    assert again["calibration"]["box_rule"] == chosen["box_rule"]
-    assert again["calibration"]["oracle"] != chosen["oracle"]
+    assert again.calibration["box_rule"] == chosen["box_rule"]
+    assert again.calibration["oracle"] != chosen["oracle"]
 
 
 def test_calibration_chooses_the_threshold_and_keeps_the_refinement(run: Run) -> None:
-    plain = evaluate(str(run.folder), Options(device="cpu", calibrate=True))["calibration"]
+    plain = evaluate(str(run.folder), Options(device="cpu", calibrate=True)).calibration
     asked = evaluate(str(run.folder), Options(device="cpu", calibrate=True, refine="grabcut"))
     refined = f"{plain['box_rule']}+grabcut"
-    assert asked["calibration"] | {"box_rule": plain["box_rule"], "transferred": plain["transferred"]} == plain
-    assert load_info(run.folder).box_rule == asked["options"]["box_rule"] == refined
+    assert asked.calibration | {"box_rule": plain["box_rule"], "transferred": plain["transferred"]} == plain
+    assert load_info(run.folder).box_rule == asked.options["box_rule"] == refined
     kept = evaluate(str(run.folder), Options(device="cpu", calibrate=True))
-    assert load_info(run.folder).box_rule == kept["options"]["box_rule"] == refined
+    assert load_info(run.folder).box_rule == kept.options["box_rule"] == refined
     evaluate(str(run.folder), Options(device="cpu", calibrate=True, refine="none"))
     assert load_info(run.folder).box_rule == plain["box_rule"]
 
@@ -227,15 +227,15 @@ def test_a_head_that_sees_boxes_gets_them_and_says_so(tmp_path: Path, data: Path
     options = Options(reading=MapReading(method="class"), dataset=str(data), device="cpu")
     inside = evaluate(str(tmp_path / "told"), options)
     weights = evaluate(str(tmp_path / "told"), Options(dataset=str(data), device="cpu", box_rule="fixed:0.5"))
-    assert inside["notes"][0] == weights["notes"][0] == "head gwap-gt sees ground-truth boxes at test time"
-    assert weights["options"]["map"] == "weight"
-    assert weights["metrics"]["mean_iou"] > 0.6  # 4 x 4 cells; the boxes cover a quarter of the image
+    assert inside.notes[0] == weights.notes[0] == "head gwap-gt sees ground-truth boxes at test time"
+    assert weights.options["map"] == "weight"
+    assert weights.metrics["mean_iou"] > 0.6  # 4 x 4 cells; the boxes cover a quarter of the image
     manifest = data / "manifest.csv"
     rows = manifest.read_text().splitlines()
     manifest.write_text("\n".join([rows[0], *(row.rsplit(",", 4)[0] + ",0,0,64,56" for row in rows[1:])]))
     everywhere, alone = evaluate(str(tmp_path / "told"), options), evaluate(str(tmp_path / "plain"), options)
-    assert everywhere["metrics"] == pytest.approx(alone["metrics"])
-    assert not any("sees" in note for note in alone["notes"])
+    assert everywhere.metrics == pytest.approx(alone.metrics)
+    assert not any("sees" in note for note in alone.notes)
 
     done = run_cli("localize", data / "0.png", "--model", tmp_path / "told", "--device", "cpu")
     assert done.code == 2
@@ -245,9 +245,9 @@ def test_a_head_that_sees_boxes_gets_them_and_says_so(tmp_path: Path, data: Path
 
 def test_wsoleval_protocol_of_a_model(run: Run) -> None:
     document = evaluate(str(run.folder), Options(device="cpu", protocol="wsoleval"))
-    assert set(document["floors"]) == {"full_image", "centred_box"}
-    assert {"max_box_acc", "max_box_acc_v2", "max_box_acc_threshold"} <= set(document["metrics"])
-    assert "box_rule" not in document["options"]
+    assert set(document.floors) == {"full_image", "centred_box"}
+    assert {"max_box_acc", "max_box_acc_v2", "max_box_acc_threshold"} <= set(document.metrics)
+    assert "box_rule" not in document.options
 
 
 # -------------------------------------------------------------------------------------------------------- the command

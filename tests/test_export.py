@@ -26,36 +26,37 @@ from gwapctl.formats.base import FileExporter, FolderExporter, annotation_name, 
 from gwapctl.formats.label_studio import LabelStudio
 from gwapctl.formats.voc import whole_pixels
 from gwapctl.formats.yolo import Yolo
-from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, read_predictions
+from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError
+from gwapctl.predict.predictions import read_predictions
 
 CAT_BOX = (10.25, 20.5, 110.75, 80.0)
 DOG_BOX = (0.0, 0.0, 200.0, 100.0)
 IMAGES = [
-    ImagePrediction(
+    Prediction(
         "photos/sub/kočka 1.jpg",
         200,
         100,
         "tiny",
         (64,),
-        (Prediction("kočka & <pes>", "n01", 0.875, CAT_BOX), Prediction("dog", "n02", 0.125, DOG_BOX)),
+        (ClassPrediction("kočka & <pes>", "n01", 0.875, CAT_BOX), ClassPrediction("dog", "n02", 0.125, DOG_BOX)),
         id="sub/kočka 1.jpg",
     ),
-    ImagePrediction("photos/empty.png", 31, 47, "tiny", (64,), (), id="empty.png"),
-    ImagePrediction("photos/flat.png", 50, 30, "tiny", (64,), (Prediction("dog", "n02", 0.5),), id="flat.png"),
-    ImagePrediction("photos/bad.jpg", 0, 0, "tiny", (64,), (), PredictionError("DataError", "torn"), id="bad.jpg"),
+    Prediction("photos/empty.png", 31, 47, "tiny", (64,), (), id="empty.png"),
+    Prediction("photos/flat.png", 50, 30, "tiny", (64,), (ClassPrediction("dog", "n02", 0.5),), id="flat.png"),
+    Prediction("photos/bad.jpg", 0, 0, "tiny", (64,), (), PredictionError("DataError", "torn"), id="bad.jpg"),
 ]
 FILES = [name for name, entry in EXPORTERS.items() if isinstance(entry.build(), FileExporter)]
 FOLDERS = [name for name, entry in EXPORTERS.items() if isinstance(entry.build(), FolderExporter)]
 
 
-def text(name: str, items: list[ImagePrediction], classes: list[str] | None = None) -> str:
+def text(name: str, items: list[Prediction], classes: list[str] | None = None) -> str:
     exporter = EXPORTERS[name].build()
     assert isinstance(exporter, FileExporter)
     return "".join(exporter.text(iter(items), classes))
 
 
-def one(box: tuple[float, float, float, float], width: int, height: int, name: str = "a.png") -> ImagePrediction:
-    return ImagePrediction(name, width, height, "m", (64,), (Prediction("cat", "cat", 0.5, box),))
+def one(box: tuple[float, float, float, float], width: int, height: int, name: str = "a.png") -> Prediction:
+    return Prediction(name, width, height, "m", (64,), (ClassPrediction("cat", "cat", 0.5, box),))
 
 
 def test_every_format_is_a_file_or_a_folder() -> None:
@@ -227,29 +228,29 @@ def test_no_image_is_still_a_document(name: str) -> None:
 
 
 @pytest.fixture
-def flat_images(tmp_path: Path) -> tuple[Path, list[ImagePrediction]]:
+def flat_images(tmp_path: Path) -> tuple[Path, list[Prediction]]:
     """Three images in one folder, as supervision reads them: two boxes of two classes, one box, none."""
     folder = tmp_path / "images"
     folder.mkdir()
     items = [
         replace(IMAGES[0], id="a.jpg", image="a.jpg"),
         one((3.5, 1.25, 30.0, 46.75), 31, 47, "b.png"),
-        ImagePrediction("c.png", 50, 30),
+        Prediction("c.png", 50, 30),
     ]
     for item in items:
         cv2.imwrite(str(folder / item.id), np.zeros((item.height, item.width, 3), np.uint8))
     return folder, items
 
 
-def found_boxes(item: ImagePrediction) -> boxes.FloatArray:
+def found_boxes(item: Prediction) -> boxes.FloatArray:
     return boxes.as_boxes([p.box for p in item.predictions if p.box is not None])
 
 
-def found_labels(item: ImagePrediction) -> list[str]:
+def found_labels(item: Prediction) -> list[str]:
     return [p.label for p in item.predictions if p.box is not None]
 
 
-def assert_same(dataset: Any, items: list[ImagePrediction], tolerance: float) -> None:
+def assert_same(dataset: Any, items: list[Prediction], tolerance: float) -> None:
     assert len(dataset) == len(items)
     read = {Path(path).name: detections for path, _, detections in dataset}
     for item in items:
@@ -258,7 +259,7 @@ def assert_same(dataset: Any, items: list[ImagePrediction], tolerance: float) ->
         assert [dataset.classes[i] for i in detections.class_id] == found_labels(item)
 
 
-def test_pycocotools_reads_coco(tmp_path: Path, flat_images: tuple[Path, list[ImagePrediction]]) -> None:
+def test_pycocotools_reads_coco(tmp_path: Path, flat_images: tuple[Path, list[Prediction]]) -> None:
     from pycocotools.coco import COCO
 
     _, items = flat_images
@@ -272,9 +273,7 @@ def test_pycocotools_reads_coco(tmp_path: Path, flat_images: tuple[Path, list[Im
         assert [a["score"] for a in annotations] == [p.score for p in item.predictions]
 
 
-def test_a_coco_file_of_boxes_agrees_with_itself(
-    tmp_path: Path, flat_images: tuple[Path, list[ImagePrediction]]
-) -> None:
+def test_a_coco_file_of_boxes_agrees_with_itself(tmp_path: Path, flat_images: tuple[Path, list[Prediction]]) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -287,7 +286,7 @@ def test_a_coco_file_of_boxes_agrees_with_itself(
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 
-def test_supervision_reads_coco(tmp_path: Path, flat_images: tuple[Path, list[ImagePrediction]]) -> None:
+def test_supervision_reads_coco(tmp_path: Path, flat_images: tuple[Path, list[Prediction]]) -> None:
     import supervision
 
     folder, items = flat_images
@@ -296,7 +295,7 @@ def test_supervision_reads_coco(tmp_path: Path, flat_images: tuple[Path, list[Im
     assert_same(dataset, items, 1e-4)  # float32
 
 
-def test_supervision_reads_yolo(tmp_path: Path, flat_images: tuple[Path, list[ImagePrediction]]) -> None:
+def test_supervision_reads_yolo(tmp_path: Path, flat_images: tuple[Path, list[Prediction]]) -> None:
     import supervision
 
     folder, items = flat_images
@@ -308,7 +307,7 @@ def test_supervision_reads_yolo(tmp_path: Path, flat_images: tuple[Path, list[Im
 
 
 def test_supervision_reads_voc_but_for_its_own_pixel(
-    tmp_path: Path, flat_images: tuple[Path, list[ImagePrediction]]
+    tmp_path: Path, flat_images: tuple[Path, list[Prediction]]
 ) -> None:
     """Older versions take 1 off all four corners (the last pixel read as an edge), newer ones read as we do."""
     import supervision
@@ -383,7 +382,7 @@ def test_every_format_has_a_round_trip() -> None:
 
 
 @st.composite
-def images_with_a_box(draw: st.DrawFn) -> ImagePrediction:
+def images_with_a_box(draw: st.DrawFn) -> Prediction:
     width, height = draw(st.integers(1, 5000)), draw(st.integers(1, 5000))
     sides = []
     for length in (width, height):
@@ -396,7 +395,7 @@ def images_with_a_box(draw: st.DrawFn) -> ImagePrediction:
 @pytest.mark.parametrize("name", list(ROUND_TRIPS))
 @settings(max_examples=40, deadline=None)
 @given(item=images_with_a_box())
-def test_any_box_comes_back(tmp_path_factory: pytest.TempPathFactory, name: str, item: ImagePrediction) -> None:
+def test_any_box_comes_back(tmp_path_factory: pytest.TempPathFactory, name: str, item: Prediction) -> None:
     path = tmp_path_factory.mktemp("trip") / "out"
     EXPORTERS[name].build().write(path, iter([item]))
     read, tolerance = ROUND_TRIPS[name]
@@ -417,7 +416,7 @@ def test_voc_rounds_to_the_nearest_pixel_and_loses_no_box() -> None:
     stem=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0\\:"), min_size=1, max_size=8),
 )
 def test_any_name_gives_readable_documents(label: str, stem: str) -> None:
-    item = ImagePrediction(f"{stem}.png", 9, 7, "m", (), (Prediction(label, label, 1.0, (1, 1, 4, 5)),))
+    item = Prediction(f"{stem}.png", 9, 7, "m", (), (ClassPrediction(label, label, 1.0, (1, 1, 4, 5)),))
     assert json.loads(text("coco", [item]))["images"][0]["file_name"] == item.id
     assert len(list(ElementTree.fromstring(text("cvat", [item])).iter("box"))) == 1
     prefix = "/data/local-files/?d="
@@ -437,7 +436,7 @@ def test_classes_are_numbered_by_alphabet_whatever_comes_first() -> None:
 def test_two_classes_of_one_name_stay_two() -> None:
     table = class_table([("crane", "n02012849"), ("crane", "n03126707"), ("owl", "n01621127")])
     assert table.names == ("crane (n02012849)", "crane (n03126707)", "owl")
-    assert table.number(Prediction("crane", "n03126707", 1.0)) == 1
+    assert table.number(ClassPrediction("crane", "n03126707", 1.0)) == 1
 
 
 def test_a_list_of_classes_fixes_the_numbers() -> None:
@@ -455,7 +454,7 @@ def test_a_list_of_classes_must_be_complete_and_unique() -> None:
 
 
 def test_a_class_name_of_two_lines_is_one_line_of_classes_txt(tmp_path: Path) -> None:
-    item = ImagePrediction("a.png", 9, 7, "m", (), (Prediction("big\n cat\x07", "1", 1.0, (1, 1, 4, 5)),))
+    item = Prediction("a.png", 9, 7, "m", (), (ClassPrediction("big\n cat\x07", "1", 1.0, (1, 1, 4, 5)),))
     Yolo().write(tmp_path, [item])
     assert (tmp_path / "classes.txt").read_text(encoding="utf-8") == "big cat\ufffd\n"
 
@@ -481,7 +480,7 @@ def test_annotations_are_named_as_their_image_and_stay_in_the_folder(image_id: s
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_two_images_of_one_stem_are_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
-    items = [ImagePrediction(f"{i}.png", 9, 7) for i in range(3)] + [ImagePrediction("2.jpg", 9, 7)]
+    items = [Prediction(f"{i}.png", 9, 7) for i in range(3)] + [Prediction("2.jpg", 9, 7)]
     with pytest.raises(UsageError, match=r"'2.png' and '2.jpg' would share"):
         EXPORTERS[name].build().write(tmp_path / "out", iter(items))
     assert not (tmp_path / "out").exists()
@@ -493,7 +492,7 @@ def test_the_same_stem_in_two_folders_is_fine() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_one_file_can_hold_two_images_of_one_stem(name: str) -> None:
-    assert text(name, [ImagePrediction("2.png", 9, 7), ImagePrediction("2.jpg", 9, 7)])
+    assert text(name, [Prediction("2.png", 9, 7), Prediction("2.jpg", 9, 7)])
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -506,11 +505,11 @@ def test_one_file_can_hold_two_images_of_one_stem(name: str) -> None:
         (one((5, 5, 4, 8), 31, 47), r"image 'a.png' \(31 x 47\): the box .* is inverted or outside"),
         (one((40, 5, 50, 8), 31, 47), "inverted or outside"),
         (one((1, 1, 2, 2), 0, 0), r"no size \(0 x 0\)"),
-        (ImagePrediction("a\udcff.png", 9, 7), "not valid UTF-8"),
+        (Prediction("a\udcff.png", 9, 7), "not valid UTF-8"),
     ],
 )
 def test_a_broken_image_is_one_clear_line_and_leaves_nothing(
-    tmp_path: Path, name: str, broken: ImagePrediction, message: str
+    tmp_path: Path, name: str, broken: Prediction, message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
         EXPORTERS[name].build().write(tmp_path / "out", iter([IMAGES[0], broken]))

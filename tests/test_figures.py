@@ -14,13 +14,13 @@ from matplotlib.text import Text
 from methods_picture import Method, main_class, method_layout
 from torch import nn
 
+from gwapctl.boxes import Detections
 from gwapctl.config import build_train_config
 from gwapctl.datasets.base import ClassName
 from gwapctl.draw import COLOURS
 from gwapctl.errors import DataError, UsageError
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
 from gwapctl.networks.rfcn import DetectorInfo
-from gwapctl.networks.rfcn.inference import FoundObjects
 from gwapctl.paper.figures.images import FigureImage, find_images
 from gwapctl.paper.figures.layout import (
     DPI,
@@ -369,11 +369,11 @@ class FakeReader:
             std=(0.2, 0.2, 0.2),
         )
 
-    def run(self, images: list[Any], **_: Any) -> list[FoundObjects]:
+    def run(self, images: list[Any], **_: Any) -> list[Detections]:
         maps = np.random.default_rng(0).random((3, 5, 7)).astype(np.float32) if self.info.weak != "none" else None
         boxes = np.array([[2.0, 2, 20, 20], [5, 5, 25, 30], [1, 1, 9, 9], [3, 3, 12, 12], [0, 0, 7, 7]])
         labels, scores = np.array([2, 0, 2, 2, 2]), np.array([0.9, 0.8, 0.7, 0.6, 0.5])
-        return [FoundObjects(image.shape[1], image.shape[0], boxes, scores, labels, maps) for image in images]
+        return [Detections(boxes, scores, labels, image.shape[1], image.shape[0], maps) for image in images]
 
 
 def test_figure_9_shows_what_a_detector_found() -> None:

@@ -27,8 +27,8 @@ from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.predict.classifier import Model, scale_warning
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.map_folder import MapFolder
+from gwapctl.predict.prediction import Prediction
 from gwapctl.predict.predictions import read_predictions
-from gwapctl.predict.result import Localization
 from gwapctl.regions import map_to_boxes, parse_box_rule
 
 STRIDE = 4
@@ -438,4 +438,4 @@ def test_importing_localize_needs_no_torch() -> None:
 def test_a_model_may_be_any_module() -> None:
     """The public classes take plain arguments, so that a network of one's own can be used."""
     assert isinstance(BRIGHT.classifier, nn.Module)
-    assert isinstance(BRIGHT.localize(square_image(50, 40, (5, 5, 25, 30)))[0], Localization)
+    assert isinstance(BRIGHT.localize(square_image(50, 40, (5, 5, 25, 30)))[0], Prediction)

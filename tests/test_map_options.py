@@ -22,7 +22,7 @@ from gwapctl.predict.classifier import Model
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.map_folder import MapFolder
 from gwapctl.runs import Run
-from tests.test_evaluate_model import data, make_model, numbers, run
+from tests.test_evaluate_model import data, make_model, run
 from tests.test_maps import make_classifier, make_images
 
 __all__ = ["data", "run"]  # fixtures
@@ -56,9 +56,9 @@ def test_stored_maps_say_how_they_were_made_and_measure_the_same(
     )
     assert info.values == ("raw" if "crops" in reading else "minmax_mean")
     stored = evaluate(str(tmp_path / "out"), Options(dataset=str(data), box_rule=rule))
-    assert numbers(stored)["metrics"]["gt_known_error"] == numbers(direct)["metrics"]["gt_known_error"]
+    assert stored.metrics["gt_known_error"] == direct.metrics["gt_known_error"]
     said = {"layer", "fuse", "close", "crops", "backprop_seg"}
-    kept = [{key: value for key, value in item["options"].items() if key in said} for item in (direct, stored)]
+    kept = [{key: value for key, value in item.options.items() if key in said} for item in (direct, stored)]
     assert kept[0] == kept[1]
     expected = {key: value for key, value in reading.items() if key in said}
     assert kept[0] == expected | ({"layer": ["layers.2.conv2", "layers.4"]} if "layer" in reading else {})
@@ -71,8 +71,8 @@ def test_calibration_stores_where_the_map_was_read(run: Run) -> None:
     info = load_info(run.folder)
     assert (info.map, info.layer, info.fuse, info.close) == ("dgl", layers, "product", 0.1)
     again = evaluate(str(run.folder), Options(device="cpu"))
-    assert again["metrics"] == document["metrics"]
-    assert again["options"]["layer"] == list(layers)
+    assert again.metrics == document.metrics
+    assert again.options["layer"] == list(layers)
     for reading in (MapReading(crops="ten"), MapReading("backprop", backprop_seg="mean")):
         with pytest.raises(UsageError, match="does not store --crops and --backprop-seg"):
             evaluate(str(run.folder), Options(calibrate=True, reading=reading))

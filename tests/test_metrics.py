@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from gwapctl.evaluate import EvaluationResult
 from gwapctl.metrics import FRACTION, METRICS, Metric, describe, needing
 from gwapctl.paper.curves import learning_curves
 from gwapctl.paper.run_page import render_run_page
@@ -166,9 +167,8 @@ def test_needs_name_what_is_left_out() -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every evaluation measure the same."""
     metrics = {"extra_memory_mib": 50.0, "top1_error": 20.0, "gt_known_error": 40.0, "cor_loc": 60.0, "toy_score": 0.5}
-    about = {"model": "m", "dataset": "d", "split": "val", "n": 1, "n_degenerate": 0, "protocol": "paper"}
-    document = {**about, "metrics": metrics, "floors": {}, "options": {}, "notes": []}
-    monkeypatch.setattr("gwapctl.evaluate.evaluate", lambda *_, **__: document)
+    result = EvaluationResult(1, 0, metrics, {}, [], model="m", dataset="d", split="val", protocol="paper")
+    monkeypatch.setattr("gwapctl.evaluate.evaluate", lambda *_, **__: result)
     monkeypatch.setattr("gwapctl.cli.evaluate._fetch", lambda *_: None)
 
 

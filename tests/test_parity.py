@@ -85,13 +85,13 @@ def test_hand_worked_boxes(tmp_path: Path) -> None:
     document = evaluate(str(tmp_path / "maps"), Options(dataset=str(folder), protocol="wsoleval"))
     # a: objects on the grid 0,0,27,110 and 50,100,99,198; the box 0,0,223,112 covers 224 x 113: IoU at most 0.123
     # b: object 0,0,223,111, the same box: 112 / 113
-    assert document["metrics"]["max_box_acc"] == 50
-    assert document["metrics"]["max_box_acc_30"] == 50
-    assert document["metrics"]["max_box_acc_v2_70"] == 50
-    assert document["floors"]["full_image"]["max_box_acc"] == 50  # b: exactly one half
-    assert document["floors"]["full_image"]["max_box_acc_70"] == 0
-    assert document["floors"]["centred_box"]["max_box_acc_30"] == 50  # b: 168 x 84 of 224 x 112 + 168 x 84 = 0.36
-    assert document["floors"]["centred_box"]["max_box_acc"] == 0
+    assert document.metrics["max_box_acc"] == 50
+    assert document.metrics["max_box_acc_30"] == 50
+    assert document.metrics["max_box_acc_v2_70"] == 50
+    assert document.floors["full_image"]["max_box_acc"] == 50  # b: exactly one half
+    assert document.floors["full_image"]["max_box_acc_70"] == 0
+    assert document.floors["centred_box"]["max_box_acc_30"] == 50  # b: 168 x 84 of 224 x 112 + 168 x 84 = 0.36
+    assert document.floors["centred_box"]["max_box_acc"] == 0
 
 
 def write_masks(folder: Path) -> Path:
@@ -133,17 +133,17 @@ def test_hand_worked_px_ap(tmp_path: Path, given: bool) -> None:
     options = Options(dataset=str(folder), protocol="wsoleval", masks=masks if given else None)
     document = evaluate(str(tmp_path / "maps"), options)
     stripe = 10 * 224  # AP = 0.5 x 1 + 0.5 x 1e4 / (1e4 + stripe)
-    assert document["metrics"] == {"px_ap": pytest.approx(100 * (0.5 + 0.5 * 1e4 / (1e4 + stripe)))}
+    assert document.metrics == {"px_ap": pytest.approx(100 * (0.5 + 0.5 * 1e4 / (1e4 + stripe)))}
     counted = 224 * 224 - (120 * 174 - 5000)
-    assert document["floors"]["full_image"]["px_ap"] == pytest.approx(100 * 1e4 / counted)
+    assert document.floors["full_image"]["px_ap"] == pytest.approx(100 * 1e4 / counted)
 
 
 def test_a_map_of_zeros_has_wsolevaluations_box(tmp_path: Path) -> None:
     folder = write_metadata(tmp_path / "meta", "x/a.jpg,0,0,0,0\n", "x/a.jpg,224,224\n", "x/a.jpg\n")
     np.save(tmp_path / "a.jpg.npy", np.zeros((224, 224)))
     document = evaluate(str(tmp_path), Options(dataset=str(folder), protocol="wsoleval"))
-    assert document["n_degenerate"] == 1
-    assert document["metrics"]["max_box_acc"] == 100
+    assert document.n_degenerate == 1
+    assert document.metrics["max_box_acc"] == 100
 
 
 @pytest.mark.parametrize(("truth", "masks"), [("boxes", None), ("masks", WSOLEVALUATION / "png")])
@@ -151,5 +151,5 @@ def test_wsolevaluations_own_numbers_to_the_last_digit(truth: str, masks: Path |
     """Maps of ours, judged by its code (benchmarks/write_parity.py) and by ours."""
     options = Options(dataset=str(WSOLEVALUATION / truth), protocol="wsoleval", masks=masks)
     document = evaluate(str(WSOLEVALUATION / "maps"), options)
-    assert document["n"] == 20
-    assert document["metrics"] == json.loads((WSOLEVALUATION / "expected.json").read_text())[truth]
+    assert document.n == 20
+    assert document.metrics == json.loads((WSOLEVALUATION / "expected.json").read_text())[truth]

@@ -12,18 +12,17 @@ from gwapctl.errors import DataError
 from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, finished_ids, read_predictions
+from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError
+from gwapctl.predict.predictions import finished_ids, read_predictions
 
 
 def line(image_id: str, **fields: object) -> str:
-    return (
-        json.dumps(ImagePrediction(image=f"/in/{image_id}", width=7, height=5, id=image_id, **fields).to_json()) + "\n"
-    )
+    return json.dumps(Prediction(image=f"/in/{image_id}", width=7, height=5, id=image_id, **fields).to_json()) + "\n"
 
 
 def test_document_has_the_fields_of_the_interface() -> None:
-    cat = Prediction("cat", "n02123045", 0.75, (1, 2, 3.5, 4), "maps/a/b.jpg.npy")
-    image = ImagePrediction("in/a/b.jpg", 7, 5, "tiny", (224, 448), (cat, Prediction("dog", "n1", 0.25)), id="a/b.jpg")
+    cat = ClassPrediction("cat", "n02123045", 0.75, (1, 2, 3.5, 4), "maps/a/b.jpg.npy")
+    image = Prediction("in/a/b.jpg", 7, 5, "tiny", (224, 448), (cat, ClassPrediction("dog", "n1", 0.25)), id="a/b.jpg")
     document = json.loads(json.dumps(image.to_json()))
     assert document == {
         "schema_version": 1,
@@ -39,12 +38,12 @@ def test_document_has_the_fields_of_the_interface() -> None:
         "error": None,
         "id": "a/b.jpg",
     }
-    assert ImagePrediction.from_json(document) == image
-    assert ImagePrediction.from_json({**document, "of_the_future": 1}) == image
+    assert Prediction.from_json(document) == image
+    assert Prediction.from_json({**document, "of_the_future": 1}) == image
 
 
 def test_id_falls_back_to_the_path() -> None:
-    assert ImagePrediction.from_json({"image": "x.jpg", "width": 1, "height": 2}).id == "x.jpg"
+    assert Prediction.from_json({"image": "x.jpg", "width": 1, "height": 2}).id == "x.jpg"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +59,7 @@ def test_id_falls_back_to_the_path() -> None:
 def test_wrong_documents_name_the_field(change: dict[str, object], named: str) -> None:
     document = {"schema_version": 1, "image": "x.jpg", "width": 1, "height": 2, **change}
     with pytest.raises(DataError, match=named):
-        ImagePrediction.from_json(document)
+        Prediction.from_json(document)
 
 
 def test_reads_folder_jsonl_and_json(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import UsageError
 from gwapctl.evaluate import Options, evaluate
-from gwapctl.evaluate.from_disk import evidence_from_maps
+from gwapctl.evaluate.from_disk import predictions_from_maps
 from gwapctl.evaluate.predictions import ANY
 from gwapctl.images.decode import read_image
 from gwapctl.predict.map_folder import MapFolder, write_map
@@ -225,22 +225,22 @@ def test_evaluate_refines_boxes_and_nothing_that_reads_maps(run_cli: Run, world:
     del asked["device"]
     documents.append(evaluate(str(tmp_path / "out"), Options(refine="grabcut", **asked)))
     for document in documents:
-        assert document["options"]["box_rule"] == "otsu+grabcut"
-        assert document["metrics"]["mean_iou"] == pytest.approx(documents[0]["metrics"]["mean_iou"], abs=1e-6)
-        assert document["metrics"]["mean_iou"] != plain["metrics"]["mean_iou"]
+        assert document.options["box_rule"] == "otsu+grabcut"
+        assert document.metrics["mean_iou"] == pytest.approx(documents[0].metrics["mean_iou"], abs=1e-6)
+        assert document.metrics["mean_iou"] != plain.metrics["mean_iou"]
         for name in PX:
-            assert document["metrics"][name] == pytest.approx(plain["metrics"][name], abs=1e-6), name
-        assert document["floors"]["full_image"] == pytest.approx(plain["floors"]["full_image"])
+            assert document.metrics[name] == pytest.approx(plain.metrics[name], abs=1e-6), name
+        assert document.floors["full_image"] == pytest.approx(plain.floors["full_image"])
     taken_off = evaluate(str(world / "refined"), Options(refine="none", device="cpu", **asked))
-    assert taken_off["metrics"] == plain["metrics"]
+    assert taken_off.metrics == plain.metrics
 
 
 def test_evaluated_boxes_are_those_that_localize_wrote(run_cli: Run, world: Path, tmp_path: Path) -> None:
     localize(run_cli, world, tmp_path / "out", "--refine", "grabcut", "--save", "map")
     ious = [iou(box, BOXES[name]).item() for name, box in recorded(tmp_path / "out").items()]
     document = evaluate(str(tmp_path / "out"), Options(dataset=str(world / "data")))
-    assert document["options"]["box_rule"] == "otsu+grabcut"  # the one that was recorded
-    assert document["metrics"]["mean_iou"] == pytest.approx(np.mean(ious), abs=1e-6)
+    assert document.options["box_rule"] == "otsu+grabcut"  # the one that was recorded
+    assert document.metrics["mean_iou"] == pytest.approx(np.mean(ious), abs=1e-6)
 
 
 def test_evaluating_maps_without_the_images_of_the_data_set(world: Path, tmp_path: Path, out: Path) -> None:
@@ -250,8 +250,8 @@ def test_evaluating_maps_without_the_images_of_the_data_set(world: Path, tmp_pat
     gone = [replace(sample, path=Path("/nowhere") / sample.id) for sample in there]
 
     def boxes(samples: list[BoxedSample], images: Path | None = None) -> list[list[float]]:
-        evidence = evidence_from_maps(out, dataset, samples, rule, [], images)
-        return [found.boxes[ANY][0].tolist() for found in evidence]
+        predictions = predictions_from_maps(out, dataset, samples, rule, [], images)
+        return [found.boxes_by_class[ANY][0].tolist() for found in predictions]
 
     expected = boxes(there)
     assert boxes(gone) == expected

@@ -96,9 +96,9 @@ def test_an_unmodified_network_without_training_is_torchvisions(
         torch.testing.assert_close(model(pixels).logits, theirs, rtol=1e-4, atol=1e-4)
     document = evaluate(str(run.folder), Options(root=imagenet.parent, device="cpu"))
     right = int(theirs.argmax()) == 7
-    assert document["metrics"]["top1_error"] == 100 * (not right)
-    assert [row["id"] for row in document["per_class"]] == [wnid(7)]
-    assert any("no blacklist" in note for note in document["notes"])
+    assert document.metrics["top1_error"] == 100 * (not right)
+    assert [row["id"] for row in document.per_class] == [wnid(7)]
+    assert any("no blacklist" in note for note in document.notes)
 
 
 @pytest.mark.usefixtures("hub")

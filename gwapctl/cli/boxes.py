@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import console, options
-from gwapctl.cli.localize import DEFAULT_MIN_SCORE, check_detector_options
 from gwapctl.errors import UsageError, any_of
 from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import AS_STORED, MapReading
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import ImageInput
     from gwapctl.predict.classifier import Predictor
-    from gwapctl.predict.detector import DetectorModel
-    from gwapctl.predict.predictions import ImagePrediction
+    from gwapctl.predict.prediction import Prediction
     from gwapctl.regions import BoxRule as Rule
 
 BOXES = "Boxes"
@@ -247,55 +245,33 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     from gwapctl.formats.base import FolderExporter, check_names
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import find_inputs
-    from gwapctl.predict.classifier import load_model, scale_warning
-    from gwapctl.predict.detector import DetectorModel
+    from gwapctl.predict.classifier import load_model
+    from gwapctl.predict.folder import localize_inputs
     from gwapctl.regions import parse_box_rule
 
     inputs = find_inputs([text], notice=console.warn)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
     model = load_model(options.model_or_default(network.model), device=network.device)
-    if isinstance(model, DetectorModel):
-        return _from_detector(model, inputs, cutting, network, min_score)
+    asked: dict[str, Any] = {"reading": network.reading, "top_k": network.top_k}
+    if model.detects:  # nothing to cut
+        asked |= {"box_rule": cutting.rule, "refine": cutting.refine}
+        asked |= {"max_boxes": cutting.max_boxes, "min_area": cutting.min_area}
+        found = localize_inputs(model.predictor(**asked, min_score=min_score or None), model.name, inputs)
+        return Source(found, len(inputs), f"boxes of detector {model.name}")
     rule = parse_box_rule(cutting.rule, refine=cutting.refine, default=model.info.box_rule)
     cut = Cut(rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
-    plain = rule.without_image()  # the cut comes afterwards
-    predictor = model.predictor(reading=network.reading, box_rule=plain, top_k=network.top_k)
-    warning = scale_warning(predictor.info, predictor.scales) or ""
+    predictor = model.predictor(**asked, box_rule=rule.without_image())  # the cut comes afterwards
     about = f"boxes by {cut.rule.name} of model {model.name}"
-    return Source(_localized(predictor, model.name, inputs, cut), len(inputs), about, warning)
+    return Source(_localized(predictor, model.name, inputs, cut), len(inputs), about, predictor.warning or "")
 
 
-def _from_detector(
-    model: DetectorModel, inputs: Sequence[ImageInput], cutting: Cutting, network: Network, min_score: float
-) -> Source:
-    from gwapctl.formats.sources import Source
-    from gwapctl.predict.folder import localize_inputs
-
-    cuts = {"--box-rule": cutting.rule, "--refine": cutting.refine}
-    limits = {"--max-boxes": cutting.max_boxes, "--min-area": cutting.min_area}
-    check_detector_options(network.reading, {**cuts, **limits}, top_k=network.top_k)
-    predictor = model.predictor(min_score=min_score or DEFAULT_MIN_SCORE)
-    found = localize_inputs(predictor, model.name, inputs)
-    return Source(found, len(inputs), f"boxes of detector {model.name}")
-
-
-def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[ImagePrediction]:
+def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
     from gwapctl.formats.sources import failed, with_boxes
-    from gwapctl.predict.predictions import ImagePrediction, Prediction
 
     results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
-        classes = zip(found.classes, found.class_ids, found.scores.tolist(), strict=True)
-        image = ImagePrediction(
-            found.image,
-            found.width,
-            found.height,
-            model,
-            predictor.scales,
-            tuple(Prediction(label, label_id, score) for label, label_id, score in classes),
-            id=item.id,
-        )
+        image = found.recorded(model=model, scales=predictor.scales, id=item.id)
         shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
         if found.error:
             yield failed(image, found.error)
@@ -314,9 +290,7 @@ class Tally:
     ids: set[str] = field(default_factory=set)
     classes: set[tuple[str, str]] = field(default_factory=set)
 
-    def watch(
-        self, items: Iterable[ImagePrediction], total: int | None, progress: ProgressCallback
-    ) -> Iterator[ImagePrediction]:
+    def watch(self, items: Iterable[Prediction], total: int | None, progress: ProgressCallback) -> Iterator[Prediction]:
         """Pass ``items`` on, count them, and name those that failed."""
         for item in items:
             if item.error is None:
@@ -327,7 +301,7 @@ class Tally:
                 self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
             else:
                 self.failed += 1
-                console.warn(f"{item.image}: {item.error.message}")
+                console.warn(f"{item.image}: {item.error}")
             progress(Progress(self.images + self.again + self.failed, total, "images"))
             yield item
 

@@ -11,7 +11,7 @@ from gwapctl.cli import console, options
 from gwapctl.cli.evaluate import print_document
 
 if TYPE_CHECKING:
-    from gwapctl.predict.result import Localization
+    from gwapctl.predict.prediction import Prediction
 
 Images = Annotated[
     int,
@@ -47,7 +47,7 @@ def demo(
     console.note(f"next      gwapctl localize YOUR_PHOTO.jpg --model {result.run}")
 
 
-def _print_photos(photos: list[Localization]) -> None:
+def _print_photos(photos: list[Prediction]) -> None:
     """Show what the default model found, the one that it does not know included."""
     rows = []
     for photo in photos:

@@ -173,7 +173,7 @@ def evaluate(
         workers=workers,
     )
     with console.progress("evaluate") as progress:
-        document = verb.evaluate(target, asked, out=out, progress=progress)
+        document = verb.evaluate(target, asked, out=out, progress=progress).to_json()
     console.print_json(document) if json else print_document(document)
     missed = [text for text in (_missed(gate, document["metrics"]) for gate in gates) if text]
     for text in missed:

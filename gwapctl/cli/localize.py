@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,9 +16,8 @@ from gwapctl.files import json_text
 from gwapctl.maps.reading import AS_STORED, MapReading
 
 if TYPE_CHECKING:
-    from gwapctl.predict.classifier import Predictor
-    from gwapctl.predict.detector import DetectorPredictor
-    from gwapctl.predict.predictions import ImagePrediction
+    from gwapctl.predict.folder import Predicts
+    from gwapctl.predict.prediction import Prediction
 
 SAVES = ("overlay", "map", "mask")
 SOME_FAILED = 3
@@ -99,25 +98,16 @@ def localize(
     """
     from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
-    from gwapctl.predict.detector import DetectorModel
     from gwapctl.predict.folder import localize_inputs
 
     saved = _saved(save, out, resume, overwrite)
     rule = options.asked_rule(box_rule, threshold)
     images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
-    predictor: Predictor | DetectorPredictor
-    if isinstance(loaded, DetectorModel):
-        check_detector_options(reading, {"--box-rule": rule, "--refine": refine}, top_k=top_k)
-        predictor = loaded.predictor(
-            min_score=DEFAULT_MIN_SCORE if min_score is None else min_score, batch_size=batch_size
-        )
-        _say_detecting(predictor, loaded.name, len(images), out, saved, dry_run=dry_run)
-    elif min_score is not None:
-        raise UsageError(f"--min-score is for a detector's boxes, and {loaded.name} is a classifier.")
-    else:
-        predictor = loaded.predictor(reading=reading, box_rule=rule, refine=refine, top_k=top_k, batch_size=batch_size)
-        _say_how(predictor, loaded.name, len(images), out, saved, dry_run=dry_run)
+    predictor = loaded.predictor(
+        reading=reading, box_rule=rule, refine=refine, top_k=top_k, min_score=min_score, batch_size=batch_size
+    )
+    _say_how(predictor, loaded.name, len(images), out, saved, dry_run=dry_run)
     if dry_run:
         return
     tally = Tally()
@@ -137,23 +127,6 @@ def localize(
     _finish(tally, len(images), out)
 
 
-def check_detector_options(reading: MapReading, cutting: Mapping[str, object], *, top_k: int) -> None:
-    """Refuse the options by which maps are read and cut: a detector's boxes do not come from maps."""
-    others = {**cutting, "--top-k": top_k != 1}
-    wrong = [*reading.flags, *(name for name, value in others.items() if value)]
-    if wrong:
-        raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
-
-
-def _say_detecting(
-    predictor: DetectorPredictor, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
-) -> None:
-    info = predictor.reader.info
-    how = f"{images} images, detector {model}, sides {info.short_side} to {info.long_side}, scores from"
-    where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
-    (console.note if dry_run else console.detail)(f"{how} {predictor.min_score:g} on {predictor.reader.device}{where}")
-
-
 def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) -> tuple[str, ...]:
     """Return what to write below ``--out``; options that need ``--out`` do not go without it."""
     needs_out = [name for name, given in (("--save", save), ("--resume", resume), ("--overwrite", overwrite)) if given]
@@ -163,22 +136,13 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
 
 
 def _say_how(
-    predictor: Predictor, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
+    predictor: Predicts, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
 ) -> None:
-    from gwapctl.predict.classifier import scale_warning
-
-    localizer = predictor.localizer
-    scales = ",".join(str(scale) for scale in localizer.reading.scales) or "x".join(
-        str(side) for side in predictor.info.input_size
-    )
-    how = (
-        f"{images} images, model {model}, map {localizer.reading.method}, scales {scales}, "
-        f"box rule {predictor.rule.name}"
-    )
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
-    (console.note if dry_run else console.detail)(f"{how} on {localizer.device}{where}")
-    if warning := scale_warning(predictor.info, localizer.reading.scales):
-        console.warn(warning)
+    say = console.note if dry_run else console.detail
+    say(f"{images} images, {predictor.summary(model)} on {predictor.device}{where}")
+    if predictor.warning:
+        console.warn(predictor.warning)
 
 
 @dataclass
@@ -190,25 +154,25 @@ class Tally:
     empty: int = 0
     lacking: int = 0  # of those that failed: for want of an extra
 
-    def watch(self, images: Iterable[ImagePrediction]) -> Iterator[ImagePrediction]:
+    def watch(self, images: Iterable[Prediction]) -> Iterator[Prediction]:
         """Pass ``images`` on, count them, and name those that failed."""
         for image in images:
             self.done += 1
             if image.error is not None:
                 self.failed += 1
-                self.lacking += image.error.type == MissingReaderError.__name__
-                console.warn(image.error.message)
+                self.lacking += isinstance(image.error, MissingReaderError)
+                console.warn(str(image.error))
             elif not image.predictions:
                 self.empty += 1
             yield image
 
 
-def _print_jsonl(images: Iterable[ImagePrediction]) -> None:
+def _print_jsonl(images: Iterable[Prediction]) -> None:
     for image in images:
         console.print_jsonl(image.to_json())
 
 
-def _print_json(images: Iterable[ImagePrediction]) -> None:
+def _print_json(images: Iterable[Prediction]) -> None:
     """Write one document, piece by piece: it may be longer than memory."""
     separator = '{"schema_version": 1, "images": [\n'
     for image in images:
@@ -217,20 +181,20 @@ def _print_json(images: Iterable[ImagePrediction]) -> None:
     console.print_text("]}" if separator == "," else separator + "]}")
 
 
-def _print_table(images: Iterable[ImagePrediction]) -> None:
+def _print_table(images: Iterable[Prediction]) -> None:
     stream = iter(images)
     while part := list(islice(stream, ROWS_PER_TABLE)):
         rows = [row for image in part for row in _rows(image)]
         console.print_table(("image", "class", "score", "x0", "y0", "x1", "y1"), rows)
 
 
-def _rows(image: ImagePrediction) -> Iterator[tuple[str, ...]]:
+def _rows(image: Prediction) -> Iterator[tuple[str, ...]]:
     for item in image.predictions:
         corners = ("",) * 4 if item.box is None else tuple(f"{value:.1f}" for value in item.box)
         yield (image.id, item.label, f"{item.score:.3f}", *corners)
 
 
-PRINTERS: dict[str, Callable[[Iterable[ImagePrediction]], None]] = {
+PRINTERS: dict[str, Callable[[Iterable[Prediction]], None]] = {
     "table": _print_table,
     "json": _print_json,
     "jsonl": _print_jsonl,

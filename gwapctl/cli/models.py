@@ -52,12 +52,9 @@ def show(name: Name, json: options.Json = False) -> None:
       gwapctl models show resnet-s-gwap-tiny-imagenet
 
     """
-    from gwapctl.networks.classifier import describe_model
-    from gwapctl.networks.rfcn import describe_detector
-    from gwapctl.networks.zoo import is_detector, resolve_model
+    from gwapctl.predict.classifier import load_model
 
-    folder = resolve_model(name)
-    document = describe_detector(folder) if is_detector(folder) else describe_model(folder)
+    document = load_model(name).describe()
     if json:
         console.print_json({"schema_version": 1, **document})
         return

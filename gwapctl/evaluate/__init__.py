@@ -1,19 +1,20 @@
 """Numbers for a model, for maps or for boxes: classification, localization, masks; beside the floors that see nothing.
 
 ``evaluate`` is what the command line calls; ``evaluate_model``, ``evaluate_maps``, ``evaluate_boxes`` and
-``evaluate_detections`` take a ``Ground`` that is open already. All but the first are judged without importing torch.
+``evaluate_detections`` take a ``GroundTruth`` that is open already. All but the first two judge without torch.
 """
 
 from __future__ import annotations
 
+from gwapctl.boxes import Detections
 from gwapctl.evaluate.detections import evaluate_detections
-from gwapctl.evaluate.document import Ground
-from gwapctl.evaluate.predictions import Detections
+from gwapctl.evaluate.result import EvaluationResult, GroundTruth
 from gwapctl.evaluate.run import Options, calibrate, evaluate, evaluate_boxes, evaluate_maps, evaluate_model
 
 __all__ = [
     "Detections",
-    "Ground",
+    "EvaluationResult",
+    "GroundTruth",
     "Options",
     "calibrate",
     "evaluate",

@@ -7,31 +7,32 @@ from typing import Any
 
 import numpy as np
 
+from gwapctl.boxes import Detections
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate.document import Document, Ground, Verdict, build_document, judge
-from gwapctl.evaluate.predictions import Detections, Evidence
+from gwapctl.evaluate.result import EvaluationResult, GroundTruth, judge
 from gwapctl.metrics.detection import DetectionAP
+from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import ProgressCallback
 
 
 def evaluate_detections(
     detections: Iterable[Detections],
-    ground: Ground,
+    ground_truth: GroundTruth,
     *,
     name: str,
     options: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     progress: ProgressCallback | None = None,
-) -> Document:
-    """Judge what a detector found and return the document of ``evaluate --json``.
+) -> EvaluationResult:
+    """Judge what a detector found and return the result.
 
     Args:
-        detections: of each of ``ground.samples``, in their order, in original pixels; labels are indices of the data
+        detections: of each sample of ``ground_truth``, in order, in original pixels; labels are indices of the data
             set's classes, negative ones are of no class that it has and do not count.
-        ground: data set, split and samples.
-        name: what the document calls the detector.
-        options: how it was run, for the document.
+        ground_truth: data set, split and samples.
+        name: what the result calls the detector.
+        options: how it was run, for the record.
         notes: what the reader must know.
         progress: told after every image.
 
@@ -39,17 +40,11 @@ def evaluate_detections(
         DataError: the split has no object that counts, or an image cannot be used.
 
     """
-    evidence = (Evidence(0, 0, detections=found) for found in detections)
-    verdict = judge(DetectionProtocol(ground.dataset), ground.samples, evidence, progress)
-    verdict.notes.extend(notes)
-    return build_document(
-        verdict,
-        model=name,
-        dataset=ground.dataset,
-        split=ground.split,
-        protocol=ground.protocol,
-        options=dict(options or {}),
-    )
+    predictions = (Prediction("", 0, 0, detections=found) for found in detections)
+    protocol = DetectionProtocol(ground_truth.dataset)
+    result = judge(protocol, ground_truth, predictions, name=name, options=dict(options or {}), progress=progress)
+    result.notes.extend(notes)
+    return result
 
 
 class DetectionProtocol:
@@ -65,14 +60,14 @@ class DetectionProtocol:
         self._images = np.zeros(len(dataset.classes), np.int64)
         self._n = self._n_degenerate = 0
 
-    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
         """Judge one image.
 
         Raises:
             DataError: nothing says what was found in it.
 
         """
-        found = evidence.detections
+        found = prediction.detections
         if found is None:
             raise DataError(f"there are no detections for {sample.id!r}. Detect on the whole split.")
         self._n += 1
@@ -80,14 +75,14 @@ class DetectionProtocol:
         self._images[list(sample.labels)] += 1
         add_detections(self._precision, sample, found)
 
-    def verdict(self) -> Verdict:
+    def result(self) -> EvaluationResult:
         """Return the metrics; none where no class has an object that counts."""
         rows = [
             {"class": item.name, "id": item.id, "n": int(self._images[label]), **numbers}
             for label, numbers in detection_rows(self._precision).items()
             for item in (self._dataset.classes[label],)
         ]
-        return Verdict(self._n, self._n_degenerate, self._precision.compute(), {}, rows)
+        return EvaluationResult(self._n, self._n_degenerate, self._precision.compute(), {}, rows)
 
 
 def add_detections(precision: DetectionAP, sample: BoxedSample, found: Detections) -> None:

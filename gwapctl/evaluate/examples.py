@@ -20,12 +20,12 @@ class Examples:
         self._worst: list[tuple[float, int, dict[str, Any]]] = []
         self._n = 0
 
-    def update(self, sample: BoxedSample, label: str, box: FloatArray | None, truth: FloatArray) -> None:
-        """Look at one image: the box (4,) found for the class called ``label``, and its objects ``truth`` (N, 4)."""
-        iou = best_iou(box, truth)
+    def update(self, sample: BoxedSample, label: str, box: FloatArray | None, ground_truth: FloatArray) -> None:
+        """Look at one image: the box (4,) found for the class called ``label``, and its ``ground_truth`` (N, 4)."""
+        iou = best_iou(box, ground_truth)
         self._n += 1
-        self._keep(self._best, iou, sample, label, box, truth)
-        self._keep(self._worst, -iou, sample, label, box, truth)
+        self._keep(self._best, iou, sample, label, box, ground_truth)
+        self._keep(self._worst, -iou, sample, label, box, ground_truth)
 
     def _keep(
         self,
@@ -34,7 +34,7 @@ class Examples:
         sample: BoxedSample,
         label: str,
         box: FloatArray | None,
-        truth: FloatArray,
+        ground_truth: FloatArray,
     ) -> None:
         if len(heap) == KEPT and worth <= heap[0][0]:
             return
@@ -44,7 +44,7 @@ class Examples:
             "label": label,
             "iou": abs(worth),
             "box": None if box is None else to_list(box),
-            "truth": [to_list(item) for item in truth],
+            "truth": [to_list(item) for item in ground_truth],
         }
         (heapq.heappush if len(heap) < KEPT else heapq.heapreplace)(heap, (worth, -self._n, example))
 

@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwapctl.boxes import Detections
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.evaluate.detections import evaluate_detections
-from gwapctl.evaluate.document import Document, Ground
-from gwapctl.evaluate.predictions import Detections, match_classes
+from gwapctl.evaluate.predictions import match_classes
+from gwapctl.evaluate.result import EvaluationResult, GroundTruth
 from gwapctl.images.decode import read_image
 from gwapctl.progress import ProgressCallback
 
 if TYPE_CHECKING:
-    from gwapctl.networks.rfcn.inference import DetectorReader
-
-
-def open_detector(folder: Path, *, precision: str, device: str, batch_size: int | None) -> DetectorReader:
-    """Load the detector in ``folder``, ready to run.
-
-    Raises:
-        ModelError: it cannot be used.
-
-    """
-    from gwapctl.networks.rfcn import load_detector
-    from gwapctl.networks.rfcn.inference import DetectorReader
-
-    return DetectorReader(load_detector(folder), precision=precision, device=device, batch_size=batch_size)
+    from gwapctl.predict.detector import DetectorPredictor
 
 
 def evaluate_detector(
-    reader: DetectorReader,
-    ground: Ground,
+    predictor: DetectorPredictor,
+    ground_truth: GroundTruth,
     *,
     name: str,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
-) -> Document:
+) -> EvaluationResult:
     """Evaluate a detector: all boxes it finds, whatever their score, after NMS.
 
     Args:
-        reader: the detector.
-        ground: what is measured on.
-        name: what the document calls it.
+        predictor: the detector, as it runs; its ``min_score`` is not looked at.
+        ground_truth: what is measured on.
+        name: what the result calls it.
         workers: threads; None: one per core.
         progress: told after every image.
 
@@ -52,25 +39,29 @@ def evaluate_detector(
 
     """
     options: dict[str, Any] = {
-        "short_side": reader.info.short_side,
-        "long_side": reader.info.long_side,
-        "precision": reader.precision,
-        "box_subset": reader.info.provenance.get("box_subset"),  # the images whose boxes it was trained with
+        "short_side": predictor.reader.info.short_side,
+        "long_side": predictor.reader.info.long_side,
+        "precision": predictor.reader.precision,
+        "box_subset": predictor.reader.info.provenance.get("box_subset"),  # the images whose boxes it was trained with
     }
     return evaluate_detections(
-        _detections(reader, ground, name, workers), ground, name=name, options=options, progress=progress
+        _detections(predictor, ground_truth, name, workers), ground_truth, name=name, options=options, progress=progress
     )
 
 
-def _detections(reader: DetectorReader, ground: Ground, name: str, workers: int | None) -> Iterator[Detections]:
+def _detections(
+    predictor: DetectorPredictor, ground_truth: GroundTruth, name: str, workers: int | None
+) -> Iterator[Detections]:
     """Yield what is found in each image, classes matched by id or name; foreign ones are negative."""
     from gwapctl.predict.threads import in_threads
 
-    present = {label for sample in ground.samples for label in sample.labels}
-    match = match_classes(reader.info.classes, ground.dataset.classes, present, name, ground.dataset.name)
+    present = {label for sample in ground_truth.samples for label in sample.labels}
+    match = match_classes(
+        predictor.reader.info.classes, ground_truth.dataset.classes, present, name, ground_truth.dataset.name
+    )
 
     def work(part: list[BoxedSample]) -> list[Detections]:
-        found = reader.run([read_image(sample.path) for sample in part])
+        found = predictor.detect([read_image(sample.path) for sample in part])
         return [Detections(item.boxes, item.scores, match[item.labels]) for item in found]
 
-    yield from in_threads(work, ground.samples, chunk=reader.batch_size, workers=workers)
+    yield from in_threads(work, ground_truth.samples, chunk=predictor.batch_size, workers=workers)

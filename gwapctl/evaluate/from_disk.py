@@ -1,4 +1,4 @@
-"""Evidence from disk: folders of maps and files of boxes, whoever made them. No model, no torch."""
+"""Predictions from disk: folders of maps and files of boxes, whoever made them. No model, no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import cast
 
 import numpy as np
 
-from gwapctl.boxes import FloatArray, as_boxes
-from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.boxes import Detections, FloatArray, as_boxes
+from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
-from gwapctl.evaluate.predictions import ANY, Detections, Evidence, Heatmap, boxes_from_maps, some
+from gwapctl.evaluate.predictions import boxes_from_maps, some
 from gwapctl.files import open_text
 from gwapctl.formats.tables import COLUMNS
 from gwapctl.images.decode import image_size, read_image
@@ -23,21 +23,20 @@ from gwapctl.images.files import same_name
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.images_of_maps import ImageFiles
 from gwapctl.predict.map_folder import MapFolder, MapImage
-from gwapctl.predict.predictions import PREDICTIONS, Box, ImagePrediction, Prediction, merge, read_predictions
+from gwapctl.predict.prediction import ANY, Box, ClassPrediction, Heatmap, Prediction, merge
+from gwapctl.predict.predictions import PREDICTIONS, read_predictions
 from gwapctl.regions import BoxRule
 
-_NOTHING = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
 
-
-def evidence_from_maps(
+def predictions_from_maps(
     folder: Path,
     dataset: Dataset,
     samples: Sequence[BoxedSample],
     rule: BoxRule | None,
     notes: list[str],
     images: Path | None = None,
-) -> Iterator[Evidence]:
-    """Yield the evidence of a folder of maps for each of ``samples``; classes are ranked where it holds predictions.
+) -> Iterator[Prediction]:
+    """Yield what a folder of maps says of each of ``samples``; classes are ranked where it holds predictions.
 
     A rule that needs the images finds them below ``images``, else where the data set or the predictions have them.
     ``notes`` get what a reader of the result must know, such as predictions of classes that the data set lacks.
@@ -58,14 +57,20 @@ def evidence_from_maps(
         by_class = _maps_by_class(maps, image_id, about, matcher)
         seen = rule.on_image(read_image(files[sample.id])) if rule is not None and files else rule
         boxes = boxes_from_maps(by_class, seen, width, height, sample.labels)
-        known = predictions[sample.id]
-        yield Evidence(width, height, scores=known.scores, ranked=known.ranked, maps=by_class, boxes=boxes)
+        yield replace(
+            predictions[sample.id],
+            width=width,
+            height=height,
+            maps_by_class=by_class,
+            boxes_by_class=boxes,
+            detections=None,
+        )
 
 
-def evidence_from_boxes(
+def predictions_from_boxes(
     file: Path, dataset: Dataset, samples: Sequence[BoxedSample], notes: list[str]
-) -> Iterator[Evidence]:
-    """Yield the evidence of a file of predicted boxes for each of ``samples``; an image it leaves out has no box.
+) -> Iterator[Prediction]:
+    """Yield what a file of predicted boxes says of each of ``samples``; an image it leaves out has no box.
 
     A file with several boxes in an image is also one of detections. ``notes`` get what a reader of the result must
     know: lines that the file has twice, classes that the data set lacks.
@@ -74,19 +79,24 @@ def evidence_from_boxes(
         DataError: the file is broken, or has no image of ``samples``, or no class of the data set.
 
     """
-    evidence = _read_evidence(file, dataset, samples, notes)
-    if not evidence:
+    images = _read_predictions(file, dataset, samples, notes)
+    if not images:
         raise DataError(f"{file} has no image of {dataset.name}: expected names like {samples[0].id!r}.")
-    if {label for found in evidence.values() for label in found.ranked or ()} == {FOREIGN}:
+    if {label for found in images.values() for label in found.ranked or ()} == {FOREIGN}:
         raise DataError(
             f"{file} and {dataset.name} share no class name or id: {notes[-1]}. {dataset.name} has "
             f"{some(item.name for item in dataset.classes)}. Give the data set that the boxes are for."
         )
-    detects = any(found.detections is not None and len(found.detections.boxes) > 1 for found in evidence.values())
+    detects = any(found.detections is not None and len(found.detections.boxes) > 1 for found in images.values())
     for sample in samples:
-        found = evidence.get(sample.id) or Evidence(0, 0, ranked=(), boxes={ANY: as_boxes([])}, detections=_NOTHING)
+        found = images.get(sample.id) or _nothing_in(sample)
         width, height = _original_size(sample, found.width, found.height)
         yield replace(found, width=width, height=height, detections=found.detections if detects else None)
+
+
+def _nothing_in(sample: BoxedSample) -> Prediction:
+    nothing = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
+    return Prediction(sample.id, 0, 0, ranked=(), boxes_by_class={ANY: nothing.boxes}, detections=nothing)
 
 
 def find_images(samples: Sequence[BoxedSample], ids: Sequence[str], source: str, what: str) -> list[str]:
@@ -130,32 +140,33 @@ def _original_size(sample: BoxedSample, width: int, height: int) -> tuple[int, i
 
 def _predictions_beside(folder: Path) -> Path | None:
     """Return the ``predictions.jsonl`` that ``localize`` wrote beside its maps, if there is one."""
-    return next((place / PREDICTIONS for place in (folder, folder.parent) if (place / PREDICTIONS).is_file()), None)
+    files = (folder / PREDICTIONS, folder.parent / PREDICTIONS)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _stored_predictions(
     folder: Path, dataset: Dataset, samples: Sequence[BoxedSample], notes: list[str]
-) -> Mapping[str, Evidence]:
-    """Return the evidence of the predictions beside the maps by sample id; empty without them."""
+) -> Mapping[str, Prediction]:
+    """Return the predictions beside the maps by sample id; empty without them."""
     file = _predictions_beside(folder)
-    found = {} if file is None else _read_evidence(file, dataset, samples, notes)
-    return {sample.id: found.get(sample.id, Evidence(0, 0)) for sample in samples}
+    found = {} if file is None else _read_predictions(file, dataset, samples, notes)
+    return {sample.id: found.get(sample.id, Prediction(sample.id, 0, 0)) for sample in samples}
 
 
 def _image_files(folder: Path, samples: Sequence[BoxedSample], rule: str, images: Path | None) -> Mapping[str, Path]:
     """Return the image of each sample by its id: below ``images``, else the data set's, else the one localized."""
     file, index = _predictions_beside(folder), ImageIndex(sample.id for sample in samples)
     localized = {} if file is None else {index.find(item.id, item.image): item.image for item in read_predictions(file)}
-    places = {
+    paths = {
         sample.id: sample.path if sample.path.is_file() else localized.get(sample.id, sample.path) for sample in samples
     }
-    return ImageFiles(images).needed(places.items(), rule)
+    return ImageFiles(images).needed(paths.items(), rule)
 
 
-def _read_evidence(
+def _read_predictions(
     file: Path, dataset: Dataset, samples: Sequence[BoxedSample], notes: list[str]
-) -> dict[str, Evidence]:
-    """Return the evidence of predictions by sample id, of those images that are among ``samples``.
+) -> dict[str, Prediction]:
+    """Return the predictions by sample id, in the data set's classes, of those images that are among ``samples``.
 
     Raises:
         DataError: an image failed, or two images fit one sample.
@@ -164,31 +175,31 @@ def _read_evidence(
     images = _stored_images(file, samples, notes)
     for image in images.values():
         if image.error is not None:
-            raise DataError(f"{file}: {image.image} failed ({image.error.message}). Localize it again with --resume.")
+            raise DataError(f"{file}: {image.image} failed ({image.error}). Localize it again with --resume.")
     matcher = ClassMatcher(dataset.classes)
     foreign = _foreign_classes(images.values(), matcher)
     if foreign:
         notes.append(f"{file} has boxes of classes that {dataset.name} lacks, which count as wrong: {some(foreign)}")
-    return {sample_id: _evidence_of(image, matcher, dataset.classes) for sample_id, image in images.items()}
+    return {sample_id: _in_classes_of(dataset, image, matcher) for sample_id, image in images.items()}
 
 
-def _foreign_classes(images: Iterable[ImagePrediction], matcher: ClassMatcher) -> list[str]:
+def _foreign_classes(images: Iterable[Prediction], matcher: ClassMatcher) -> list[str]:
     labels = {item.label or item.label_id: _index(item, matcher) for image in images for item in image.predictions}
     return sorted(label for label, index in labels.items() if index == FOREIGN)
 
 
-def _index(item: Prediction, matcher: ClassMatcher) -> int:
+def _index(item: ClassPrediction, matcher: ClassMatcher) -> int:
     return matcher.index(item.label, item.label_id)
 
 
-def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str]) -> dict[str, ImagePrediction]:
+def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str]) -> dict[str, Prediction]:
     """Return what the file says by sample id, what it says of an image in several places together.
 
     Of two images that fit a sample, such as ``train/a.jpg`` and ``val/a.jpg``, the one more like its path is it.
     """
     index = ImageIndex(sample.id for sample in samples)
     paths = {sample.id: sample.path.as_posix() for sample in samples}
-    found: dict[str, list[ImagePrediction]] = {}
+    found: dict[str, list[Prediction]] = {}
     for image in _read_csv(file) if file.suffix.lower() == ".csv" else read_predictions(file):
         sample_id = index.find(image.id, image.image)
         if sample_id is None:
@@ -206,7 +217,7 @@ def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str])
     return merged
 
 
-def _is_nearer(image: ImagePrediction, other: ImagePrediction, sample_id: str, path: str, file: Path) -> bool:
+def _is_nearer(image: Prediction, other: Prediction, sample_id: str, path: str, file: Path) -> bool:
     """Tell which of two images a sample is: the one of its very id, else the one that shares more folders with it."""
     alike, alike_other = (
         (same_name(item.id) == same_name(sample_id), _parts_alike(item.id, path)) for item in (image, other)
@@ -224,12 +235,12 @@ def _parts_alike(name: str, path: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*backwards, strict=False)))
 
 
-def _evidence_of(image: ImagePrediction, matcher: ClassMatcher, classes: Sequence[ClassName]) -> Evidence:
-    """Turn one line of predictions, best first, into evidence."""
+def _in_classes_of(dataset: Dataset, image: Prediction, matcher: ClassMatcher) -> Prediction:
+    """Turn one line of predictions, best first, into numbers of the data set's classes."""
     predictions = sorted(image.predictions, key=lambda item: -item.score)
     labels = [_index(item, matcher) for item in predictions]
     boxes: dict[int, list[FloatArray]] = {label: [] for label in labels if label != FOREIGN}
-    scores = np.full(len(classes), np.nan)
+    scores = np.full(len(dataset.classes), np.nan)
     for label, item in zip(reversed(labels), reversed(predictions), strict=True):
         if label != FOREIGN:
             scores[label] = item.score
@@ -237,12 +248,12 @@ def _evidence_of(image: ImagePrediction, matcher: ClassMatcher, classes: Sequenc
         if label != FOREIGN and item.box is not None:
             boxes[label].append(as_boxes(item.box))
     located = [(item.box, item.score, label) for label, item in zip(labels, predictions, strict=True) if item.box]
-    return Evidence(
-        image.width,
-        image.height,
-        scores=None if np.isnan(scores).any() else scores,
-        ranked=tuple(label for place, label in enumerate(labels) if label == FOREIGN or label not in labels[:place]),
-        boxes={label: np.concatenate([as_boxes([]), *found]) for label, found in boxes.items()},
+    return replace(
+        image,
+        predictions=(),
+        probabilities=None if np.isnan(scores).any() else scores,
+        ranked=tuple(label for index, label in enumerate(labels) if label == FOREIGN or label not in labels[:index]),
+        boxes_by_class={label: np.concatenate([as_boxes([]), *found]) for label, found in boxes.items()},
         detections=Detections(
             as_boxes([box for box, _, _ in located]),
             np.array([score for _, score, _ in located], np.float64),
@@ -251,7 +262,7 @@ def _evidence_of(image: ImagePrediction, matcher: ClassMatcher, classes: Sequenc
     )
 
 
-def _read_csv(file: Path) -> Iterator[ImagePrediction]:
+def _read_csv(file: Path) -> Iterator[Prediction]:
     """Yield the images of a table of boxes as ``gwapctl boxes --format csv`` writes it, one image per row.
 
     Raises:
@@ -270,16 +281,16 @@ def _read_csv(file: Path) -> Iterator[ImagePrediction]:
             raise DataError(f"cannot read {file}, line {rows.line_num}: {error}.") from error
 
 
-def _image_of(row: Mapping[str, str]) -> ImagePrediction:
+def _image_of(row: Mapping[str, str]) -> Prediction:
     if None in row or None in row.values():
         raise ValueError("the row has not as many cells as the header")
     found = []
     if row["label"] or row["label_id"]:  # an image without any class keeps a row with empty cells
         box = None if not row["x0"] else tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        found.append(Prediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
+        found.append(ClassPrediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
     elif row["x0"]:
         raise ValueError("there is a box, but no label")
-    return ImagePrediction(row["image"], _pixels(row["width"]), _pixels(row["height"]), predictions=tuple(found))
+    return Prediction(row["image"], _pixels(row["width"]), _pixels(row["height"]), predictions=tuple(found))
 
 
 def _pixels(cell: str) -> int:

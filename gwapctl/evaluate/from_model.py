@@ -1,4 +1,4 @@
-"""Evidence from a model: images through the network once, with the maps of the classes that the metrics look at."""
+"""Predictions of a model: images through the network once, with the maps of the classes that the metrics look at."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy.typing as npt
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.datasets.class_names import FOREIGN
 from gwapctl.evaluate.paper import TOP
-from gwapctl.evaluate.predictions import ANY, Evidence, Heatmap, boxes_from_maps, match_classes, spread
+from gwapctl.evaluate.predictions import boxes_from_maps, match_classes, spread
 from gwapctl.images.decode import read_image
 from gwapctl.metrics.foreground import boxes_mask
+from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions import BoxRule
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from gwapctl.networks.heads.base import Head
 
 
-def evidence_from_model(
+def predictions_from_model(
     localizer: Localizer,
     dataset: Dataset,
     samples: Sequence[BoxedSample],
@@ -30,8 +31,8 @@ def evidence_from_model(
     *,
     name: str = "the model",
     workers: int | None = None,
-) -> Iterator[Evidence]:
-    """Yield the evidence of each of ``samples``; classes of model and data set are matched by id or name.
+) -> Iterator[Prediction]:
+    """Yield what the model says of each of ``samples``; classes of model and data set are matched by id or name.
 
     One map per image where it stands for all classes, otherwise those of the classes present and of the five best. A
     head that sees boxes gets the union of all objects of an image, difficult ones included.
@@ -47,13 +48,13 @@ def evidence_from_model(
     match = match_classes(classes, dataset.classes, present, name, dataset.name)
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
 
-    def work(part: list[BoxedSample]) -> list[Evidence]:
+    def work(part: list[BoxedSample]) -> list[Prediction]:
         images, rules = zip(*(_seen(localizer, rule, sample) for sample in part), strict=True)
         wanted = [[of_model[label] for label in sample.labels] for sample in part]
         regions = object_regions(localizer, part, images)
         results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP, regions=regions)
         return [
-            _evidence(result, match, len(dataset.classes), seen, sample.labels, (image.width, image.height))
+            _prediction(result, match, len(dataset.classes), seen, sample, (image.width, image.height))
             for sample, image, seen, result in zip(part, images, rules, results, strict=True)
         ]
 
@@ -81,22 +82,24 @@ def object_regions(
     return [boxes_mask(sample.boxes, image.width, image.height).astype(np.uint8) for sample, image in pairs]
 
 
-def _evidence(
+def _prediction(
     result: MapResult,
     match: npt.NDArray[np.int64],
     classes: int,
     rule: BoxRule | None,
-    labels: Sequence[int],
+    sample: BoxedSample,
     size: tuple[int, int],
-) -> Evidence:
+) -> Prediction:
     maps = _maps(result, match)
     best = np.argsort(-result.probabilities, kind="stable")[:TOP]
-    return Evidence(
+    return Prediction(
+        sample.path.as_posix(),
         *size,
-        scores=spread(result.probabilities.astype(np.float64), match, classes),
+        id=sample.id,
+        probabilities=spread(result.probabilities.astype(np.float64), match, classes),
         ranked=tuple(match[best].tolist()),
-        maps=maps,
-        boxes=boxes_from_maps(maps, rule, *size, labels),
+        maps_by_class=maps,
+        boxes_by_class=boxes_from_maps(maps, rule, *size, sample.labels),
     )
 
 
@@ -104,4 +107,4 @@ def _maps(result: MapResult, match: npt.NDArray[np.int64]) -> Mapping[int, Heatm
     if result.shared:
         return {ANY: result.heatmap(0)}
     labels = match[list(result.classes)].tolist()
-    return {label: result.heatmap(place) for place, label in enumerate(labels) if label != FOREIGN}
+    return {label: result.heatmap(index) for index, label in enumerate(labels) if label != FOREIGN}

@@ -77,7 +77,7 @@ def _read(path: Path, width: int, height: int) -> npt.NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class Truth:
+class Annotation:
     """One image: its ``labels``, ``boxes`` (N, 4) by class, their union ``area`` (H, W), and ``mask`` (H, W) if any.
 
     ``area`` is what the F-measure compares with: boxes of all classes, difficult ones included; None without boxes.
@@ -89,7 +89,7 @@ class Truth:
     mask: npt.NDArray[np.uint8] | None
 
     @classmethod
-    def of(cls, sample: BoxedSample, width: int, height: int, masks: Masks) -> Truth:
-        """Draw the truth of ``sample`` in the pixels of its image of ``width x height``."""
+    def of(cls, sample: BoxedSample, width: int, height: int, masks: Masks) -> Annotation:
+        """Draw what is true of ``sample`` in the pixels of its image of ``width x height``."""
         area = boxes_mask(sample.boxes, width, height) if len(sample.boxes) else None
         return cls(sample.labels, true_boxes(sample), area, masks.at(sample, width, height))

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from gwapctl.boxes import FloatArray, iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.detections import add_detections, detection_rows
-from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.examples import Examples
-from gwapctl.evaluate.ground_truth import Masks, Truth
-from gwapctl.evaluate.predictions import ANY, Evidence, Heatmap
+from gwapctl.evaluate.ground_truth import Annotation, Masks
+from gwapctl.evaluate.predictions import FiveGuesses
+from gwapctl.evaluate.result import EvaluationResult
 from gwapctl.metrics import METRICS, Need, needing
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.classification import ClassificationAP, TopKError
@@ -28,6 +28,7 @@ from gwapctl.metrics.detection import DetectionAP
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization
 from gwapctl.metrics.pixel_ap import PixelAP
+from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions.components import BoolMask, FloatMap, normalise, resize_map
 
 SURE = 0.5  # a class counts as predicted above this score
@@ -36,10 +37,14 @@ ONE_THRESHOLD = np.zeros(1)  # a floor's box is the same at every threshold
 
 
 class PaperProtocol:
-    """Judges one image after the other; ``verdict`` ends it."""
+    """Judges one image after the other; ``result`` ends it.
 
-    def __init__(self, dataset: Dataset, masks: Masks) -> None:
+    ``guesses`` take the place of the five best classes and their boxes in the top-5 localization error.
+    """
+
+    def __init__(self, dataset: Dataset, masks: Masks, guesses: FiveGuesses | None = None) -> None:
         self._dataset = dataset
+        self._guesses = guesses
         self._masks = masks
         self._average_precision = ClassificationAP(len(dataset.classes))
         self._detections = DetectionAP(coco=True)
@@ -52,66 +57,75 @@ class PaperProtocol:
         self._images = np.zeros(len(dataset.classes), np.int64)
         self._n = self._n_degenerate = self._blacklisted = 0
 
-    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
         """Judge one image."""
-        width, height = evidence.width, evidence.height
+        width, height = prediction.width, prediction.height
         self._n += 1
         self._images[list(sample.labels)] += 1
-        self._judge_classes(sample, evidence)
-        if evidence.detections is not None:
-            add_detections(self._detections, sample, evidence.detections)
+        self._judge_classes(sample, prediction)
+        if prediction.detections is not None:
+            add_detections(self._detections, sample, prediction.detections)
         if sample.id in self._dataset.blacklist:
             self._blacklisted += 1
             return
-        truth = Truth.of(sample, width, height, self._masks)
-        self._n_degenerate += any(_is_empty(evidence.boxes_of(label)) for label in sample.labels)
-        self._omissions.update(truth, evidence)
-        self._judged.update(truth, evidence)
-        self._judged.update_sweep(truth, evidence)
-        self._keep_example(sample, truth, evidence)
-        heat = _heatmap(evidence, sample.labels)
+        annotation = Annotation.of(sample, width, height, self._masks)
+        self._n_degenerate += any(_is_empty(prediction.boxes_of(label)) for label in sample.labels)
+        guesses = None if self._guesses is None else self._guesses.of(prediction)
+        self._omissions.update(annotation, prediction, guesses)
+        self._judged.update(annotation, prediction, guesses)
+        self._judged.update_sweep(annotation, prediction)
+        self._keep_example(sample, annotation, prediction)
+        heat = _heatmap(prediction, sample.labels)
         if heat is not None:
-            self._judged.update_foreground(truth, otsu_foreground(heat, width, height), to_image(heat, width, height))
+            self._judged.update_foreground(
+                annotation, otsu_foreground(heat, width, height), to_image(heat, width, height)
+            )
         for name, floor in FLOORS.items():
-            self._judge_floor(self._floors[name], floor(width, height), truth, evidence)
-        self._judge_predicted(truth, evidence)
+            self._judge_floor(self._floors[name], floor(width, height), annotation, prediction, guesses)
+        self._judge_predicted(annotation, prediction)
 
-    def _keep_example(self, sample: BoxedSample, truth: Truth, evidence: Evidence) -> None:
-        for label, objects in list(truth.boxes.items())[:1]:
-            boxes = evidence.boxes_of(label)
+    def _keep_example(self, sample: BoxedSample, annotation: Annotation, prediction: Prediction) -> None:
+        for label, objects in list(annotation.boxes.items())[:1]:
+            boxes = prediction.boxes_of(label)
             if boxes is not None:
                 self._examples.update(sample, self._dataset.classes[label].name, _first(boxes), objects)
 
-    def _judge_floor(self, floor: _Candidate, box: FloatArray, truth: Truth, evidence: Evidence) -> None:
-        width, height = evidence.width, evidence.height
-        guesses = evidence.guesses and tuple(replace(guess, box=box[0]) for guess in evidence.guesses)
-        blind = Evidence(width, height, ranked=evidence.ranked, boxes={ANY: box}, guesses=guesses)
-        floor.update(truth, blind)
-        if evidence.maps:
-            floor.update_fixed(truth, box)
+    def _judge_floor(
+        self,
+        floor: _Candidate,
+        box: FloatArray,
+        annotation: Annotation,
+        prediction: Prediction,
+        guesses: tuple[Guess, ...] | None,
+    ) -> None:
+        width, height = prediction.width, prediction.height
+        blind = Prediction("", width, height, ranked=prediction.ranked, boxes_by_class={ANY: box})
+        floor.update(annotation, blind, guesses and tuple(replace(guess, box=box[0]) for guess in guesses))
+        if prediction.maps_by_class:
+            floor.update_fixed(annotation, box)
             inside = boxes_mask(box, width, height)
-            floor.update_foreground(truth, inside, inside.astype(np.float32))
+            floor.update_foreground(annotation, inside, inside.astype(np.float32))
 
-    def _judge_classes(self, sample: BoxedSample, evidence: Evidence) -> None:
+    def _judge_classes(self, sample: BoxedSample, prediction: Prediction) -> None:
         if self._dataset.multi_label:
-            if evidence.scores is not None:
-                self._average_precision.update(evidence.scores, sample.labels, sample.ignored)
-        elif evidence.ranked is not None:
-            self._top_k_error.update(evidence.ranked, sample.labels[0])
+            if prediction.probabilities is not None:
+                self._average_precision.update(prediction.probabilities, sample.labels, sample.ignored)
+        elif prediction.ranked is not None:
+            self._top_k_error.update(prediction.ranked, sample.labels[0])
 
-    def _judge_predicted(self, truth: Truth, evidence: Evidence) -> None:
+    def _judge_predicted(self, annotation: Annotation, prediction: Prediction) -> None:
         """Judge the foreground of the predicted classes' maps, where every class has its own."""
-        if not evidence.maps or ANY in evidence.maps or evidence.scores is None:
+        if not prediction.maps_by_class or ANY in prediction.maps_by_class or prediction.probabilities is None:
             return
-        width, height = evidence.width, evidence.height
-        sure = np.flatnonzero(evidence.scores > SURE).tolist() or [int(evidence.scores.argmax())]
-        heat = _heatmap(evidence, tuple(label for label in sure if evidence.map_of(label) is not None))
-        if heat is not None and truth.area is not None:
-            self._predicted.update(otsu_foreground(heat, width, height), truth.area)
-        if heat is not None and truth.mask is not None:
-            self._predicted_iou.update(to_bytes(to_image(heat, width, height)), truth.mask)
+        width, height = prediction.width, prediction.height
+        sure = np.flatnonzero(prediction.probabilities > SURE).tolist() or [int(prediction.probabilities.argmax())]
+        heat = _heatmap(prediction, tuple(label for label in sure if prediction.map_of(label) is not None))
+        if heat is not None and annotation.area is not None:
+            self._predicted.update(otsu_foreground(heat, width, height), annotation.area)
+        if heat is not None and annotation.mask is not None:
+            self._predicted_iou.update(to_bytes(to_image(heat, width, height)), annotation.mask)
 
-    def verdict(self) -> Verdict:
+    def result(self) -> EvaluationResult:
         """Return all metrics that the data allows."""
         omissions = [(needing(need, "paper"), reason) for need, reason in self._omissions.found().items()]
         omitted = {key for keys, _ in omissions for key in keys}
@@ -126,7 +140,7 @@ class PaperProtocol:
         notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions]
         notes += [f"localization leaves out {self._blacklisted} blacklisted images"] * bool(self._blacklisted)
         fg_iou = self._judged.fg_iou
-        return Verdict(
+        return EvaluationResult(
             self._n,
             self._n_degenerate,
             metrics,
@@ -169,34 +183,36 @@ class _Candidate:
         self._pixels = PixelAP()
         self.fg_iou = ForegroundIoU()
 
-    def update(self, truth: Truth, evidence: Evidence) -> None:
-        """Add the boxes of one image."""
-        if not truth.boxes:
+    def update(self, annotation: Annotation, prediction: Prediction, five: tuple[Guess, ...] | None) -> None:
+        """Add the boxes of one image; ``five`` guesses decide top-5 where they are not None."""
+        if not annotation.boxes:
             return
-        self.gt_known.update({label: _first(evidence.boxes_of(label)) for label in truth.boxes}, truth.boxes)
-        if not self._multi_label and evidence.ranked is not None:
-            guesses = [Guess(label, _first(evidence.boxes_of(label))) for label in evidence.ranked[:TOP]]
-            self._top_k.update(guesses, truth.boxes, evidence.guesses)
+        self.gt_known.update(
+            {label: _first(prediction.boxes_of(label)) for label in annotation.boxes}, annotation.boxes
+        )
+        if not self._multi_label and prediction.ranked is not None:
+            guesses = [Guess(label, _first(prediction.boxes_of(label))) for label in prediction.ranked[:TOP]]
+            self._top_k.update(guesses, annotation.boxes, five)
 
-    def update_sweep(self, truth: Truth, evidence: Evidence) -> None:
+    def update_sweep(self, annotation: Annotation, prediction: Prediction) -> None:
         """Add the boxes of one image's maps at all thresholds."""
-        for label, objects in truth.boxes.items():
-            heatmap = evidence.map_of(label)
+        for label, objects in annotation.boxes.items():
+            heatmap = prediction.map_of(label)
             if heatmap is not None:
-                self.accuracy.update(heatmap, objects, evidence.width, evidence.height)
+                self.accuracy.update(heatmap, objects, prediction.width, prediction.height)
 
-    def update_fixed(self, truth: Truth, box: FloatArray) -> None:
+    def update_fixed(self, annotation: Annotation, box: FloatArray) -> None:
         """Add one box (1, 4) that is the same for all classes and at all thresholds."""
-        for objects in truth.boxes.values():
+        for objects in annotation.boxes.values():
             self.accuracy.curve.add(iou(box, objects).max(axis=1))
 
-    def update_foreground(self, truth: Truth, found: BoolMask, heat: FloatMap) -> None:
+    def update_foreground(self, annotation: Annotation, found: BoolMask, heat: FloatMap) -> None:
         """Add the foreground ``found`` (H, W) of ``heat`` (H, W) in [0, 1], both in pixels of the image."""
-        if truth.area is not None:
-            self._f_measure.update(found, truth.area)
-        if truth.mask is not None:
-            self._pixels.update(heat, truth.mask)
-            self.fg_iou.update(to_bytes(heat), truth.mask)  # bytes are not stretched: a floor is constant inside
+        if annotation.area is not None:
+            self._f_measure.update(found, annotation.area)
+        if annotation.mask is not None:
+            self._pixels.update(heat, annotation.mask)
+            self.fg_iou.update(to_bytes(heat), annotation.mask)  # bytes are not stretched: a floor is constant inside
 
     def compute(self) -> dict[str, float]:
         """Return what there is of each metric."""
@@ -212,15 +228,15 @@ class _Omissions:
         self._ranks_needed = min(TOP, classes)
         self._n = self._unscored = self._unranked = self._short = self._no_box = self._no_map = self._no_guess = 0
 
-    def update(self, truth: Truth, evidence: Evidence) -> None:
+    def update(self, annotation: Annotation, prediction: Prediction, guesses: tuple[Guess, ...] | None) -> None:
         """Look at one image."""
         self._n += 1
-        self._unscored += evidence.scores is None
-        self._unranked += evidence.ranked is None
-        self._short += bool(evidence.ranked) and len(evidence.ranked or ()) < self._ranks_needed
-        self._no_box += any(evidence.boxes_of(label) is None for label in truth.boxes)
-        self._no_map += any(evidence.map_of(label) is None for label in truth.labels)
-        self._no_guess += evidence.guesses == ()
+        self._unscored += prediction.probabilities is None
+        self._unranked += prediction.ranked is None
+        self._short += bool(prediction.ranked) and len(prediction.ranked or ()) < self._ranks_needed
+        self._no_box += any(prediction.boxes_of(label) is None for label in annotation.boxes)
+        self._no_map += any(prediction.map_of(label) is None for label in annotation.labels)
+        self._no_guess += guesses == ()
 
     def found(self) -> dict[Need, str]:
         """Return ``{what some images lack: how many}``; the metrics that need it are left out."""
@@ -246,11 +262,11 @@ def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:
     return {key: values[::10].tolist() for key, values in {"thresholds": curve.thresholds, **rows}.items()}
 
 
-def _heatmap(evidence: Evidence, labels: Sequence[int]) -> Heatmap | None:
+def _heatmap(prediction: Prediction, labels: Sequence[int]) -> Heatmap | None:
     """Return the map that stands for all of ``labels``: the shared one, or the maximum of their own."""
-    maps = [evidence.map_of(label) for label in labels]
-    if ANY in evidence.maps:
-        return evidence.maps[ANY]
+    maps = [prediction.map_of(label) for label in labels]
+    if ANY in prediction.maps_by_class:
+        return prediction.maps_by_class[ANY]
     known = [heatmap for heatmap in maps if heatmap is not None]
     return union_of_maps(known) if known and len(known) == len(maps) else None
 

@@ -1,9 +1,9 @@
-"""What is known about one image when it is judged, in the classes of the data set, wherever it came from."""
+"""Predictions made ready to be judged: in the classes of the data set, with boxes cut from their maps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,49 +13,10 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
 from gwapctl.metrics.localization import Guess
+from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions import BoxRule, Region, five_guesses, map_to_boxes
 
-ANY = -1  # in place of a class: a map or box that stands for every class (the weight map)
-
-Heatmap = npt.NDArray[np.floating]
 _NOWHERE: Heatmap = np.zeros((1, 1))  # the map of a class that the data set does not have
-
-
-@dataclass(frozen=True)
-class Detections:
-    """All boxes found in one image: ``boxes`` (N, 4) in original pixels, ``scores`` (N,), ``labels`` (N,)."""
-
-    boxes: FloatArray
-    scores: FloatArray
-    labels: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One image: its size, class scores, maps and boxes. Classes are indices of the data set, ``ANY`` or ``FOREIGN``.
-
-    ``scores`` (C,) has one score per class of the data set; ``ranked`` the predicted classes, best first; None where
-    nothing is said. ``maps`` (h, w) cover the whole image at any resolution. ``boxes`` (N, 4) are in original pixels,
-    best first; an empty array means that the map gave no box. ``guesses`` replace the five best classes and their boxes
-    in the top-5 localization error, none where a map is missing; ``detections`` are several boxes, each with its score.
-    """
-
-    width: int
-    height: int
-    scores: FloatArray | None = None
-    ranked: tuple[int, ...] | None = None
-    maps: Mapping[int, Heatmap] = field(default_factory=dict)
-    boxes: Mapping[int, FloatArray] = field(default_factory=dict)
-    guesses: tuple[Guess, ...] | None = None
-    detections: Detections | None = None
-
-    def map_of(self, label: int) -> Heatmap | None:
-        """Return the map of a class, or the one for every class; None where there is neither."""
-        return self.maps.get(label, self.maps.get(ANY))
-
-    def boxes_of(self, label: int) -> FloatArray | None:
-        """Return the boxes ``(N, 4)`` of a class, or those for every class; None where nothing is known."""
-        return self.boxes.get(label, self.boxes.get(ANY))
 
 
 def boxes_from_maps(
@@ -91,26 +52,22 @@ class FiveGuesses:
     tight: BoxRule
     loose: BoxRule
 
-    def added(self, evidence: Iterable[Evidence]) -> Iterator[Evidence]:
-        """Yield ``evidence`` with the guesses of each image; none where a map of its three best classes is missing.
+    def of(self, prediction: Prediction) -> tuple[Guess, ...]:
+        """Return the guesses of one image; none where a map of its three best classes is missing.
 
         A class that the data set does not have is a wrong guess.
         """
-        for item in evidence:
-            yield replace(item, guesses=_five_guesses(item, self.tight, self.loose))
-
-
-def _five_guesses(item: Evidence, tight: BoxRule, loose: BoxRule) -> tuple[Guess, ...]:
-    best = (item.ranked or ())[:3]
-    maps = [_NOWHERE if label == FOREIGN else item.map_of(label) for label in best]
-    known = [heatmap for heatmap in maps if heatmap is not None]
-    if len(known) < len(maps):
-        return ()
-    boxes = [
-        (best[rank], _to_image([region] if region else [], known[rank], item.width, item.height))
-        for rank, region in five_guesses(known, tight, loose)
-    ]
-    return tuple(Guess(label, box[0] if len(box) else None) for label, box in boxes)
+        best = (prediction.ranked or ())[:3]
+        maps = [_NOWHERE if label == FOREIGN else prediction.map_of(label) for label in best]
+        known = [heatmap for heatmap in maps if heatmap is not None]
+        if len(known) < len(maps):
+            return ()
+        width, height = prediction.width, prediction.height
+        boxes = [
+            (best[rank], _to_image([region] if region else [], known[rank], width, height))
+            for rank, region in five_guesses(known, self.tight, self.loose)
+        ]
+        return tuple(Guess(label, box[0] if len(box) else None) for label, box in boxes)
 
 
 def match_classes(

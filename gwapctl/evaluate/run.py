@@ -1,28 +1,30 @@
-"""The verb: find what is evaluated and on what, gather the evidence, judge it, write the document."""
+"""The verb: find what is evaluated and on what, gather its predictions, judge them, keep the result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
-from gwapctl.evaluate.document import Document, Ground, JudgingProtocol, build_document, judge
-from gwapctl.evaluate.from_detector import evaluate_detector, open_detector
-from gwapctl.evaluate.from_disk import evidence_from_boxes, evidence_from_maps
-from gwapctl.evaluate.from_model import evidence_from_model, sees_boxes
+from gwapctl.evaluate.from_detector import evaluate_detector
+from gwapctl.evaluate.from_disk import predictions_from_boxes, predictions_from_maps
+from gwapctl.evaluate.from_model import predictions_from_model, sees_boxes
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import PaperProtocol
-from gwapctl.evaluate.predictions import Evidence, FiveGuesses
-from gwapctl.evaluate.subject import HELD_OUT, Target, find_dataset, find_samples, find_target
+from gwapctl.evaluate.predictions import FiveGuesses
+from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol, judge
+from gwapctl.evaluate.subject import HELD_OUT, Subject, find_dataset, find_samples, find_subject
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, store_reading
 from gwapctl.metrics.box_accuracy import BoxAccuracy
-from gwapctl.predict.classifier import scale_warning
+from gwapctl.predict.classifier import Model, load_model, scale_warning
 from gwapctl.predict.map_folder import MapFolder
+from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
 from gwapctl.regions.rules import DEFAULT_RULE
@@ -72,8 +74,8 @@ class Options:
 
 def evaluate(
     spec: str, options: Options, *, out: Path | None = None, progress: ProgressCallback | None = None
-) -> Document:
-    """Evaluate a run, model, folder of maps or file of boxes, and return the document of ``evaluate --json``.
+) -> EvaluationResult:
+    """Evaluate a run, model, folder of maps or file of boxes, and return what was measured.
 
     The result of a finished run is stored in the run as well, unless ``limit`` made it a part of the split.
 
@@ -83,33 +85,33 @@ def evaluate(
         ModelError: the model cannot be used.
 
     """
-    target = find_target(spec)
-    _check_options(target, options)
-    dataset = find_dataset(target, options.dataset, options.root, options.masks)
-    split, samples = find_samples(target, dataset, options.split)
+    subject = find_subject(spec)
+    _check_options(subject, options)
+    dataset = find_dataset(subject, options.dataset, options.root, options.masks)
+    split, samples = find_samples(subject, dataset, options.split)
     if options.guesses and dataset.multi_label:
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
-    ground = Ground(dataset, split, samples[: options.limit], options.protocol, options.masks)
-    document = _evaluate_on(ground, target, options, progress)
-    document["notes"] += dataset.warnings()
-    if target.run is not None:
-        document |= {"run": target.run.name, "seed": target.run.document.get("seed")}
-        _store(document, target.run, whole=options.limit is None)
+    ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    result = _evaluate_on(ground_truth, subject, options, progress)
+    result.notes += dataset.warnings()
+    if subject.run is not None:
+        result.run, result.seed = subject.run.name, subject.run.document.get("seed")
+        _store(result, subject.run, whole=options.limit is None)
     if out is not None:
-        write_json(out, document)
-    return document
+        write_json(out, result.to_json())
+    return result
 
 
-def _store(document: Document, run: Run, *, whole: bool) -> None:
+def _store(result: EvaluationResult, run: Run, *, whole: bool) -> None:
     """Keep a result in its run where tables will find it; not what would be wrong there later."""
     if whole and run.finished:
-        run.save_evaluation(document)
+        run.save_evaluation(result.to_json())
     elif not run.finished:
-        document["notes"].append(f"not stored in the run: its training is {run.document['status']}")
+        result.notes.append(f"not stored in the run: its training is {run.document['status']}")
 
 
-def _check_options(target: Target, options: Options) -> None:
-    """Refuse options that the target cannot follow, rather than ignore them."""
+def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
+    """Refuse options that a ``kind`` of subject cannot follow, rather than ignore them."""
     reading = dict.fromkeys(options.reading.flags, True)
     cutting = {
         "--box-rule": options.box_rule,
@@ -129,10 +131,15 @@ def _check_options(target: Target, options: Options) -> None:
         "maps": {**reading, "--calibrate": options.calibrate},
         "boxes": {**reading, **cutting, "--calibrate": options.calibrate, "--masks": options.masks},
     }
-    given = [name for name, value in by_kind[target.kind].items() if value]
+    given = [name for name, value in by_kind[kind].items() if value]
     if given:
-        raise UsageError(f"{', '.join(given)} cannot be used on {target.kind}: {target.name} is not a classifier.")
-    if options.images is not None and target.kind == "model":
+        raise UsageError(f"{', '.join(given)} cannot be used on {kind}: {subject.name} is not a classifier.")
+
+
+def _check_options(subject: Subject, options: Options) -> None:
+    """Refuse options that do not fit each other, or the subject."""
+    _refuse_unused(subject, subject.kind, options)
+    if options.images is not None and subject.kind == "model":
         raise UsageError("--images is for maps from disk: a model reads the images of the data set. Leave it out.")
     if options.protocol not in PROTOCOLS:
         raise unknown_name("protocol", options.protocol, PROTOCOLS)
@@ -146,40 +153,42 @@ def _check_options(target: Target, options: Options) -> None:
     if options.guesses is None and (options.tight, options.loose) != (Options.tight, Options.loose):
         raise UsageError("--tight and --loose are the boxes of --guesses five. Add it, or leave them out.")
     _guesses(options)
-    if options.calibrate and (target.run is None or options.box_rule or options.limit):
+    if options.calibrate and (subject.run is None or options.box_rule or options.limit):
         raise UsageError("--calibrate chooses a run's own box rule: give it a run, without --box-rule and --limit.")
     if options.calibrate and not {"--crops", "--backprop-seg"}.isdisjoint(options.reading.flags):
         raise UsageError("a model does not store --crops and --backprop-seg, so --calibrate cannot choose for them.")
 
 
-def _evaluate_on(ground: Ground, target: Target, options: Options, progress: ProgressCallback | None) -> Document:
-    if target.kind == "boxes":
-        return evaluate_boxes(target.path, ground, progress=progress)
-    if target.kind == "maps":
+def _evaluate_on(
+    ground_truth: GroundTruth, subject: Subject, options: Options, progress: ProgressCallback | None
+) -> EvaluationResult:
+    if subject.kind == "boxes":
+        return evaluate_boxes(subject.path, ground_truth, progress=progress)
+    if subject.kind == "maps":
         return evaluate_maps(
-            target.path,
-            ground,
+            subject.path,
+            ground_truth,
             box_rule=options.box_rule,
             refine=options.refine,
             images=options.images,
             guesses=_guesses(options),
             progress=progress,
         )
-    if target.kind == "detector":
-        reader = open_detector(
-            target.path, precision=options.precision, device=options.device, batch_size=options.batch_size
-        )
-        return evaluate_detector(reader, ground, name=target.name, workers=options.workers, progress=progress)
-    localizer = _open_localizer(target, options)
-    chosen: Document = {}
+    model = load_model(subject.path, device=options.device, precision=options.precision)
+    if model.detects:
+        _refuse_unused(subject, "detector", options)
+        predictor = model.predictor(batch_size=options.batch_size)
+        return evaluate_detector(predictor, ground_truth, name=subject.name, workers=options.workers, progress=progress)
+    localizer = _localizer(model, options)
+    chosen: dict[str, Any] = {}
     if options.calibrate:
-        split, held_out = find_samples(target, ground.dataset, HELD_OUT)
-        asked = replace(ground, split=split, samples=held_out)
-        chosen = calibrate(localizer, asked, target.path, refine=options.refine, progress=progress)
-    document = evaluate_model(
+        split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
+        asked = replace(ground_truth, split=split, samples=held_out)
+        chosen = calibrate(localizer, asked, subject.path, refine=options.refine, progress=progress)
+    result = evaluate_model(
         localizer,
-        ground,
-        name=target.name,
+        ground_truth,
+        name=subject.name,
         box_rule=chosen.get("box_rule") or options.box_rule,
         refine=options.refine,
         guesses=_guesses(options),
@@ -187,12 +196,12 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         progress=progress,
     )
     if chosen:
-        metrics = document["metrics"]
+        metrics = result.metrics
         figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
-        document["calibration"] = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
-        if chosen["split"] == ground.split:
-            document["notes"].append("the threshold was chosen on the very images that it is measured on")
-    return document
+        result.calibration = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
+        if chosen["split"] == ground_truth.split:
+            result.notes.append("the threshold was chosen on the very images that it is measured on")
+    return result
 
 
 def _guesses(options: Options) -> FiveGuesses | None:
@@ -201,22 +210,16 @@ def _guesses(options: Options) -> FiveGuesses | None:
     return FiveGuesses(parse_box_rule(threshold=options.tight), parse_box_rule(threshold=options.loose))
 
 
-def _open_localizer(target: Target, options: Options) -> Localizer:
-    from gwapctl.maps.localizer import Localizer
-    from gwapctl.networks.classifier import load_classifier
-
-    return Localizer(
-        load_classifier(target.path),
-        options.reading,
-        precision=options.precision,
-        device=options.device,
+def _localizer(model: Model, options: Options) -> Localizer:
+    return model.predictor(
+        reading=options.reading,
         batch_size=options.batch_size,
-    )
+    ).localizer
 
 
 def evaluate_model(
     localizer: Localizer,
-    ground: Ground,
+    ground_truth: GroundTruth,
     *,
     name: str,
     box_rule: str | BoxRule | None = None,
@@ -224,8 +227,8 @@ def evaluate_model(
     guesses: FiveGuesses | None = None,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
-) -> Document:
-    """Evaluate a model as ``localizer`` reads it; ``name`` is what the document calls it.
+) -> EvaluationResult:
+    """Evaluate a model as ``localizer`` reads it; ``name`` is what the result calls it.
 
     None for ``box_rule`` is the rule that the model stores.
 
@@ -233,8 +236,10 @@ def evaluate_model(
         DataError: model and data set share no classes, or an image cannot be read.
 
     """
-    rule = _rule(ground, box_rule, refine, localizer.model.info.box_rule)
-    evidence = evidence_from_model(localizer, ground.dataset, ground.samples, rule, name=name, workers=workers)
+    rule = _rule(ground_truth, box_rule, refine, localizer.model.info.box_rule)
+    predictions = predictions_from_model(
+        localizer, ground_truth.dataset, ground_truth.samples, rule, name=name, workers=workers
+    )
     settings = {
         **_settings(localizer.reading, rule),
         "scales": list(localizer.reading.scales),
@@ -245,18 +250,18 @@ def evaluate_model(
     warning = scale_warning(info, localizer.reading.scales)
     notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
     notes += [warning] if warning else []
-    return _document(name, ground, evidence, settings, progress, notes, guesses)
+    return _judge(name, ground_truth, predictions, settings, progress, notes, guesses)
 
 
 def calibrate(
     localizer: Localizer,
-    ground: Ground,
+    ground_truth: GroundTruth,
     folder: Path,
     *,
     refine: str | None = None,
     progress: ProgressCallback | None = None,
-) -> Document:
-    """Choose the box threshold with the best accuracy (IoU >= 0.5, class given) on ``ground``; store it in the model.
+) -> dict[str, Any]:
+    """Choose the box threshold with the best accuracy (IoU >= 0.5, class given) on held-out images, and store it.
 
     ``model.json`` in ``folder`` gets it as ``box_rule``, along with the reading that it was chosen for: a threshold is
     good for that alone. It is chosen on plain maps; a refinement, the model's or the one to ``refine`` by, is put on
@@ -269,22 +274,22 @@ def calibrate(
     from gwapctl.networks.classifier import save_info
 
     accuracy = BoxAccuracy()
-    evidence = evidence_from_model(localizer, ground.dataset, ground.samples, None)
-    for done, (sample, found) in enumerate(zip(ground.samples, evidence, strict=True), start=1):
+    predictions = predictions_from_model(localizer, ground_truth.dataset, ground_truth.samples, None)
+    for done, (sample, found) in enumerate(zip(ground_truth.samples, predictions, strict=True), start=1):
         for label, objects in true_boxes(sample).items():
             heatmap = found.map_of(label)
             if heatmap is not None:
                 accuracy.update(heatmap, objects, found.width, found.height)
         if progress is not None:
-            progress(Progress(done, len(ground.samples), "images", "choosing the threshold"))
+            progress(Progress(done, len(ground_truth.samples), "images", "choosing the threshold"))
     if not accuracy.curve.n:
-        raise DataError(f"{ground.split} of {ground.dataset.name} has no boxes to choose a threshold by.")
+        raise DataError(f"{ground_truth.split} of {ground_truth.dataset.name} has no boxes to choose a threshold by.")
     kept = parse_box_rule(localizer.model.info.box_rule, refine=refine).refinement
     rule = parse_box_rule(f"fixed:{accuracy.curve.best_threshold():.3f}", refine=kept).name
     chosen = {
         "box_rule": rule,
-        "split": ground.split,
-        "n": len(ground.samples),
+        "split": ground_truth.split,
+        "n": len(ground_truth.samples),
         "accuracy": accuracy.compute()["max_box_acc"],
     }
     info = store_reading(localizer.model.info, localizer.reading)
@@ -295,14 +300,14 @@ def calibrate(
 
 def evaluate_maps(
     folder: Path,
-    ground: Ground,
+    ground_truth: GroundTruth,
     *,
     box_rule: str | BoxRule | None = None,
     refine: str | None = None,
     images: Path | None = None,
     guesses: FiveGuesses | None = None,
     progress: ProgressCallback | None = None,
-) -> Document:
+) -> EvaluationResult:
     """Evaluate a folder of maps, with the predicted classes that ``localize`` recorded beside them, if it did.
 
     None for ``box_rule`` is the rule that ``localize`` recorded, else ``paper20``.
@@ -314,10 +319,10 @@ def evaluate_maps(
     """
     notes: list[str] = []
     info = MapFolder(folder).info
-    rule = _rule(ground, box_rule, refine, info.box_rule or DEFAULT_RULE)
-    evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule, notes, images)
+    rule = _rule(ground_truth, box_rule, refine, info.box_rule or DEFAULT_RULE)
+    predictions = predictions_from_maps(folder, ground_truth.dataset, ground_truth.samples, rule, notes, images)
     settings = _settings(info.reading, rule)
-    return _document(info.model or str(folder), ground, evidence, settings, progress, notes, guesses)
+    return _judge(info.model or str(folder), ground_truth, predictions, settings, progress, notes, guesses)
 
 
 def _settings(reading: ResolvedReading, rule: BoxRule | None) -> dict[str, Any]:
@@ -336,7 +341,9 @@ def _settings(reading: ResolvedReading, rule: BoxRule | None) -> dict[str, Any]:
     }
 
 
-def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | None = None) -> Document:
+def evaluate_boxes(
+    file: Path, ground_truth: GroundTruth, *, progress: ProgressCallback | None = None
+) -> EvaluationResult:
     """Evaluate predicted boxes: what ``localize`` or ``boxes`` wrote as JSON lines or CSV.
 
     Raises:
@@ -344,35 +351,34 @@ def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | N
 
     """
     notes: list[str] = []
-    evidence = evidence_from_boxes(file, ground.dataset, ground.samples, notes)
-    return _document(str(file), ground, evidence, {}, progress, notes)
+    predictions = predictions_from_boxes(file, ground_truth.dataset, ground_truth.samples, notes)
+    return _judge(str(file), ground_truth, predictions, {}, progress, notes)
 
 
-def _rule(ground: Ground, asked: str | BoxRule | None, refine: str | None, default: str) -> BoxRule | None:
+def _rule(ground_truth: GroundTruth, asked: str | BoxRule | None, refine: str | None, default: str) -> BoxRule | None:
     """Return the rule that is asked for, or None where the protocol finds its own boxes."""
-    return None if ground.protocol == "wsoleval" else parse_box_rule(asked, refine=refine, default=default)
+    return None if ground_truth.protocol == "wsoleval" else parse_box_rule(asked, refine=refine, default=default)
 
 
-def _document(
+def _judge(
     name: str,
-    ground: Ground,
-    evidence: Iterable[Evidence],
+    ground_truth: GroundTruth,
+    predictions: Iterable[Prediction],
     settings: dict[str, Any],
     progress: ProgressCallback | None,
     notes: Sequence[str] = (),
     guesses: FiveGuesses | None = None,
-) -> Document:
-    added: list[str] = []
+) -> EvaluationResult:
+    protocol, added = PROTOCOLS[ground_truth.protocol], list[str]()
     if guesses is not None:
         tight, loose = guesses.tight.name, guesses.loose.name
-        evidence, settings = guesses.added(evidence), {**settings, "guesses": "five", "tight": tight, "loose": loose}
+        settings = {**settings, "guesses": "five", "tight": tight, "loose": loose}
         added = [f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
-    protocol = PROTOCOLS[ground.protocol](ground.dataset, Masks(ground.masks))
-    verdict = judge(protocol, ground.samples, evidence, progress)
-    verdict.notes.extend([*notes, *added, *ground.dataset.notes(ground.split)])
-    if verdict.threshold_curve and settings.get("box_rule"):
+        protocol = partial(PaperProtocol, guesses=guesses)
+    judging = protocol(ground_truth.dataset, Masks(ground_truth.masks))
+    result = judge(judging, ground_truth, predictions, name=name, options=settings, progress=progress)
+    result.notes.extend([*notes, *added, *ground_truth.dataset.notes(ground_truth.split)])
+    if result.threshold_curve and settings.get("box_rule"):
         threshold = getattr(parse_box_rule(settings["box_rule"]), "threshold", None)  # Otsu's is each map's own
-        verdict.threshold_curve |= {} if threshold is None else {"chosen": threshold}
-    return build_document(
-        verdict, model=name, dataset=ground.dataset, split=ground.split, protocol=ground.protocol, options=settings
-    )
+        result.threshold_curve |= {} if threshold is None else {"chosen": threshold}
+    return result

@@ -13,7 +13,7 @@ from gwapctl.datasets.places import data_places, recorded_place
 from gwapctl.datasets.subset import split_name
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError
-from gwapctl.networks.zoo import is_detector, resolve_model
+from gwapctl.networks.zoo import resolve_model
 from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.runs import Run
 
@@ -22,16 +22,16 @@ BOX_FILES = (".jsonl", ".json", ".csv")
 
 
 @dataclass(frozen=True)
-class Target:
-    """A classifier, a detector, a folder of maps or a file of boxes; ``run`` where the model is a run's."""
+class Subject:
+    """A model, a folder of maps or a file of boxes; ``run`` where the model is a run's."""
 
-    kind: Literal["model", "detector", "maps", "boxes"]
+    kind: Literal["model", "maps", "boxes"]
     path: Path
     name: str
     run: Run | None = None
 
 
-def find_target(spec: str) -> Target:
+def find_subject(spec: str) -> Subject:
     """Tell what ``spec`` is by looking at it: a run, a model's folder, maps, boxes, or the name of a zoo entry.
 
     Raises:
@@ -43,81 +43,80 @@ def find_target(spec: str) -> Target:
     if path.is_file():
         if path.suffix.lower() not in BOX_FILES:
             raise DataError(f"{path} is no file of boxes ({', '.join(BOX_FILES)}). Make one with gwapctl boxes.")
-        return Target("boxes", path, spec)
+        return Subject("boxes", path, spec)
     if path.is_dir() and not (path / "model.json").is_file() and not (path / "run.json").is_file():
         if next(path.rglob("*.npy"), None) is not None:
-            return Target("maps", path, spec)
+            return Subject("maps", path, spec)
         if (path / PREDICTIONS).is_file():
-            return Target("boxes", path, spec)
+            return Subject("boxes", path, spec)
         raise DataError(
             f"{path} is neither a run or model (run.json, model.json), nor does it hold maps (.npy) or {PREDICTIONS}. "
             "Train one with gwapctl train, or make maps with gwapctl localize --save map --out."
         )
     folder = resolve_model(spec)
-    kind: Literal["model", "detector"] = "detector" if is_detector(folder) else "model"
-    return Target(kind, folder, spec, Run.open(folder) if (folder / "run.json").is_file() else None)
+    return Subject("model", folder, spec, Run.open(folder) if (folder / "run.json").is_file() else None)
 
 
-def find_dataset(target: Target, name: str | None, root: Path | None, masks: Path | None) -> Dataset:
+def find_dataset(subject: Subject, name: str | None, root: Path | None, masks: Path | None) -> Dataset:
     """Open the data set called ``name``, by default the one that the run was trained on.
 
     Classes that were background in training are left out of that one, for the run's model does not know them.
 
     Raises:
-        UsageError: no name is given and the target is not a run.
+        UsageError: no name is given and the subject is not a run.
         DataError: the data set is not there.
 
     """
-    trained_on = _config(target).get("dataset")
+    trained_on = _config(subject).get("dataset")
     if name is None and trained_on is None:
-        raise UsageError(f"{target.name} does not say on which data set to evaluate it. Give one with --dataset.")
-    if name in (None, trained_on) and target.run is not None:
-        dataset = _dataset_of_run(target, target.run, here_first=name is not None, root=root)
+        raise UsageError(f"{subject.name} does not say on which data set to evaluate it. Give one with --dataset.")
+    if name in (None, trained_on) and subject.run is not None:
+        dataset = _dataset_of_run(subject, subject.run, here_first=name is not None, root=root)
     else:
         dataset = open_dataset(str(name), root)
     if masks is not None and isinstance(dataset, WsolevalDataset):
         return WsolevalDataset(dataset.root, masks)  # its masks are named by its files, not by the images
-    removed = _config(target).get("background_classes")
+    removed = _config(subject).get("background_classes")
     return without_classes(dataset, removed) if removed and name in (None, trained_on) else dataset
 
 
-def _dataset_of_run(target: Target, run: Run, *, here_first: bool, root: Path | None) -> Dataset:
+def _dataset_of_run(subject: Subject, run: Run, *, here_first: bool, root: Path | None) -> Dataset:
     """Open the data set that a run was trained on, wherever we are now: its name may count from another folder.
 
     Raises:
-        DataError: it is neither where the run found it nor in any other likely place.
+        DataError: it is neither where the run found it nor in any other likely folder.
 
     """
-    name = str(_config(target)["dataset"])
+    name = str(_config(subject)["dataset"])
     recorded = Path(run.document["dataset"].get("root") or "")
     whole, count = split_name(name)
     if whole in DATASETS:
         return open_dataset(name, root or (recorded if recorded.name and recorded.is_dir() else None))
     if root is not None:
-        places = [root / whole, root / Path(whole).name, root]
+        folders = [root / whole, root / Path(whole).name, root]
     else:
         then = recorded_place(whole, recorded) if recorded.name else None
         known = [] if then is None else [then]
         here, beside = [Path(whole)], list[Path]()
         if Path(whole).name not in ("", ".."):  # "." is any folder
-            here += [place / whole for place in data_places()]
-            beside = [folder / whole for folder in target.path.resolve().parents]  # moved together
-        places = [*here, *known, *beside] if here_first else [*known, *here, *beside]
-    place = next((place for place in places if place.exists()), None)
-    if place is None:
+            here += [folder / whole for folder in data_places()]
+            beside = [folder / whole for folder in subject.path.resolve().parents]  # moved together
+        folders = [*here, *known, *beside] if here_first else [*known, *here, *beside]
+    found = next((folder for folder in folders if folder.exists()), None)
+    if found is None:
         raise DataError(
-            f"{target.name} was trained on {whole}, which was at {recorded} and is not there any more. "
+            f"{subject.name} was trained on {whole}, which was at {recorded} and is not there any more. "
             "Say where it is now with --dataset FOLDER, or with --root the folder that holds it."
         )
-    return open_dataset(str(place) if count is None else f"{place}:{count}")
+    return open_dataset(str(found) if count is None else f"{found}:{count}")
 
 
 def dataset_name(spec: str, name: str | None) -> str | None:
     """Return the name of the data set to evaluate ``spec`` on: ``name``, else the one that the run was trained on."""
-    return name or _config(find_target(spec)).get("dataset")
+    return name or _config(find_subject(spec)).get("dataset")
 
 
-def find_samples(target: Target, dataset: Dataset, split: str | None) -> tuple[str, list[BoxedSample]]:
+def find_samples(subject: Subject, dataset: Dataset, split: str | None) -> tuple[str, list[BoxedSample]]:
     """Return the split's name and its samples; by default the split that results are reported on.
 
     Raises:
@@ -126,14 +125,14 @@ def find_samples(target: Target, dataset: Dataset, split: str | None) -> tuple[s
 
     """
     if split == HELD_OUT:
-        return _held_out(target, dataset)
+        return _held_out(subject, dataset)
     split = split or reporting_split(dataset)
     return split, dataset.boxed_samples(split)
 
 
-def _held_out(target: Target, dataset: Dataset) -> tuple[str, list[BoxedSample]]:
+def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample]]:
     """Divide the training split as ``train`` did and return the part that training did not see."""
-    config, run = _config(target), target.run
+    config, run = _config(subject), subject.run
     train_split, val_split = training_splits(dataset)
     if val_split is not None:
         return val_split, dataset.boxed_samples(val_split)
@@ -142,14 +141,14 @@ def _held_out(target: Target, dataset: Dataset) -> tuple[str, list[BoxedSample]]
     fraction = float(config.get("val_fraction") or 0)
     if run is None or not fraction:
         raise UsageError(
-            f"{target.name} kept no image out of its training, so there is nothing to choose settings on. "
+            f"{subject.name} kept no image out of its training, so there is nothing to choose settings on. "
             "Train with --val-fraction 0.1."
         )
     samples = dataset.boxed_samples(train_split)
     trained, held = holdout(samples, fraction, int(config["seed"]))
     if fingerprint(trained) != run.document["dataset"]["fingerprint"]:
         raise DataError(
-            f"{dataset.name} at {dataset.root} is not what {target.name} was trained on, so the images that it kept "
+            f"{dataset.name} at {dataset.root} is not what {subject.name} was trained on, so the images that it kept "
             "out are not known. Give the place of the same data with --root."
         )
     skipped = (run.document["dataset"].get("skipped") or {}).get("val", ())
@@ -158,5 +157,5 @@ def _held_out(target: Target, dataset: Dataset) -> tuple[str, list[BoxedSample]]
     return name, [sample for sample in samples if sample.id in ids]
 
 
-def _config(target: Target) -> dict[str, Any]:
-    return dict(target.run.document.get("config") or {}) if target.run else {}
+def _config(subject: Subject) -> dict[str, Any]:
+    return dict(subject.run.document.get("config") or {}) if subject.run else {}

@@ -7,15 +7,15 @@ import numpy as np
 from gwapctl.boxes import iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import ONE_THRESHOLD, threshold_curve
-from gwapctl.evaluate.predictions import Evidence
+from gwapctl.evaluate.result import EvaluationResult
 from gwapctl.metrics import METRICS
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.metrics.wsoleval import SIDE, WsolevalBoxAccuracy, grid_map, grid_objects
+from gwapctl.predict.prediction import Prediction
 
 
 class WsolevalProtocol:
@@ -33,7 +33,7 @@ class WsolevalProtocol:
         self._floors = {name: (WsolevalBoxAccuracy(ONE_THRESHOLD), PixelAP()) for name in FLOORS}
         self._n = self._n_degenerate = 0
 
-    def update(self, sample: BoxedSample, evidence: Evidence) -> None:
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
         """Judge one image.
 
         Raises:
@@ -42,7 +42,7 @@ class WsolevalProtocol:
         """
         if len(sample.labels) != 1:
             raise DataError(f"{sample.id!r} has {len(sample.labels)} classes; protocol wsoleval needs exactly one.")
-        heatmap = evidence.map_of(sample.labels[0])
+        heatmap = prediction.map_of(sample.labels[0])
         if heatmap is None:
             name = self._dataset.classes[sample.labels[0]].name
             raise DataError(
@@ -54,20 +54,20 @@ class WsolevalProtocol:
         objects = true_boxes(sample).get(sample.labels[0])
         mask = self._masks.at(sample, SIDE, SIDE)
         if objects is not None:
-            self._boxes.update(scores, objects, evidence.width, evidence.height)
+            self._boxes.update(scores, objects, prediction.width, prediction.height)
         if mask is not None:
             self._pixels.update(scores, mask)
         for name, floor in FLOORS.items():
             accuracy, pixels = self._floors[name]
             box = floor(SIDE, SIDE)
             if objects is not None:
-                found = iou(box, grid_objects(objects, evidence.width, evidence.height)).max(axis=1)
+                found = iou(box, grid_objects(objects, prediction.width, prediction.height)).max(axis=1)
                 accuracy.curve.add(found)
                 accuracy.curve_v2.add(found)
             if mask is not None:
                 pixels.update(boxes_mask(box, SIDE, SIDE).astype(np.float64), mask)
 
-    def verdict(self) -> Verdict:
+    def result(self) -> EvaluationResult:
         """Return the metrics that the data has positions for."""
         metrics = self._boxes.compute() | self._pixels.compute()
         floors = {
@@ -75,4 +75,4 @@ class WsolevalProtocol:
             for name, parts in self._floors.items()
         }
         curve = threshold_curve(self._boxes.curve) if self._boxes.curve.n else {}
-        return Verdict(self._n, self._n_degenerate, metrics, floors, [], threshold_curve=curve)
+        return EvaluationResult(self._n, self._n_degenerate, metrics, floors, [], threshold_curve=curve)

@@ -24,7 +24,7 @@ from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import atomic_path, read_json, write_json, write_text
 from gwapctl.images.files import on_disk, stem
-from gwapctl.predict.predictions import Box, ImagePrediction, Prediction, merge
+from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, merge
 
 WRITTEN = ".gwapctl-export"  # in an exported folder: the names of its files, so that they can be replaced
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
@@ -37,11 +37,11 @@ class ClassTable:
     names: tuple[str, ...]
     numbers: dict[tuple[str, str], int]  # (label, label_id) -> i
 
-    def number(self, prediction: Prediction) -> int:
+    def number(self, prediction: ClassPrediction) -> int:
         """Return the number of a prediction's class, counted from 0."""
         return self.numbers[prediction.label, prediction.label_id]
 
-    def name(self, prediction: Prediction) -> str:
+    def name(self, prediction: ClassPrediction) -> str:
         """Return the name of a prediction's class."""
         return self.names[self.number(prediction)]
 
@@ -98,11 +98,11 @@ def _one_line(name: str) -> str:
 class Spool:
     """Images in a temporary file: written once, read any number of times, one at a time."""
 
-    def __init__(self, items: Iterable[ImagePrediction]) -> None:
+    def __init__(self, items: Iterable[Prediction]) -> None:
         """Take all ``items``; those that failed are left out, boxes are cut to their image, one listed twice is one."""
         self._file = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="gwapctl-")  # noqa: SIM115 (closed below)
         self.classes: set[tuple[str, str]] = set()
-        self._again: dict[str, list[ImagePrediction]] = {}
+        self._again: dict[str, list[Prediction]] = {}
         seen: set[str] = set()
         try:
             for item in usable(items):
@@ -117,11 +117,11 @@ class Spool:
             self.close()
             raise
 
-    def __iter__(self) -> Iterator[ImagePrediction]:
+    def __iter__(self) -> Iterator[Prediction]:
         """Yield the images in the order they came."""
         self._file.seek(0)
         for line in self._file:
-            item = ImagePrediction.from_json(json.loads(line))
+            item = Prediction.from_json(json.loads(line))
             again = self._again.get(item.id)
             yield merge([item, *again], "the input") if again else item
 
@@ -131,7 +131,7 @@ class Spool:
 
 
 @contextmanager
-def spooled(items: Iterable[ImagePrediction]) -> Iterator[Spool]:
+def spooled(items: Iterable[Prediction]) -> Iterator[Spool]:
     """Yield a ``Spool`` of ``items`` and remove it afterwards.
 
     Raises:
@@ -150,7 +150,7 @@ def spooled(items: Iterable[ImagePrediction]) -> Iterator[Spool]:
         spool.close()
 
 
-def usable(items: Iterable[ImagePrediction], *, keep_failed: bool = False) -> Iterator[ImagePrediction]:
+def usable(items: Iterable[Prediction], *, keep_failed: bool = False) -> Iterator[Prediction]:
     """Yield the images that did not fail (or all), with boxes cut to the image.
 
     Raises:
@@ -168,7 +168,7 @@ def usable(items: Iterable[ImagePrediction], *, keep_failed: bool = False) -> It
         yield replace(item, predictions=tuple(_inside(prediction, item) for prediction in item.predictions))
 
 
-def _check_text(item: ImagePrediction) -> None:
+def _check_text(item: Prediction) -> None:
     names = [item.id, item.image, item.model, *(text for p in item.predictions for text in (p.label, p.label_id))]
     try:
         "".join(names).encode()
@@ -176,7 +176,7 @@ def _check_text(item: ImagePrediction) -> None:
         raise DataError(f"image {item.id!r}: a file or class name is not valid UTF-8 text. Rename it.") from error
 
 
-def _inside(prediction: Prediction, item: ImagePrediction) -> Prediction:
+def _inside(prediction: ClassPrediction, item: Prediction) -> ClassPrediction:
     if prediction.box is None:
         return prediction
     cut = boxes.clip(prediction.box, item.width, item.height)
@@ -187,7 +187,7 @@ def _inside(prediction: Prediction, item: ImagePrediction) -> Prediction:
     return replace(prediction, box=(x0, y0, x1, y1))
 
 
-def boxed(item: ImagePrediction) -> Iterator[tuple[Prediction, Box]]:
+def boxed(item: Prediction) -> Iterator[tuple[ClassPrediction, Box]]:
     """Yield the predictions of an image that have a box, with it."""
     for prediction in item.predictions:
         if prediction.box is not None:
@@ -209,7 +209,7 @@ class Exporter(ABC):
     """One format. ``classes`` fixes the class numbers; without it they follow the alphabet of what occurs."""
 
     @abstractmethod
-    def write(self, path: Path, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> None:
+    def write(self, path: Path, items: Iterable[Prediction], classes: Sequence[str] | None = None) -> None:
         """Write ``items`` to ``path``; images that failed are left out.
 
         Raises:
@@ -229,10 +229,10 @@ class FileExporter(Exporter):
     one_look: ClassVar[bool] = False  # whether the images need to be seen only once, and have no class numbers
 
     @abstractmethod
-    def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
+    def lines(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[str]:
         """Yield the file's text, whole lines at a time; ``items`` can be looked at several times."""
 
-    def text(self, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> Iterator[str]:
+    def text(self, items: Iterable[Prediction], classes: Sequence[str] | None = None) -> Iterator[str]:
         """Yield the text of ``items``."""
         if self.one_look:
             yield from self.lines(items, ClassTable((), {}))
@@ -240,7 +240,7 @@ class FileExporter(Exporter):
         with spooled(items) as spool:
             yield from self.lines(spool, class_table(spool.classes, classes))
 
-    def write(self, path: Path, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> None:
+    def write(self, path: Path, items: Iterable[Prediction], classes: Sequence[str] | None = None) -> None:
         """Write the file, whole or not at all."""
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(self.text(items, classes))
@@ -250,10 +250,10 @@ class FolderExporter(Exporter):
     """A format of one file per image, named as the image and in the same tree."""
 
     @abstractmethod
-    def files(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[tuple[str, str]]:
+    def files(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[tuple[str, str]]:
         """Yield every file as (path below the folder, text)."""
 
-    def write(self, path: Path, items: Iterable[ImagePrediction], classes: Sequence[str] | None = None) -> None:
+    def write(self, path: Path, items: Iterable[Prediction], classes: Sequence[str] | None = None) -> None:
         """Write the folder, each file whole or not at all; nothing is written if two images would share a file.
 
         What an earlier export wrote there and this one does not is removed, by the list that it left; nothing else.

@@ -9,13 +9,13 @@ from typing import Any
 
 from gwapctl import __version__, boxes
 from gwapctl.formats.base import ClassTable, FileExporter, boxed, json_rows
-from gwapctl.predict.predictions import ImagePrediction
+from gwapctl.predict.prediction import Prediction
 
 
 class Coco(FileExporter):
     """Ids count from 1, numbers keep their decimals, every annotation has ``area``, ``iscrowd`` 0 and its ``score``."""
 
-    def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
+    def lines(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[str]:
         """Yield the document, one image, annotation and category per line."""
         info = {"description": "Boxes found by gwapctl", "version": __version__}
         yield f'{{\n"info": {json.dumps(info)},\n"licenses": [],\n"images": [\n'
@@ -27,11 +27,11 @@ class Coco(FileExporter):
         yield "]\n}\n"
 
 
-def _image(number: int, item: ImagePrediction) -> dict[str, Any]:
+def _image(number: int, item: Prediction) -> dict[str, Any]:
     return {"id": number, "file_name": item.id, "width": item.width, "height": item.height}
 
 
-def _annotations(items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[dict[str, Any]]:
+def _annotations(items: Iterable[Prediction], table: ClassTable) -> Iterator[dict[str, Any]]:
     numbers = count(1)
     for image, item in enumerate(items, start=1):
         for prediction, box in boxed(item):

@@ -8,7 +8,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from gwapctl.formats.base import NOT_XML, ClassTable, FileExporter, boxed
-from gwapctl.predict.predictions import ImagePrediction
+from gwapctl.predict.prediction import Prediction
 
 SCORE = {"name": "score", "mutable": False, "input_type": "text", "default_value": "", "values": []}
 
@@ -19,7 +19,7 @@ class Cvat(FileExporter):
     The score is an attribute, which CVAT keeps where the task's labels declare it (see ``setup``).
     """
 
-    def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
+    def lines(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[str]:
         """Yield the document, one image at a time."""
         yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
         yield f"  <meta>\n    <task>\n      <labels>\n{''.join(map(_label, table.names))}"
@@ -45,7 +45,7 @@ def _label(name: str) -> str:
     )
 
 
-def _boxes(item: ImagePrediction, table: ClassTable) -> Iterator[str]:
+def _boxes(item: Prediction, table: ClassTable) -> Iterator[str]:
     for prediction, (x0, y0, x1, y1) in boxed(item):
         yield (
             f'    <box label={quoteattr(table.name(prediction))} source="auto" occluded="0"'

@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 from gwapctl import boxes
 from gwapctl.formats.base import ClassTable, FileExporter, boxed, json_rows
 from gwapctl.images.files import on_disk
-from gwapctl.predict.predictions import ImagePrediction
+from gwapctl.predict.prediction import Prediction
 
 LOCAL_FILES = "/data/local-files/?d="  # how a Label Studio server names files below its document root
 
@@ -25,13 +25,13 @@ class LabelStudio(FileExporter):
 
     image_prefix: str = LOCAL_FILES
 
-    def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
+    def lines(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[str]:
         """Yield one task per line."""
         yield "[\n"
         yield from json_rows(self._task(item, table) for item in items)
         yield "]\n"
 
-    def _task(self, item: ImagePrediction, table: ClassTable) -> dict[str, Any]:
+    def _task(self, item: Prediction, table: ClassTable) -> dict[str, Any]:
         result = _result(item, table)
         scores = [region["score"] for region in result]
         prediction = {"model_version": item.model or "gwapctl", "score": max(scores, default=0.0), "result": result}
@@ -47,7 +47,7 @@ class LabelStudio(FileExporter):
         return f'<View>\n{image}  <RectangleLabels name="label" toName="image">\n{labels}  </RectangleLabels>\n</View>'
 
 
-def _result(item: ImagePrediction, table: ClassTable) -> list[dict[str, Any]]:
+def _result(item: Prediction, table: ClassTable) -> list[dict[str, Any]]:
     regions: list[dict[str, Any]] = []
     for number, (prediction, box) in enumerate(boxed(item)):
         percent = boxes.to_list(boxes.to_percent_xywh(box, item.width, item.height)[0])

@@ -21,7 +21,8 @@ from gwapctl.errors import DataError, GwapctlError, UsageError
 from gwapctl.images.decode import image_size, read_image
 from gwapctl.predict.images_of_maps import ImageFiles
 from gwapctl.predict.map_folder import MAPS, MapFolder, MapImage
-from gwapctl.predict.predictions import PREDICTIONS, ImagePrediction, Prediction, PredictionError, read_predictions
+from gwapctl.predict.prediction import ClassPrediction, Prediction
+from gwapctl.predict.predictions import PREDICTIONS, read_predictions
 from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
 from gwapctl.regions.rules import DEFAULT_RULE
 
@@ -59,8 +60,8 @@ def predictions_file(path: Path) -> Path | None:
     """Return the predictions that ``path`` is or holds: a ``.jsonl`` or ``.json`` file, ``OUT`` or ``OUT/maps``."""
     if not path.is_dir():
         return path if path.suffix.lower() in (".jsonl", ".json") else None
-    places = [path, path.parent] if path.name == MAPS else [path]
-    return next((place / PREDICTIONS for place in places if (place / PREDICTIONS).is_file()), None)
+    folders = [path, path.parent] if path.name == MAPS else [path]
+    return next((folder / PREDICTIONS for folder in folders if (folder / PREDICTIONS).is_file()), None)
 
 
 def holds_maps(folder: Path) -> bool:
@@ -68,7 +69,7 @@ def holds_maps(folder: Path) -> bool:
     return folder.is_dir() and any(not file.name.startswith(".") for file in folder.rglob("*.npy"))
 
 
-def recorded(file: Path) -> Iterator[ImagePrediction]:
+def recorded(file: Path) -> Iterator[Prediction]:
     """Yield predictions with the boxes that ``localize`` recorded.
 
     Raises:
@@ -82,7 +83,7 @@ def recorded(file: Path) -> Iterator[ImagePrediction]:
         raise DataError(f"{file} holds no image. Make it with: gwapctl localize IMAGES --out OUT.")
 
 
-def recut(file: Path, maps: MapFolder, cut: Cut, files: Mapping[str, Path] = NO_FILES) -> Iterator[ImagePrediction]:
+def recut(file: Path, maps: MapFolder, cut: Cut, files: Mapping[str, Path] = NO_FILES) -> Iterator[Prediction]:
     """Yield predictions with boxes cut anew from ``maps``; an image whose map cannot be used carries the error.
 
     ``files`` are the images by id, for a rule that looks at them.
@@ -97,14 +98,12 @@ def recut(file: Path, maps: MapFolder, cut: Cut, files: Mapping[str, Path] = NO_
         yield item
 
 
-def failed(item: ImagePrediction, error: GwapctlError) -> ImagePrediction:
+def failed(item: Prediction, error: GwapctlError) -> Prediction:
     """Return ``item`` without predictions, saying why."""
-    return replace(item, predictions=(), error=PredictionError(type(error).__name__, str(error)))
+    return replace(item, predictions=(), error=error)
 
 
-def with_boxes(
-    item: ImagePrediction, heatmaps: npt.NDArray[np.generic], channels: Sequence[int], cut: Cut
-) -> ImagePrediction:
+def with_boxes(item: Prediction, heatmaps: npt.NDArray[np.generic], channels: Sequence[int], cut: Cut) -> Prediction:
     """Return ``item`` with boxes cut from ``heatmaps`` (C, h, w); prediction ``i`` is seen in channel ``channels[i]``.
 
     The hottest box of a class keeps the class's score, others get the part of it that their mean heat has of the
@@ -116,14 +115,14 @@ def with_boxes(
     return replace(item, predictions=tuple(found))
 
 
-def _best_of_class(predictions: Sequence[Prediction]) -> tuple[Prediction, ...]:
-    best: dict[tuple[str, str], Prediction] = {}
+def _best_of_class(predictions: Sequence[ClassPrediction]) -> tuple[ClassPrediction, ...]:
+    best: dict[tuple[str, str], ClassPrediction] = {}
     for prediction in sorted(predictions, key=lambda prediction: -prediction.score):
         best.setdefault((prediction.label, prediction.label_id), prediction)
     return tuple(best.values())
 
 
-def _boxes_of(prediction: Prediction, regions: list[Region]) -> Iterator[Prediction]:
+def _boxes_of(prediction: ClassPrediction, regions: list[Region]) -> Iterator[ClassPrediction]:
     """Yield ``prediction`` once per region, the hottest first, or without a box if there is none."""
     if not regions:
         yield replace(prediction, box=None)
@@ -137,12 +136,12 @@ def _hottest_first(regions: list[Region]) -> list[Region]:
     return sorted(regions, key=lambda region: -region.score)
 
 
-def _placed(prediction: Prediction, region: Region, score: float) -> Prediction:
+def _placed(prediction: ClassPrediction, region: Region, score: float) -> ClassPrediction:
     x0, y0, x1, y1 = boxes.to_list(region.box)
     return replace(prediction, box=(x0, y0, x1, y1), score=score)
 
 
-def _channels(maps: MapFolder, item: ImagePrediction) -> tuple[npt.NDArray[np.generic], list[int]]:
+def _channels(maps: MapFolder, item: Prediction) -> tuple[npt.NDArray[np.generic], list[int]]:
     """Return the maps ``(C, h, w)`` of an image, and for each of its predictions which of them is its own.
 
     Raises:
@@ -166,21 +165,21 @@ def _channels(maps: MapFolder, item: ImagePrediction) -> tuple[npt.NDArray[np.ge
     )
 
 
-def from_maps(maps: MapFolder, cut: Cut, images: ImageFiles) -> Iterator[ImagePrediction]:
+def from_maps(maps: MapFolder, cut: Cut, images: ImageFiles) -> Iterator[Prediction]:
     """Yield the boxes of maps that come without predictions. A box's score is its mean heat, in 0..1.
 
     Classes and sizes are those of ``maps.json``; without it a single map shows an ``object``, channel ``i`` shows
     class ``i``, and the size is that of the image among ``images``, or the map's own if no folder of them is given.
     """
     for image_id in maps.ids():
-        item = ImagePrediction(image_id, 0, 0, maps.info.model, maps.info.reading.scales)
+        item = Prediction(image_id, 0, 0, maps.info.model, maps.info.reading.scales)
         try:
             yield _from_map(item, maps, cut, images)
         except DataError as error:
             yield failed(item, error)
 
 
-def _from_map(item: ImagePrediction, maps: MapFolder, cut: Cut, images: ImageFiles) -> ImagePrediction:
+def _from_map(item: Prediction, maps: MapFolder, cut: Cut, images: ImageFiles) -> Prediction:
     array = maps.load(item.id)
     channels = array[None] if array.ndim == 2 else array
     about = maps.about(item.id)
@@ -194,7 +193,7 @@ def _from_map(item: ImagePrediction, maps: MapFolder, cut: Cut, images: ImageFil
         cut = cut.on_image(image.path)
     regions = [cut.regions(channel, width, height) for channel in channels]
     predictions = [
-        _placed(Prediction(label, label_id, 0.0), region, region.score)
+        _placed(ClassPrediction(label, label_id, 0.0), region, region.score)
         for label, label_id, channel in _labels(about, len(channels), item.id)
         for region in _hottest_first(regions[channel])
     ]
@@ -209,12 +208,12 @@ def _labels(about: MapImage, channels: int, image_id: str) -> list[tuple[str, st
         raise DataError(f"{image_id!r} has {channels} maps but maps.json names {len(about.labels)} classes for it.")
     ids = about.label_ids or about.labels
     return [
-        (label, label_id, min(place, channels - 1))
-        for place, (label, label_id) in enumerate(zip(about.labels, ids, strict=True))
+        (label, label_id, min(index, channels - 1))
+        for index, (label, label_id) in enumerate(zip(about.labels, ids, strict=True))
     ]
 
 
-def confident(items: Iterator[ImagePrediction], min_score: float) -> Iterator[ImagePrediction]:
+def confident(items: Iterator[Prediction], min_score: float) -> Iterator[Prediction]:
     """Yield the images with those predictions that have at least ``min_score``."""
     for item in items:
         yield replace(item, predictions=tuple(p for p in item.predictions if p.score >= min_score))
@@ -224,7 +223,7 @@ def confident(items: Iterator[ImagePrediction], min_score: float) -> Iterator[Im
 class Source:
     """Images to export: ``items`` come one at a time, ``total`` (None: unknown) of them, made as ``about`` says."""
 
-    items: Iterator[ImagePrediction]
+    items: Iterator[Prediction]
     total: int | None
     about: str
     warning: str = ""
@@ -271,7 +270,7 @@ def open_source(
     about = f"boxes by {rule.name} from the maps of {maps.path}"
     below = ImageFiles(images)
     if file is not None:
-        files = below.needed(_places(file), rule.name) if rule.needs_image else NO_FILES
+        files = below.needed(_paths(file), rule.name) if rule.needs_image else NO_FILES
         return Source(recut(file, maps, cut, files), _count(file), about)
     if rule.needs_image:
         below.needed(((image_id, "") for image_id in maps.ids()), rule.name)
@@ -280,7 +279,7 @@ def open_source(
     return Source(from_maps(maps, cut, below), len(maps.ids()), about, warning)
 
 
-def _places(file: Path) -> Iterator[tuple[str, str]]:
+def _paths(file: Path) -> Iterator[tuple[str, str]]:
     """Yield id and recorded path of every image in which something was found."""
     return ((item.id, item.image) for item in recorded(file) if item.error is None and item.predictions)
 

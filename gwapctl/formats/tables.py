@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from gwapctl.formats.base import ClassTable, FileExporter, usable
-from gwapctl.predict.predictions import ImagePrediction, Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 
 COLUMNS = ("image", "width", "height", "label", "label_id", "score", "x0", "y0", "x1", "y1")
 
@@ -18,7 +18,7 @@ class Csv(FileExporter):
 
     one_look = True
 
-    def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
+    def lines(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[str]:
         """Yield the header and one row per prediction."""
         yield _row(COLUMNS)
         for item in usable(items):
@@ -26,7 +26,7 @@ class Csv(FileExporter):
                 yield _row((item.image, item.width, item.height, *_cells(prediction)))
 
 
-def _cells(prediction: Prediction | None) -> tuple[object, ...]:
+def _cells(prediction: ClassPrediction | None) -> tuple[object, ...]:
     if prediction is None:
         return ("",) * 7
     return (prediction.label, prediction.label_id, prediction.score, *(prediction.box or ("",) * 4))
@@ -43,7 +43,7 @@ class Jsonl(FileExporter):
 
     one_look = True
 
-    def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
+    def lines(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[str]:
         """Yield one document per image."""
         for item in usable(items, keep_failed=True):
             yield json.dumps(item.to_json(), ensure_ascii=False, allow_nan=False) + "\n"

@@ -10,13 +10,13 @@ import numpy as np
 
 from gwapctl import boxes
 from gwapctl.formats.base import NOT_XML, ClassTable, FolderExporter, annotation_name, boxed
-from gwapctl.predict.predictions import Box, ImagePrediction
+from gwapctl.predict.prediction import Box, Prediction
 
 
 class Voc(FolderExporter):
     """Corners are whole pixels, counted from 1, both inclusive, as the devkit has them: many readers call ``int``."""
 
-    def files(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[tuple[str, str]]:
+    def files(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[tuple[str, str]]:
         """Yield ``<image id less its suffix>.xml``."""
         for item in items:
             tree = _annotation(item, table)
@@ -24,7 +24,7 @@ class Voc(FolderExporter):
             yield f"{annotation_name(item.id)}.xml", ElementTree.tostring(tree, encoding="unicode") + "\n"
 
 
-def _annotation(item: ImagePrediction, table: ClassTable) -> ElementTree.Element:
+def _annotation(item: Prediction, table: ClassTable) -> ElementTree.Element:
     root = ElementTree.Element("annotation")
     path = PurePosixPath(item.id)
     _add(root, "folder", path.parent.name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gwapctl import boxes
 from gwapctl.formats.base import ClassTable, FolderExporter, annotation_name, boxed
-from gwapctl.predict.predictions import ImagePrediction
+from gwapctl.predict.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Yolo(FolderExporter):
 
     scores: bool = False
 
-    def files(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[tuple[str, str]]:
+    def files(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[tuple[str, str]]:
         """Yield ``labels/<image id less its suffix>.txt`` and the lists of classes."""
         yield "classes.txt", "".join(f"{name}\n" for name in table.names)
         yield "data.yaml", _yaml(table)
         for item in items:
             yield f"labels/{annotation_name(item.id)}.txt", "".join(self._rows(item, table))
 
-    def _rows(self, item: ImagePrediction, table: ClassTable) -> Iterator[str]:
+    def _rows(self, item: Prediction, table: ClassTable) -> Iterator[str]:
         for prediction, box in boxed(item):
             numbers = [*boxes.to_yolo(box, item.width, item.height)[0], *([prediction.score] if self.scores else [])]
             yield " ".join([str(table.number(prediction)), *(f"{number:.6f}" for number in numbers)]) + "\n"

@@ -241,14 +241,11 @@ def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path
     return sorted((set(own) | set(tensors)) - set(matching))
 
 
-def describe_model(folder: Path) -> dict[str, Any]:
-    """Return what a person wants to know of a saved model; ``layers`` are its convolutions in order, by name."""
-    model = load_classifier(folder)
-    return describe_network(model, model.info, model.backbone)
-
-
 def describe_network(model: nn.Module, info: BaseModel, layered: nn.Module) -> dict[str, Any]:
-    """Return ``info`` with its class list cut short, the parameters of ``model``, the convolutions of ``layered``."""
+    """Return ``info`` with its class list cut short, how many parameters ``model`` has, and its ``layers``.
+
+    These are the convolutions of ``layered`` in order, by name.
+    """
     document = info.model_dump(mode="json")
     names = [item["name"] for item in document.pop("classes")]
     return {

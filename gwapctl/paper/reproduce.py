@@ -294,12 +294,12 @@ def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> None:
         **others,
     )
     with watch(f"evaluating {work.run.name}") as progress:
-        document = evaluate(str(work.run.folder), options, progress=progress)
+        result = evaluate(str(work.run.folder), options, progress=progress)
     work.run = Run.open(work.run.folder)
-    lacking = [metric for metric in reading.metrics if metric not in document["metrics"]]
+    lacking = [metric for metric in reading.metrics if metric not in result.metrics]
     if lacking:
-        why = "; ".join(document["notes"]) or "the data set does not support it"
-        raise DataError(f"{', '.join(lacking)} cannot be measured on {document['dataset']} {document['split']}: {why}.")
+        why = "; ".join(result.notes) or "the data set does not support it"
+        raise DataError(f"{', '.join(lacking)} cannot be measured on {result.dataset} {result.split}: {why}.")
 
 
 # --- which network -------------------------------------------------------------------------------------------------

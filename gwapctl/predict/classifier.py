@@ -7,21 +7,23 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray, scale
+from gwapctl.boxes import scale
 from gwapctl.errors import DataError, UsageError, unknown_name
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.map_folder import MapsInfo, maps_info
-from gwapctl.predict.result import Localization, Source, load
+from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, Source, load
 from gwapctl.predict.sources import OnError, checked, source_name, sources
 from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
 
 if TYPE_CHECKING:
+    import torch
+
     from gwapctl.maps.heatmap import FloatArray as FloatMap
     from gwapctl.maps.heatmap import PreparedImage
     from gwapctl.maps.localizer import Localizer, MapResult
@@ -66,6 +68,8 @@ def load_model(
 class Model:
     """A trained classifier that localizes. Made by ``gwapctl.load_model``."""
 
+    detects: Literal[False] = False  # boxes are cut from maps; a detector's come from the network, each with its score
+
     def __init__(self, classifier: Classifier, name: str, *, device: str = "auto", precision: str = "auto") -> None:
         self.classifier = classifier
         self.name = name
@@ -82,9 +86,15 @@ class Model:
         """The readable names of all classes."""
         return tuple(item.name for item in self.info.classes)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a person wants to know of the model; ``layers`` are its convolutions in order, by name."""
+        from gwapctl.networks.classifier import describe_network
+
+        return describe_network(self.classifier, self.info, self.classifier.backbone)
+
     def localize(
         self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
-    ) -> list[Localization]:
+    ) -> list[Prediction]:
         """Localize one or many images and return the results in order. The options are those of ``stream``.
 
         Raises:
@@ -101,7 +111,7 @@ class Model:
         workers: int | None = None,
         on_error: OnError = "raise",
         **options: Any,
-    ) -> Iterator[Localization]:
+    ) -> Iterator[Prediction]:
         """Yield one result per image, in order, while later images are worked on; memory stays flat.
 
         Args:
@@ -112,7 +122,7 @@ class Model:
 
         """
         predictor = self.predictor(**options)
-        if warning := scale_warning(self.info, predictor.scales):
+        if warning := predictor.warning:
             warnings.warn(warning, stacklevel=2)
         return checked(predictor.stream(sources(images), workers), on_error)
 
@@ -123,6 +133,7 @@ class Model:
         box_rule: str | BoxRule | None = None,
         refine: str | None = None,
         top_k: int = 1,
+        min_score: float | None = None,
         batch_size: int | None = None,
         **options: Any,
     ) -> Predictor:
@@ -134,15 +145,18 @@ class Model:
                 the model stores.
             refine: ``grabcut`` on top of the box rule (boxes follow the image's edges), or ``none``.
             top_k: how many classes per image.
+            min_score: a detector's.
             batch_size: images per forward pass.
             options: fields of ``MapReading`` by name, ``map`` for its method: they replace those of ``reading``.
 
         Raises:
-            UsageError: there is no such option, or a value does not do.
+            UsageError: there is no such option, or a value does not do; or ``min_score`` is given.
 
         """
         from gwapctl.maps.localizer import Localizer
 
+        if min_score is not None:
+            raise UsageError(f"--min-score is for a detector's boxes, and {self.name} is a classifier.")
         reading, others = split_options(options, reading)
         if others:
             own = (
@@ -177,27 +191,42 @@ class Predictor:
         """The input sizes whose maps are averaged."""
         return self.localizer.reading.scales
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.localizer.device
+
+    @property
+    def warning(self) -> str | None:
+        """What makes its results doubtful: scales far above those of training."""
+        return scale_warning(self.info, self.scales)
+
+    def summary(self, model_name: str) -> str:
+        """Say in a few words how objects are found."""
+        sizes = ",".join(str(scale) for scale in self.scales) or "x".join(str(side) for side in self.info.input_size)
+        return f"model {model_name}, map {self.localizer.reading.method}, scales {sizes}, box rule {self.rule.name}"
+
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
         return maps_info(self.localizer, model_name, self.rule.name)
 
-    def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
+    def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
         return self.rule.without_image().mask(found.maps[0]) if found.mask is None else found.mask
 
-    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Localization]:
+    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
         """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
         from gwapctl.predict.threads import in_threads
 
         return in_threads(self.find, sources, chunk=self.localizer.batch_size, workers=workers)
 
-    def find(self, sources: Sequence[Source]) -> list[Localization]:
+    def find(self, sources: Sequence[Source]) -> list[Prediction]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
         prepared = [self._prepare(source) for source in sources]
         readable = [item[0] for item in prepared if not isinstance(item, DataError)]
         results = iter(self.localizer.run(readable, top_k=self.top_k))
         return [
-            Localization(source_name(source), 0, 0, error=item, source=source)
+            Prediction(source_name(source), 0, 0, error=item, source=source)
             if isinstance(item, DataError)
             else self._describe(source, *item, next(results))
             for source, item in zip(sources, prepared, strict=True)
@@ -211,32 +240,38 @@ class Predictor:
         except DataError as error:
             return error
 
-    def _describe(self, source: Source, image: PreparedImage, rule: BoxRule, result: MapResult) -> Localization:
-        chosen = [self.info.classes[index] for index in result.classes]
+    def _describe(self, source: Source, image: PreparedImage, rule: BoxRule, result: MapResult) -> Prediction:
         size = (image.width, image.height)
         heatmaps = [result.heatmap(index) for index in range(len(result.heatmaps))]
         regions = [next(iter(map_to_boxes(heatmap, rule)), None) for heatmap in heatmaps]
         boxes = [_in_image(region, heatmap, *size) for region, heatmap in zip(regions, heatmaps, strict=True)]
-        return Localization(
+        count = len(result.classes)
+        return Prediction(
             source_name(source),
             *size,
-            classes=tuple(item.name for item in chosen),
-            class_ids=tuple(item.id for item in chosen),
-            scores=result.probabilities[list(result.classes)].astype(np.float64),
-            boxes=np.broadcast_to(boxes, (len(chosen), 4)),
-            maps=np.broadcast_to(result.heatmaps, (len(chosen), *result.heatmaps.shape[1:])),
+            predictions=tuple(
+                ClassPrediction(self.info.classes[index].name, self.info.classes[index].id, score, box)
+                for index, score, box in zip(
+                    result.classes,
+                    result.probabilities[list(result.classes)].tolist(),
+                    boxes * count if result.shared else boxes,
+                    strict=True,
+                )
+            ),
+            maps=np.broadcast_to(result.heatmaps, (count, *result.heatmaps.shape[1:])),
             shared=result.shared,
             mask=None if not regions or regions[0] is None else regions[0].mask,
             source=source,
         )
 
 
-def _in_image(region: Region | None, heatmap: FloatMap, width: int, height: int) -> FloatArray:
-    """Return the box ``(4,)`` of a region of ``heatmap`` (h, w) in original pixels; NaN where there is none."""
+def _in_image(region: Region | None, heatmap: FloatMap, width: int, height: int) -> Box | None:
+    """Return the box of a region of ``heatmap`` (h, w) in original pixels; None where there is none."""
     if region is None:
-        return np.full(4, np.nan)
+        return None
     rows, columns = heatmap.shape
-    return np.asarray(scale(region.box, columns, rows, width, height)[0])
+    x0, y0, x1, y1 = scale(region.box, columns, rows, width, height)[0].tolist()
+    return x0, y0, x1, y1
 
 
 def scale_warning(info: ModelInfo, scales: Sequence[int]) -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import cv2
 import numpy as np
@@ -16,18 +16,13 @@ from gwapctl.errors import DataError, UsageError
 from gwapctl.files import json_text, prepare_output_folder
 from gwapctl.inputs import ImageInput
 from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import (
-    PREDICTIONS,
-    Box,
-    ImagePrediction,
-    Prediction,
-    PredictionError,
-    finished_ids,
-    read_predictions,
-)
-from gwapctl.predict.result import Localization, Source
+from gwapctl.predict.prediction import Prediction, Source
+from gwapctl.predict.predictions import PREDICTIONS, finished_ids, read_predictions
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
+
+if TYPE_CHECKING:
+    import torch
 
 SAVES = ("overlay", "map", "mask")
 OVERLAYS, MASKS = "overlays", "masks"
@@ -44,13 +39,27 @@ class Predicts(Protocol):
     def scales(self) -> tuple[int, ...]:
         """The input sizes, for the record."""
 
-    def find(self, sources: Sequence[Source]) -> list[Localization]:
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+
+    @property
+    def warning(self) -> str | None:
+        """What makes its results doubtful, or None."""
+
+    def summary(self, model_name: str) -> str:
+        """Say in a few words how objects are found."""
+
+    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
+        """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
+
+    def find(self, sources: Sequence[Source]) -> list[Prediction]:
         """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made."""
 
-    def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
+    def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map, or its object in the image, at any resolution."""
 
 
@@ -65,7 +74,7 @@ def localize_inputs(
     overwrite: bool = False,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
-) -> Iterator[ImagePrediction]:
+) -> Iterator[Prediction]:
     """Yield what was found in each image, in order; images that cannot be read have an ``error``.
 
     With ``out``, every image is also appended to ``OUT/predictions.jsonl`` at once, and what ``save`` names is written
@@ -90,38 +99,25 @@ def localize_inputs(
 
 def _stream(
     predictor: Predicts, model_name: str, inputs: Sequence[ImageInput], output: _Output | None, workers: int | None
-) -> Iterator[ImagePrediction]:
+) -> Iterator[Prediction]:
     from gwapctl.predict.threads import in_threads
 
-    def work(items: list[ImageInput]) -> list[ImagePrediction]:
+    def work(items: list[ImageInput]) -> list[Prediction]:
         results = predictor.find([item.path for item in items])
         return [
-            output.write(item.id, found) if output else _prediction(predictor, model_name, item.id, found, None)
+            output.write(item.id, found) if output else _recorded(predictor, model_name, item.id, found, None)
             for item, found in zip(items, results, strict=True)
         ]
 
     return in_threads(work, inputs, chunk=predictor.batch_size, workers=workers)
 
 
-def _prediction(
-    predictor: Predicts, model_name: str, image_id: str, found: Localization, map_file: str | None
-) -> ImagePrediction:
+def _recorded(
+    predictor: Predicts, model_name: str, image_id: str, found: Prediction, map_file: str | None
+) -> Prediction:
     """Return what ``predictions.jsonl`` says about an image."""
-    rows = zip(found.classes, found.class_ids, found.scores.tolist(), found.boxes, strict=True)
-    return ImagePrediction(
-        found.image,
-        found.width,
-        found.height,
-        model_name,
-        predictor.scales,
-        tuple(Prediction(label, label_id, score, _box(box), map_file) for label, label_id, score, box in rows),
-        PredictionError(type(found.error).__name__, str(found.error)) if found.error else None,
-        image_id,
-    )
-
-
-def _box(box: np.ndarray) -> Box | None:
-    return cast(Box, tuple(box.tolist())) if np.isfinite(box).all() else None
+    items = tuple(replace(item, map=map_file) for item in found.predictions) if map_file else found.predictions
+    return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id)
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,7 @@ class _Output:
             if other:
                 raise UsageError(f"{self.folder} was written with {', '.join(other)}. {advice}")
 
-    def logged(self, images: Iterator[ImagePrediction]) -> Iterator[ImagePrediction]:
+    def logged(self, images: Iterator[Prediction]) -> Iterator[Prediction]:
         """Pass ``images`` on once they stand in ``predictions.jsonl``; maps.json follows at the end."""
         with (self.folder / PREDICTIONS).open("a", encoding="utf-8") as log:
             try:
@@ -175,7 +171,7 @@ class _Output:
                 if "map" in self.save:
                     write_maps_info(self.folder / MAPS, self._describe(), self._map_images())
 
-    def _append(self, log: TextIO, image: ImagePrediction) -> None:
+    def _append(self, log: TextIO, image: Prediction) -> None:
         """Add a line to the open ``predictions.jsonl``, for good."""
         try:
             log.write(json_text(image.to_json()) + "\n")
@@ -183,7 +179,7 @@ class _Output:
         except OSError as error:
             raise DataError(f"cannot write {log.name}: {error.strerror}. Free space, then use --resume.") from error
 
-    def write(self, image_id: str, found: Localization) -> ImagePrediction:
+    def write(self, image_id: str, found: Prediction) -> Prediction:
         """Write the files of one image and return its prediction."""
         map_file = None
         if found.error is None:
@@ -194,9 +190,9 @@ class _Output:
                 draw.write_jpeg(self.folder / OVERLAYS / f"{image_id}.jpg", found.plot())
             if "mask" in self.save and len(found.maps):
                 draw.write_png(self.folder / MASKS / f"{image_id}.png", self._mask(found))
-        return _prediction(self.predictor, self.model_name, image_id, found, map_file)
+        return _recorded(self.predictor, self.model_name, image_id, found, map_file)
 
-    def _mask(self, found: Localization) -> np.ndarray:
+    def _mask(self, found: Prediction) -> np.ndarray:
         """Return the largest component of the best class's foreground as 0 and 255, ``(H, W)`` in original pixels."""
         component = largest_component(self.predictor.mask(found))
         if component is None:

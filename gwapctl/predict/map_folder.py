@@ -17,7 +17,7 @@ from gwapctl.errors import DataError, printable
 from gwapctl.files import atomic_path, json_text, read_json
 from gwapctl.images.files import find_file, same_name
 from gwapctl.maps.reading import UNKNOWN, ResolvedReading
-from gwapctl.predict.predictions import SCHEMA_VERSION, check_schema, first_problem
+from gwapctl.predict.prediction import SCHEMA_VERSION, check_schema, first_problem
 
 if TYPE_CHECKING:
     from gwapctl.maps.localizer import Localizer

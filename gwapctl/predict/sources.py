@@ -11,7 +11,7 @@ import numpy as np
 
 from gwapctl.errors import UsageError, printable
 from gwapctl.inputs import find_inputs
-from gwapctl.predict.result import Localization, Source
+from gwapctl.predict.prediction import Prediction, Source
 
 OnError = Literal["raise", "keep"]
 
@@ -34,7 +34,7 @@ def source_name(source: Source) -> str:
     return "" if isinstance(source, np.ndarray) else printable(str(source))
 
 
-def checked(results: Iterable[Localization], on_error: OnError) -> Iterator[Localization]:
+def checked(results: Iterable[Prediction], on_error: OnError) -> Iterator[Prediction]:
     """Pass results on; with ``raise``, the first that has an error raises it."""
     for found in results:
         if found.error is not None and on_error == "raise":

@@ -15,19 +15,13 @@ import pytest
 from gwapctl.config import read_recipe
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError, UsageError
-from gwapctl.evaluate import Ground, evaluate_boxes
+from gwapctl.evaluate import GroundTruth, evaluate_boxes
 from gwapctl.files import read_json, read_text
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.destination import read_class_list
 from gwapctl.inputs import find_inputs
-from gwapctl.predict.predictions import (
-    ImagePrediction,
-    Prediction,
-    PredictionError,
-    finished_ids,
-    merge,
-    read_predictions,
-)
+from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError, merge
+from gwapctl.predict.predictions import finished_ids, read_predictions
 
 WIDTH, HEIGHT = 40, 30
 CAT, DOG, WRONG = (4, 6, 16, 20), (22, 8, 36, 28), (0, 0, 3, 2)
@@ -42,7 +36,7 @@ def encoded(text: str, encoding: str) -> bytes:
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Ground:
+def ground(tmp_path: Path) -> GroundTruth:
     """Return a COCO data set: a.png shows a cat and a dog, sub/b.png a dog."""
     folder = tmp_path / "set"
     for name in ("a.png", "sub/b.png"):
@@ -59,7 +53,7 @@ def ground(tmp_path: Path) -> Ground:
     }
     (folder / "val.json").write_text(json.dumps(document))
     dataset = open_dataset(str(folder))
-    return Ground(dataset, "val", dataset.boxed_samples("val"))
+    return GroundTruth(dataset, "val", dataset.boxed_samples("val"))
 
 
 ROWS = [
@@ -79,7 +73,7 @@ def as_csv(rows: list) -> str:
 def as_jsonl(rows: list) -> str:
     """Return a line per box: images stand in several lines."""
     documents = [
-        ImagePrediction(image, WIDTH, HEIGHT, predictions=(Prediction(name, name, score, box),)).to_json()
+        Prediction(image, WIDTH, HEIGHT, predictions=(ClassPrediction(name, name, score, box),)).to_json()
         for image, name, score, box in rows
     ]
     return "".join(json.dumps(document) + "\n" for document in documents)
@@ -92,39 +86,39 @@ WRITERS: dict[str, Callable[[list], str]] = {"csv": as_csv, "jsonl": as_jsonl}
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_rows_of_an_image_may_stand_apart(tmp_path: Path, ground: Ground, suffix: str) -> None:
+def test_rows_of_an_image_may_stand_apart(tmp_path: Path, ground: GroundTruth, suffix: str) -> None:
     file = tmp_path / f"boxes.{suffix}"
     file.write_text(WRITERS[suffix](ROWS))
-    expected = evaluate_boxes(file, ground)["metrics"]
+    expected = evaluate_boxes(file, ground).metrics
     assert expected["cor_loc"] == 100
     for seed in range(3):
         file.write_text(WRITERS[suffix](random.Random(seed).sample(ROWS, len(ROWS))))
-        assert evaluate_boxes(file, ground)["metrics"] == pytest.approx(expected)
+        assert evaluate_boxes(file, ground).metrics == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_box_listed_twice_counts_once_and_is_noticed(tmp_path: Path, ground: Ground, suffix: str) -> None:
+def test_a_box_listed_twice_counts_once_and_is_noticed(tmp_path: Path, ground: GroundTruth, suffix: str) -> None:
     once, twice = tmp_path / f"once.{suffix}", tmp_path / f"twice.{suffix}"
     once.write_text(WRITERS[suffix](ROWS))
     twice.write_text(WRITERS[suffix](ROWS + ROWS[1:3]))
     first, second = evaluate_boxes(once, ground), evaluate_boxes(twice, ground)
-    assert second["metrics"] == pytest.approx(first["metrics"])
-    assert not any("twice" in note for note in first["notes"])
-    assert any(f"twice.{suffix} has 2 predictions twice" in note for note in second["notes"])
+    assert second.metrics == pytest.approx(first.metrics)
+    assert not any("twice" in note for note in first.notes)
+    assert any(f"twice.{suffix} has 2 predictions twice" in note for note in second.notes)
 
 
-def test_sizes_that_differ_are_named(tmp_path: Path, ground: Ground) -> None:
+def test_sizes_that_differ_are_named(tmp_path: Path, ground: GroundTruth) -> None:
     file = tmp_path / "boxes.csv"
     file.write_text(as_csv(ROWS) + f"a.png,{WIDTH + 1},{HEIGHT},cat,cat,0.1,1,1,9,9\n")
     with pytest.raises(DataError, match=r"boxes\.csv says of a\.png that it is 40 x 30 and 41 x 30"):
         evaluate_boxes(file, ground)
 
 
-def test_a_size_may_be_missing_or_a_decimal(tmp_path: Path, ground: Ground) -> None:
+def test_a_size_may_be_missing_or_a_decimal(tmp_path: Path, ground: GroundTruth) -> None:
     file = tmp_path / "boxes.csv"
     text = as_csv(ROWS).replace(f",{WIDTH},{HEIGHT},cat", ",,,cat").replace(f",{WIDTH},{HEIGHT},dog", ",40.0,30.0,dog")
     file.write_text(text)
-    assert evaluate_boxes(file, ground)["metrics"]["cor_loc"] == 100
+    assert evaluate_boxes(file, ground).metrics["cor_loc"] == 100
 
 
 @pytest.mark.parametrize(
@@ -135,14 +129,14 @@ def test_a_size_may_be_missing_or_a_decimal(tmp_path: Path, ground: Ground) -> N
         ("a.png,40,30,,,1,4,6,16,20", "line 7: there is a box, but no label"),
     ],
 )
-def test_a_broken_row_is_named_by_its_line(tmp_path: Path, ground: Ground, row: str, message: str) -> None:
+def test_a_broken_row_is_named_by_its_line(tmp_path: Path, ground: GroundTruth, row: str, message: str) -> None:
     file = tmp_path / "boxes.csv"
     file.write_text(as_csv(ROWS) + row + "\n")
     with pytest.raises(DataError, match=rf"boxes\.csv, {message}"):
         evaluate_boxes(file, ground)
 
 
-def test_of_two_images_that_fit_the_nearer_one_counts(tmp_path: Path, ground: Ground) -> None:
+def test_of_two_images_that_fit_the_nearer_one_counts(tmp_path: Path, ground: GroundTruth) -> None:
     def file_of(*names: str) -> Path:
         rows = [("a.png", "cat", 0.9, CAT), ("a.png", "dog", 0.9, DOG)]
         rows += [(name, "dog", 0.9, DOG if name.startswith("images") else WRONG) for name in names]
@@ -152,15 +146,15 @@ def test_of_two_images_that_fit_the_nearer_one_counts(tmp_path: Path, ground: Gr
 
     both = ("old/sub/b.png", "images/sub/b.png")
     for names in (both, both[::-1]):
-        assert evaluate_boxes(file_of(*names), ground)["metrics"]["cor_loc"] == 100
-    assert evaluate_boxes(file_of("images/sub/b.png", "sub/b.png"), ground)["metrics"]["cor_loc"] < 100  # its very id
+        assert evaluate_boxes(file_of(*names), ground).metrics["cor_loc"] == 100
+    assert evaluate_boxes(file_of("images/sub/b.png", "sub/b.png"), ground).metrics["cor_loc"] < 100  # its very id
     with pytest.raises(DataError, match=r"boxes\.csv has 'x/sub/b.png' and 'y/sub/b.png', and both fit .*sub/b\.png"):
         evaluate_boxes(file_of("x/sub/b.png", "y/sub/b.png"), ground)
 
 
 def test_what_worked_in_the_end_counts() -> None:
-    good = ImagePrediction("a.png", 4, 3, predictions=(Prediction("cat", "cat", 1.0),))
-    bad = ImagePrediction("a.png", 0, 0, error=PredictionError("DataError", "a.png is empty"))
+    good = Prediction("a.png", 4, 3, predictions=(ClassPrediction("cat", "cat", 1.0),))
+    bad = Prediction("a.png", 0, 0, error=PredictionError("DataError", "a.png is empty"))
     assert merge([bad, good], "f") == merge([good, bad], "f") == good
     assert merge([bad, bad], "f") == bad
 
@@ -182,14 +176,14 @@ def test_an_image_in_two_lines_is_one_in_every_export(tmp_path: Path, run_cli: C
 
 
 @pytest.mark.parametrize("encoding", MARKED)
-def test_every_text_file_of_a_user_may_have_a_mark(tmp_path: Path, ground: Ground, encoding: str) -> None:
+def test_every_text_file_of_a_user_may_have_a_mark(tmp_path: Path, ground: GroundTruth, encoding: str) -> None:
     def write(name: str, text: str) -> Path:
         (tmp_path / name).write_bytes(encoded(text, encoding))
         return tmp_path / name
 
     assert read_class_list(write("classes.txt", "café\n\n cat \n")) == ["café", "cat"]
-    assert evaluate_boxes(write("boxes.csv", as_csv(ROWS)), ground)["metrics"]["cor_loc"] == 100
-    assert evaluate_boxes(write("boxes.jsonl", as_jsonl(ROWS)), ground)["metrics"]["cor_loc"] == 100
+    assert evaluate_boxes(write("boxes.csv", as_csv(ROWS)), ground).metrics["cor_loc"] == 100
+    assert evaluate_boxes(write("boxes.jsonl", as_jsonl(ROWS)), ground).metrics["cor_loc"] == 100
     images = {"schema_version": 1, "images": [json.loads(line) for line in as_jsonl(ROWS).splitlines()]}
     assert len(list(read_predictions(write("boxes.json", json.dumps(images))))) == len(ROWS)
     assert read_json(write("a.json", '{"é": 1}')) == {"é": 1}
@@ -220,7 +214,7 @@ def test_resuming_reads_a_file_that_an_editor_marked(tmp_path: Path) -> None:
     assert finished_ids(file) == {"a.png"}
 
 
-def test_the_command_line_reads_marked_files(tmp_path: Path, ground: Ground, run_cli: Callable) -> None:
+def test_the_command_line_reads_marked_files(tmp_path: Path, ground: GroundTruth, run_cli: Callable) -> None:
     (tmp_path / "classes.txt").write_bytes(codecs.BOM_UTF8 + b"dog\r\ncat\r\n")
     (tmp_path / "pred.jsonl").write_bytes(codecs.BOM_UTF8 + as_jsonl(ROWS).encode())
     result = run_cli("boxes", tmp_path / "pred.jsonl", "--format", "coco", "--classes", tmp_path / "classes.txt")
@@ -234,7 +228,7 @@ def test_the_command_line_reads_marked_files(tmp_path: Path, ground: Ground, run
 
 
 def test_a_list_of_classes_is_named_when_it_does_not_do(tmp_path: Path) -> None:
-    item = ImagePrediction("a.png", 9, 7, predictions=(Prediction("cat", "1", 1.0, (1, 1, 4, 5)),))
+    item = Prediction("a.png", 9, 7, predictions=(ClassPrediction("cat", "1", 1.0, (1, 1, 4, 5)),))
     file = tmp_path / "classes.txt"
     for text, message in (("dog\n", r"class 'cat' \(id '1'\) is not in the list of classes .*classes\.txt"),
                           ("cat\ncat\n", r"list of classes .*classes\.txt names a class twice: 'cat'")):  # fmt: skip
@@ -245,7 +239,7 @@ def test_a_list_of_classes_is_named_when_it_does_not_do(tmp_path: Path) -> None:
 
 
 def test_data_yaml_is_found_from_any_folder(tmp_path: Path) -> None:
-    item = ImagePrediction("a.png", 9, 7, predictions=(Prediction("cat", "1", 1.0, (1, 1, 4, 5)),))
+    item = Prediction("a.png", 9, 7, predictions=(ClassPrediction("cat", "1", 1.0, (1, 1, 4, 5)),))
     EXPORTERS["yolo"].build().write(tmp_path, [item])
     lines = (tmp_path / "data.yaml").read_text().splitlines()
     assert lines == ["train: images", "val: images", "nc: 1", "names:", '  0: "cat"']  # no path: the YAML's own folder
@@ -254,7 +248,7 @@ def test_data_yaml_is_found_from_any_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["yolo", "voc"])
 @pytest.mark.parametrize("suffix", ["png", "JFIF", "heic", "webp"])
 def test_images_that_would_share_a_label_file_are_refused(tmp_path: Path, name: str, suffix: str) -> None:
-    items = [ImagePrediction(image, 9, 7) for image in ("s/a.jpg", f"s/a.{suffix}")]
+    items = [Prediction(image, 9, 7) for image in ("s/a.jpg", f"s/a.{suffix}")]
     with pytest.raises(UsageError, match=rf"'s/a.jpg' and 's/a.{suffix}' would share the annotation 's/a'"):
         EXPORTERS[name].build().write(tmp_path / "out", items)
     assert not (tmp_path / "out").exists()

@@ -15,12 +15,12 @@ from gwapctl.datasets.backgrounds import without_classes
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
 from gwapctl.errors import DataError, UsageError
-from gwapctl.evaluate import Ground, evaluate_boxes, evaluate_maps
+from gwapctl.evaluate import GroundTruth, evaluate_boxes, evaluate_maps
 from gwapctl.evaluate.predictions import match_classes, spread
 from gwapctl.formats.base import class_table
 from gwapctl.formats.sources import open_source
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 
 WIDTH, HEIGHT = 40, 30
 BOXES = {"cat": (4, 6, 16, 20), "dog": (22, 8, 36, 28)}
@@ -90,7 +90,7 @@ def test_of_two_classes_of_a_model_that_are_one_the_greater_counts() -> None:
 
 
 @pytest.fixture
-def coco(tmp_path: Path) -> Ground:
+def coco(tmp_path: Path) -> GroundTruth:
     """Return a COCO data set of two images, with a cat and a dog in each; cat is 1 and dog is 2."""
     folder = tmp_path / "set"
     (folder / "images").mkdir(parents=True)
@@ -107,7 +107,7 @@ def coco(tmp_path: Path) -> Ground:
     }
     (folder / "val.json").write_text(json.dumps(document))
     dataset = open_dataset(str(folder))
-    return Ground(dataset, "val", dataset.boxed_samples("val"))
+    return GroundTruth(dataset, "val", dataset.boxed_samples("val"))
 
 
 IDS = {"as here": (1, 2), "swapped": (2, 1), "from 0": (0, 1), "floats": (2.0, 1.0), "none": ("", "")}
@@ -115,7 +115,7 @@ IDS = {"as here": (1, 2), "swapped": (2, 1), "from 0": (0, 1), "floats": (2.0, 1
 
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_boxes_are_judged_by_their_names(tmp_path: Path, coco: Ground, ids: tuple, suffix: str) -> None:
+def test_boxes_are_judged_by_their_names(tmp_path: Path, coco: GroundTruth, ids: tuple, suffix: str) -> None:
     file = tmp_path / f"boxes.{suffix}"
     lines = ["image,width,height,label,label_id,score,x0,y0,x1,y1"] if suffix == "csv" else []
     for image in ("1.png", "2.png"):
@@ -128,18 +128,18 @@ def test_boxes_are_judged_by_their_names(tmp_path: Path, coco: Ground, ids: tupl
             lines.append(json.dumps({"image": image, "width": WIDTH, "height": HEIGHT, "predictions": predictions}))
     file.write_text("\n".join(lines))
     document = evaluate_boxes(file, coco)
-    assert document["metrics"]["cor_loc"] == 100
-    assert document["metrics"]["coco_map"] == pytest.approx(100)
+    assert document.metrics["cor_loc"] == 100
+    assert document.metrics["coco_map"] == pytest.approx(100)
 
 
-def test_boxes_without_names_are_judged_by_number(tmp_path: Path, coco: Ground) -> None:
+def test_boxes_without_names_are_judged_by_number(tmp_path: Path, coco: GroundTruth) -> None:
     rows = [f"{image}.png,{WIDTH},{HEIGHT},,{place},0.5,{','.join(map(str, box))}"
             for image in (1, 2) for place, box in enumerate(BOXES.values(), start=1)]  # fmt: skip
     (tmp_path / "boxes.csv").write_text("image,width,height,label,label_id,score,x0,y0,x1,y1\n" + "\n".join(rows))
-    assert evaluate_boxes(tmp_path / "boxes.csv", coco)["metrics"]["cor_loc"] == 100
+    assert evaluate_boxes(tmp_path / "boxes.csv", coco).metrics["cor_loc"] == 100
 
 
-def test_classes_that_the_data_set_lacks_are_named(tmp_path: Path, coco: Ground) -> None:
+def test_classes_that_the_data_set_lacks_are_named(tmp_path: Path, coco: GroundTruth) -> None:
     header = "image,width,height,label,label_id,score,x0,y0,x1,y1\n"
     rows = f"1.png,{WIDTH},{HEIGHT},zebra,1,0.5,4,6,16,20\n"
     (tmp_path / "a.csv").write_text(header + rows)
@@ -148,10 +148,10 @@ def test_classes_that_the_data_set_lacks_are_named(tmp_path: Path, coco: Ground)
     cats = [f"{image}.png,{WIDTH},{HEIGHT},{label},9,0.5,4,6,16,20\n" for image in (1, 2) for label in BOXES]
     (tmp_path / "b.csv").write_text(header + rows + "".join(cats))
     document = evaluate_boxes(tmp_path / "b.csv", coco)
-    assert any("b.csv has boxes of classes that set lacks" in note and "'zebra'" in note for note in document["notes"])
+    assert any("b.csv has boxes of classes that set lacks" in note and "'zebra'" in note for note in document.notes)
 
 
-def test_maps_are_matched_by_name(tmp_path: Path, coco: Ground) -> None:
+def test_maps_are_matched_by_name(tmp_path: Path, coco: GroundTruth) -> None:
     images = []
     for name in ("1.png", "2.png"):
         maps = np.zeros((2, HEIGHT, WIDTH), np.float32)
@@ -162,8 +162,8 @@ def test_maps_are_matched_by_name(tmp_path: Path, coco: Ground) -> None:
         images.append((name, MapImage(WIDTH, HEIGHT, ("dog", "cat"), ("1", "2"))))
     write_maps_info(tmp_path / "maps", MapsInfo(class_agnostic=False), images)
     document = evaluate_maps(tmp_path / "maps", coco, box_rule="fixed:0.5")
-    assert document["metrics"]["gt_known_error"] == 0
-    assert document["metrics"]["max_box_acc"] == 100
+    assert document.metrics["gt_known_error"] == 0
+    assert document.metrics["max_box_acc"] == 100
 
 
 # ----------------------------------------------------------------------------------------------------------- exports
@@ -196,7 +196,7 @@ def test_boxes_are_cut_from_the_map_of_their_class(tmp_path: Path) -> None:
         MapsInfo(class_agnostic=False),
         [("a.png", MapImage(WIDTH, HEIGHT, ("cat", "dog"), ("1", "2")))],
     )
-    dog = ImagePrediction("a.png", WIDTH, HEIGHT, predictions=(Prediction("dog", "1", 0.9),))
+    dog = Prediction("a.png", WIDTH, HEIGHT, predictions=(ClassPrediction("dog", "1", 0.9),))
     (tmp_path / "predictions.jsonl").write_text(json.dumps(dog.to_json()) + "\n")
     source = open_source(tmp_path, max_boxes=1)
     assert source is not None
@@ -204,7 +204,7 @@ def test_boxes_are_cut_from_the_map_of_their_class(tmp_path: Path) -> None:
     assert item.predictions[0].box == BOXES["dog"]
 
 
-def test_background_classes_are_names_before_they_are_ids(coco: Ground) -> None:
+def test_background_classes_are_names_before_they_are_ids(coco: GroundTruth) -> None:
     dataset = coco.dataset
     dataset.classes = (ClassName("2", "1"), ClassName("dog", "2"), ClassName("ant", "3"))  # a class called 2
     assert [item.name for item in without_classes(dataset, ["2"]).classes] == ["dog", "ant"]
@@ -213,7 +213,7 @@ def test_background_classes_are_names_before_they_are_ids(coco: Ground) -> None:
         without_classes(dataset, ["cow"])
 
 
-def test_the_command_line_says_the_same(tmp_path: Path, coco: Ground, run_cli: Callable) -> None:
+def test_the_command_line_says_the_same(tmp_path: Path, coco: GroundTruth, run_cli: Callable) -> None:
     rows = [
         f"{image}.png,{WIDTH},{HEIGHT},{label},{place},0.5,{','.join(map(str, box))}"
         for image in (1, 2)

@@ -20,7 +20,7 @@ import pytest
 from gwapctl import cli
 from gwapctl.datasets.places import recorded_place
 from gwapctl.datasets.synthetic import make_synthetic_voc
-from gwapctl.evaluate.subject import find_dataset, find_target
+from gwapctl.evaluate.subject import find_dataset, find_subject
 from gwapctl.runs import Run
 
 TRAINING = (
@@ -65,14 +65,14 @@ def test_a_run_is_evaluated_from_anywhere(copy: Path, run_cli: Callable) -> None
 
 def test_its_own_data_set_is_not_mistaken_for_one_of_that_name_here(copy: Path) -> None:
     make_synthetic_voc(Path("scenes"), images=20, seed=1, size=(64, 64))
-    target = find_target(str(copy / "runs" / "r"))
+    target = find_subject(str(copy / "runs" / "r"))
     assert find_dataset(target, None, None, None).root == copy / "scenes"
     assert find_dataset(target, "scenes", None, None).root == Path("scenes")  # asked for, and here
 
 
 def test_a_project_moves_as_a_whole(copy: Path, tmp_path: Path) -> None:
     copy.rename(tmp_path / "moved")
-    target = find_target(str(tmp_path / "moved" / "runs" / "r"))
+    target = find_subject(str(tmp_path / "moved" / "runs" / "r"))
     assert find_dataset(target, None, None, None).root == tmp_path / "moved" / "scenes"
 
 

@@ -27,7 +27,8 @@ from gwapctl.images.files import Overlooked, find_file, on_disk
 from gwapctl.inputs import find_inputs
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.predictions import ImagePrediction, Prediction, read_predictions
+from gwapctl.predict.prediction import ClassPrediction, Prediction
+from gwapctl.predict.predictions import read_predictions
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 LATIN = os.fsdecode(b"lat\xe9in.jpg")
@@ -295,5 +296,5 @@ def test_json_keeps_the_bytes_of_a_path(tmp_path: Path) -> None:
 
 
 def test_an_id_that_is_text_stays_as_it_is() -> None:
-    image = ImagePrediction("a/é.jpg", 4, 3, predictions=(Prediction("é", "é", 1.0),))
-    assert ImagePrediction.from_json(json.loads(json_text(image.to_json()))) == image
+    image = Prediction("a/é.jpg", 4, 3, predictions=(ClassPrediction("é", "é", 1.0),))
+    assert Prediction.from_json(json.loads(json_text(image.to_json()))) == image

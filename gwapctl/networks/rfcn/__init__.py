@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from gwapctl.networks.rfcn.base import BoxTarget, Detections, DetectorInfo
+from gwapctl.networks.rfcn.base import BoxTarget, DetectorInfo
 from gwapctl.networks.rfcn.losses import total_loss
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import (
     build_detector,
-    describe_detector,
     freeze_trunk,
     load_detector,
     load_detector_info,
@@ -17,11 +16,9 @@ from gwapctl.networks.rfcn.store import (
 
 __all__ = [
     "BoxTarget",
-    "Detections",
     "Detector",
     "DetectorInfo",
     "build_detector",
-    "describe_detector",
     "freeze_trunk",
     "load_detector",
     "load_detector_info",

@@ -1,4 +1,4 @@
-"""What describes a detector, what it learns from and what it returns."""
+"""What describes a detector, and what it learns from."""
 
 from __future__ import annotations
 
@@ -87,15 +87,3 @@ class BoxTarget:
         width, height = self.boxes[:, 2] - self.boxes[:, 0], self.boxes[:, 3] - self.boxes[:, 1]
         keep = ~self.difficult.bool() & (width >= 1) & (height >= 1)
         return BoxTarget(self.boxes[keep].float(), self.labels[keep], self.difficult[keep])
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found in one image, the highest score first.
-
-    ``boxes`` (N, 4) half-open in input pixels, ``scores`` (N,) in 0..1, ``labels`` (N,) 0..C-1.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor

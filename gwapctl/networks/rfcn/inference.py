@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gwapctl.boxes import FloatArray, clip
+from gwapctl.boxes import Detections, clip
 from gwapctl.device import autocast, resolve_device
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import ImageArray
-from gwapctl.networks.rfcn.base import Detections
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.transforms import resize
-
-
-@dataclass(frozen=True, eq=False)
-class FoundObjects:
-    """Of one image ``width x height``: ``boxes`` (N, 4) in its pixels, ``scores`` (N,), ``labels`` (N,), best first.
-
-    ``weight_maps`` (C, h, w) are the weak branch's, one per class of the model; None where they were not asked for or
-    the model has none.
-    """
-
-    width: int
-    height: int
-    boxes: FloatArray
-    scores: FloatArray
-    labels: npt.NDArray[np.int64]
-    weight_maps: npt.NDArray[np.float32] | None = None
 
 
 class DetectorReader:
@@ -66,7 +48,7 @@ class DetectorReader:
         min_score: float = 0.0,
         maps: bool = False,
         batch_size: int | None = None,
-    ) -> list[FoundObjects]:
+    ) -> list[Detections]:
         """Return what is found in images ``(H, W, 3)`` uint8 RGB, in their order; with ``maps`` also weight maps."""
         step = batch_size or self.batch_size
         geometries = [
@@ -74,21 +56,21 @@ class DetectorReader:
             for image in images
         ]
         groups: dict[tuple[int, int], list[int]] = {}
-        for place, geometry in enumerate(geometries):
-            groups.setdefault((geometry.input_width, geometry.input_height), []).append(place)
-        found: dict[int, FoundObjects] = {}
+        for index, geometry in enumerate(geometries):
+            groups.setdefault((geometry.input_width, geometry.input_height), []).append(index)
+        found: dict[int, Detections] = {}
         for size, members in groups.items():
             for start in range(0, len(members), step):
                 part = members[start : start + step]
-                inputs = [resize(images[place], size) for place in part]
-                results = self._forward(inputs, [geometries[place] for place in part], min_score, maps)
+                inputs = [resize(images[index], size) for index in part]
+                results = self._forward(inputs, [geometries[index] for index in part], min_score, maps)
                 found |= zip(part, results, strict=True)
-        return [found[place] for place in range(len(images))]
+        return [found[index] for index in range(len(images))]
 
     @torch.inference_mode()
     def _forward(
         self, inputs: Sequence[ImageArray], geometries: Sequence[Geometry], min_score: float, maps: bool
-    ) -> list[FoundObjects]:
+    ) -> list[Detections]:
         """Run the network on inputs of one size."""
         images, sizes = pad(inputs)
         images = images.to(self.device)
@@ -104,15 +86,15 @@ class DetectorReader:
 
 
 def _in_original_pixels(
-    found: Detections, geometry: Geometry, weight_maps: npt.NDArray[np.float32] | None
-) -> FoundObjects:
-    boxes = geometry.to_original(found.boxes.float().cpu().numpy())
-    return FoundObjects(
+    found: Mapping[str, Tensor], geometry: Geometry, weight_maps: npt.NDArray[np.float32] | None
+) -> Detections:
+    boxes = geometry.to_original(found["boxes"].float().cpu().numpy())
+    return Detections(
+        clip(boxes, geometry.width, geometry.height),
+        found["scores"].double().cpu().numpy(),
+        found["labels"].cpu().numpy(),
         geometry.width,
         geometry.height,
-        clip(boxes, geometry.width, geometry.height),
-        found.scores.double().cpu().numpy(),
-        found.labels.cpu().numpy(),
         weight_maps,
     )
 
@@ -125,6 +107,6 @@ def pad(images: Sequence[ImageArray]) -> tuple[Tensor, list[tuple[int, int]]]:
     else:
         height, width = (max(sides) for sides in zip(*sizes, strict=True))
         padded = np.zeros((len(images), height, width, 3), np.uint8)
-        for place, image in enumerate(images):
-            padded[place, : image.shape[0], : image.shape[1]] = image
+        for index, image in enumerate(images):
+            padded[index, : image.shape[0], : image.shape[1]] = image
     return torch.from_numpy(padded).permute(0, 3, 1, 2), sizes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from gwapctl.networks.rfcn.base import BoxTarget, Detections, DetectorInfo
+from gwapctl.networks.rfcn.base import BoxTarget, DetectorInfo
 from gwapctl.networks.rfcn.losses import CODER, region_losses
 from gwapctl.networks.rfcn.proposals import Proposals, new_conv
 from gwapctl.networks.rfcn.trunk import Trunk
@@ -97,13 +97,17 @@ class Detector(nn.Module):
     @torch.no_grad()
     def detect(
         self, features: tuple[Tensor, Tensor], sizes: Sequence[tuple[int, int]], score_threshold: float = 0.0
-    ) -> list[Detections]:
+    ) -> list[dict[str, Tensor]]:
         """Return what is found in each image, in eval mode: after NMS at IoU 0.3, at most 400 boxes.
 
         Args:
             features: what ``features`` returns for the images.
             sizes: (height, width) of each image without its padding, in input pixels.
             score_threshold: leave out what scores lower; 0 as published.
+
+        Returns:
+            Of each image, as torchvision's detectors do, the highest score first: ``boxes`` (N, 4) half-open in input
+            pixels, ``scores`` (N,) in 0..1, ``labels`` (N,) 0..C-1.
 
         """
         conv4, shared = features
@@ -175,11 +179,11 @@ def _take(features: Tensor, places: list[int]) -> Tensor:
     return features if len(places) == len(features) else features[places]
 
 
-def _suppress(boxes: Tensor, scores: Tensor, score_threshold: float) -> Detections:
+def _suppress(boxes: Tensor, scores: Tensor, score_threshold: float) -> dict[str, Tensor]:
     """Turn regions with boxes (N, 4) and class scores (N, C) into detections, class by class."""
     whole = remove_small_boxes(boxes, 1.0)  # moved out of the image
     boxes, scores = boxes[whole], scores[whole]
     region, label = torch.where(scores >= score_threshold)
     kept = batched_nms(boxes[region], scores[region, label], label, NMS_IOU)[:MOST_DETECTIONS]
     region, label = region[kept], label[kept]
-    return Detections(boxes[region], scores[region, label], label)
+    return {"boxes": boxes[region], "scores": scores[region, label], "labels": label}

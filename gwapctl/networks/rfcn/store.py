@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from gwapctl.errors import ModelError
 from gwapctl.files import read_json, write_json
 from gwapctl.networks.backbones import imagenet_tensors, own_names
-from gwapctl.networks.classifier import describe_network, load_saved, save_tensors
+from gwapctl.networks.classifier import load_saved, save_tensors
 from gwapctl.networks.rfcn.base import DetectorInfo
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.trunk import build_trunk
@@ -101,9 +100,3 @@ def load_detector(folder: Path) -> Detector:
 
     """
     return load_saved(build_detector(load_detector_info(folder)), folder)
-
-
-def describe_detector(folder: Path) -> dict[str, Any]:
-    """Return what a person wants to know of a saved detector; ``layers`` are its trunk's convolutions in order."""
-    model = load_detector(folder)
-    return describe_network(model, model.info, model.trunk)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gwapctl.boxes import FloatArray
 from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.errors import GwapctlError
-from gwapctl.evaluate.subject import find_dataset, find_samples, find_target
+from gwapctl.evaluate.subject import find_dataset, find_samples, find_subject
 from gwapctl.images.decode import ImageArray, read_image
 from gwapctl.inputs import find_inputs
 
@@ -83,7 +83,7 @@ def find_images(
 
 
 def _open(model: str, dataset: str | None, root: Path | None) -> tuple[tuple[ClassName, ...], list[BoxedSample]]:
-    target = find_target(model)
+    target = find_subject(model)
     data = find_dataset(target, dataset, root, None)
     return data.classes, find_samples(target, data, None)[1]
 

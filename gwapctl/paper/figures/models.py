@@ -37,7 +37,7 @@ class FigureModel:
             UsageError: it is a detector.
 
         """
-        if isinstance(self.model, DetectorModel):
+        if self.model.detects:
             raise UsageError(f"{self.model.name} is a detector, which has no map of its own here. Use it in figure 9.")
         return self.model
 
@@ -72,7 +72,7 @@ def find_models(models: Sequence[str], runs: Path, *, detectors: bool = False) -
 
 
 def _name(model: Model | DetectorModel) -> str:
-    if isinstance(model, DetectorModel):
+    if model.detects:
         return DETECTOR_NAMES.get(model.info.weak, model.info.weak)
     return HEADS[model.info.head].label
 

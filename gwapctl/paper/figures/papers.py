@@ -19,8 +19,8 @@ from gwapctl.paper.figures.images import FigureImage
 from gwapctl.paper.figures.layout import Caption, Layout, Outline, Panel, Row
 from gwapctl.paper.figures.models import FigureModel
 from gwapctl.predict.classifier import Predictor, scale_warning
-from gwapctl.predict.detector import DetectorModel, DetectorPredictor
-from gwapctl.predict.result import Localization
+from gwapctl.predict.detector import DetectorPredictor
+from gwapctl.predict.prediction import Prediction
 
 SURE = 0.5  # a class of a multi-label model is shown above this score
 MOST_MAPS = 3  # class maps beside a detection
@@ -77,7 +77,7 @@ def figure_9(models: Sequence[FigureModel], images: Sequence[FigureImage], wishe
     class's map: its weight map where it has one per class.
     """
     shown = models[0]
-    if isinstance(shown.model, DetectorModel):
+    if shown.model.detects:
         predictor: DetectorPredictor | Predictor = shown.model.predictor()
         method = "weight"
     else:
@@ -147,23 +147,17 @@ def _head(model: FigureModel, method: str) -> str:
     return f"{model.name}\n{MAPS[method].label}"
 
 
-def _find(predictor: Predictor | DetectorPredictor, image: FigureImage) -> Localization:
+def _find(predictor: Predictor | DetectorPredictor, image: FigureImage) -> Prediction:
     (found,) = predictor.find([image.pixels])
     return found
 
 
-def _sure(found: Localization, shown: FigureModel) -> Localization:
+def _sure(found: Prediction, shown: FigureModel) -> Prediction:
     """Leave the classes that a classifier finds: those above one half of a multi-label model, always the best one."""
-    if isinstance(shown.model, DetectorModel):
+    if shown.model.detects:
         return found
     count = max(1, int((found.scores > SURE).sum())) if shown.model.info.multi_label else 1
-    return replace(
-        found,
-        classes=found.classes[:count],
-        scores=found.scores[:count],
-        boxes=found.boxes[:count],
-        maps=found.maps[:count],
-    )
+    return replace(found, predictions=found.predictions[:count], maps=found.maps[:count])
 
 
 # ------------------------------------------------------------------------------------------------------------ panels
@@ -183,7 +177,7 @@ def _map(image: FigureImage, predictor: Predictor) -> Panel:
     return Panel(_heated(image, found, 0), image.size, captions=captions)
 
 
-def _detections(image: FigureImage, found: Localization, columns: int) -> Row:
+def _detections(image: FigureImage, found: Prediction, columns: int) -> Row:
     """Show all boxes of an image, and beside them one map per class, the class of the best box first."""
     names = list(dict.fromkeys(found.classes))
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
@@ -202,11 +196,11 @@ def _detections(image: FigureImage, found: Localization, columns: int) -> Row:
     return Row((_input(image), first, *maps, *[None] * (columns - len(maps))))
 
 
-def _heated(image: FigureImage, found: Localization, index: int) -> ImageArray:
+def _heated(image: FigureImage, found: Prediction, index: int) -> ImageArray:
     return draw_overlay(image.pixels, found.maps[index].astype(np.float32), [])
 
 
-def _scored(found: Localization, name: str) -> str:
+def _scored(found: Prediction, name: str) -> str:
     """Write a class with the scores of its boxes, the best first."""
     scores = [f"{score:.0%}" for one, score in zip(found.classes, found.scores, strict=True) if one == name]
     more = f" and {len(scores) - MOST_SCORES} more" if len(scores) > MOST_SCORES else ""

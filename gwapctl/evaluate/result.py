@@ -1,0 +1,129 @@
+"""From predictions to the result of ``evaluate``, and to its document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.errors import DataError
+from gwapctl.predict.prediction import Prediction
+from gwapctl.progress import Progress, ProgressCallback
+from gwapctl.runs import now
+
+SCHEMA_VERSION = 1
+ALWAYS = (  # the fields of every document, in their order
+    *("model", "dataset", "split", "protocol", "n", "n_degenerate", "metrics", "floors", "per_class"),
+    *("notes", "options", "created"),
+)
+WHERE_KNOWN = ("threshold_curve", "fg_iou_curve", "examples", "timing", "calibration")
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What is measured on: ``samples`` of a ``split``, by which ``protocol``; ``masks`` is their folder."""
+
+    dataset: Dataset
+    split: str
+    samples: Sequence[BoxedSample]
+    protocol: str = "paper"
+    masks: Path | None = None
+
+
+@dataclass
+class EvaluationResult:
+    """What an evaluation measured, of what and on what; ``to_json`` is the document of ``evaluate --json``.
+
+    Attributes:
+        n, n_degenerate: how many images, and in how many of them nothing was found.
+        metrics: rates in percent, F-measure and IoU in 0..1.
+        floors: the same of two boxes that never look at the image.
+        per_class: one row per class: its name and id, the images that show it, its numbers.
+        notes: what a reader must know, such as what is left out and why.
+        threshold_curve, fg_iou_curve, examples: for pages and figures; may be empty.
+        model, dataset, split, protocol, options: what was judged, and how.
+        created: when.
+        timing, calibration: how costs were measured and which box threshold was chosen, where that was asked for.
+        run, seed: of the run that was judged, if it was one.
+
+    """
+
+    n: int
+    n_degenerate: int
+    metrics: dict[str, float]
+    floors: dict[str, dict[str, float]]
+    per_class: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    threshold_curve: dict[str, Any] = field(default_factory=dict)
+    fg_iou_curve: dict[str, list[float]] = field(default_factory=dict)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    model: str = ""
+    dataset: str = ""
+    split: str = ""
+    protocol: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    created: str = field(default_factory=now)
+    timing: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    run: str | None = None
+    seed: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document, made of plain dicts and lists; numbers that are not finite become null."""
+        document = {key: _plain(getattr(self, key)) for key in ALWAYS}
+        document |= {key: _plain(value) for key in WHERE_KNOWN if (value := getattr(self, key))}
+        of_run = {} if self.run is None else {"run": self.run, "seed": self.seed}
+        return {"schema_version": SCHEMA_VERSION, **document, **of_run}
+
+
+class JudgingProtocol(Protocol):
+    """A named, frozen way of judging: one ``update`` per image, then the ``result``."""
+
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
+        """Judge one image."""
+
+    def result(self) -> EvaluationResult:
+        """Return all metrics that the data allows."""
+
+
+def judge(
+    protocol: JudgingProtocol,
+    ground_truth: GroundTruth,
+    predictions: Iterable[Prediction],
+    *,
+    name: str,
+    options: dict[str, Any],
+    progress: ProgressCallback | None = None,
+) -> EvaluationResult:
+    """Judge all samples by their ``predictions``, one at a time.
+
+    ``name`` and ``options`` (None: not said) are what the result calls the model, and how it was read.
+
+    Raises:
+        DataError: an image or map cannot be used, or no metric can be computed.
+
+    """
+    samples = ground_truth.samples
+    for done, (sample, found) in enumerate(zip(samples, predictions, strict=True), start=1):
+        protocol.update(sample, found)
+        if progress is not None:
+            progress(Progress(done, len(samples), "images"))
+    result = protocol.result()
+    if not result.metrics:
+        why = "; ".join(result.notes) or "the split has neither boxes nor masks, and there are no predicted classes"
+        raise DataError(f"nothing can be measured: {why}.")
+    result.model, result.dataset, result.split = name, ground_truth.dataset.name, ground_truth.split
+    result.protocol = ground_truth.protocol
+    result.options = {key: value for key, value in options.items() if value is not None}
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
