@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 
 from gwapctl.datasets.base import ClassName
 from gwapctl.evaluate.from_model import sees_boxes
-from gwapctl.evaluate.subject import find_target
+from gwapctl.evaluate.subject import find_subject
 from gwapctl.maps.heatmap import PreparedImage
 from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading
@@ -218,21 +218,21 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    target = find_target(options.model) if options.model else None
-    model = load_classifier(target.path) if target else random_classifier(options.backbone)
-    compared = {name: MapReading(name) for name in options.maps.split(",")} if target else ways(model)
+    subject = find_subject(options.model) if options.model else None
+    model = load_classifier(subject.path) if subject else random_classifier(options.backbone)
+    compared = {name: MapReading(name) for name in options.maps.split(",")} if subject else ways(model)
     how = {"batch_size": options.batch, "device": options.device, "threads": 1, "rounds": options.rounds}
     readers = {
         name: Localizer(model, way, device=options.device, batch_size=options.batch) for name, way in compared.items()
     }
     cost = measure_cost(readers, options.batch, options.rounds)
-    name = target.name if target else options.backbone
+    name = subject.name if subject else options.backbone
     print(f"{name}, batch {options.batch}, {options.device}, median of {options.rounds} rounds")
     print(table(cost))
     if options.store:
-        if target is None or target.run is None:
+        if subject is None or subject.run is None:
             parser.error("--store needs a run as MODEL: its evaluations get the numbers.")
-        print(f"stored in {store(target.run, cost, how)} evaluations of {name}")
+        print(f"stored in {store(subject.run, cost, how)} evaluations of {name}")
 
 
 if __name__ == "__main__":
