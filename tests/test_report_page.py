@@ -236,7 +236,7 @@ def test_tables_as_html(run: Run) -> None:
     text = render_tables(build_tables("all", runs=run.folder.parent), "html")
     page = Page(text)
     assert_self_contained(page, text)
-    assert page.tags.count("table") == len(TABLES) + 3  # pets has numbers for tables I, II and one of ours
+    assert page.tags.count("table") == len(TABLES) + 2  # pets has numbers for tables I and II
     assert {link[1:] for link in page.links} <= set(page.ids)
     assert "<b>70.4</b>" in text
     assert "TABLE I on pets test (1,500 images)" in page.text

@@ -1,4 +1,4 @@
-"""Fill a paper's table with what finished runs measured. A number is the paper's or measured, and says which.
+"""Build a paper's table from measured rows. A number is the paper's or measured, and says which.
 
 A number measured on other images than the paper's never stands beside the paper's: each other data set (and each other
 split, or part of one) gets a table of its own, named after it.
@@ -6,69 +6,46 @@ split, or part of one) gets a table of its own, named after it.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
-from gwapctl.paper.lookup import Ground, concerns, fill_command, fits_options, fits_training, ground_of, home_ground
-from gwapctl.paper.results import Result
+from gwapctl.paper.lookup import Ground, build_command, concerned, evaluations, home_ground, is_home, trainings
+from gwapctl.paper.measured import usual_settings
 from gwapctl.paper.specification import EXTRAS, Column, Row, TableSpec
 
-# settings that do not make two runs different experiments (the data set is part of the ground; its path may differ)
-NOT_THE_EXPERIMENT = frozenset(("seed", "dataset", "compile"))
+if TYPE_CHECKING:
+    import pandas as pd
+
+# of a cell; a measured number is the mean over the seeds, ``sd`` the sample standard deviation (NaN for one seed)
+CELL = (
+    *("row", "id", "labels", "recipe", "group", "extra", "key", "paper", "paper_bold"),
+    *("value", "sd", "bold", "n", "split", "sources", "shipped", "floors", "note", "command", "quoted"),
+)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A measured number: the mean over the seeds of one experiment, with the result of each seed.
+class BuiltTable:
+    """A paper's table on one ground: the paper's own, with its numbers, or another with measured numbers only.
 
-    ``sd`` is the sample standard deviation, None for one seed. ``others`` counts further experiments that would fit.
+    ``cells`` has one row per cell, row after row of the table, with the columns ``CELL``. ``sources`` are the runs of a
+    measured number, one per seed; ``extra`` marks a row of other runs, not one of the paper's.
     """
-
-    value: float
-    sd: float | None
-    results: tuple[Result, ...]
-    others: int = 0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One column of one row: the paper's number, the measured one, and what to do or to know where that is missing."""
-
-    paper: float | None = None
-    paper_bold: bool = False
-    measured: Measured | None = None
-    measured_bold: bool = False
-    command: str | None = None
-    quoted: str | None = None
-
-
-@dataclass(frozen=True)
-class FilledRow:
-    """One row, its cells in the order of the columns. ``extra``: a row of another run, not one of the paper's."""
-
-    id: str
-    labels: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    recipe: str | None = None
-    group: str | None = None
-    extra: bool = False
-
-
-@dataclass(frozen=True)
-class FilledTable:
-    """A paper's table on one ground: the paper's own, with its numbers, or another with measured numbers only."""
 
     spec: TableSpec
     ground: Ground
-    rows: tuple[FilledRow, ...]
+    cells: pd.DataFrame
 
     @property
     def title(self) -> str:
         """The paper's number of the table, and what it was measured on where that is not the paper's data."""
-        at_home = self.ground.home and self.spec.of_a_paper
-        return self.spec.number if at_home else f"{self.spec.number} on {self.ground.name}"
+        spec, ground = self.spec, self.ground
+        if ground.home and spec.of_a_paper:
+            return spec.number
+        stand_in = "Stand-in for " if spec.profile is not None and spec.of_a_paper else ""
+        return f"{stand_in}{spec.number} on {ground.name}"
 
     @property
     def caption(self) -> str:
@@ -84,182 +61,216 @@ class FilledTable:
             f"Not comparable with the paper's numbers, which were measured on {paper}.{profile}"
         )
 
-    def results(self) -> list[Result]:
-        """Return every result that stands in the table, each once."""
-        measured = [cell.measured for row in self.rows for cell in row.cells if cell.measured is not None]
-        return list({id(result): result for one in measured for result in one.results}.values())
+    @property
+    def measured(self) -> pd.DataFrame:
+        """The cells that have a measured number."""
+        return self.cells[self.cells["value"].notna()]
+
+    def runs(self) -> set[str]:
+        """Return the runs whose numbers stand in the table."""
+        return {source["run"] for sources in self.measured["sources"] for source in sources}
 
 
-def fill_table(
-    spec: TableSpec, results: Sequence[Result], *, dataset: str | None = None, runs: Path = Path("runs")
-) -> list[FilledTable]:
-    """Place ``results`` in the paper's table, and in a further table for each other ground they were measured on.
+def build_table(
+    spec: TableSpec,
+    rows: pd.DataFrame,
+    *,
+    dataset: str | None = None,
+    runs: Path = Path("runs"),
+    others: bool = True,
+) -> list[BuiltTable]:
+    """Place measured ``rows`` in the paper's table, and in a further table for each other ground they were measured on.
 
     ``dataset`` (a name or folder) asks for tables on this data set alone, with every row; otherwise other data sets'
-    tables show the rows that were measured. ``runs`` is where the commands for empty cells put their runs.
+    tables show the rows that were measured. ``runs`` is where the commands of empty cells put their runs. ``others``:
+    experiments of one's own that are none of the table's follow as rows of their own.
     """
-    name = None if dataset is None else dataset_name(dataset, results)
+    name = None if dataset is None else dataset_name(dataset, rows)
     home = home_ground(spec)
-    grounds: dict[Ground, list[Result]] = {home: []} if name in (None, home.dataset) else {}
-    for result in results:
-        if concerns(spec, result) and name in (None, result.dataset):
-            grounds.setdefault(ground_of(spec, result), []).append(result)
-    if not grounds and dataset is not None and name is not None:
-        grounds[Ground(name, name, None, None, False, dataset)] = []
+    ours = concerned(spec, rows)
+    ours = ours if name is None else ours[ours["dataset"] == name]
+    parts: dict[Ground, list[Any]] = {home: []} if name in (None, home.dataset) else {}
+    for _, part in ours.groupby(["trained_on", "dataset", "split", "n"], sort=False):
+        trained_on, evaluated_on, split, n, source = part.iloc[0][["trained_on", "dataset", "split", "n", "source"]]
+        ground = Ground(trained_on, evaluated_on, split, int(n), False, dataset or source)
+        parts.setdefault(home if is_home(spec, ground) else ground, []).append(part.index)
+    asked = dataset is not None and name != home.dataset
     tables = []
-    for ground, members in sorted(grounds.items(), key=lambda item: _order(item[0])):
-        every_row = ground.home or (name is not None and name != home.dataset)
-        named = replace(ground, argument=dataset) if dataset is not None and not ground.home else ground
-        tables.append(_fill(spec, members, named, runs, every_row=every_row))
+    for ground, indices in sorted(parts.items(), key=lambda item: _order(item[0])):
+        members = ours.loc[[index for one in indices for index in one]]
+        table = _build(spec.on(ground.train_dataset), members, ground, runs, others=others)
+        whole = ground.home or (asked and (len(table.measured) or not members["shipped"].all()))
+        tables += [table] if whole else _with_numbers(table)
+    if not tables and dataset is not None:
+        nothing = Ground(str(name), str(name), None, None, False, dataset)
+        tables = [_build(spec.on(dataset), ours.iloc[:0], nothing, runs, others=False)]
     return tables
 
 
-def dataset_name(dataset: str, results: Sequence[Result]) -> str:
+def dataset_name(dataset: str, rows: pd.DataFrame) -> str:
     """Return the name under which results on ``dataset`` (a name, a folder or a file) are stored.
 
     A folder may hold a data set that has a name of its own: then the runs that were trained on it say so.
     """
     path = PurePath(dataset)
     last = path.stem if path.suffix in (".csv", ".tsv", ".json") else path.name or Path(dataset).resolve().name
-    known = {result.dataset for result in results}
-    trained = {PurePath(str(r.settings.get("dataset", ""))).name: r.train_dataset for r in results}
-    return last if last in known else trained.get(path.name, last)
+    if last in set(rows["dataset"]):
+        return last
+    trained = {PurePath(source).name: name for source, name in zip(rows["source"], rows["trained_on"], strict=True)}
+    return str(trained.get(path.name, last))
 
 
 def _order(ground: Ground) -> tuple[bool, str, str, int]:
     return not ground.home, ground.dataset, ground.split or "", -(ground.n or 0)
 
 
-def _fill(spec: TableSpec, results: Sequence[Result], ground: Ground, runs: Path, *, every_row: bool) -> FilledTable:
-    spec = spec.on(ground.train_dataset)
-    rows = [_fill_row(spec, row, results, ground, runs) for row in spec.rows]
-    if not every_row:
-        rows = [row for row in rows if any(cell.measured for cell in row.cells)]
-    table = _without_idle_columns(FilledTable(spec, ground, tuple(rows)))
-    placed = {id(result) for result in table.results()}
-    others = [r for r in results if id(r) not in placed] if spec.of_a_paper else []
-    return _mark_best(replace(table, rows=(*table.rows, *_other_rows(table.spec, others))))
+def _with_numbers(table: BuiltTable) -> list[BuiltTable]:
+    """Leave the rows that were measured; no table where there are none."""
+    rows = table.cells["row"].isin(table.measured["row"])
+    return [replace(table, cells=table.cells[rows].reset_index(drop=True))] if rows.any() else []
 
 
-def _without_idle_columns(table: FilledTable) -> FilledTable:
-    """Leave out optional columns for which nothing was measured, where something was."""
-    columns = list(enumerate(table.spec.columns))
-    filled = {place for place, _ in columns if any(row.cells[place].measured for row in table.rows)}
-    kept = [place for place, column in columns if place in filled or not (filled and column.optional)]
-    spec = table.spec.model_copy(update={"columns": tuple(table.spec.columns[place] for place in kept)})
-    rows = tuple(replace(row, cells=tuple(row.cells[place] for place in kept)) for row in table.rows)
-    return replace(table, spec=spec, rows=rows)
+def _build(spec: TableSpec, rows: pd.DataFrame, ground: Ground, runs: Path, *, others: bool) -> BuiltTable:
+    import pandas as pd
+
+    cells, placed = [], set()
+    for row in spec.rows:
+        for column in spec.columns:
+            cell, found = _cell(spec, row, column, rows, ground, runs)
+            cells.append(_labelled(row.id, row.labels, column, recipe=row.recipe, group=row.group) | cell)
+            placed |= found
+    left = rows[~rows.index.isin(placed) & ~rows["shipped"]]
+    cells += _other_cells(spec, left) if others and spec.of_a_paper else []
+    frame = pd.DataFrame(cells, columns=[*CELL]).astype({"paper": "float64", "value": "float64", "sd": "float64"})
+    frame["row"] = frame.index // len(spec.columns)
+    return _mark_best(_without_idle_columns(BuiltTable(spec, ground, frame)))
 
 
-def _fill_row(spec: TableSpec, row: Row, results: Sequence[Result], ground: Ground, runs: Path) -> FilledRow:
-    cells = tuple(_fill_cell(spec, row, column, results, ground, runs) for column in spec.columns)
-    return FilledRow(row.id, row.labels, cells, row.recipe, row.group)
+def _labelled(identity: str, labels: tuple[str, ...], column: Column, **more: Any) -> dict[str, Any]:
+    false = dict.fromkeys(("extra", "paper_bold", "bold", "shipped"), False)
+    return {**false, "id": identity, "labels": labels, "key": column.key, "sources": (), "floors": (), **more}
 
 
-def _fill_cell(
-    spec: TableSpec, row: Row, column: Column, results: Sequence[Result], ground: Ground, runs: Path
-) -> Cell:
-    cell = Cell(quoted=row.quoted or column.quoted)
+def _cell(
+    spec: TableSpec, row: Row, column: Column, rows: pd.DataFrame, ground: Ground, runs: Path
+) -> tuple[dict[str, Any], set[Any]]:
+    """Return a cell of the paper's, and the rows that belong to it."""
+    cell: dict[str, Any] = {"quoted": row.quoted or column.quoted}
     if ground.home:
-        cell = replace(cell, paper=row.paper.get(column.key), paper_bold=column.key in row.bold)
-    if cell.quoted is not None:
-        return cell
-    trained = [result for result in results if fits_training(row, column, result, ground)]
-    exact = ground.home or spec.profile is not None
-    fitting = [result for result in trained if fits_options(row.evaluate, result, exact=exact)]
-    measured = measure(column, fitting, options=row.evaluate.asked(), recipe=row.recipe)
-    if measured is not None:
-        return replace(cell, measured=measured)
-    newest = max(trained, key=lambda result: result.created, default=None)
-    return replace(cell, command=fill_command(spec, row, column, ground, None if newest is None else newest.run, runs))
+        cell |= {"paper": row.paper.get(column.key), "paper_bold": column.key in row.bold}
+    if cell["quoted"] is not None:
+        return cell, set()
+    fitting = evaluations(row, column, rows, ground.argument)
+    measured = _mean(column, fitting)
+    if measured:
+        usual, used = row.config.get("backbone"), row.instead.get("backbone", row.config.get("backbone"))
+        cell |= measured | {"note": None if used == usual else f"{used} stands in for {usual}"}
+    else:
+        trained = trainings(row, column, rows[~rows["shipped"]], ground.argument).sort_values("date", kind="stable")
+        last = None if trained.empty else str(trained["run"].iloc[-1])
+        cell["command"] = build_command(spec, row, column, ground, last, runs)
+    return cell, set(fitting.index)
 
 
-def measure(
-    column: Column, results: Iterable[Result], *, options: Sequence[str] = (), recipe: str | None = None
-) -> Measured | None:
-    """Return the mean over seeds of one experiment among ``results``; None where none has the column's metric.
+def _mean(column: Column, rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the mean over seeds of ``rows``; nothing where none has the column's metric.
 
-    Several experiments: one that names the row's ``recipe`` goes first, then the newest. Of one seed the newest counts.
-    ``options``: the evaluation options that matter to the number.
+    Of one seed the newest row counts; rows of one's own go before those that ship, and the newest count of images.
     """
-    having = [result for result in results if column.value(result.metrics) is not None]
-    experiments = _by(having, lambda result: experiment(result, options))
-    if not experiments:
-        return None
-    chosen = max(experiments, key=lambda group: (group[0].recipe == recipe, max(result.created for result in group)))
-    seeds = [max(group, key=lambda result: result.created) for group in _by(chosen, lambda result: result.seed)]
-    values = [value for result in seeds if (value := column.value(result.metrics)) is not None]
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return Measured(statistics.fmean(values), sd, tuple(seeds), others=len(experiments) - 1)
+    rows = rows.assign(value=column.values(rows))
+    rows = rows[rows["value"].notna()].sort_values("date", kind="stable")
+    rows = rows[~rows["shipped"]] if not rows["shipped"].all() else rows
+    if rows.empty:
+        return {}
+    rows = rows[rows["n"] == rows["n"].iloc[-1]].drop_duplicates("seed", keep="last").sort_values("seed")
+    sources = [
+        {"run": run, "seed": seed if isinstance(seed, int) else None, "date": date[:10], "value": value}
+        for run, seed, date, value in zip(rows["run"], rows["seed"].tolist(), rows["date"], rows["value"], strict=True)
+    ]
+    mean = {"value": rows["value"].mean(), "sd": rows["value"].std(), "n": int(rows["n"].iloc[0])}
+    origin = {"split": rows["split"].iloc[0], "sources": sources, "shipped": bool(rows["shipped"].iloc[0])}
+    return {**mean, **origin, "floors": _floors(column, rows["floors"])}
 
 
-def experiment(result: Result, options: Sequence[str], ignored: Collection[str] = ()) -> Hashable:
-    """Return what two results share that differ in their seed alone; of the evaluation only ``options`` count."""
-    skip = {*NOT_THE_EXPERIMENT, *ignored}
-    settings = sorted((key, repr(value)) for key, value in result.settings.items() if key not in skip)
-    return tuple(settings), tuple(repr(result.options.get(key)) for key in options), result.n
+def _floors(column: Column, floors: Iterable[Mapping[str, Mapping[str, float]]]) -> list[tuple[float, float]]:
+    """Return the column's metric of the whole image and of a centred box, where an evaluation has both."""
+    pairs = [[column.value(one.get(name, {})) for name in ("full_image", "centred_box")] for one in floors]
+    return [(full, centred) for full, centred in pairs if full is not None and centred is not None]
 
 
-def _by(results: Iterable[Result], key: Callable[[Result], Hashable]) -> list[list[Result]]:
-    groups: dict[Hashable, list[Result]] = {}
-    for result in results:
-        groups.setdefault(key(result), []).append(result)
-    return list(groups.values())
+def _without_idle_columns(table: BuiltTable) -> BuiltTable:
+    """Leave out optional columns for which nothing was measured, where something was."""
+    used = set(table.measured["key"])
+    columns = tuple(one for one in table.spec.columns if one.key in used or not (used and one.optional))
+    kept = table.cells["key"].isin([column.key for column in columns])
+    spec = table.spec.model_copy(update={"columns": columns})
+    return replace(table, spec=spec, cells=table.cells[kept].reset_index(drop=True))
+
+
+def _mark_best(table: BuiltTable) -> BuiltTable:
+    """Put the best measured number of each column and group in bold, where there is something to compare."""
+    cells = table.cells.copy()
+    for column in table.spec.columns:
+        value = cells["value"].where((cells["key"] == column.key) & cells["group"].notna()).round(column.decimals)
+        groups = value.groupby(cells["group"])
+        if column.best != "none":
+            best = groups.transform("max" if column.best == "highest" else "min")
+            cells["bold"] |= (value == best) & (groups.transform("count") > 1)
+    return replace(table, cells=cells)
 
 
 # --- rows that the paper does not have ------------------------------------------------------------------------------
 
 
-def _other_rows(spec: TableSpec, results: Sequence[Result]) -> list[FilledRow]:
-    """Return one row per further experiment on the table's ground: other networks, heads, maps or box rules."""
+def _other_cells(spec: TableSpec, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the cells of one row per further experiment on the table's ground: other networks, heads, maps or rules.
+
+    Settings in which the table's columns differ do not make rows differ.
+    """
     asked = {option for row in spec.rows for option in row.evaluate.asked()}
     options = sorted(asked.union(EXTRAS if asked else ()))  # numbers made with and without one of them never mix
     per_column = {key for column in spec.columns for key in column.config}
-    rows = []
-    for group in _by(results, lambda result: experiment(result, options, per_column)):
-        cells = tuple(_other_cell(column, group, options) for column in spec.columns)
-        if any(cell.measured for cell in cells):
-            rows.append(FilledRow(f"run:{group[0].run}", _labels(spec, group[0], options), cells, extra=True))
-    return rows
+    cells = []
+    identity = [_experiment(row, options, per_column) for row in rows.to_dict("records")]
+    for _, group in rows.groupby(identity, sort=False):
+        first = group.iloc[0].to_dict()
+        labels = _labels(spec, first, options)
+        note = _departures(first, per_column)
+        measured = [_mean(column, _of_column(column, group)) for column in spec.columns]
+        if any(measured):
+            cells += [
+                _labelled(f"run:{first['run']}", labels, column, extra=True, note=note) | cell
+                for column, cell in zip(spec.columns, measured, strict=True)
+            ]
+    return cells
 
 
-def _other_cell(column: Column, results: Sequence[Result], options: Sequence[str]) -> Cell:
-    if column.quoted is not None:
-        return Cell(quoted=column.quoted)
-    fitting = [r for r in results if all(r.settings.get(key) == value for key, value in column.config.items())]
-    return Cell(measured=measure(column, fitting, options=options))
+def _experiment(row: Mapping[Any, Any], options: Iterable[str], ignored: Collection[str]) -> str:
+    """Return what two rows share that differ in their seed alone; of the evaluation only ``options`` count."""
+    network = [row["recipe"], row["backbone"], row["method"], row["changed"] | dict.fromkeys(ignored)]
+    return json.dumps([network, [row["options"].get(option) for option in options]], sort_keys=True)
 
 
-def _labels(spec: TableSpec, result: Result, options: Sequence[str]) -> tuple[str, ...]:
+def _of_column(column: Column, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have the column's own settings."""
+    own = column.config.items()
+    return rows[rows["changed"].map(lambda changed: all(changed.get(key) == value for key, value in own))]
+
+
+def _departures(row: Mapping[Any, Any], ignored: Collection[str]) -> str | None:
+    """Say in which settings a run departs from its recipe: a short training is no reproduction."""
+    if not isinstance(row["recipe"], str):
+        return None
+    usual = usual_settings(row["source"], row["recipe"])
+    said = [f"{key} {value} ({usual.get(key)})" for key, value in row["changed"].items() if key not in ignored]
+    return f"departs from recipe {row['recipe']}: {', '.join(said)}" if said else None
+
+
+def _labels(spec: TableSpec, row: Mapping[Any, Any], options: Iterable[str]) -> tuple[str, ...]:
     """Name a row by its head and backbone, and by how its maps became boxes where the table depends on it."""
-    values = [result.options.get(option) for option in options]
+    values = [row["options"].get(option) for option in options]
     texts = ["+".join(map(str, value)) if isinstance(value, list | tuple) else str(value) for value in values if value]
     how = f" ({', '.join(texts)})" if texts else ""
     if len(spec.label_columns) == 1:
-        return (f"{result.backbone}-{result.head}{how}",)
-    return (f"{result.head}{how}", result.backbone, *[""] * (len(spec.label_columns) - 2))
-
-
-# --- bold -----------------------------------------------------------------------------------------------------------
-
-
-def _mark_best(table: FilledTable) -> FilledTable:
-    """Put the best measured number of each column and group in bold, where there is something to compare."""
-    rows = list(table.rows)
-    for place, column in enumerate(table.spec.columns):
-        groups: dict[str, list[tuple[float, int]]] = {}
-        for index, row in enumerate(rows):
-            measured = row.cells[place].measured
-            if row.group is not None and measured is not None and column.best != "none":
-                groups.setdefault(row.group, []).append((round(measured.value, column.decimals), index))
-        for members in groups.values():
-            best = (max if column.best == "highest" else min)(value for value, _ in members)
-            for _, index in [pair for pair in members if pair[0] == best and len(members) > 1]:
-                rows[index] = _with_bold(rows[index], place)
-    return replace(table, rows=tuple(rows))
-
-
-def _with_bold(row: FilledRow, place: int) -> FilledRow:
-    cells = list(row.cells)
-    cells[place] = replace(cells[place], measured_bold=True)
-    return replace(row, cells=tuple(cells))
+        return (f"{row['backbone']}-{row['method']}{how}",)
+    return (f"{row['method']}{how}", row["backbone"], *[""] * (len(spec.label_columns) - 2))

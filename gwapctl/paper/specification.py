@@ -9,12 +9,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from gwapctl.errors import DataError, unknown_name
 from gwapctl.networks.zoo import zoo_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
 OURS = "ours"  # the source of a table that no paper has
@@ -86,6 +89,11 @@ class Column(Frozen):
         value = None if self.metric is None else metrics.get(self.metric)
         return 100 * value if value is not None and self.percent else value
 
+    def values(self, rows: pd.DataFrame) -> pd.Series[float]:
+        """Return the column's metric of measured rows as the table prints it, NaN where it was not measured."""
+        values = rows.reindex(columns=[self.metric])[self.metric].astype("float64")
+        return 100 * values if self.percent else values
+
 
 class Row(Frozen):
     """One row: the paper's numbers by column key, and what measures them again.
@@ -118,7 +126,7 @@ class TableSpec(Frozen):
     ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
     number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
     explain what stands in the rows. ``profile``, its caption and its ``default_dataset`` are filled in by
-    ``report.profile``: the table on another budget than the paper's; ``variants`` are the same on yet another budget
+    ``paper.profile``: the table on another budget than the paper's; ``variants`` are the same on yet another budget
     for data sets by name.
     """
 
