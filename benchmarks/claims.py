@@ -115,7 +115,7 @@ def _numbers(side: Side, tables: Mapping[str, BuiltTable]) -> dict[int, float]:
     table = tables.get(side.table)
     if table is None:
         return {}
-    cells = table.cells[(table.cells["id"] == side.row) & (table.cells["key"] == side.column)]
+    cells = table.measured[(table.measured["id"] == side.row) & (table.measured["key"] == side.column)]
     return {one["seed"]: one["value"] for sources in cells["sources"] for one in sources if one["seed"] is not None}
 
 
@@ -186,7 +186,7 @@ def _companion_claims(say: _Words, tables: Mapping[str, TableSpec]) -> list[Clai
 def _detection_claims(say: _Words, proportions: Sequence[str]) -> list[Claim]:
     """Return the claims on table V, whose columns are proportions of boxed images from the smallest to the largest."""
     few, many = proportions[0], proportions[-1]
-    best_at = [proportions[place] for place in (0, 2) if place < len(proportions)]
+    best_at = [proportions[index] for index in (0, 2) if index < len(proportions)]
     return [
         Claim("Detection: the weak branch helps", "at every proportion, by 9.97 to 2.12 points (GWAP)",
               tuple(say.better("v", column, "rfcn-gwap", "rfcn") for column in proportions)),

@@ -7,31 +7,33 @@ split, or part of one) gets a table of its own, named after it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from gwapctl.paper.lookup import Ground, build_command, concerned, evaluations, home_ground, is_home, trainings
+from gwapctl.paper.lookup import Ground, build_command, cell_key, concerned, home_ground, is_home
 from gwapctl.paper.measured import usual_settings
 from gwapctl.paper.specification import EXTRAS, Column, Row, TableSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# of a cell; a measured number is the mean over the seeds, ``sd`` the sample standard deviation (NaN for one seed)
-CELL = (
-    *("row", "id", "labels", "recipe", "group", "extra", "key", "paper", "paper_bold"),
-    *("value", "sd", "bold", "n", "split", "sources", "shipped", "floors", "note", "command", "quoted"),
-)
+# what is asked of a measured row to find its cell or its name
+KNOWN = ("run", "recipe", "settings", "changed", "backbone", "method", "source", "options")
+LABELS = ("id", "labels", "recipe", "group", "extra", "key", "quoted", "note", "paper", "paper_bold")
 
 
 @dataclass(frozen=True)
 class BuiltTable:
     """A paper's table on one ground: the paper's own, with its numbers, or another with measured numbers only.
 
-    ``cells`` has one row per cell, row after row of the table, with the columns ``CELL``. ``sources`` are the runs of a
-    measured number, one per seed; ``extra`` marks a row of other runs, not one of the paper's.
+    ``cells`` has one row per cell, row after row of the table (``row`` counts them). Beside ``LABELS`` it says of a
+    measured number ``value`` (the mean over the seeds), ``sd`` (the sample standard deviation, NaN for one seed),
+    ``sources`` (the run of each seed), ``floors``, ``n``, ``split``, whether it is ``bold`` and ``shipped``, and of an
+    empty cell the ``command`` that measures it. ``extra`` marks a row of other runs, not one of the paper's.
     """
 
     spec: TableSpec
@@ -66,6 +68,10 @@ class BuiltTable:
         """The cells that have a measured number."""
         return self.cells[self.cells["value"].notna()]
 
+    def rows(self) -> list[list[dict[Any, Any]]]:
+        """Return the cells of each row, as plain dicts."""
+        return [[*cells] for _, cells in groupby(self.cells.to_dict("records"), key=itemgetter("row"))]
+
     def runs(self) -> set[str]:
         """Return the runs whose numbers stand in the table."""
         return {source["run"] for sources in self.measured["sources"] for source in sources}
@@ -94,16 +100,19 @@ def build_table(
         trained_on, evaluated_on, split, n, source = part.iloc[0][["trained_on", "dataset", "split", "n", "source"]]
         ground = Ground(trained_on, evaluated_on, split, int(n), False, dataset or source)
         parts.setdefault(home if is_home(spec, ground) else ground, []).append(part.index)
-    asked = dataset is not None and name != home.dataset
+    if dataset is not None and name is not None and not parts:
+        parts[Ground(name, name, None, None, False, dataset)] = []
     tables = []
     for ground, indices in sorted(parts.items(), key=lambda item: _order(item[0])):
-        members = ours.loc[[index for one in indices for index in one]]
-        table = _build(spec.on(ground.train_dataset), members, ground, runs, others=others)
-        whole = ground.home or (asked and (len(table.measured) or not members["shipped"].all()))
-        tables += [table] if whole else _with_numbers(table)
+        members = ours.loc[[index for one in indices for index in one]].reset_index(drop=True)
+        on = spec.on(ground.train_dataset)
+        cells, found = _match(on, members, ground, others=others)
+        whole = ground.home or (dataset is not None and name != home.dataset)
+        if found or (whole and (members.empty or not members["shipped"].all())):
+            table = _built(on, members, ground, cells, found)
+            tables.append(_with_commands(table if whole else _with_numbers(table), members, runs))
     if not tables and dataset is not None:
-        nothing = Ground(str(name), str(name), None, None, False, dataset)
-        tables = [_build(spec.on(dataset), ours.iloc[:0], nothing, runs, others=False)]
+        return build_table(spec, rows.iloc[:0], dataset=dataset, runs=runs)
     return tables
 
 
@@ -124,78 +133,108 @@ def _order(ground: Ground) -> tuple[bool, str, str, int]:
     return not ground.home, ground.dataset, ground.split or "", -(ground.n or 0)
 
 
-def _with_numbers(table: BuiltTable) -> list[BuiltTable]:
-    """Leave the rows that were measured; no table where there are none."""
-    rows = table.cells["row"].isin(table.measured["row"])
-    return [replace(table, cells=table.cells[rows].reset_index(drop=True))] if rows.any() else []
+def _with_numbers(table: BuiltTable) -> BuiltTable:
+    """Leave the rows that were measured."""
+    return replace(table, cells=table.cells[table.cells["row"].isin(table.measured["row"])].reset_index(drop=True))
 
 
-def _build(spec: TableSpec, rows: pd.DataFrame, ground: Ground, runs: Path, *, others: bool) -> BuiltTable:
-    import pandas as pd
-
-    cells, placed = [], set()
+def _match(
+    spec: TableSpec, rows: pd.DataFrame, ground: Ground, *, others: bool
+) -> tuple[list[dict[str, Any]], list[tuple[int, int]]]:
+    """Return the table's cells, and pairs of a cell and a measured row that has its key."""
+    records = rows[[*KNOWN]].to_dict("records")
+    of_recipe = rows.groupby("recipe").indices
+    cells: list[dict[str, Any]] = []
+    found: list[tuple[int, int]] = []
     for row in spec.rows:
         for column in spec.columns:
-            cell, found = _cell(spec, row, column, rows, ground, runs)
-            cells.append(_labelled(row.id, row.labels, column, recipe=row.recipe, group=row.group) | cell)
-            placed |= found
-    left = rows[~rows.index.isin(placed) & ~rows["shipped"]]
-    cells += _other_cells(spec, left) if others and spec.of_a_paper else []
-    frame = pd.DataFrame(cells, columns=[*CELL]).astype({"paper": "float64", "value": "float64", "sd": "float64"})
-    frame["row"] = frame.index // len(spec.columns)
-    return _mark_best(_without_idle_columns(BuiltTable(spec, ground, frame)))
+            candidates = of_recipe.get(row.recipe, ()) if (row.quoted or column.quoted) is None else ()
+            if len(candidates):
+                key = cell_key(row, column, ground.argument)
+                found += [(len(cells), index) for index in candidates if key.fits(records[index])]
+            cells.append(_paper_cell(row, column, home=ground.home))
+    if others and spec.of_a_paper:
+        placed = {index for _, index in found} | {*rows.index[rows["shipped"]]}
+        _add_others(spec, {index: row for index, row in enumerate(records) if index not in placed}, cells, found)
+    return cells, found
 
 
-def _labelled(identity: str, labels: tuple[str, ...], column: Column, **more: Any) -> dict[str, Any]:
-    false = dict.fromkeys(("extra", "paper_bold", "bold", "shipped"), False)
-    return {**false, "id": identity, "labels": labels, "key": column.key, "sources": (), "floors": (), **more}
+def _built(
+    spec: TableSpec, rows: pd.DataFrame, ground: Ground, cells: list[dict[str, Any]], found: list[tuple[int, int]]
+) -> BuiltTable:
+    """Return the table with the mean of the rows that were ``found`` for each cell."""
+    import pandas as pd
+
+    frame = pd.DataFrame(cells, columns=[*LABELS]).astype({"paper": "float64"})
+    frame = frame.assign(row=frame.index // len(spec.columns), bold=False, command=None)
+    frame = frame.join(_means(spec, rows, frame["key"], found))
+    frame["sources"] = frame["sources"].where(frame["value"].notna(), None)
+    frame["shipped"] = frame["shipped"].eq(True)
+    idle = frame["extra"] & ~frame["row"].isin(frame.loc[frame["value"].notna(), "row"])
+    return _mark_best(_without_idle_columns(BuiltTable(spec, ground, frame[~idle].reset_index(drop=True))))
 
 
-def _cell(
-    spec: TableSpec, row: Row, column: Column, rows: pd.DataFrame, ground: Ground, runs: Path
-) -> tuple[dict[str, Any], set[Any]]:
-    """Return a cell of the paper's, and the rows that belong to it."""
-    cell: dict[str, Any] = {"quoted": row.quoted or column.quoted}
-    if ground.home:
-        cell |= {"paper": row.paper.get(column.key), "paper_bold": column.key in row.bold}
-    if cell["quoted"] is not None:
-        return cell, set()
-    fitting = evaluations(row, column, rows, ground.argument)
-    measured = _mean(column, fitting)
-    if measured:
-        usual, used = row.config.get("backbone"), row.instead.get("backbone", row.config.get("backbone"))
-        cell |= measured | {"note": None if used == usual else f"{used} stands in for {usual}"}
-    else:
-        trained = trainings(row, column, rows[~rows["shipped"]], ground.argument).sort_values("date", kind="stable")
-        last = None if trained.empty else str(trained["run"].iloc[-1])
-        cell["command"] = build_command(spec, row, column, ground, last, runs)
-    return cell, set(fitting.index)
+def _paper_cell(row: Row, column: Column, *, home: bool) -> dict[str, Any]:
+    usual, used = row.config.get("backbone"), row.instead.get("backbone", row.config.get("backbone"))
+    return {
+        **{"id": row.id, "labels": row.labels, "recipe": row.recipe, "group": row.group, "extra": False},
+        **{"key": column.key, "quoted": row.quoted or column.quoted},
+        "note": None if used == usual else f"{used} stands in for {usual}",
+        "paper": row.paper.get(column.key) if home else None,
+        "paper_bold": home and column.key in row.bold,
+    }
 
 
-def _mean(column: Column, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the mean over seeds of ``rows``; nothing where none has the column's metric.
+def _means(spec: TableSpec, rows: pd.DataFrame, keys: pd.Series[str], found: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """Return the mean over seeds of each cell's rows, by cell.
 
     Of one seed the newest row counts; rows of one's own go before those that ship, and the newest count of images.
     """
-    rows = rows.assign(value=column.values(rows))
-    rows = rows[rows["value"].notna()].sort_values("date", kind="stable")
-    rows = rows[~rows["shipped"]] if not rows["shipped"].all() else rows
-    if rows.empty:
-        return {}
-    rows = rows[rows["n"] == rows["n"].iloc[-1]].drop_duplicates("seed", keep="last").sort_values("seed")
+    import pandas as pd
+
+    values = {column.key: column.values(rows) for column in spec.columns}
+    long = rows.loc[[index for _, index in found], ["run", "seed", "date", "n", "split", "shipped", "floors"]]
+    long["cell"] = [cell for cell, _ in found]
+    long["value"] = pd.Series([values[keys[cell]][index] for cell, index in found], long.index, "float64")
+    long = long[long["value"].notna()].sort_values("date", kind="stable")
+    long = long[~long["shipped"] | long.groupby("cell")["shipped"].transform("all")]
+    long = long[long["n"] == long.groupby("cell")["n"].transform("last")]
+    long = long.drop_duplicates(["cell", "seed"], keep="last").sort_values(["cell", "seed"])
+    columns = {column.key: column for column in spec.columns}
+    pairs = zip(long["cell"], long["floors"], strict=True)
+    long["floors"] = pd.Series([_floors(columns[keys[cell]], floors) for cell, floors in pairs], long.index, "object")
     sources = [
-        {"run": run, "seed": seed if isinstance(seed, int) else None, "date": date[:10], "value": value}
-        for run, seed, date, value in zip(rows["run"], rows["seed"].tolist(), rows["date"], rows["value"], strict=True)
+        {"run": run, "seed": None if pd.isna(seed) else int(seed), "date": date[:10], "value": value}
+        for run, seed, date, value in long[["run", "seed", "date", "value"]].itertuples(index=False)
     ]
-    mean = {"value": rows["value"].mean(), "sd": rows["value"].std(), "n": int(rows["n"].iloc[0])}
-    origin = {"split": rows["split"].iloc[0], "sources": sources, "shipped": bool(rows["shipped"].iloc[0])}
-    return {**mean, **origin, "floors": _floors(column, rows["floors"])}
+    groups = long.assign(sources=pd.Series(sources, long.index, "object"), sd=long["value"]).groupby("cell")
+    how: dict[str, Any] = {"value": "mean", "sd": "std", "sources": list, "floors": list}
+    return groups.agg({**how, **dict.fromkeys(("n", "split", "shipped"), "first")})
 
 
-def _floors(column: Column, floors: Iterable[Mapping[str, Mapping[str, float]]]) -> list[tuple[float, float]]:
+def _floors(column: Column, floors: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
     """Return the column's metric of the whole image and of a centred box, where an evaluation has both."""
-    pairs = [[column.value(one.get(name, {})) for name in ("full_image", "centred_box")] for one in floors]
-    return [(full, centred) for full, centred in pairs if full is not None and centred is not None]
+    full, centred = (column.value(floors.get(name, {})) for name in ("full_image", "centred_box"))
+    return None if full is None or centred is None else (full, centred)
+
+
+def _with_commands(table: BuiltTable, rows: pd.DataFrame, runs: Path) -> BuiltTable:
+    """Give each empty cell of the paper's the command that measures it."""
+    import pandas as pd
+
+    spec, ground = table.spec, table.ground
+    own = rows.loc[~rows["shipped"]].sort_values("date", kind="stable")[[*KNOWN]].to_dict("records")
+    rows_by_id, columns = ({row.id: row for row in spec.rows}, {column.key: column for column in spec.columns})
+    commands: list[str | None] = []
+    for cell in table.cells.to_dict("records"):
+        if cell["extra"] or isinstance(cell["quoted"], str) or cell["value"] == cell["value"]:
+            commands.append(None)
+            continue
+        row, column = rows_by_id[cell["id"]], columns[cell["key"]]
+        key = cell_key(row, column, ground.argument) if own else None
+        trained = [one["run"] for one in own if key is not None and key.is_network_of(one)]
+        commands.append(build_command(spec, row, column, ground, trained[-1] if trained else None, runs))
+    return replace(table, cells=table.cells.assign(command=pd.Series(commands, table.cells.index, "object")))
 
 
 def _without_idle_columns(table: BuiltTable) -> BuiltTable:
@@ -222,39 +261,34 @@ def _mark_best(table: BuiltTable) -> BuiltTable:
 # --- rows that the paper does not have ------------------------------------------------------------------------------
 
 
-def _other_cells(spec: TableSpec, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the cells of one row per further experiment on the table's ground: other networks, heads, maps or rules.
+def _add_others(
+    spec: TableSpec, rows: Mapping[int, Mapping[Any, Any]], cells: list[dict[str, Any]], found: list[tuple[int, int]]
+) -> None:
+    """Add one row per further experiment on the table's ground: other networks, heads, maps or box rules.
 
     Settings in which the table's columns differ do not make rows differ.
     """
     asked = {option for row in spec.rows for option in row.evaluate.asked()}
     options = sorted(asked.union(EXTRAS if asked else ()))  # numbers made with and without one of them never mix
     per_column = {key for column in spec.columns for key in column.config}
-    cells = []
-    identity = [_experiment(row, options, per_column) for row in rows.to_dict("records")]
-    for _, group in rows.groupby(identity, sort=False):
-        first = group.iloc[0].to_dict()
-        labels = _labels(spec, first, options)
-        note = _departures(first, per_column)
-        measured = [_mean(column, _of_column(column, group)) for column in spec.columns]
-        if any(measured):
-            cells += [
-                _labelled(f"run:{first['run']}", labels, column, extra=True, note=note) | cell
-                for column, cell in zip(spec.columns, measured, strict=True)
-            ]
-    return cells
+    experiments: dict[str, list[int]] = {}
+    for index, row in rows.items():
+        experiments.setdefault(_experiment(row, options, per_column), []).append(index)
+    for members in experiments.values():
+        first = rows[members[0]]
+        about = {
+            **{"id": f"run:{first['run']}", "labels": _labels(spec, first, options), "extra": True},
+            **{"note": _departures(first, per_column), "paper_bold": False},
+        }
+        for column in spec.columns:
+            found += [(len(cells), one) for one in members if column.config.items() <= rows[one]["changed"].items()]
+            cells.append({**about, "key": column.key, "quoted": column.quoted})
 
 
 def _experiment(row: Mapping[Any, Any], options: Iterable[str], ignored: Collection[str]) -> str:
     """Return what two rows share that differ in their seed alone; of the evaluation only ``options`` count."""
     network = [row["recipe"], row["backbone"], row["method"], row["changed"] | dict.fromkeys(ignored)]
     return json.dumps([network, [row["options"].get(option) for option in options]], sort_keys=True)
-
-
-def _of_column(column: Column, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that have the column's own settings."""
-    own = column.config.items()
-    return rows[rows["changed"].map(lambda changed: all(changed.get(key) == value for key, value in own))]
 
 
 def _departures(row: Mapping[Any, Any], ignored: Collection[str]) -> str | None:

@@ -13,6 +13,8 @@ from gwapctl.paper.specification import Column
 if TYPE_CHECKING:
     import pandas as pd
 
+Cell = Mapping[Any, Any]  # a row of a table's cells
+
 WIDE_FROM = 3  # columns of numbers: measured ones stand below the paper's instead of beside them
 DASH = "–"
 SHIPPED = "Measured by the authors of gwapctl (`models/results.csv`); `--no-shipped` leaves it out."
@@ -73,18 +75,16 @@ def make_grid(table: BuiltTable, *, commands: bool = False) -> Grid:
     import pandas as pd
 
     stacked = _beside_paper(table) and _is_wide(table)
+    cells, shared = table.rows(), _shared(table)
     rows: list[list[Entry]] = []
     breaks: set[int] = set()
-    above: Any = None
-    for _, cells in table.cells.groupby("row", sort=False):
-        part = _part(table, cells.iloc[0].to_dict())
-        breaks |= {len(rows)} if above not in (None, part) else set()
-        above = part
-        rows += _stacked_rows(table, cells) if stacked else [_row(table, cells)]
-    texts = {} if commands else {entry.note: "" for row in rows for entry in row if entry.kind == "empty"}
-    notes = dict.fromkeys(texts.get(one.note, one.note) for row in rows for one in row)
-    marks = {text: note_mark(index) for index, text in enumerate(filter(None, notes))}
+    for index, row in enumerate(cells):
+        if index and _part(table, row[0]) != _part(table, cells[index - 1][0]):
+            breaks.add(len(rows))
+        rows += _stacked_rows(table, row, shared) if stacked else [_row(table, row, shared)]
     empty = {one.note for row in rows for one in row if one.kind == "empty"}
+    notes = dict.fromkeys(one.note for row in rows for one in row if one.note and (commands or one.note not in empty))
+    marks = {text: note_mark(index) for index, text in enumerate(notes)}
     marked = [[replace(one, mark=marks.get(one.note, "")) for one in row] for row in rows]
     labels = [(name, "") for name in table.spec.label_columns] + [("", "")] * stacked
     heads = pd.MultiIndex.from_tuples([*labels, *_heads(table, stacked)])
@@ -94,7 +94,7 @@ def make_grid(table: BuiltTable, *, commands: bool = False) -> Grid:
         entries=pd.DataFrame(marked, columns=heads, dtype=object),
         labels=len(labels),
         breaks=frozenset(breaks),
-        remarks=(*([] if commands else _empty_cells(table)), *_remarks(table)),
+        remarks=(*([] if commands else _empty_cells(table)), *_remarks(table, shared)),
         notes=tuple(Note(mark, text, text in empty) for text, mark in marks.items()),
     )
 
@@ -104,7 +104,7 @@ def note_mark(index: int) -> str:
     return (note_mark(index // 26 - 1) if index >= 26 else "") + "abcdefghijklmnopqrstuvwxyz"[index % 26]
 
 
-def _part(table: BuiltTable, cell: Mapping[Any, Any]) -> tuple[Any, ...]:
+def _part(table: BuiltTable, cell: Cell) -> tuple[Any, ...]:
     """Return what rows of one part of the table share: a network, or that the paper does not have them."""
     if not table.spec.of_a_paper:
         return (cell["recipe"],)
@@ -137,15 +137,15 @@ def _measured_on(table: BuiltTable) -> str:
     return f"{ground.dataset} {ground.split or ''}".strip()
 
 
-def _pairs(table: BuiltTable, cells: pd.DataFrame) -> list[tuple[Entry, Entry]]:
+def _pairs(table: BuiltTable, row: Sequence[Cell], shared: Sequence[str]) -> list[tuple[Entry, Entry]]:
     """Return the paper's and the measured entry of each column of a row."""
-    pairs, shared = zip(table.spec.columns, cells.to_dict("records"), strict=True), _shared(table)
+    pairs = zip(table.spec.columns, row, strict=True)
     return [(_paper(column, cell), _measured(column, cell, table, shared)) for column, cell in pairs]
 
 
-def _row(table: BuiltTable, cells: pd.DataFrame) -> list[Entry]:
-    labels = [Entry(label) for label in cells["labels"].iloc[0]]
-    pairs = _pairs(table, cells)
+def _row(table: BuiltTable, row: Sequence[Cell], shared: Sequence[str]) -> list[Entry]:
+    labels = [Entry(label) for label in row[0]["labels"]]
+    pairs = _pairs(table, row, shared)
     if _beside_paper(table):
         return [*labels, *[entry for pair in pairs for entry in pair]]
     measured = [entry for _, entry in pairs]
@@ -158,21 +158,21 @@ def _noted_once(entries: Sequence[Entry]) -> list[Entry]:
     return [one if last[one.note] == index else replace(one, note="") for index, one in enumerate(entries)]
 
 
-def _stacked_rows(table: BuiltTable, cells: pd.DataFrame) -> list[list[Entry]]:
-    paper, measured = ([*entries] for entries in zip(*_pairs(table, cells), strict=True))
-    labels = [Entry(label) for label in cells["labels"].iloc[0]]
+def _stacked_rows(table: BuiltTable, row: Sequence[Cell], shared: Sequence[str]) -> list[list[Entry]]:
+    paper, measured = ([*entries] for entries in zip(*_pairs(table, row, shared), strict=True))
+    labels = [Entry(label) for label in row[0]["labels"]]
     rows = [[*labels, Entry("paper"), *paper]] if any(entry.text for entry in paper) else []
     if any(entry.kind in ("measured", "empty") for entry in measured):
         rows.append([*([Entry()] * len(labels) if rows else labels), Entry("measured"), *measured])
     return rows
 
 
-def _paper(column: Column, cell: Mapping[Any, Any]) -> Entry:
+def _paper(column: Column, cell: Cell) -> Entry:
     text = "" if cell["paper"] != cell["paper"] else f"{cell['paper']:.{column.decimals}f}"
     return Entry(text, cell["paper_bold"], "paper")
 
 
-def _measured(column: Column, cell: Mapping[Any, Any], table: BuiltTable, shared: Sequence[str]) -> Entry:
+def _measured(column: Column, cell: Cell, table: BuiltTable, shared: Sequence[str]) -> Entry:
     if cell["sources"]:
         mean, sd = (f"{cell[name]:.{column.decimals}f}" for name in ("value", "sd"))
         text = mean if len(cell["sources"]) == 1 else f"{mean} ± {sd}"
@@ -183,7 +183,7 @@ def _measured(column: Column, cell: Mapping[Any, Any], table: BuiltTable, shared
     return Entry(DASH if isinstance(cell["quoted"], str) else "", False, "quoted")
 
 
-def provenance(table: BuiltTable, cell: Mapping[Any, Any]) -> list[str]:
+def provenance(table: BuiltTable, cell: Cell) -> list[str]:
     """Say where a measured number comes from: runs, data set, split, images, seeds, date, and what to know besides."""
     sources = cell["sources"]
     first, *more = [source["run"] for source in sources]
@@ -213,7 +213,7 @@ def _empty_cells(table: BuiltTable) -> list[str]:
     return [said] if count else []
 
 
-def _remarks(table: BuiltTable) -> list[str]:
+def _remarks(table: BuiltTable, shared: Sequence[str]) -> list[str]:
     """Say what holds for the whole table: which numbers can only be quoted, and the floors of its metrics."""
     reasons: dict[str, list[str]] = {}
     for column in table.spec.columns:
@@ -222,13 +222,13 @@ def _remarks(table: BuiltTable) -> list[str]:
     for row in table.spec.rows:
         if row.quoted is not None:
             reasons.setdefault(row.quoted, []).append(row.labels[0])
-    said = "; ".join(f"{', '.join(what)}: {reason}" for reason, what in reasons.items())
-    quoted = [f"{DASH} quoted only, not measured here ({said})."] if said and table.ground.home else []
+    why = "; ".join(f"{', '.join(what)}: {reason}" for reason, what in reasons.items())
+    quoted = [f"{DASH} quoted only, not measured here ({why})."] if why and table.ground.home else []
     remarks = table.spec.remarks if table.ground.home or not table.spec.of_a_paper else ()
     paper = [f"Paper: {table.spec.source}."] if _beside_paper(table) else []
-    shared = [f"All measured: {'; '.join(_shared(table))}."] if _shared(table) else []
+    said = [f"All measured: {'; '.join(shared)}."] if shared else []
     ours = [SHIPPED] if table.cells["shipped"].any() else []
-    return [*quoted, *_floors(table), *remarks, *paper, *shared, *ours]
+    return [*quoted, *_floors(table), *remarks, *paper, *said, *ours]
 
 
 def _floors(table: BuiltTable) -> list[str]:

@@ -70,6 +70,54 @@ def concerned(spec: TableSpec, rows: pd.DataFrame) -> pd.DataFrame:
 # --- the key --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Key:
+    """What a measured row must have to stand in a cell; ``own`` are the sides of the network's input."""
+
+    recipe: str
+    settings: str
+    wanted: EvaluateOptions
+    own: frozenset[int]
+
+    def is_network_of(self, row: Mapping[Any, Any]) -> bool:
+        """Tell whether a measured row is of the cell's network."""
+        return (row["recipe"], row["settings"]) == (self.recipe, self.settings)
+
+    def fits(self, row: Mapping[Any, Any]) -> bool:
+        """Tell whether a measured row is of the cell's network, evaluated as the cell asks.
+
+        The papers warp and do not flip. Where a cell asks for no map, scales or box rule, its number does not depend on
+        it.
+        """
+        return self.is_network_of(row) and self._is_evaluation(row["options"])
+
+    def _is_evaluation(self, options: Mapping[str, Any]) -> bool:
+        asked = {name: getattr(self.wanted, name) for name in self.wanted.asked() if name not in ("timing", "scales")}
+        fixed = {"flip": False, "resize": "warp"} if self.wanted.asked() else {}
+        used = {**options, **{name: options.get(name) or value for name, value in UNSAID.items()}}
+        exact = all(_plain(used.get(name)) == _plain(value) for name, value in {**EXTRAS, **fixed, **asked}.items())
+        scales = [*(options.get("scales") or ())]
+        if self.wanted.scales == "own":
+            return exact and (len(scales) <= 1 if len(self.own) != 1 else scales in ([], [*self.own]))
+        return exact and (self.wanted.scales is None or scales == [*self.wanted.scales])
+
+
+def _plain(value: Any) -> Any:
+    return [*map(str, value)] if isinstance(value, list | tuple) else value
+
+
+def cell_key(row: Row, column: Column, dataset: str) -> Key:
+    """Return the key of a cell on ``dataset``.
+
+    Raises:
+        DataError: this version does not have the row's recipe.
+        UsageError: the profile's settings are wrong.
+
+    """
+    config, settings = _network(str(row.recipe), _settings(row, column), dataset)
+    return Key(str(row.recipe), settings, row.evaluate, frozenset(getattr(config, "image_size", ())))
+
+
 def cell_config(row: Row, column: Column, dataset: str, seed: int = 0) -> Config:
     """Return the settings of one row, column and seed on ``dataset``: recipe, then profile, then column.
 
@@ -78,47 +126,20 @@ def cell_config(row: Row, column: Column, dataset: str, seed: int = 0) -> Config
         UsageError: the profile's settings are wrong.
 
     """
-    return _config(str(row.recipe), json.dumps({**row.instead, **column.config, "seed": seed}), dataset)
+    return _network(str(row.recipe), _settings(row, column), dataset)[0].model_copy(update={"seed": seed})
+
+
+def _settings(row: Row, column: Column) -> str:
+    return json.dumps({**row.instead, **column.config})
 
 
 @cache
-def _config(recipe: str, settings: str, dataset: str) -> Config:
+def _network(recipe: str, settings: str, dataset: str) -> tuple[Config, str]:
     file = recipe_file(recipe)
     if file is None:
         raise DataError(f"there is no recipe models/recipes/{recipe}.toml. Install gwapctl again.")
-    return build_train_config(dataset, file, json.loads(settings))
-
-
-def trainings(row: Row, column: Column, rows: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Return the rows whose network is the cell's, trained on the same data."""
-    config = cell_config(row, column, dataset)
-    return rows[(rows["recipe"] == row.recipe) & (rows["settings"] == settings_hash(config))]
-
-
-def evaluations(row: Row, column: Column, rows: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Return the rows of a cell: its network, evaluated as the row asks."""
-    found = trainings(row, column, rows, dataset)
-    own = set(getattr(cell_config(row, column, dataset), "image_size", ()))
-    return found[found["options"].map(lambda options: _fits(row.evaluate, options, own)).astype(bool)]
-
-
-def _fits(wanted: EvaluateOptions, options: Mapping[str, Any], own: set[int]) -> bool:
-    """Tell whether an evaluation was made with the ``wanted`` options; ``own`` are the sides of the model's input.
-
-    The papers warp and do not flip. Where a row asks for no map, scales or box rule, its number does not depend on it.
-    """
-    asked = {name: getattr(wanted, name) for name in wanted.asked() if name not in ("timing", "scales")}
-    fixed = {"flip": False, "resize": "warp"} if wanted.asked() else {}
-    used = {**options, **{name: options.get(name) or value for name, value in UNSAID.items()}}
-    exact = all(_plain(used.get(name)) == _plain(value) for name, value in {**EXTRAS, **fixed, **asked}.items())
-    scales = [*(options.get("scales") or ())]
-    if wanted.scales == "own":
-        return exact and (len(scales) <= 1 if len(own) != 1 else scales in ([], [*own]))
-    return exact and (wanted.scales is None or scales == [*wanted.scales])
-
-
-def _plain(value: Any) -> Any:
-    return [*map(str, value)] if isinstance(value, list | tuple) else value
+    config = build_train_config(dataset, file, json.loads(settings))
+    return config, settings_hash(config)
 
 
 # --- commands of empty cells ----------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def render_html(tables: Sequence[BuiltTable], *, commands: bool = False) -> str:
 LATEX = {
     **{sign: f"\\{sign}" for sign in "{}$&%#_"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"},
-    **{">": r"\textgreater{}", "σ": r"$\sigma$", "α": r"$\alpha$", "±": r"$\pm$", "–": "--"},
+    **{">": r"\textgreater{}", "σ": r"$\sigma$", "α": r"$\alpha$", "±": r"$\pm$", "–": "--", "…": r"\ldots{}"},
 }
 
 
@@ -81,7 +81,8 @@ def _latex(table: BuiltTable, commands: bool) -> str:
         above = (["\\midrule"] if index in grid.breaks else []) + [f"% empty; to fill it: {one}" for one in wanted]
         lines[index] = "\n".join([*dict.fromkeys(above), lines[index]])
     ground = "" if table.ground.home else f"-{table.ground.name}"
-    label = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in ground)
+    profile = "" if table.spec.profile is None or table.ground.home else f"-{table.spec.profile}"
+    label = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in ground + profile)
     below = [tex(remark).replace("`", "") for remark in grid.remarks]
     below += [rf"\textsuperscript{{{note.mark}}} {tex(note.text)}" for note in grid.notes if not note.is_command]
     return "\n".join(
@@ -101,11 +102,11 @@ def _latex(table: BuiltTable, commands: bool) -> str:
 
 def _with_rules(lines: list[str], grid: Grid) -> list[str]:
     """Put a thin line below a name that the paper's and the measured column share; pandas draws none."""
-    rules, place = [], 1
+    rules, first = [], 1
     for _, members in groupby(grid.heads, key=lambda head: head[0]):
         whose = [one for _, one in members]
-        rules += [rf"\cmidrule(lr){{{place}-{place + len(whose) - 1}}}"] if len(whose) > 1 and any(whose) else []
-        place += len(whose)
+        rules += [rf"\cmidrule(lr){{{first}-{first + len(whose) - 1}}}"] if len(whose) > 1 and any(whose) else []
+        first += len(whose)
     return [*lines[:3], *rules, *lines[3:]]
 
 
@@ -171,12 +172,11 @@ def _document(table: BuiltTable) -> dict[str, Any]:
 def _rows(table: BuiltTable) -> list[dict[str, Any]]:
     """Return the rows with their numbers, and the commands for what is missing, as plain dicts."""
     rows = []
-    for _, cells in table.cells.groupby("row", sort=False):
-        first = cells.iloc[0]
-        pairs = zip(table.spec.columns, cells.to_dict("records"), strict=True)
+    for cells in table.rows():
+        pairs = zip(table.spec.columns, cells, strict=True)
         numbers = [number for column, cell in pairs for number in _numbers(table, column, cell)]
-        recipe = first["recipe"] if isinstance(first["recipe"], str) else None
-        rows.append({"id": first["id"], "labels": list(first["labels"]), "recipe": recipe, "cells": numbers})
+        recipe = cells[0]["recipe"] if isinstance(cells[0]["recipe"], str) else None
+        rows.append({"id": cells[0]["id"], "labels": list(cells[0]["labels"]), "recipe": recipe, "cells": numbers})
     return rows
 
 

@@ -19,7 +19,7 @@ from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.errors import DataError, GwapctlError, unknown_name
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.files import prepare_output_folder
-from gwapctl.paper.lookup import cell_config, concerned, evaluations, home_ground, run_name
+from gwapctl.paper.lookup import cell_config, cell_key, concerned, home_ground, run_name
 from gwapctl.paper.measured import Config, run_config, run_rows, settings_hash
 from gwapctl.paper.specification import Column, Row, TableSpec
 from gwapctl.progress import ProgressCallback
@@ -128,7 +128,9 @@ class Plan:
         rows = concerned(self.spec, run_rows([work.run]))
         # a folder's data set may have a name of its own, which its run knows
         asked = rows["trained_on"] if self.evaluated_on == self.dataset else self.evaluated_on
-        found = evaluations(reading.row, reading.columns[0], rows[rows["dataset"] == asked], self.dataset)
+        key = cell_key(reading.row, reading.columns[0], self.dataset)
+        rows = rows[rows["dataset"] == asked]
+        found = rows.loc[[index for index, row in rows.to_dict("index").items() if key.fits(row)]]
         return bool(found.reindex(columns=reading.metrics).notna().all(axis=1).any())
 
     def cost(self, work: Work) -> Cost:
@@ -238,9 +240,9 @@ def carry_out(
         failures.append(Failure(rows, work.config.seed, f"{what} of {work.name}", _why(error)))
         say(f"{where}: {what} failed: {_why(error)}")
 
-    for place, work in enumerate(plan.works, start=1):
+    for index, work in enumerate(plan.works, start=1):
         rows = tuple(dict.fromkeys(reading.row.id for reading in work.readings))
-        where = f"[{place}/{len(plan.works)}] {', '.join(rows)}, seed {work.config.seed}"
+        where = f"[{index}/{len(plan.works)}] {', '.join(rows)}, seed {work.config.seed}"
         try:
             if work.state != "trained":
                 before(work.config)
