@@ -177,7 +177,7 @@ def _record(runs: Path, file: Path) -> None:
 
 
 def _write(text: str, out: Path | None, overwrite: bool) -> None:
-    from gwapctl.paper.output import write_report
+    from gwapctl.paper.pages import write_report
 
     if out is None:
         console.print_text(text)

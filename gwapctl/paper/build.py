@@ -149,9 +149,9 @@ def _match(
     for row in spec.rows:
         for column in spec.columns:
             candidates = of_recipe.get(row.recipe, ()) if (row.quoted or column.quoted) is None else ()
-            if len(candidates):
-                key = cell_key(row, column, ground.argument)
-                found += [(len(cells), index) for index in candidates if key.fits(records[index])]
+            for index in candidates:
+                if cell_key(row, column, records[index]["source"]).fits(records[index]):
+                    found.append((len(cells), index))
             cells.append(_paper_cell(row, column, home=ground.home))
     if others and spec.of_a_paper:
         placed = {index for _, index in found} | {*rows.index[rows["shipped"]]}
@@ -231,8 +231,7 @@ def _with_commands(table: BuiltTable, rows: pd.DataFrame, runs: Path) -> BuiltTa
             commands.append(None)
             continue
         row, column = rows_by_id[cell["id"]], columns[cell["key"]]
-        key = cell_key(row, column, ground.argument) if own else None
-        trained = [one["run"] for one in own if key is not None and key.is_network_of(one)]
+        trained = [one["run"] for one in own if cell_key(row, column, one["source"]).is_network_of(one)]
         commands.append(build_command(spec, row, column, ground, trained[-1] if trained else None, runs))
     return replace(table, cells=table.cells.assign(command=pd.Series(commands, table.cells.index, "object")))
 

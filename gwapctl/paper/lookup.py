@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 
 def cell_key(row: Row, column: Column, dataset: str) -> Key:
-    """Return the key of a cell on ``dataset``.
+    """Return the key of a cell for rows that were trained on ``dataset``, as the command line names it.
 
     Raises:
         DataError: this version does not have the row's recipe.

@@ -7,13 +7,14 @@ the recipe of its training, the settings by which a run is recognised, and the o
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from gwapctl.errors import DataError, unknown_name
+from gwapctl.files import read_text
 from gwapctl.networks.zoo import zoo_folder
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ EXTRAS: dict[str, Setting | None] = {
     "backprop_seg": "none",
     "guesses": None,
 }
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Frozen(BaseModel):
@@ -206,19 +210,29 @@ def load_table(name: str) -> TableSpec:
 
 
 def read_table(file: Path) -> TableSpec:
-    """Read a table specification from a TOML file.
+    """Read a table specification from a TOML file; ``train_dataset`` is its ``dataset`` where it does not say.
+
+    Raises:
+        DataError: the file is missing or broken; the message lists every mistake.
+
+    """
+    return read_toml(
+        TableSpec, file, "table", lambda stated: {"train_dataset": stated.get("dataset"), "name": file.stem}
+    )
+
+
+def read_toml(model: type[Model], file: Path, what: str, usual: Callable[[dict[str, Any]], dict[str, Any]]) -> Model:
+    """Read a ``model`` from a TOML file; ``usual`` are the values of what it does not state.
 
     Raises:
         DataError: the file is missing or broken; the message lists every mistake.
 
     """
     try:
-        document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"cannot read the table {file}: {error}. Install gwapctl again.") from error
-    document.setdefault("train_dataset", document.get("dataset"))
-    try:
-        return TableSpec.model_validate({"name": file.stem, **document})
+        stated = tomllib.loads(read_text(file))
+        return model.model_validate({**usual(stated), **stated})
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"cannot read the {what} {file}: {error}.") from error
     except ValidationError as error:
-        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'table'}: {item['msg']}" for item in error.errors()]
-        raise DataError(f"{file} is not a table: {'; '.join(mistakes)}.") from error
+        mistakes = [f"{'.'.join(map(str, item['loc'])) or what}: {item['msg']}" for item in error.errors()]
+        raise DataError(f"{file} is not a {what}: {'; '.join(mistakes)}.") from error
