@@ -88,6 +88,7 @@ def test_the_command_records_and_says_how_many(tmp_path: Path, run_cli: Callable
     assert done.code == 0, done.stderr
     assert "recorded 1 evaluations of 1 runs" in done.stderr
     assert len(read_results(file)) == 1
+    assert run_cli("report", "--table", "i", "--record", file).code == 2
     missing = run_cli("report", "--runs", tmp_path / "nowhere", "--record", file)
     assert missing.code == 2
     assert "nowhere is not a folder" in missing.stderr

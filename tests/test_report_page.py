@@ -242,6 +242,14 @@ def test_tables_as_html(run: Run) -> None:
     assert "TABLE I on pets test (1,500 images)" in page.text
 
 
+def test_what_ships_as_html() -> None:
+    text = render_tables(build_tables("all", shipped=True), "html", commands=True)
+    page = Page(text)
+    assert_self_contained(page, text)
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    assert "Stand-in for TABLE V on fruits-voc test (60 images)" in page.text
+
+
 def test_not_a_run_and_existing_files_are_refused(bare: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no run\.json"):
         write_run_page(tmp_path)

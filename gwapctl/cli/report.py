@@ -153,7 +153,7 @@ def report(
         from gwapctl.paper.run_page import write_run_page
 
         console.print_text(str(write_run_page(run, out, root=root, overwrite=overwrite)))
-    elif table is not None and run is None and figure is None:
+    elif table is not None and run is None and figure is None and record is None:
         from gwapctl.paper.tables import build_tables, render_tables
 
         kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
