@@ -8,13 +8,18 @@ IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
 
-.PHONY: demo test lint lock
+.PHONY: demo test test-slow lint lock
 
 demo: $(VENV)/.installed
 	$(BIN)/gwapctl demo --overwrite
 
+# One file's tests stay together, for they share what is trained for them.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
+
+# Proofs that take their time: the whole of what a new user does.
+test-slow: $(VENV)/.installed
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

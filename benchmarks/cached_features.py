@@ -19,14 +19,17 @@ import torch
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.device import keep_freed_memory, resolve_device
-from gwapctl.train.classification import train_step
+from gwapctl.train.checkpoint import Training
+from gwapctl.train.classification import ClassificationTask
+from gwapctl.train.data import load_train_data
 from gwapctl.train.feature_cache import FeatureCache, size_text
-from gwapctl.train.setup import Training, load_train_data
+from gwapctl.train.loop import train_step
+from gwapctl.train.task import Resources
 
 TARGET = 20
 
 
-def start(folder: Path, options: argparse.Namespace, device: torch.device) -> Training:
+def start(folder: Path, options: argparse.Namespace, device: torch.device) -> ClassificationTask:
     """Set a training of the head up, as ``gwapctl train`` does."""
     settings = {
         "backbone": options.backbone,
@@ -39,17 +42,17 @@ def start(folder: Path, options: argparse.Namespace, device: torch.device) -> Tr
     }
     config = build_train_config(str(folder), None, settings)
     assert isinstance(config, TrainConfig)
-    return Training(config, load_train_data(config, None), device, None)
+    return ClassificationTask(config, load_train_data(config, None), Resources(device))
 
 
-def seconds_of_epoch(training: Training) -> float:
+def seconds_of_epoch(task: ClassificationTask, training: Training) -> float:
     """Run one epoch of steps and return how long it took."""
-    network, batches = training.network(training.model), training.batches()
+    batches = task.batches(training.iteration)
     began = time.perf_counter()
-    for _ in range(training.per_epoch):
-        train_step(training, network, batches, 1e-3)
+    for _ in range(task.per_epoch):
+        train_step(training, batches, 1e-3)
         training.iteration += 1
-    if training.device.type == "cuda":
+    if task.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
 
@@ -69,22 +72,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # 60 % of them are for training
         make_synthetic_voc(Path(folder) / "scenes", images=round(options.images / 0.6), seed=0)
-        training = start(Path(folder) / "scenes", options, device)
-        train = training.data.train
-        slow = seconds_of_epoch(training)
+        task = start(Path(folder) / "scenes", options, device)
+        training, train = Training(task), task.data.train
+        slow = seconds_of_epoch(task, training)
         cache = FeatureCache(
             Path(folder) / "cache",
-            training.model,
+            task.model,
             train,
-            size=training.config.image_size,
-            precision=training.config.precision,
+            size=task.config.image_size,
+            precision=task.config.precision,
             mirrored=True,
         )
         size, began = cache.missing_bytes(), time.perf_counter()
-        cache.fill(training.model)
+        cache.fill(task.model)
         filling = time.perf_counter() - began
-        training.features = cache
-        fast = min(seconds_of_epoch(training) for _ in range(options.epochs))
+        task.read(cache)
+        fast = min(seconds_of_epoch(task, training) for _ in range(options.epochs))
     shape = " x ".join(map(str, cache.shape))
     print(f"{options.backbone}, {options.size} px, {len(train)} images, batch {options.batch}, {device.type}")
     print(f"backbone and head  {slow:>8.2f} s per epoch")

@@ -6,7 +6,7 @@ The plain loop is torchvision's reference loop in its defaults: fp32, contiguous
 same network with the same loss and optimizer. Ours is the step of ``gwapctl train``: channels last, bf16 where the
 processor has it, memory kept between steps. Every contender runs in a process of its own, in turns; the best round of
 each counts. Images are made up, so reading them is not part of it. Targets: 2 times the plain loop, and gwap within 2 %
-of gap. With --compile also the step of ``gwapctl train --compile``; minutes of compiling come before it.
+of gap. With --compile also the step of ``gwapctl train --set compile=true``; minutes of compiling come before it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ TARGET, HEAD_TARGET = 2.0, 0.02
 
 
 def our_step(options: argparse.Namespace, head: str, *, compiled: bool) -> Callable[[], object]:
-    """Return one step of ``gwapctl.train.classification`` on a batch of noise."""
+    """Return one step of ``gwapctl.train.loop`` on a batch of noise."""
     import torch
 
     from gwapctl.config import build_train_config
     from gwapctl.datasets.base import ClassName, Sample
     from gwapctl.device import keep_freed_memory, resolve_device
-    from gwapctl.train.classification import train_step
-    from gwapctl.train.setup import Training
+    from gwapctl.train.checkpoint import Training
+    from gwapctl.train.classification import ClassificationTask
+    from gwapctl.train.loop import train_step
+    from gwapctl.train.task import Resources
 
     class Names:
         name, multi_label = "noise", True
@@ -45,11 +47,13 @@ def our_step(options: argparse.Namespace, head: str, *, compiled: bool) -> Calla
     if device.type == "cpu":
         keep_freed_memory()
     settings = {"backbone": options.backbone, "head": head, "weights": "none", "batch_size": options.batch, "epochs": 1}
-    training = Training(build_train_config("noise", None, settings), Data(), device, None)  # type: ignore[arg-type]
+    if compiled:
+        settings["compile"] = True
+    config = build_train_config("noise", None, settings)
+    training = Training(ClassificationTask(config, Data(), Resources(device)))  # type: ignore[arg-type]
     images = torch.randint(0, 256, (options.batch, options.size, options.size, 3), dtype=torch.uint8)
     batches = itertools.repeat((images.permute(0, 3, 1, 2), torch.arange(options.batch)))
-    model = torch.compile(training.model) if compiled else training.model
-    return lambda: train_step(training, model, batches, 1e-3)  # type: ignore[arg-type]
+    return lambda: train_step(training, batches, 1e-3)
 
 
 def plain_step(options: argparse.Namespace) -> Callable[[], object]:

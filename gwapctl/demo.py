@@ -19,7 +19,7 @@ import numpy as np
 import skimage.data
 
 from gwapctl import evaluate
-from gwapctl.config import TrainConfig, build_train_config
+from gwapctl.config import build_train_config
 from gwapctl.datasets import open_dataset, reporting_split
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.draw import ImageArray, write_jpeg, write_png
@@ -84,7 +84,8 @@ def run_demo(
         DataError: something cannot be written.
 
     """
-    from gwapctl.train.classification import train
+    from gwapctl.train.loop import train
+    from gwapctl.train.task import Listener
 
     prepare_output_folder(folder, overwrite=overwrite)
     demo = Demo(
@@ -105,9 +106,8 @@ def run_demo(
     with step("3/7 training") as progress:
         demo.run.mkdir(exist_ok=True)
         config = build_train_config(str(demo.data), None, {**SETTINGS, "seed": seed})
-        assert isinstance(config, TrainConfig)  # SETTINGS ask for no detector
         with _one_thread():
-            train(config, demo.run, progress=progress)
+            train(config, demo.run, listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:
         options = evaluate.Options(map=MAP, scales=SCALES, calibrate=True)
         demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress))

@@ -31,8 +31,11 @@ from gwapctl.networks.transforms import TrainingBatches, TrainingImages, load_ba
 from gwapctl.progress import Progress
 from gwapctl.regions import normalise
 from gwapctl.runs import Run
-from gwapctl.train.classification import train, train_step
-from gwapctl.train.setup import Training, load_train_data
+from gwapctl.train.checkpoint import Training
+from gwapctl.train.classification import ClassificationTask
+from gwapctl.train.data import load_train_data
+from gwapctl.train.loop import train, train_step
+from gwapctl.train.task import Listener, Resources
 
 CHANNELS, CLASSES, GRID = 7, 5, (3, 4)
 NARROW = {"hidden": 6, "foreground_hidden": 4}
@@ -100,7 +103,12 @@ def config_for(folder: Path, **changes: Any) -> TrainConfig:
 
 def start(config: TrainConfig, out: Path, **options: Any) -> Run:
     out.mkdir(parents=True, exist_ok=True)
-    return train(config, out, device="cpu", workers=0, **options)
+    listener = Listener(progress=options.pop("progress", None))
+    return train(config, out, device="cpu", workers=0, listener=listener, **options)
+
+
+def task_of(config: TrainConfig) -> ClassificationTask:
+    return ClassificationTask(config, load_train_data(config, None), Resources(torch.device("cpu")))
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
@@ -270,9 +278,9 @@ def test_an_eighth_of_the_batch_and_at_least_one() -> None:
 
 def test_a_background_drawn_twice_is_cut_twice(voc: Path, grounds: Path) -> None:
     config = config_for(voc, background=str(grounds), batch_size=16)
-    training = Training(config, load_train_data(config, None), torch.device("cpu"), None)
-    assert training.backgrounds_per_batch == 2
-    images = TrainingImages([*training.data.train, *training.data.background], config.seed, flip=True, min_crop=0.6)
+    task = task_of(config)
+    assert task.backgrounds_per_batch == 2
+    images = TrainingImages([*task.data.train, *task.data.background], config.seed, flip=True, min_crop=0.6)
     keys = [key for batch in TrainingBatches(18, 16, ((40, 32),), 0, 0, 9, 3, 2) for key in batch[16:]]
     batch, _ = next(iter(load_batches(images, [keys], 0)))
     assert len(batch.flatten(1).unique(dim=0)) == len(set(keys)) > 3
@@ -285,19 +293,19 @@ def test_without_both_losses_it_is_cam_step_for_step(voc: Path) -> None:
     """Same branch layout as ``--cam-conv`` and head ``gap``, l1 = l2 = 0: the same losses and weights."""
     cam = config_for(voc, head="gap", head_options={}, cam_conv=True, batch_size=4)
     ours = config_for(voc, head_options={"l1": 0, "l2": 0, "foreground_hidden": 4}, batch_size=4)
-    a, b = (Training(config, load_train_data(config, None), torch.device("cpu"), None) for config in (cam, ours))
+    a, b = task_of(cam), task_of(ours)
     names = {"backbone.cam_conv.0.weight": "head.class_conv.weight", "backbone.cam_conv.0.bias": "head.class_conv.bias"}
     state = b.model.state_dict()
     for name, value in a.model.state_dict().items():
         own = names.get(name, name)
         state[own] = value.reshape(state[own].shape)
     b.model.load_state_dict(state)
-    steps = [(training, training.batches()) for training in (a, b)]
+    steps = [(Training(task), task.batches(0)) for task in (a, b)]
     for iteration in range(2 * a.per_epoch + 2):  # L_mask would have begun
         losses = []
         for training, batches in steps:
             training.iteration = iteration
-            losses.append(train_step(training, training.model, batches, 2e-3).item())
+            losses.append(train_step(training, batches, 2e-3)[0].item())
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     trained = b.model.state_dict()
     for name, value in a.model.state_dict().items():
@@ -445,7 +453,16 @@ def test_from_textures_to_a_run(voc: Path, tmp_path: Path, run_cli: Callable[...
     assert run_cli(*synth[:4], "2", *synth[5:], "--overwrite").code == 0
     assert len(list((tmp_path / "bg").iterdir())) == 2
     flags = "--head background --backbone resnet18 --weights none --iterations 2 --batch-size 4 --image-size 64"
-    options = ("--head-option", "hidden=8", "--head-option", "foreground_hidden=8", "--workers", "0", "--device", "cpu")
+    options = (
+        "--set",
+        "head_options=hidden=8",
+        "--set",
+        "head_options=foreground_hidden=8",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+    )
     place = ("--background", tmp_path / "bg", "--out", tmp_path / "run")
     result = run_cli("train", voc, *flags.split(), *options, *place)
     assert result.code == 0, result.stderr

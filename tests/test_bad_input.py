@@ -111,7 +111,7 @@ def plan_of_unknown_trunk(world: World) -> Arguments:
 
 
 def plan_of_unknown_head_option(world: World) -> Arguments:
-    return world.train(world.voc, "--head", "lse", "--head-option", "q=3", "--dry-run")
+    return world.train(world.voc, "--head", "lse", "--set", "head_options=q=3", "--dry-run")
 
 
 def unknown_dataset(world: World) -> Arguments:

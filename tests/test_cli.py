@@ -16,6 +16,7 @@ import pytest
 
 from gwapctl import __version__, cli
 from gwapctl.cli import console, options
+from gwapctl.config import all_settings
 from gwapctl.errors import DataError, GwapctlError, MissingDependencyError, ModelError, UsageError
 from gwapctl.progress import Progress
 
@@ -264,9 +265,8 @@ def test_json_never_carries_nan() -> None:
 def test_scales_and_sizes_are_read() -> None:
     assert options.parse_scales(None) is None
     assert options.parse_scales("224, 448") == (224, 448)
-    assert options.parse_size(None) is None
-    assert options.parse_size("224") == (224, 224)
-    assert options.parse_size("320x240") == (320, 240)
+    assert all_settings()["image_size"].parse("224") == (224, 224)
+    assert all_settings()["image_size"].parse("320x240") == (320, 240)
     assert options.parse_names(None, "--save", ("map",)) == ()
     assert options.parse_names("map, mask", "--save", ("map", "mask")) == ("map", "mask")
 
@@ -277,11 +277,9 @@ def test_scales_and_sizes_are_read() -> None:
         (options.parse_scales, "224,,448"),
         (options.parse_scales, "0"),
         (options.parse_scales, "-1"),
-        (options.parse_size, "1x2x3"),
-        (options.parse_size, "wide"),
     ],
 )
-def test_wrong_scales_and_sizes_are_refused(parse: Callable[[str], object], text: str) -> None:
+def test_wrong_scales_are_refused(parse: Callable[[str], object], text: str) -> None:
     with pytest.raises(UsageError, match="Write it like"):
         parse(text)
 

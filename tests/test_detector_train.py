@@ -27,9 +27,11 @@ from gwapctl.networks.rfcn import load_detector
 from gwapctl.networks.zoo import find_recipe
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train.detection import train_detector
+from gwapctl.train.data import load_detector_data
+from gwapctl.train.detection import DetectionTask
 from gwapctl.train.detector_batches import Batch, DetectorImages, Key, MixedBatches, collate
-from gwapctl.train.detector_setup import DetectorTraining, load_detector_data
+from gwapctl.train.loop import train
+from gwapctl.train.task import Listener, Resources
 
 SMALL: dict[str, Any] = {
     "detector": "rfcn",
@@ -61,7 +63,8 @@ def config_for(folder: Path, **changes: Any) -> DetectorConfig:
 
 def start(config: DetectorConfig, out: Path, **options: Any) -> Run:
     out.mkdir(parents=True, exist_ok=True)
-    return train_detector(config, out, device="cpu", **{"workers": 0, **options})
+    listener = Listener(progress=options.pop("progress", None))
+    return train(config, out, device="cpu", listener=listener, **{"workers": 0, **options})
 
 
 def differing(first: Path, second: Path) -> list[str]:
@@ -252,7 +255,7 @@ def test_boxes_outside_the_subset_never_reach_training(voc: Path, tmp_path: Path
     shown = scrambled(voc, tmp_path / "shown", subset, spare=False)
     other = start(config_for(shown, weak="gwap"), tmp_path / "other")
     assert differing(run.folder, other.folder)
-    assert not any(hasattr(sample, "boxes") for sample in load_detector_data(config, None).weak.train)
+    assert not any(hasattr(sample, "boxes") for sample in load_detector_data(config, None).train)
 
 
 def test_lambda_0_is_the_plain_detector_step_for_step(voc: Path, tmp_path: Path) -> None:
@@ -270,10 +273,10 @@ def test_rows_start_alike_and_see_the_same_images(voc: Path) -> None:
     rows = {}
     for weak in ("none", "gap", "gwap", "gwap+gap"):
         config = config_for(voc, weak=weak)
-        rows[weak] = DetectorTraining(config, load_detector_data(config, None), torch.device("cpu"), None)
+        rows[weak] = DetectionTask(config, load_detector_data(config, None), Resources(torch.device("cpu")))
     plain = rows["none"].model.state_dict()
-    for training in rows.values():
-        state = training.model.state_dict()
+    for task in rows.values():
+        state = task.model.state_dict()
         assert all(torch.equal(plain[name], state[name]) for name in plain)
     assert rows["none"].images_per_step == 2
     assert rows["gwap"].images_per_step == 4
@@ -281,8 +284,8 @@ def test_rows_start_alike_and_see_the_same_images(voc: Path) -> None:
     def boxed(stream: Iterator[Batch]) -> list[list[int]]:
         return [batch.indices[:2].tolist() for batch in islice(stream, 4)]
 
-    assert boxed(rows["none"].batches()) == boxed(rows["gwap"].batches())
-    batch = next(rows["gwap"].batches())
+    assert boxed(rows["none"].batches(0)) == boxed(rows["gwap"].batches(0))
+    batch = next(rows["gwap"].batches(0))
     assert [target is None for target in batch.targets] == [False, False, True, True]
     assert set(rows["gwap"].labels_of(batch).unique().tolist()) <= {-1.0, 0.0, 1.0}
 
@@ -313,13 +316,11 @@ def test_images_held_out_are_judged_and_not_trained_on(voc: Path, tmp_path: Path
     assert 0 <= row["val_det_map_area"] <= 100
     assert run.document["best"]["det_map_11pt"] == row["val_det_map_11pt"]
     data = load_detector_data(config, None)
-    assert {sample.id for sample in data.val}.isdisjoint(sample.id for sample in data.weak.train)
+    assert {sample.id for sample in data.val}.isdisjoint(sample.id for sample in data.train)
     assert load_detector_data(config_for(voc), None).val == []
 
 
 def test_a_trunk_from_a_classifier(voc: Path, tmp_path: Path) -> None:
-    from gwapctl.train.classification import train
-
     classifier = build_train_config(
         str(voc), None, {"backbone": "resnet-s", "weights": "none", "image_size": (32, 32), "epochs": 1}
     )

@@ -29,7 +29,7 @@ from gwapctl.predict.detector import MIN_SCORE, DetectorModel
 from gwapctl.predict.map_folder import MapFolder
 from gwapctl.predict.predictions import read_predictions
 from gwapctl.runs import Run
-from gwapctl.train.detection import train_detector
+from gwapctl.train.loop import train
 
 RunCli = Callable[..., Any]
 
@@ -49,7 +49,7 @@ def run(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = build_train_config(str(voc), None, {**settings, **schedule, "precision": "fp32"})
     assert isinstance(config, DetectorConfig)
     folder = tmp_path_factory.mktemp("run")
-    return train_detector(config, folder, device="cpu", workers=0)
+    return train(config, folder, device="cpu", workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def paths(voc: Path) -> list[Path]:
 
 def test_the_whole_way_on_the_command_line(voc: Path, tmp_path: Path, run_cli: RunCli) -> None:
     out = tmp_path / "run"
-    settings = ["--backbone", "resnet-s", "--weights", "none", "--short-side", 32, "--long-side", 48, "--workers", 0]
+    settings = ["--backbone", "resnet-s", "--weights", "none", "--workers", 0]
+    settings += ["--set", "short_side=32", "--set", "long_side=48"]
     asked = ["--detector", "rfcn", "--weak", "gwap", "--box-proportion", 0.25, "--iterations", 2]
     planned = run_cli("train", voc, *asked, *settings, "--dry-run", "--json")
     assert json.loads(planned.stdout)["config"]["weak"] == "gwap"

@@ -280,7 +280,7 @@ def test_command_prints_json_and_writes_it(run: Run, tmp_path: Path, run_cli: Ca
         ("gt_known_error=-1", 10, "above the allowed -1"),
         ("mean_iou=0.999", 10, "below the required 0.999"),
         ("mean_iou=0", 0, ""),
-        ("accuracy=3", 2, "'accuracy' was not measured"),
+        ("accuracy=3", 2, "unknown metric 'accuracy'"),
         ("mean_iou", 2, "not METRIC=VALUE"),
     ],
 )

@@ -25,8 +25,9 @@ from gwapctl.networks.transforms import Key, TrainingImages, resize
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train import feature_cache as features
-from gwapctl.train.classification import train
 from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, TrainingFeatures
+from gwapctl.train.loop import train
+from gwapctl.train.task import Listener
 
 SIZE = (48, 32)  # width, height
 VIT = "timm:test_vit2"  # with a register token
@@ -283,7 +284,9 @@ def config_for(folder: Path, **changes: Any) -> TrainConfig:
 
 def start(config: TrainConfig, out: Path, **options: Any) -> Run:
     out.mkdir(parents=True, exist_ok=True)
-    return train(config, out, device="cpu", workers=0, feature_cache=out.parent / "cache", **options)
+    listener = Listener(**{name: options.pop(name) for name in ("announce", "progress") if name in options})
+    cache = out.parent / "cache"
+    return train(config, out, device="cpu", workers=0, feature_cache=cache, listener=listener, **options)
 
 
 def weights_of(run: Run) -> dict[str, torch.Tensor]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,7 +15,6 @@ from reference.contour_loop import best_ious, boxes_at_thresholds
 from reference.pixel_ap import pixel_ap
 
 from gwapctl.boxes import from_inclusive, iou
-from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError
 from gwapctl.metrics.box_accuracy import THRESHOLDS, BoxAccuracy
 from gwapctl.metrics.pixel_ap import PixelAP
@@ -27,7 +24,6 @@ from gwapctl.regions.contours import byte_levels, loose_boxes
 from gwapctl.regions.sweep import component_boxes, contour_boxes, contour_ious
 
 steady = settings(derandomize=True, deadline=None, max_examples=60)
-PARITY = Path(__file__).parents[1] / "data" / "wsolevaluation-parity"
 TAUS = np.arange(0, 1, 0.05)
 
 UNIMODAL = np.array([[0, 0, 0, 0, 0], [0, 0.4, 0.4, 0.4, 0.6], [0, 0.4, 1, 0.8, 0.6], [0, 0.4, 0.4, 0.4, 0.6]])
@@ -278,41 +274,6 @@ def test_px_ap_equals_counting_pixels(seed: int, height: int, width: int) -> Non
 def test_px_ap_refuses_broken_maps(scores: list[list[float]], reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         PixelAP().update(scores, [[0, 1]])
-
-
-# --- wsolevaluation's numbers, to the last digit ---------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not PARITY.is_dir(), reason="data/wsolevaluation-parity is not there")
-@pytest.mark.parametrize("interval", [0.01, 0.001])
-@pytest.mark.parametrize("name", ["cub", "ilsvrc"])
-def test_parity_of_box_accuracy(name: str, interval: float) -> None:
-    expected = json.loads((PARITY / name / "expected.json").read_text())["expected"]
-    dataset = WsolevalDataset(PARITY / name / "metadata")
-    metric = WsolevalBoxAccuracy(np.arange(0, 1, interval))
-    for sample in dataset.boxed_samples(dataset.splits()[0]):
-        assert sample.size is not None
-        metric.update(np.load(PARITY / name / "maps" / f"{sample.id}.npy"), sample.boxes, *sample.size)
-    found = metric.compute()
-    one, every = (expected[f"interval={interval},multi_contour={multi}"] for multi in (False, True))
-    assert found["max_box_acc"] == one["MaxBoxAcc"]
-    assert found["max_box_acc_v2"] == every["MaxBoxAccV2"]
-    assert metric.curve.best_threshold() == pytest.approx(one["best_threshold_iou50"])
-    for level in (30, 50, 70):
-        assert found[f"max_box_acc_{level}"] == one[f"iou{level}"]
-        assert found[f"max_box_acc_v2_{level}"] == every[f"iou{level}"]
-
-
-@pytest.mark.skipif(not PARITY.is_dir(), reason="data/wsolevaluation-parity is not there")
-@pytest.mark.parametrize("interval", [0.01, 0.001])
-def test_parity_of_px_ap(interval: float) -> None:
-    expected = json.loads((PARITY / "openimages" / "expected.json").read_text())["expected"]
-    dataset = WsolevalDataset(PARITY / "openimages" / "metadata")
-    metric = PixelAP(np.arange(0, 1, interval))
-    for sample in dataset.boxed_samples(dataset.splits()[0]):
-        scores = grid_map(np.load(PARITY / "openimages" / "maps" / f"{sample.id}.npy"))
-        metric.update(scores, sample.mask_at(SIDE, SIDE))  # type: ignore[attr-defined]
-    assert metric.compute()["px_ap"] == expected[f"interval={interval}"]["PxAP"]
 
 
 def test_the_sweeps_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

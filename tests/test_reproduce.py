@@ -154,7 +154,7 @@ def test_one_failing_row_stops_nothing_and_is_told_at_the_end(
 def test_an_interrupted_call_continues_where_it_stopped(
     reproduce: Reproduce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gwapctl.train.classification as training
+    import gwapctl.train.loop as training
 
     step, count = training.train_step, 0
 

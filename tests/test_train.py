@@ -25,8 +25,11 @@ from gwapctl.networks.heads.losses import classification_loss
 from gwapctl.networks.transforms import Key, TrainingBatches, TrainingImages, collate
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train.classification import train
-from gwapctl.train.setup import Training, learning_rate, load_train_data
+from gwapctl.train.classification import ClassificationTask
+from gwapctl.train.data import load_train_data
+from gwapctl.train.loop import train
+from gwapctl.train.schedule import learning_rate
+from gwapctl.train.task import Listener, Resources
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet-s",
@@ -55,7 +58,8 @@ def config_for(folder: Path, **changes: Any) -> TrainConfig:
 
 def start(config: TrainConfig, out: Path, **options: Any) -> Run:
     out.mkdir(parents=True, exist_ok=True)
-    return train(config, out, device="cpu", workers=0, **options)
+    listener = Listener(progress=options.pop("progress", None))
+    return train(config, out, device="cpu", workers=0, listener=listener, **options)
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -184,12 +188,12 @@ def test_batch_norm_is_frozen_only_where_pretrained_and_small(
     voc: Path, tmp_path: Path, changes: dict[str, Any], frozen: bool
 ) -> None:
     config = config_for(voc)
-    weights = start(config, tmp_path / "run").folder / "weights.safetensors" if changes["weights"] == "run" else None
-    config = config_for(voc, **changes)
-    training = Training(config, load_train_data(config, None), torch.device("cpu"), weights)
-    norms = [module for module in training.model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    weights = str(start(config, tmp_path / "run").folder) if changes["weights"] == "run" else "none"
+    config = config_for(voc, **{**changes, "weights": weights})
+    task = ClassificationTask(config, load_train_data(config, None), Resources(torch.device("cpu")))
+    norms = [module for module in task.model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(norm.weight.requires_grad != frozen for norm in norms)
-    assert (len(training.frozen) == len(norms)) == frozen
+    assert (len(task.frozen) == len(norms)) == frozen
 
 
 def test_frozen_backbone_trains_the_head_alone(voc: Path, tmp_path: Path) -> None:

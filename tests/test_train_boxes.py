@@ -19,8 +19,10 @@ from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
 from gwapctl.networks.transforms import EvaluationImages, Key, TrainingImages, collate, split_region
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train.classification import train, validate
-from gwapctl.train.setup import Training, load_train_data
+from gwapctl.train.classification import ClassificationTask
+from gwapctl.train.data import load_train_data
+from gwapctl.train.loop import train
+from gwapctl.train.task import Listener, Resources
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet-s",
@@ -61,7 +63,8 @@ def config_for(folder: Path, **changes: Any) -> TrainConfig:
 
 def start(config: TrainConfig, out: Path, **options: Any) -> Run:
     out.mkdir(parents=True, exist_ok=True)
-    return train(config, out, device="cpu", workers=0, **options)
+    listener = Listener(progress=options.pop("progress", None))
+    return train(config, out, device="cpu", workers=0, listener=listener, **options)
 
 
 def test_the_region_is_cropped_resized_and_mirrored_with_the_image(drawn: BoxedSample) -> None:
@@ -102,13 +105,13 @@ def test_boxes_reach_the_head_and_the_run_says_so(voc: Path, tmp_path: Path, run
     assert run.document["best"]["voc_map_area"] > 0
 
     config = config_for(voc)
-    training = Training(config, load_train_data(config, None), torch.device("cpu"), None)
-    training.model.load_state_dict(load_classifier(run.folder).state_dict())
-    scores = validate(training)
-    for sample in training.data.val:
+    task = ClassificationTask(config, load_train_data(config, None), Resources(torch.device("cpu")))
+    task.model.load_state_dict(load_classifier(run.folder).state_dict())
+    scores = task.validate()
+    for sample in task.data.val:
         assert isinstance(sample, BoxedSample)
         sample.boxes[:] = [0, 0, 8, 8]
-    assert validate(training) != scores
+    assert task.validate() != scores
     weak = start(config_for(voc, head="gap", epochs=1), tmp_path / "weak")
     assert weak.document["sees_boxes"] is False
     assert "sees_boxes" not in load_info(weak.folder).provenance

@@ -21,8 +21,8 @@ from gwapctl.evaluate import Options, evaluate
 from gwapctl.images.decode import read_image
 from gwapctl.networks.backbones.torchvision_nets import WEIGHTS
 from gwapctl.networks.classifier import load_classifier
-from gwapctl.train.classification import train
-from gwapctl.train.setup import build_model
+from gwapctl.train.classification import build_model
+from gwapctl.train.loop import train
 
 CLASSES = 1000
 SIZE = (64, 48)  # width, height

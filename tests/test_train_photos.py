@@ -88,11 +88,12 @@ def test_a_folder_of_photos_trains_in_one_line(photos: Path, tmp_path: Path, run
 
 def test_what_a_run_is_read_with_is_stored(photos: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
     asked = ["--image-size", 64, "--epochs", 1, "--feature-cache", tmp_path / "cache", "--out", tmp_path / "run"]
-    result = run_cli("train", photos, *asked, "--map", "weight", "--scales", "64,96", "--box-rule", "fixed:0.4")
+    reading = ["--set", "map=weight", "--set", "scales=64,96", "--set", "box_rule=fixed:0.4"]
+    result = run_cli("train", photos, *asked, *reading)
     assert result.code == 0, result.stderr
     info = load_classifier(tmp_path / "run").info
     assert (info.map, info.scales, info.box_rule) == ("weight", (64, 96), "fixed:0.4")
-    for wrong, said in ((["--map", "wieght"], "wieght"), (["--box-rule", "otzu"], "otzu")):
+    for wrong, said in ((["--set", "map=wieght"], "wieght"), (["--set", "box_rule=otzu"], "otzu")):
         refused = run_cli("train", photos, *wrong, "--out", tmp_path / "other")
         assert refused.code == 2
         assert said in refused.stderr
@@ -121,7 +122,7 @@ def test_a_recipe_s_map_is_its_head_s(photos: Path, tmp_path: Path, run_cli: Cal
     found = run_cli("localize", photos / "pear" / "0.png", "--model", tmp_path / "run", "--scales", 64, "-v")
     assert found.code == 0, found.stderr
     assert "map class" in found.stderr
-    refused = run_cli("train", photos, *asked, "--map", "fused", "--out", tmp_path / "other")
+    refused = run_cli("train", photos, *asked, "--set", "map=fused", "--out", tmp_path / "other")
     assert refused.code == 2
     assert "weight map" in refused.stderr
 

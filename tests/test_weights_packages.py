@@ -248,7 +248,7 @@ def test_what_did_not_match_is_listed_when_asked(run_cli: Callable[..., Any], tm
     plain = {name: tensor.contiguous() for name, tensor in package_weights("efficientnet-lite0").items()}
     save_file({**plain, "odd.weight": torch.zeros(2)}, tmp_path / "plain.safetensors")
     options = ["--backbone", "efficientnet-lite0", "--weights", tmp_path / "plain.safetensors", "--image-size", "64"]
-    options += ["--iterations", 1, "--batch-size", 2, "--val-fraction", 0, "--keep", "last"]
+    options += ["--iterations", 1, "--batch-size", 2, "--val-fraction", 0, "--set", "keep=last"]
     result = run_cli("train", tmp_path / "data", *options, "-v", "--out", tmp_path / "run")
     assert result.code == 0, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if "no partner" in line]

@@ -143,15 +143,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     console.settings.debug = os.environ.get("GWAPCTL_DEBUG", "0") not in ("", "0")
     if not (console.settings.debug or sys.warnoptions):
         warnings.simplefilter("ignore")  # other libraries' deprecations are nothing a user can act on
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = _start(sys.argv[1:] if arguments is None else list(arguments))
+        result = _start(words)
         sys.stdout.flush()
     except BrokenPipeError:
         return _closed_pipe()
     except SystemExit as stop:
         return _closed_pipe() if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)
     except typer.TyperException as error:
-        return _misused(error)
+        return _misused(error, words)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except Exception as error:
@@ -170,12 +171,20 @@ def _start(arguments: list[str]) -> Any:
     return app()(args=arguments, prog_name="gwapctl", standalone_mode=False)
 
 
-def _misused(error: typer.TyperException) -> int:
+def _misused(error: typer.TyperException, words: list[str]) -> int:
     """Say what is wrong with the command line; without any argument Typer has printed the help and says nothing."""
     if not error.format_message():
         return 0
-    console.error(error.format_message())
+    console.error(_successor(words, getattr(error, "option_name", None)) or error.format_message())
     return error.exit_code
+
+
+def _successor(words: list[str], option: str | None) -> str | None:
+    """Ask the verb what has become of an option that it does not know: its module may have a ``successor``."""
+    if option is None or words[0] not in VERBS:
+        return None
+    asked: Callable[[str], str | None] | None = getattr(sys.modules[f"gwapctl.cli.{words[0]}"], "successor", None)
+    return asked and asked(option)
 
 
 def _failed(error: Exception) -> int:

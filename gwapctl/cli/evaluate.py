@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,11 +10,18 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import console, options
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, unknown_name
+from gwapctl.metrics import METRICS, describe
 
 GUESSING = "Five guesses"
 GATE_NOT_MET = 10
-LOWER_IS_BETTER = "_error"
+
+# what help names: the metrics that masks add, and those that a gate can be set on
+MASKED = [key for key, metric in METRICS.items() if metric.on_pages and "masks" in metric.needs]
+GATES = {
+    best: ", ".join(key for key, metric in METRICS.items() if metric.on_pages and metric.direction == best)
+    for best in ("lowest", "highest")
+}
 
 Target = Annotated[
     str,
@@ -45,7 +53,7 @@ Masks = Annotated[
     Path | None,
     typer.Option(
         "--masks",
-        help="Folder of masks, <image id>.png: adds px_ap and fg_iou.",
+        help=f"Folder of masks, <image id>.png: adds {' and '.join(MASKED)}.",
         rich_help_panel=options.DATA,
         show_default="the data set's own",
     ),
@@ -98,7 +106,8 @@ FailUnder = Annotated[
     typer.Option(
         "--fail-under",
         metavar="METRIC=VALUE",
-        help="Exit with 10 if the metric is worse than that (errors: above it). Can be repeated.",
+        help="Exit with 10 if the metric is worse than that. Can be repeated. "
+        f"Worse is above it for {GATES['lowest']}; below it for {GATES['highest']}.",
         show_default=False,
     ),
 ]
@@ -207,22 +216,32 @@ def _fetch(target: str, dataset: str | None, root: Path | None, offline: bool, s
 
 def _gate(text: str) -> tuple[str, float]:
     """Read ``METRIC=VALUE``."""
-    metric, _, value = text.partition("=")
+    name, _, value = text.partition("=")
+    key = name.strip()
     try:
-        return metric.strip(), float(value)
+        bound = float(value)
     except ValueError:
-        raise UsageError(f"--fail-under {text!r} is not METRIC=VALUE. Write it like gt_known_error=45.") from None
+        bound = math.nan
+    if math.isnan(bound):  # everything would pass
+        raise UsageError(f"--fail-under {text!r} is not METRIC=VALUE. Write it like gt_known_error=45.")
+    if key not in METRICS:
+        raise unknown_name("metric", key, [key for key, metric in METRICS.items() if metric.has_gate])
+    if not METRICS[key].has_gate:
+        why = "only of single classes" if METRICS[key].shown == "class" else "neither better high nor low"
+        raise UsageError(f"--fail-under: {key} is {why}. Set the gate on another metric.")
+    return key, bound
 
 
 def _missed(gate: tuple[str, float], metrics: dict[str, float]) -> str | None:
     """Return what to say where a gate is not met, or None."""
-    metric, bound = gate
-    value = metrics.get(metric)
+    key, bound = gate
+    value = metrics.get(key)
     if value is None:
-        raise UsageError(f"--fail-under: {metric!r} was not measured. Measured: {', '.join(metrics)}.")
-    if metric.endswith(LOWER_IS_BETTER):
-        return f"{metric} is {value:.4g}, above the allowed {bound:g}." if value > bound else None
-    return f"{metric} is {value:.4g}, below the required {bound:g}." if value < bound else None
+        raise UsageError(f"--fail-under: {key!r} was not measured. Measured: {', '.join(metrics)}.")
+    if not METRICS[key].is_worse(value, bound):
+        return None
+    side = "above the allowed" if value > bound else "below the required"
+    return f"{key} is {value:.4g}, {side} {bound:g}."
 
 
 def print_document(document: dict[str, Any]) -> None:
@@ -246,18 +265,8 @@ def print_document(document: dict[str, Any]) -> None:
 
 
 def _rows(*columns: dict[str, float]) -> Iterator[tuple[str, ...]]:
-    for metric in columns[0]:
-        yield (metric, *(_cell(metric, column.get(metric)) for column in columns))
-
-
-def _cell(metric: str, value: float | None) -> str:
-    """Show rates in percent with two digits, what lies in 0..1 with four."""
-    if value is None:
-        return ""
-    if metric.startswith("fg_iou") and metric.endswith("_threshold"):
-        return f"{value:.0f}"  # of 256 levels
-    fraction = metric.startswith(("f_", "fg_", "mean_iou")) or metric.endswith("_threshold")
-    return f"{value:.4f}" if fraction else f"{value:.2f}"
+    for key in columns[0]:
+        yield (key, *(describe(key).unit.text(column.get(key)) for column in columns))
 
 
 def _short(value: object) -> str:

@@ -6,18 +6,22 @@ sentence, and two or three lines under ``Examples:``.
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from gwapctl.cli import console
+from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
 from gwapctl.errors import UsageError
 
 if TYPE_CHECKING:
     from gwapctl.regions import BoxRule as Rule
 
-DATA, MODEL, OUTPUT, MACHINE = "Data", "Model", "Output", "Machine"
+DATA, MODEL, OUTPUT, SETTINGS = "Data", "Model", "Output", "Every setting"
 
 
 def _set_quiet(value: bool) -> bool:
@@ -35,14 +39,13 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
-DatasetName = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATASET",
-        help="A data set's name (gwapctl data list), or a folder: VOC layout, class folders, COCO JSON, YOLO, CSV.",
-        show_default=False,
-    ),
-]
+_DATASET = typer.Argument(
+    metavar="DATASET",
+    help="A data set's name (gwapctl data list), or a folder: VOC layout, class folders, COCO JSON, YOLO, CSV.",
+    show_default=False,
+)
+DatasetName = Annotated[str, _DATASET]
+DatasetNameIfAny = Annotated[str | None, _DATASET]
 Root = Annotated[
     Path | None,
     typer.Option(
@@ -179,6 +182,29 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16"],
     typer.Option("--precision", help="Number format of the network's arithmetic.", rich_help_panel=MACHINE),
 ]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="Settings from a TOML file, a zoo entry or a name.",
+        rich_help_panel=NETWORK,
+        show_default=False,
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other setting, such as momentum=0.8. Repeatable.",
+        rich_help_panel=SETTINGS,
+        show_default=False,
+    ),
+]
+ShowSettings = Annotated[
+    bool,
+    typer.Option("--settings", help="List every setting, its value here, and do nothing.", rich_help_panel=SETTINGS),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", "-b", min=1, help="Images per step.", rich_help_panel=MACHINE, show_default=False),
@@ -213,6 +239,51 @@ Debug = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+
+
+def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give the verb a flag for every setting that people use; its ``**given`` gets those that were typed.
+
+    Unset means what the recipe or the data set's defaults say. In the help they come before ``--set``, the parameter
+    ``changes``.
+    """
+    signature = inspect.signature(verb, eval_str=True)
+    flags = [_flag(setting) for setting in all_settings().values() if setting.about.flag]
+    own = {name: parameter for name, parameter in signature.parameters.items() if name != "given"}
+    before = list(own).index("changes")
+    every = [*list(own.values())[:before], *flags, *list(own.values())[before:]]
+
+    @functools.wraps(verb)
+    def command(**values: Any) -> None:
+        typed = {key: value for key, value in values.items() if key not in own and value is not None}
+        given = {key: _typed(all_settings()[key], value) for key, value in typed.items()}
+        verb(**{name: value for name, value in values.items() if name in own}, **given)
+
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in every]
+    )
+    command.__annotations__ = {one.name: one.annotation for one in every}
+    return command
+
+
+def _flag(setting: Setting) -> inspect.Parameter:
+    """Return the parameter that Typer reads for one setting."""
+    option = typer.Option(
+        *setting.spelling, help=setting.about.help, rich_help_panel=setting.about.panel, show_default=False
+    )
+    annotation: Any = Annotated[_on_the_command_line(setting.plain) | None, option]
+    return inspect.Parameter(setting.key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _on_the_command_line(kind: Any) -> Any:
+    """Return the type that Typer reads a setting as; what it cannot read is a text, which the setting itself reads."""
+    if get_origin(kind) is Literal:
+        return kind if isinstance(get_args(kind)[0], str) else type(get_args(kind)[0])
+    return kind if kind in (bool, int, float) else str
+
+
+def _typed(setting: Setting, value: Any) -> Any:
+    return value if setting.plain is str or not isinstance(value, str) else setting.parse(value)
 
 
 def model_or_default(model: str | None) -> str:
@@ -297,23 +368,6 @@ def parse_share(text: str | None, option: str) -> float | None:
     if not 0 <= share < 1:
         raise UsageError(f"{option} {text!r} is not a share from 0 to below 1. Write it like {option} 5%.")
     return share
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Read ``--image-size``: ``"224"`` becomes ``(224, 224)``, ``"320x240"`` (width x height) becomes ``(320, 240)``.
-
-    Raises:
-        UsageError: neither of the two forms.
-
-    """
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise UsageError(
-            f"--image-size {text!r} is not a size in pixels. Write it like 224 or 320x240 (width x height)."
-        )
-    return int(sides[0]), int(sides[-1])
 
 
 def parse_names(text: str | None, option: str, choices: tuple[str, ...]) -> tuple[str, ...]:

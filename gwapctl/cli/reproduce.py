@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.config.settings import all_settings, parse_changes
+from gwapctl.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from gwapctl.paper.reproduce import Cost, Failure, Plan, Work
@@ -46,6 +48,7 @@ def reproduce(
     root: options.Root = None,
     seeds: Seeds = 1,
     rows: Rows = None,
+    changes: options.Changes = None,
     runs: Runs = Path("runs"),
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
@@ -61,11 +64,13 @@ def reproduce(
 
     """
     from gwapctl.errors import GwapctlError
-    from gwapctl.paper.profile import load_specs
+    from gwapctl.paper.profile import load_specs, with_settings
     from gwapctl.paper.reproduce import Machine, carry_out, make_plan
 
     machine = Machine(runs, root, device, workers)
-    asked = _with_rows(load_specs(table, profile), _names(rows))
+    settings = _settings(changes)
+    specs = [with_settings(spec, settings) for spec in load_specs(table, profile)]
+    asked = _with_rows(specs, _names(rows))
     plans, broken = [], []
     for spec, part in asked:  # one after the other: a later table finds what an earlier one has trained
         plan = make_plan(spec, dataset=dataset, seeds=seeds, rows=part, machine=machine)
@@ -103,6 +108,17 @@ def _with_rows(specs: list[TableSpec], rows: tuple[str, ...]) -> list[tuple[Tabl
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def _settings(changes: list[str] | None) -> dict[str, Any]:
+    """Return what ``--set`` gives on top of every row's settings."""
+    settings = parse_changes(changes or [])
+    for key in settings:
+        if key not in all_settings():
+            raise unknown_name("setting", key, all_settings())
+    if "seed" in settings:
+        raise UsageError("--set seed: each network is trained with several seeds here. Say how many with --seeds.")
+    return settings
 
 
 def _fetch(plan: Plan, offline: bool) -> None:

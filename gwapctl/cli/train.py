@@ -2,183 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import itertools
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.config.settings import all_settings, parse_changes, settings_of
+from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
 from gwapctl.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
 
-NETWORK, DETECTOR, SCHEDULE, IMAGES = "Network", "Detector", "Schedule", "Images"
-READING = "How the run's maps are read"
+COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
+
+SkipBroken = Annotated[
+    bool,
+    typer.Option(
+        "--skip-broken",
+        help="Leave out images that cannot be read, and count them.",
+        rich_help_panel=options.DATA,
+    ),
+]
+FeatureCache = Annotated[
+    Path | None,
+    typer.Option(
+        "--feature-cache",
+        envvar="GWAPCTL_FEATURES",
+        help="Folder for --cache-features; trainings share it.",
+        rich_help_panel=options.MACHINE,
+        show_default="in the user's cache",
+    ),
+]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel=options.OUTPUT)
+]
 
 
-def _setting(flag: str, text: str, panel: str, **more: Any) -> Any:
-    """Declare one setting: unset means what the recipe or the data set's defaults say."""
-    return typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, **more)
-
-
+@options.with_settings
 def train(
-    context: typer.Context,
-    dataset: options.DatasetName,
+    dataset: options.DatasetNameIfAny = None,
     root: options.Root = None,
-    offline: options.Offline = False,
-    recipe: Annotated[
-        str | None, _setting("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)
-    ] = None,
-    backbone: Annotated[str | None, _setting("--backbone", "Network that reads the image.", NETWORK)] = None,
-    output_stride: Annotated[
-        int | None, _setting("--output-stride", "Pixels per cell of its feature map: 8, 16 or 32.", NETWORK)
-    ] = None,
-    cam_conv: Annotated[
-        bool | None, _setting("--cam-conv/--no-cam-conv", "Add CAM's 3x3 convolution of 1024 channels.", NETWORK)
-    ] = None,
-    cam_groups: Annotated[int | None, _setting("--cam-groups", "Its groups, 1 or 2 (as released).", NETWORK)] = None,
-    head: Annotated[str | None, _setting("--head", "Pooling and classifier: gwap, gap, ...", NETWORK)] = None,
-    head_option: Annotated[
-        list[str] | None, _setting("--head-option", "An option of the head, such as r=10. Repeatable.", NETWORK)
-    ] = None,
-    weights: Annotated[
-        str | None, _setting("--weights", "First weights: imagenet, none, a file, a run or a zoo entry.", NETWORK)
-    ] = None,
-    new_head: Annotated[
-        bool | None, _setting("--new-head/--take-head", "Take the backbone alone from --weights.", NETWORK)
-    ] = None,
-    freeze_backbone: Annotated[
-        bool | None, _setting("--freeze-backbone/--train-backbone", "Train the head alone.", NETWORK)
-    ] = None,
-    cache_features: Annotated[
-        bool | None,
-        _setting("--cache-features/--no-cache-features", "Run the frozen backbone once, keep its maps.", NETWORK),
-    ] = None,
-    batch_norm: Annotated[
-        Literal["auto", "frozen", "train"] | None,
-        _setting("--batch-norm", "auto: frozen when pretrained and the batch is small.", NETWORK),
-    ] = None,
-    detector: Annotated[
-        Literal["rfcn"] | None, _setting("--detector", "Train a detector, from boxes of some images.", DETECTOR)
-    ] = None,
-    weak: Annotated[
-        Literal["none", "gap", "gwap", "gwap+gap"] | None,
-        _setting("--weak", "Its branch that learns from image-level labels.", DETECTOR),
-    ] = None,
-    weak_weight: Annotated[float | None, _setting("--weak-weight", "Of the branch's loss; 0.1.", DETECTOR)] = None,
-    box_proportion: Annotated[
-        float | None, _setting("--box-proportion", "Share of each class's images that show their boxes.", DETECTOR)
-    ] = None,
-    pooling: Annotated[
-        Literal["ps_roi_pool", "ps_roi_align"] | None, _setting("--pooling", "Of the score maps.", DETECTOR)
-    ] = None,
-    short_side: Annotated[int | None, _setting("--short-side", "Pixels of an input's shorter side.", DETECTOR)] = None,
-    long_side: Annotated[int | None, _setting("--long-side", "At most, of its longer side.", DETECTOR)] = None,
-    image_size: Annotated[
-        str | None, _setting("--image-size", "Input size, 224 or 320x240 (width x height).", IMAGES)
-    ] = None,
-    train_sizes: Annotated[
-        str | None, _setting("--train-sizes", "Draw each batch's size from these, such as 64,96,128.", IMAGES)
-    ] = None,
-    batch_size: options.BatchSize = None,
-    flip: Annotated[bool | None, _setting("--flip/--no-flip", "Mirror half of the images.", IMAGES)] = None,
-    min_crop: Annotated[
-        float | None, _setting("--min-crop", "Random crops of at least this share of the image; 1 = none.", IMAGES)
-    ] = None,
-    background: Annotated[
-        str | None, _setting("--background", "Folder of images without objects, for head background.", IMAGES)
-    ] = None,
-    background_classes: Annotated[
-        str | None, _setting("--background-classes", "Or classes, by name or id, that are no targets then.", IMAGES)
-    ] = None,
-    skip_broken: Annotated[
-        bool,
-        typer.Option(
-            "--skip-broken", help="Leave out images that cannot be read, and count them.", rich_help_panel=IMAGES
-        ),
-    ] = False,
-    val_fraction: Annotated[
-        float | None, _setting("--val-fraction", "Share of train held out where there is no val split.", IMAGES)
-    ] = None,
-    keep: Annotated[
-        Literal["best", "last"] | None, _setting("--keep", "Weights to keep: best on validation, or last.", SCHEDULE)
-    ] = None,
-    epochs: Annotated[int | None, _setting("--epochs", "Length in passes over the images; 0: none.", SCHEDULE)] = None,
-    iterations: Annotated[int | None, _setting("--iterations", "Length in optimizer steps.", SCHEDULE)] = None,
-    optimizer: Annotated[Literal["sgd", "adamw"] | None, _setting("--optimizer", "sgd or adamw.", SCHEDULE)] = None,
-    lr: Annotated[float | None, _setting("--lr", "Learning rate.", SCHEDULE)] = None,
-    head_lr_factor: Annotated[float | None, _setting("--head-lr-factor", "The head learns faster.", SCHEDULE)] = None,
-    bias_lr_factor: Annotated[float | None, _setting("--bias-lr-factor", "Biases learn faster.", SCHEDULE)] = None,
-    momentum: Annotated[float | None, _setting("--momentum", "Of SGD.", SCHEDULE)] = None,
-    weight_decay: Annotated[float | None, _setting("--weight-decay", "On weights, not biases.", SCHEDULE)] = None,
-    schedule: Annotated[
-        Literal["step", "cosine", "constant"] | None, _setting("--schedule", "Of the learning rate.", SCHEDULE)
-    ] = None,
-    step_every: Annotated[int | None, _setting("--step-every", "Iterations between steps.", SCHEDULE)] = None,
-    step_factor: Annotated[float | None, _setting("--step-factor", "Factor of a step.", SCHEDULE)] = None,
-    warmup: Annotated[int | None, _setting("--warmup", "Iterations of linear warm-up.", SCHEDULE)] = None,
-    accumulate: Annotated[int | None, _setting("--accumulate", "Batches per optimizer step.", SCHEDULE)] = None,
-    ema: Annotated[float | None, _setting("--ema", "Keep a moving average of the weights, 0.999.", SCHEDULE)] = None,
-    seed: Annotated[int | None, _setting("--seed", "Start of every random choice.", SCHEDULE)] = None,
-    map: Annotated[str | None, _setting("--map", "weight, class, fused, ...", READING)] = None,
-    scales: Annotated[str | None, _setting("--scales", "Sizes whose maps are averaged: 224,448.", READING)] = None,
-    box_rule: Annotated[str | None, _setting("--box-rule", "paper20, otsu or fixed:0.3.", READING)] = None,
+    skip_broken: SkipBroken = False,
+    recipe: options.Recipe = None,
+    changes: options.Changes = None,
+    settings: options.ShowSettings = False,
     out: options.Out = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
+    tensorboard: Tensorboard = False,
     device: options.Device = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"] | None, _setting("--precision", "auto: bf16 where native.", options.MACHINE)
-    ] = None,
-    compile: Annotated[bool | None, _setting("--compile/--no-compile", "Use torch.compile.", options.MACHINE)] = None,
-    deterministic: Annotated[
-        bool | None, _setting("--deterministic/--fast", "Only deterministic algorithms.", options.MACHINE)
-    ] = None,
+    offline: options.Offline = False,
     workers: options.Workers = None,
-    feature_cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--feature-cache",
-            envvar="GWAPCTL_FEATURES",
-            help="Folder for --cache-features; trainings share it.",
-            rich_help_panel=options.MACHINE,
-            show_default="in the user's cache",
-        ),
-    ] = None,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel=options.OUTPUT)
-    ] = False,
+    feature_cache: FeatureCache = None,
+    **given: Any,
 ) -> None:
     """Train a classifier that says where it looks, from image-level labels alone; or a detector from few boxes.
 
     Examples:
       gwapctl train voc --backbone googlenet
-      gwapctl train my-photos --epochs 20 --out runs/mine
+      gwapctl train my-photos --epochs 20 --set momentum=0.8 --out runs/mine
       gwapctl train voc07+12 --detector rfcn --weak gwap --box-proportion 0.05
 
     """
-    from gwapctl.config import SETTINGS, build_train_config
+    asked = _asked(given, changes)
+    if settings:
+        show_settings(dataset, recipe, given, asked, json)
+        return
+    if dataset is None:
+        raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
+    from gwapctl.config import build_train_config
     from gwapctl.networks.zoo import find_recipe
     from gwapctl.runs import new_run_folder
     from gwapctl.train.recipes import default_recipe
 
-    chosen = {name: context.params.get(name) for name in SETTINGS - {"dataset", "recipe"}}
-    chosen |= {"image_size": options.parse_size(image_size), "train_sizes": options.parse_scales(train_sizes)}
-    chosen["scales"] = options.parse_scales(scales)
-    chosen["head_options"] = _head_options(head_option)
-    chosen["background_classes"] = _names(background_classes)
-    given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
-        config = _resumed_config(dataset, out, given)
+        config = _resumed_config(dataset, out, asked)
     else:
-        recipe = recipe or default_recipe(dataset, given)
-        config = build_train_config(dataset, find_recipe(recipe) if recipe else None, given)
+        recipe = recipe or default_recipe(dataset, asked)
+        config = build_train_config(dataset, find_recipe(recipe) if recipe else None, asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _require_network(config)
     if dry_run:
@@ -214,18 +123,68 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
         parse_box_rule(config.box_rule)
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    """Split a comma-separated list; None stays None."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+def _asked(given: dict[str, Any], changes: list[str] | None) -> dict[str, Any]:
+    """Return the settings that flags and ``--set`` give; a setting that both give is a mistake."""
+    changed = parse_changes(changes or [])
+    both = sorted(given.keys() & changed.keys())
+    if both:
+        flag = all_settings()[both[0]].words[0]
+        raise UsageError(f"{flag} and --set {both[0]} are the same setting. Give one of them.")
+    return given | changed
 
 
-def _head_options(texts: list[str] | None) -> dict[str, int | float] | None:
-    """Read ``name=number`` pairs."""
-    pairs = [text.partition("=") for text in texts or []]
-    try:
-        return {name: int(value) if value.isdecimal() else float(value) for name, _, value in pairs} or None
-    except ValueError:
-        raise UsageError(f"--head-option takes name=number, such as r=10, not {', '.join(texts or [])}.") from None
+def show_settings(
+    dataset: str | None, recipe: str | None, given: dict[str, Any], asked: dict[str, Any], json: bool
+) -> None:
+    """Print every setting: its value for this data set, recipe and flags, where that comes from, what it is."""
+    from gwapctl.config import resolve
+    from gwapctl.networks.zoo import find_recipe
+    from gwapctl.train.recipes import default_recipe
+
+    if recipe is None and dataset is not None:
+        recipe = default_recipe(dataset, asked)
+    config, origins = resolve(dataset, find_recipe(recipe) if recipe else None, asked)
+    said = origins | {key: "flag" if key in given else "--set" for key in asked}
+    own = settings_of(type(config))
+    shown = [own.get(key, setting) for key, setting in all_settings().items() if key in own or "detector" not in own]
+    rows = [
+        {
+            "key": setting.key,
+            "value": getattr(config, setting.key, setting.default),
+            "origin": said.get(setting.key, "default" if setting.key in own else "detector"),
+            "default": setting.default,
+            "flag": setting.words[0] if setting.about.flag else None,
+            "panel": setting.about.panel,
+            "values": setting.allowed,
+            "help": setting.about.help,
+        }
+        for setting in shown
+    ]
+    if json:
+        console.print_json({"schema_version": 1, "dataset": dataset, "recipe": recipe, "settings": rows})
+        return
+    what = f"of a training on {dataset}" if dataset else "and their defaults; with a DATASET, what it makes of them"
+    console.print_table(
+        ("setting", "value", "origin", "what it is"),
+        _setting_lines(rows),
+        title=f"Settings {what}" + (f", by recipe {recipe}" if recipe else ""),
+    )
+    console.note("* has a flag (--image-size); any: --set KEY=VALUE. Origin detector: of use with --detector.")
+
+
+def _setting_lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Yield the lines of the table, cells wrapped so that it fits 80 columns."""
+    panel = ""
+    for row in rows:
+        if row["panel"] != panel:
+            panel = row["panel"]
+            yield ("", "", "", "")
+            yield (panel.upper(), "", "", "")
+        write = all_settings()[row["key"]].write
+        usual = f" Default: {write(row['default']) or 'none'}." if row["origin"] not in ("default", "detector") else ""
+        cells = (row["key"] + " *" * bool(row["flag"]), write(row["value"]), row["origin"], row["help"] + usual)
+        parts = [textwrap.wrap(cell, width) for cell, width in zip(cells, COLUMNS, strict=True)]
+        yield from itertools.zip_longest(*parts, fillvalue="")
 
 
 def _resumed_config(dataset: str, out: Path | None, given: dict[str, Any]) -> TrainConfig | DetectorConfig:
@@ -263,9 +222,9 @@ def _run(
     from gwapctl.datasets.download import ensure_dataset
     from gwapctl.files import prepare_output_folder
     from gwapctl.networks.heads import head_class
-    from gwapctl.train.bookkeeping import require_tensorboard
-    from gwapctl.train.classification import train as train_classifier
-    from gwapctl.train.detection import train_detector
+    from gwapctl.train.history import require_tensorboard
+    from gwapctl.train.loop import train
+    from gwapctl.train.task import Listener
 
     if tensorboard:  # before anything is downloaded
         require_tensorboard()
@@ -280,22 +239,17 @@ def _run(
     if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
         console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
     with console.progress("training") as shown:
-        verb: Callable[..., Run] = partial(train_classifier, feature_cache=feature_cache, detail=console.detail)
-        if isinstance(config, DetectorConfig):
-            verb = train_detector
-        run = verb(
+        run = train(
             config,
             folder,
             root=root,
             device=device,
             workers=workers,
+            feature_cache=feature_cache,
+            skip_broken=skip_broken,
             resume=resume,
             tensorboard=tensorboard,
-            skip_broken=skip_broken,
-            announce=console.note,
-            warn=console.warn,
-            check_progress=shown,
-            progress=shown,
+            listener=Listener(console.note, console.detail, console.warn, shown, shown),
         )
     _show_result(run, json)
 
@@ -340,7 +294,9 @@ def _show_plan(config: TrainConfig | DetectorConfig, folder: Path, root: Path | 
     if json:
         console.print_json({"schema_version": 1, "out": str(folder), "root": root and str(root), "config": settings})
         return
-    console.print_table(["setting", "value"], [(name, _text(value)) for name, value in settings.items()])
+    every = all_settings()
+    written = {key: every[key].write(value) if key in every else value for key, value in settings.items()}
+    console.print_table(["setting", "value"], list(written.items()))
     console.note(f"would train into {folder}")
 
 
@@ -358,7 +314,3 @@ def _show_result(run: Run, json: bool) -> None:
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
     console.note(f"finished {run.folder}" + (f"; validation: {numbers}" if numbers else ""))
     console.note(f"next: gwapctl evaluate {run.folder}, or gwapctl localize IMAGE --model {run.folder}")
-
-
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)

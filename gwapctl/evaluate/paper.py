@@ -21,6 +21,7 @@ from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.examples import Examples
 from gwapctl.evaluate.ground_truth import Masks, Truth
 from gwapctl.evaluate.predictions import ANY, Evidence, Heatmap
+from gwapctl.metrics import METRICS, Need, needing
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.metrics.detection import DetectionAP
@@ -32,17 +33,6 @@ from gwapctl.regions.components import BoolMask, FloatMap, normalise
 SURE = 0.5  # a class counts as predicted above this score
 TOP = 5
 ONE_THRESHOLD = np.zeros(1)  # a floor's box is the same at every threshold
-
-AP_KEYS = ("voc_map_11pt", "voc_map_area", "ap_11pt", "ap_area")
-RANK_KEYS = ("top1_error", "top5_error", "top1_loc_error", "top5_loc_error")
-TOP5_KEYS = ("top5_error", "top5_loc_error")
-BOX_KEYS = ("gt_known_error", "cor_loc", "mean_iou")
-MAP_KEYS = (
-    *("f_measure", "f_of_means", "fg_precision", "fg_recall", "fg_area", "px_ap"),
-    *("fg_iou", "fg_iou_threshold", "fg_iou_pooled", "fg_iou_pooled_threshold"),
-    *("max_box_acc", "max_box_acc_30", "max_box_acc_50", "max_box_acc_70", "max_box_acc_threshold", "max_box_acc_v2"),
-)
-PREDICTED_KEYS = ("f_measure", "f_of_means", "fg_iou", "fg_iou_pooled")  # also of the predicted classes' maps
 
 
 class PaperProtocol:
@@ -123,17 +113,17 @@ class PaperProtocol:
 
     def verdict(self) -> Verdict:
         """Return all metrics that the data allows."""
-        omissions = self._omissions.found()
-        omitted = {key for keys in omissions for key in keys}
+        omissions = [(needing(need, "paper"), reason) for need, reason in self._omissions.found().items()]
+        omitted = {key for keys, _ in omissions for key in keys}
         found = self._predicted.compute() | self._predicted_iou.compute()
-        predicted = {f"{key}_predicted": value for key, value in found.items() if key in PREDICTED_KEYS}
+        predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
         parts = [self._classification().compute(), self._judged.compute(), predicted, self._detections.compute()]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
-            name: {k: v for k, v in floor.compute().items() if k in metrics and not k.endswith("_threshold")}
+            name: {k: v for k, v in floor.compute().items() if k in metrics and METRICS[k].floor}
             for name, floor in self._floors.items()
         }
-        notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions.items()]
+        notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions]
         notes += [f"localization leaves out {self._blacklisted} blacklisted images"] * bool(self._blacklisted)
         fg_iou = self._judged.fg_iou
         return Verdict(
@@ -232,17 +222,22 @@ class _Omissions:
         self._no_map += any(evidence.map_of(label) is None for label in truth.labels)
         self._no_guess += evidence.guesses == ()
 
-    def found(self) -> dict[tuple[str, ...], str]:
-        """Return ``{metrics: why they are left out}``."""
-        rows = [
-            (self._multi_label and self._unscored, AP_KEYS, "without a score for every class"),
-            (not self._multi_label and self._unranked, RANK_KEYS, "without predicted classes"),
-            (not self._multi_label and self._short, TOP5_KEYS, f"with fewer than {self._ranks_needed} ranked classes"),
-            (self._no_guess, ("top5_loc_error",), "without maps of their three best classes"),
-            (self._no_box, BOX_KEYS, "without a box of a class that is there"),
-            (self._no_map, MAP_KEYS, "without a map of a class that is there"),
+    def found(self) -> dict[Need, str]:
+        """Return ``{what some images lack: how many}``; the metrics that need it are left out."""
+        several = self._multi_label
+        rows: list[tuple[int, Need, str]] = [
+            (several and self._unscored, "class scores", "without a score for every class"),
+            (not several and self._unranked, "ranked classes", "without predicted classes"),
+            (
+                not several and self._short,
+                "five ranked classes",
+                f"with fewer than {self._ranks_needed} ranked classes",
+            ),
+            (self._no_guess, "five guesses", "without maps of their three best classes"),
+            (self._no_box, "boxes", "without a box of a class that is there"),
+            (self._no_map, "maps", "without a map of a class that is there"),
         ]
-        return {keys: f"{count} of {self._n} images are {why}" for count, keys, why in rows if count}
+        return {need: f"{count} of {self._n} images are {why}" for count, need, why in rows if count}
 
 
 def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:

@@ -11,6 +11,7 @@ from gwapctl.evaluate.document import Verdict
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import ONE_THRESHOLD, threshold_curve
 from gwapctl.evaluate.predictions import Evidence
+from gwapctl.metrics import METRICS
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.pixel_ap import PixelAP
@@ -70,7 +71,7 @@ class WsolevalProtocol:
         """Return the metrics that the data has positions for."""
         metrics = self._boxes.compute() | self._pixels.compute()
         floors = {
-            name: {k: v for part in parts for k, v in part.compute().items() if not k.endswith("_threshold")}
+            name: {k: v for part in parts for k, v in part.compute().items() if METRICS[k].floor}
             for name, parts in self._floors.items()
         }
         curve = threshold_curve(self._boxes.curve) if self._boxes.curve.n else {}

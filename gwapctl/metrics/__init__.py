@@ -2,4 +2,230 @@
 
 Every metric is an accumulator: ``update`` once per image, ``compute`` returns the numbers under their public names.
 Rates are in percent, F-measure and IoU in 0..1, nothing is rounded. A number that the data cannot give is left out.
+
+``METRICS`` says of each of these names what a person reads, how it is written, which number is the best one and what
+it needs. Help texts, tables, pages, cards, gates, floors and notes read it. This file imports nothing heavy: help does.
 """
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+Direction = Literal["highest", "lowest", "none"]
+Shown = Literal["card", "page", "document", "class"]
+Need = Literal[
+    "class scores",
+    "ranked classes",
+    "five ranked classes",
+    "five guesses",
+    "boxes",
+    "maps",
+    "maps of predicted classes",
+    "detections",
+    "ground-truth boxes",
+    "masks",
+    "a model",
+]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What numbers are in: ``sign`` stands behind a label, ``decimals`` are those of the terminal.
+
+    Numbers times ``to_percent`` are percent: a bar of a page.
+    """
+
+    name: str
+    sign: str = ""
+    decimals: int = 2
+    to_percent: float = 1
+
+    def text(self, value: float | None) -> str:
+        """Write a number as the terminal does; nothing where there is none."""
+        return "" if value is None else f"{value:.{self.decimals}f}"
+
+
+PERCENT = Unit("percent", "%")
+FRACTION = Unit("0..1", decimals=4, to_percent=100)
+LEVEL = Unit("0..255", decimals=0)
+SPEED = Unit("images per s")
+MEMORY = Unit("MiB per image", "MiB per image")
+NUMBER = Unit("number")  # of a name that is not registered
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of an evaluation, under its key in ``METRICS``.
+
+    Attributes:
+        label: its name for a person, without the unit.
+        help: one line that says what it is.
+        unit: what it is in.
+        needs: what every image must have, in the predictions and in the data set.
+        direction: which number is the best one. ``none``: neither is better, so no gate can be set on it.
+        decimals: as a page writes it, like the papers; None: those of the unit.
+        protocols: which ones give it; none where it is measured beside them.
+        floor: whether the blind boxes are measured by it, too.
+        shown: how far it gets. ``card``: on the cards of models; ``page``: on pages; ``document``: only in the document
+            and the terminal; ``class``: only in the rows of classes.
+
+    """
+
+    label: str
+    help: str
+    unit: Unit
+    needs: tuple[Need, ...] = ()
+    direction: Direction = "highest"
+    decimals: int | None = None
+    protocols: tuple[str, ...] = ("paper",)
+    floor: bool = False
+    shown: Shown = "page"
+
+    @property
+    def title(self) -> str:
+        """The label with the sign of the unit: the heading of a column."""
+        return f"{self.label} ({self.unit.sign})" if self.unit.sign else self.label
+
+    @property
+    def on_pages(self) -> bool:
+        """Whether pages show it beside the main numbers."""
+        return self.shown in ("card", "page")
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether an evaluation can be refused because of it."""
+        return self.direction != "none" and self.shown != "class"
+
+    def text(self, value: float | None) -> str:
+        """Write a number as a page does; nothing where there is none."""
+        if value is None or self.decimals is None:
+            return self.unit.text(value)
+        return f"{value:.{self.decimals}f}"
+
+    def is_worse(self, value: float, bound: float) -> bool:
+        """Tell whether ``value`` lies on the wrong side of ``bound``."""
+        return value > bound if self.direction == "lowest" else value < bound
+
+
+BOTH = ("paper", "wsoleval")
+# what the metrics of one kind have in common
+_scored = partial(Metric, unit=PERCENT, needs=("class scores",), decimals=1)
+_ranked = partial(Metric, unit=PERCENT, needs=("ranked classes",), direction="lowest", shown="card")
+_boxed = partial(Metric, unit=PERCENT, needs=("boxes", "ground-truth boxes"), floor=True)
+_otsu = partial(Metric, unit=FRACTION, needs=("maps", "ground-truth boxes"), floor=True)
+_swept = partial(Metric, unit=PERCENT, needs=("maps", "ground-truth boxes"), protocols=BOTH, floor=True)
+_contours = partial(
+    Metric,
+    unit=PERCENT,
+    needs=("maps", "ground-truth boxes"),
+    protocols=("wsoleval",),
+    floor=True,
+    shown="document",
+)
+_masked = partial(Metric, unit=FRACTION, needs=("maps", "masks"), floor=True)
+_level = partial(Metric, unit=LEVEL, needs=("maps", "masks"), direction="none", shown="document")
+_predicted = partial(Metric, unit=FRACTION, needs=("maps of predicted classes", "ground-truth boxes"), shown="document")
+_detected = partial(Metric, unit=PERCENT, needs=("detections", "ground-truth boxes"))
+_cost = partial(Metric, needs=("a model",), protocols=())
+
+# in the order in which they are shown
+METRICS: dict[str, Metric] = {
+    # several classes per image
+    "voc_map_11pt": _scored("VOC mAP, 11 points", "classification AP of VOC 2007, mean over classes"),
+    "voc_map_area": _scored("VOC mAP, area", "classification AP of VOC from 2010 on, mean over classes"),
+    "ap_11pt": _scored("AP, 11 points", "classification AP of VOC 2007, of one class", shown="class"),
+    "ap_area": _scored("AP, area", "classification AP of VOC from 2010 on, of one class", shown="class"),
+    # one class per image
+    "top1_error": _ranked("top-1 error", "images whose true class is not the best one"),
+    "top5_error": _ranked(
+        "top-5 error",
+        "images whose true class is not among the five best",
+        needs=("ranked classes", "five ranked classes"),
+    ),
+    # one box per class
+    "gt_known_error": _boxed(
+        "GT-known localization error", "true classes whose box has an IoU below 0.5", direction="lowest", shown="card"
+    ),
+    "top1_loc_error": _ranked(
+        "top-1 localization error",
+        "images whose best class, or its box, is wrong (IoU below 0.5)",
+        needs=("ranked classes", "ground-truth boxes"),
+        floor=True,
+    ),
+    "top5_loc_error": _ranked(
+        "top-5 localization error",
+        "images of whose five guesses none has class and box right",
+        needs=("ranked classes", "five ranked classes", "five guesses", "ground-truth boxes"),
+        floor=True,
+    ),
+    "cor_loc": _boxed("CorLoc", "true classes whose box has an IoU of at least 0.5, mean over classes", decimals=1),
+    # Otsu's foreground of the maps
+    "f_measure": _otsu("F-measure", "F-measure of Otsu's foreground, mean over images", shown="card"),
+    "f_of_means": _otsu("F-measure of mean precision and recall", "F-measure of fg_precision and fg_recall"),
+    "f_measure_predicted": _predicted("F-measure, predicted classes", "f_measure with maps of the predicted classes"),
+    "f_of_means_predicted": _predicted(
+        "F-measure of mean precision and recall, predicted classes", "f_of_means with maps of the predicted classes"
+    ),
+    "fg_precision": _otsu("precision of Otsu's foreground", "share of Otsu's foreground that lies in true boxes"),
+    "fg_recall": _otsu("recall of the ground-truth area", "share of the true boxes that is Otsu's foreground"),
+    "fg_area": _otsu("share of the image that is foreground", "share that Otsu's foreground covers", direction="none"),
+    "mean_iou": _boxed("mean IoU", "IoU of the boxes of the true classes, mean over all of them", unit=FRACTION),
+    # boxes at every threshold of the maps
+    "max_box_acc": _swept("MaxBoxAcc", "boxes with an IoU of at least 0.5, at the best threshold", shown="card"),
+    "max_box_acc_30": _swept("box accuracy at IoU 0.3", "the same at an IoU of at least 0.3", shown="document"),
+    "max_box_acc_50": _swept("box accuracy at IoU 0.5", "the same as max_box_acc", shown="document"),
+    "max_box_acc_70": _swept("box accuracy at IoU 0.7", "the same at an IoU of at least 0.7", shown="document"),
+    "max_box_acc_threshold": _swept(
+        "threshold of MaxBoxAcc",
+        "the lowest threshold that gives max_box_acc",
+        unit=FRACTION,
+        direction="none",
+        floor=False,
+        shown="document",
+    ),
+    "max_box_acc_v2": _swept("MaxBoxAccV2", "mean of the accuracies at IoU 0.3, 0.5 and 0.7", shown="card"),
+    "max_box_acc_v2_30": _contours("box accuracy of all contours at IoU 0.3", "part of max_box_acc_v2 at IoU 0.3"),
+    "max_box_acc_v2_50": _contours("box accuracy of all contours at IoU 0.5", "part of max_box_acc_v2 at IoU 0.5"),
+    "max_box_acc_v2_70": _contours("box accuracy of all contours at IoU 0.7", "part of max_box_acc_v2 at IoU 0.7"),
+    # maps beside masks
+    "px_ap": _masked("PxAP", "average precision of the pixels of all images", unit=PERCENT, protocols=BOTH),
+    "fg_iou": _masked("foreground IoU", "IoU of map and mask, mean over images, at the best level"),
+    "fg_iou_threshold": _level("level of foreground IoU", "the lowest level that gives fg_iou"),
+    "fg_iou_pooled": _masked("foreground IoU, pooled", "fg_iou of all pixels together", shown="document"),
+    "fg_iou_pooled_threshold": _level("level of foreground IoU, pooled", "the lowest level that gives fg_iou_pooled"),
+    "fg_iou_predicted": _predicted(
+        "foreground IoU, predicted classes",
+        "fg_iou with maps of the predicted classes",
+        needs=("maps of predicted classes", "masks"),
+    ),
+    "fg_iou_pooled_predicted": _predicted(
+        "foreground IoU, pooled, predicted classes",
+        "fg_iou_pooled with maps of the predicted classes",
+        needs=("maps of predicted classes", "masks"),
+    ),
+    # many boxes per image
+    "det_map_11pt": _detected("detection mAP, 11 points", "detection AP of VOC 2007, mean over classes"),
+    "det_map_area": _detected("detection mAP, area", "detection AP of VOC from 2010 on, mean over classes"),
+    "det_ap_11pt": _detected("detection AP, 11 points", "detection AP of VOC 2007, of one class", shown="class"),
+    "det_ap_area": _detected("detection AP, area", "detection AP of VOC from 2010 on, of one class", shown="class"),
+    "coco_map": _detected("COCO mAP", "detection AP of COCO, mean over IoU 0.50 to 0.95 and classes"),
+    # what reading maps costs
+    "images_per_second": _cost(
+        "images per second", "speed of reading maps, the network's time included", SPEED, decimals=0, shown="card"
+    ),
+    "extra_memory_mib": _cost(
+        "memory of the maps", "memory of reading maps beyond that of classifying", MEMORY, direction="lowest"
+    ),
+}
+
+
+def describe(key: str) -> Metric:
+    """Return what is known of ``key``: its entry; of a name that is not registered (a document of others) itself."""
+    return METRICS.get(key) or Metric(key.replace("_", " "), "", NUMBER, direction="none", shown="document")
+
+
+def needing(need: Need, protocol: str) -> tuple[str, ...]:
+    """Return the metrics of ``protocol`` that need ``need`` of every image."""
+    return tuple(key for key, one in METRICS.items() if need in one.needs and protocol in one.protocols)

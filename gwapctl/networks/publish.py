@@ -13,22 +13,12 @@ from typing import Any
 
 from gwapctl.errors import DataError
 from gwapctl.files import read_json, write_text
+from gwapctl.metrics import METRICS
 from gwapctl.networks.classifier import Classifier, ModelInfo, load_classifier, save_model
 from gwapctl.networks.weights_packages import WeightsPackage
 from gwapctl.networks.zoo import check_logits, weights_package
 from gwapctl.runs import Run
 
-HEADLINE = (
-    "top1_error",
-    "top5_error",
-    "top1_loc_error",
-    "top5_loc_error",
-    "gt_known_error",
-    "max_box_acc",
-    "max_box_acc_v2",
-    "f_measure",
-    "images_per_second",
-)
 TOO_SMALL_TO_PUBLISH = 100  # images: numbers on fewer say nothing
 
 
@@ -123,7 +113,7 @@ def _summary(document: dict[str, Any], entry: str) -> dict[str, Any]:
 
 
 def _headline(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: round(metrics[name], 4) for name in HEADLINE if name in metrics}
+    return {key: round(metrics[key], 4) for key, metric in METRICS.items() if metric.shown == "card" and key in metrics}
 
 
 def _write_card(path: Path, front: dict[str, Any], check: dict[str, Any], evaluations: Sequence[Path]) -> None:

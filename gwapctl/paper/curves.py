@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gwapctl.paper.metric_names import METRICS, metric_name
+from gwapctl.metrics import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> list[Picture]:
 def _named(line: Line) -> Line:
     """Give a validation metric the name that it has on the page."""
     key = line.label.removeprefix("val_")
-    return replace(line, label=metric_name(key)) if key in METRICS else line
+    return replace(line, label=METRICS[key].title) if key in METRICS else line
 
 
 def _lines(history: Sequence[Mapping[str, Any]]) -> list[Line]:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from gwapctl.config import build_train_config
+from gwapctl.config.settings import as_arguments
 from gwapctl.errors import DataError
 from gwapctl.paper.measured import Config, recipe_file, settings_hash
 from gwapctl.paper.specification import EXTRAS, Column, EvaluateOptions, Row, Setting, TableSpec
@@ -155,8 +156,8 @@ def build_command(spec: TableSpec, row: Row, column: Column, ground: Ground, tra
     if trained is not None:
         return _evaluate(trained, row.evaluate, ground)
     run = str(runs / run_name(row, column, ground))
-    settings = [part for key, value in column.config.items() for part in _flag(key, value)]
-    train = ["gwapctl", "train", ground.argument, "--recipe", str(row.recipe), *settings, "--out", run]
+    recipe = ["--recipe", str(row.recipe)]
+    train = ["gwapctl", "train", ground.argument, *recipe, *as_arguments(column.config), "--out", run]
     return f"{shlex.join(train)} && {_evaluate(run, row.evaluate, ground)}"
 
 

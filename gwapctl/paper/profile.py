@@ -6,6 +6,7 @@ the same for all of them unless it says otherwise for one, and may choose the da
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field
@@ -150,6 +151,21 @@ def _change(row: Row, profile: Profile, budget: Budget) -> Row:
         return row
     options = {**budget.evaluate.model_dump(exclude_none=True), **own.evaluate.model_dump(exclude_none=True)}
     evaluate = row.evaluate.model_copy(update=options)
-    known = (DetectorConfig if "detector" in row.config else TrainConfig).model_fields
-    general = {key: value for key, value in profile.settings.items() if key in known}
+    general = _known(row, profile.settings)
     return row.model_copy(update={"instead": {**general, **budget.settings, **own.settings}, "evaluate": evaluate})
+
+
+def with_settings(spec: TableSpec, settings: Mapping[str, Setting]) -> TableSpec:
+    """Return the table with ``settings`` on top of those of every row; a detector takes those that it has."""
+    variants = {name: with_settings(variant, settings) for name, variant in spec.variants.items()}
+    rows = tuple(
+        row if row.quoted else row.model_copy(update={"instead": {**row.instead, **_known(row, settings)}})
+        for row in spec.rows
+    )
+    return spec.model_copy(update={"rows": rows, "variants": variants})
+
+
+def _known(row: Row, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return the settings that the row's network has, be it a classifier or a detector."""
+    known = (DetectorConfig if "detector" in row.config else TrainConfig).model_fields
+    return {key: value for key, value in settings.items() if key in known}

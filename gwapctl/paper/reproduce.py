@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from gwapctl.config import DetectorConfig, stored_config
+from gwapctl.config import stored_config
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.errors import DataError, GwapctlError, unknown_name
 from gwapctl.evaluate import Options, evaluate
@@ -263,19 +263,16 @@ def carry_out(
 
 def _train(plan: Plan, work: Work, watch: Watch) -> Run:
     """Train ``work`` in a new run folder, or where it was interrupted."""
+    from gwapctl.train.loop import train
+    from gwapctl.train.task import Listener
+
     resume, machine = work.run is not None, plan.machine
     folder = plan.folder(work)
     config = work.config if work.run is None else stored_config(work.run.document["config"])
     prepare_output_folder(folder, overwrite=False, resume=resume)
-    more: dict[str, Any] = {"root": machine.root, "device": machine.device, "workers": machine.workers}
+    where: dict[str, Any] = {"root": machine.root, "device": machine.device, "workers": machine.workers}
     with watch(f"training {folder.name}") as progress:
-        if isinstance(config, DetectorConfig):
-            from gwapctl.train.detection import train_detector
-
-            return train_detector(config, folder, resume=resume, progress=progress, **more)
-        from gwapctl.train.classification import train
-
-        return train(config, folder, resume=resume, progress=progress, **more)
+        return train(config, folder, resume=resume, listener=Listener(progress=progress), **where)
 
 
 def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> None:

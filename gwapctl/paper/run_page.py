@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gwapctl.metrics import METRICS, Metric, describe
 from gwapctl.paper.curves import Line, Picture, draw_chart, learning_curves
 from gwapctl.paper.examples import find_examples
 from gwapctl.paper.measured import is_chosen_on
-from gwapctl.paper.metric_names import FRACTIONS, METRICS, metric_name, metric_text
 from gwapctl.paper.pages import render_page, write_report
 from gwapctl.runs import Run
 
 PAGE = "report.html"
-
-FLOORS = {"full_image": "full image", "centred_box": "centred box"}
 
 
 @dataclass(frozen=True)
@@ -104,15 +102,15 @@ def _cards(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the known metrics with the floors beside them."""
     metrics: Mapping[str, Any] = evaluation.get("metrics") or {}
     cards = []
-    for key in METRICS:
-        if metrics.get(key) is not None:
+    for key, metric in METRICS.items():
+        if metric.on_pages and metrics.get(key) is not None:
             floors = [
-                f"{title} {metric_text(key, floor[key])}"
-                for name, title in FLOORS.items()
-                if (floor := (evaluation.get("floors") or {}).get(name) or {}).get(key) is not None
+                f"{name.replace('_', ' ')} {metric.text(floor[key])}"
+                for name, floor in (evaluation.get("floors") or {}).items()
+                if (floor or {}).get(key) is not None
             ]
             text = f"floors: {', '.join(floors)}" if floors else ""
-            cards.append({"name": metric_name(key), "value": metric_text(key, metrics[key]), "floor": text})
+            cards.append({"name": metric.title, "value": metric.text(metrics[key]), "floor": text})
     return cards
 
 
@@ -130,17 +128,21 @@ def _judged_on(evaluation: Mapping[str, Any], val_split: str | None) -> str:
 
 def _all_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> PlainTable:
     """Return one row per evaluation, with the metrics that any of them has."""
-    keys = [key for key in METRICS if any(key in (document.get("metrics") or {}) for document in evaluations)]
+    keys = [
+        key
+        for key, metric in METRICS.items()
+        if metric.on_pages and any(key in (document.get("metrics") or {}) for document in evaluations)
+    ]
     rows = []
     for document in evaluations:
         options = document.get("options") or {}
         words = [document["dataset"], document["split"], document["protocol"]]
         words += [options.get(key, "") for key in ("map", "scales", "box_rule")]
-        numbers = [metric_text(key, (document.get("metrics") or {}).get(key)) for key in keys]
+        numbers = [METRICS[key].text((document.get("metrics") or {}).get(key)) for key in keys]
         row = [str(document.get("created", ""))[:10], *map(_text, words), f"{document['n']:,}", *numbers]
         rows.append(tuple(TableCell(cell) for cell in row))
     names = ("date", "data set", "split", "protocol", "map", "scales", "box rule", "images")
-    return PlainTable((*names, *map(metric_name, keys)), tuple(rows), text_columns=7)
+    return PlainTable((*names, *(METRICS[key].title for key in keys)), tuple(rows), text_columns=7)
 
 
 def _classes(per_class: Sequence[Mapping[str, Any]]) -> PlainTable:
@@ -152,15 +154,14 @@ def _classes(per_class: Sequence[Mapping[str, Any]]) -> PlainTable:
     for row in per_class:
         words = [str(row.get("class", "")), *([str(row.get("id", ""))] if with_id else [])]
         cells = [*map(TableCell, words), TableCell(_text(row.get("n", "")))]
-        rows.append((*cells, *(TableCell(metric_text(key, row.get(key)), _share(key, row.get(key))) for key in keys)))
-    columns = [*names, *map(metric_name, keys)]
+        rows.append((*cells, *(_bar(describe(key), row.get(key)) for key in keys)))
+    columns = [*names, *(describe(key).title for key in keys)]
     return PlainTable(tuple(columns), tuple(rows), text_columns=len(names) - 1)
 
 
-def _share(key: str, value: float | None) -> float | None:
-    if value is None:
-        return None
-    return min(max(value * (100 if key in FRACTIONS else 1), 0.0), 100.0)
+def _bar(metric: Metric, value: float | None) -> TableCell:
+    share = None if value is None else min(max(value * metric.unit.to_percent, 0.0), 100.0)
+    return TableCell(metric.text(value), share)
 
 
 def threshold_curves(evaluation: Mapping[str, Any]) -> list[Picture]:
@@ -171,7 +172,7 @@ def threshold_curves(evaluation: Mapping[str, Any]) -> list[Picture]:
     curve: Mapping[str, Any] = evaluation.get("threshold_curve") or {}
     x = curve.get("thresholds") or []
     named = [(key, value) for key, value in curve.items() if isinstance(value, list) and key != "thresholds"]
-    lines = [Line(metric_name(key), x, value) for key, value in named if len(value) == len(x)]
+    lines = [Line(describe(key).title, x, value) for key, value in named if len(value) == len(x)]
     chosen = curve.get("chosen")
     title = "Box threshold" if chosen is None else "Box threshold (dashed: in use)"
     return [draw_chart(title, "threshold", lines, mark=chosen)] if lines else []

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from gwapctl.errors import DataError, unknown_name
+from gwapctl.errors import DataError, closest, unknown_name
 from gwapctl.files import read_text
+from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Column(Frozen):
 
     ``config`` adds to every row's settings (table V trains one model per column). A ``quoted`` column cannot be
     measured; the text says why. An ``optional`` one is left out where no row has its metric: not every data set does.
-    ``percent``: the table prints a metric of 0..1 in percent.
+    ``percent``: the table prints a metric of 0..1 in percent. ``best``: which number is bold; by default the metric's
+    own direction.
     """
 
     key: str
@@ -87,6 +89,14 @@ class Column(Frozen):
     quoted: str | None = None
     optional: bool = False
     percent: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _best_of_its_metric(cls, values: dict[str, Any]) -> dict[str, Any]:
+        key = values.get("metric")
+        if key is not None and key not in METRICS:
+            raise ValueError(f"there is no metric {key!r}.{closest(key, METRICS)}")
+        return values if key is None else {"best": METRICS[key].direction, **values}
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """Return the column's metric as the table prints it, None where it was not measured."""

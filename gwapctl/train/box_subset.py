@@ -35,7 +35,7 @@ def box_labelled_subset(samples: Sequence[BoxedSample], classes: int, proportion
     for label in range(classes):
         members = sorted(name for name, labels in present.items() if label in labels)
         order = np.random.default_rng([seed, label]).permutation(len(members))
-        queues.append([members[place] for place in order[::-1]])  # the next one is the last
+        queues.append([members[index] for index in order[::-1]])  # the next one is the last
     totals = [len(queue) for queue in queues]
     if not any(totals):
         raise DataError("no image of the training split has a box, which a detector needs. Train without --detector.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gwapctl.datasets.readable import DECODED, unreadable_images
 from gwapctl.errors import DataError
-from gwapctl.progress import ProgressCallback
-from gwapctl.train.setup import TrainData, require_all_classes
+from gwapctl.train.data import TrainData, require_all_classes
+from gwapctl.train.task import Listener
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,12 @@ class ImageCheck:
     """Looks at all images before anything is built, and refuses or leaves out (``skip``) those that cannot be read.
 
     ``known`` are those that the run left out when it was started: a resumed run leaves out the same, and no others.
-    ``warn`` hears what was left out, ``announce`` how thorough the check was.
+    ``listener`` is told what was left out and how thorough the check was.
     """
 
     skip: bool = False
     known: Mapping[str, Sequence[str]] | None = None
-    warn: Callable[[str], None] = lambda _: None
-    announce: Callable[[str], None] = lambda _: None
-    progress: ProgressCallback | None = None
+    listener: Listener = Listener()  # noqa: RUF009
 
     def __call__(self, data: TrainData) -> TrainData:
         """Return the data without what is left out.
@@ -37,15 +35,17 @@ class ImageCheck:
         skip = self.skip and self.known is None
         samples = [sample for part in data.parts.values() for sample in part]
         if len(samples) > DECODED and not skip:
-            self.announce(f"checking the headers of {len(samples):,} images; --skip-broken reads them whole")
-        broken = unreadable_images(samples, every=skip, progress=self.progress)
+            self.listener.announce(f"checking the headers of {len(samples):,} images; --skip-broken reads them whole")
+        broken = unreadable_images(samples, every=skip, progress=self.listener.check_progress)
         if not broken:
             return data
         first, more = next(iter(broken.values())), len(broken) - 1
         others = f" {more} more images cannot be read." if more else ""
         if not skip:
             raise DataError(f"{first}{others} `gwapctl data check` lists all, --skip-broken leaves them out.")
-        self.warn(f"{len(broken)} of {len(samples)} images cannot be read and are left out. The first: {first}")
+        self.listener.warn(
+            f"{len(broken)} of {len(samples)} images cannot be read and are left out. The first: {first}"
+        )
         ids = {part: [item.id for item in found if item.path in broken] for part, found in data.parts.items()}
         kept = data.without({part: found for part, found in ids.items() if found})
         require_all_classes(kept.dataset, kept.train, kept.train_split)

@@ -1,234 +1,301 @@
-"""Training from image-level labels: one readable loop, resumable to the bit."""
+"""Training a classifier from image-level labels: on images, or its head alone on cached feature maps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.config import TrainConfig
-from gwapctl.device import autocast, keep_freed_memory, resolve_device
+from gwapctl.datasets.base import Dataset
+from gwapctl.device import autocast
 from gwapctl.errors import DataError
+from gwapctl.maps.reading import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.networks.classifier import save_model
-from gwapctl.networks.heads import HeadOutput
-from gwapctl.networks.zoo import find_weights
-from gwapctl.progress import Progress, ProgressCallback
-from gwapctl.runs import Run, now
-from gwapctl.train.bookkeeping import (
-    STATE,
-    Meter,
-    default_workers,
-    device_name,
-    interrupt_flag,
-    keep_row,
-    kept_resumable,
-    left_out,
-    open_run,
-    require_finite,
-    require_tensorboard,
-    scalar_writer,
-    set_determinism,
+from gwapctl.networks.backbones import build_backbone, imagenet_classifier
+from gwapctl.networks.classifier import (
+    Classifier,
+    ModelInfo,
+    build_classifier,
+    load_matching,
+    read_weights,
+    save_model,
 )
-from gwapctl.train.check import ImageCheck
-from gwapctl.train.feature_cache import FeatureCache, default_place
-from gwapctl.train.setup import Training, learning_rate, load_train_data
+from gwapctl.networks.heads import Head, HeadOutput, head_class
+from gwapctl.networks.transforms import (
+    EvaluationImages,
+    Items,
+    TrainingBatches,
+    TrainingImages,
+    load_batches,
+    split_region,
+    targets,
+)
+from gwapctl.runs import Run
+from gwapctl.train.data import TrainData, load_train_data
+from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, OnFeatures, TrainingFeatures, default_folder
+from gwapctl.train.schedule import parameter_groups
+from gwapctl.train.task import Listener, Resources, Task
+
+ILSVRC, ILSVRC_CLASSES = ("imagenet", "lid"), 1000  # data sets whose classes are sorted wnids, as torchvision's
+SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrained ones
+
+Labelled = tuple[HeadOutput, Tensor, Tensor]  # a batch's output, labels (B, C) in {0, 1}, and label mask (B, C)
 
 
-def train(
-    config: TrainConfig,
-    folder: Path,
-    *,
-    root: Path | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    resume: bool = False,
-    tensorboard: bool = False,
-    skip_broken: bool = False,
-    feature_cache: Path | None = None,
-    announce: Callable[[str], None] = lambda _: None,
-    detail: Callable[[str], None] = lambda _: None,
-    warn: Callable[[str], None] = lambda _: None,
-    check_progress: ProgressCallback | None = None,
-    progress: ProgressCallback | None = None,
-) -> Run:
-    """Train a classifier into the run folder ``folder``, or continue the run that is there.
+class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
+    """A classifier in training. A batch is images or feature maps, and the indices of their samples ``(B,)``."""
 
-    The folder is made ready by the caller (``files.prepare_output_folder``). ``workers`` are threads that read
-    images; by default one per core but one, at most 8. With ``tensorboard`` the rows of ``history.jsonl`` also go as
-    scalars to the folder ``tensorboard`` of the run. ``feature_cache`` is the folder of caches that
-    ``config.cache_features`` uses (by default one in the user's cache); ``announce`` hears what is written there, and
-    ``detail`` which tensors of first weights found no partner.
+    config: TrainConfig
+    model: Classifier
+    per_epoch: int
+    features: FeatureCache | None  # what is read in place of the images, if anything
+    network: Callable[..., HeadOutput]  # what batches go through: all of the model, or its head alone
+    load_data = staticmethod(load_train_data)
 
-    All images are looked at before anything is built. One that cannot be read is an error, or left out and recorded in
-    ``run.json`` where ``skip_broken`` says so; ``warn`` hears what is wrong with the data but no error.
+    def __init__(self, config: TrainConfig, data: TrainData, resources: Resources) -> None:
+        super().__init__(config, data, resources)
+        self.model, self.not_loaded = build_model(config, data.dataset, self.first_weights)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.frozen = _freeze(self.model, config)
+        self.ema = _moving_average(self.model, config.ema) if config.ema else None
+        self.labels, self.label_mask = targets(data.train, len(data.dataset.classes))
+        self.backgrounds_per_batch = self.head.background_images(config.batch_size)
+        self.keep = config.keep
+        self.per_epoch = self.row_every = max(1, len(data.train) // config.batch_size)
+        self.total = config.iterations or (config.epochs or 0) * self.per_epoch
+        self.images_per_step = config.batch_size * config.accumulate
+        self.one_size = len(config.train_sizes) <= 1
+        self.read(None)
 
-    Raises:
-        KeyboardInterrupt: it was stopped; the state is saved and ``resume`` continues exactly.
-        GwapctlError: data, weights, settings or the device cannot be used.
+    def read(self, features: FeatureCache | None) -> None:
+        """Take batches from images (None), or from their cached feature maps, from now on."""
+        self.features = features
+        network = self._network_of(self.model)
+        self.network = torch.compile(network) if self.config.compile else network
 
-    """
-    if tensorboard:
-        require_tensorboard()
-    place = resolve_device(device)
-    set_determinism(config.deterministic, one_size=len(config.train_sizes) <= 1)
-    if place.type == "cpu":
-        keep_freed_memory()
-    known = left_out(folder) if resume else None
-    data = load_train_data(config, root, ImageCheck(skip_broken, known, warn, announce, check_progress))
-    for text in data.dataset.warnings():
-        warn(text)
-    weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
-    training = Training(config, data, place, weights, default_workers() if workers is None else workers)
-    if training.not_loaded:
-        detail(f"no partner in {config.weights} or in the network for: {', '.join(training.not_loaded)}")
-    run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
-    logged = scalar_writer(run, training.iteration, tensorboard)
-    with kept_resumable(run, training), interrupt_flag() as interrupted, logged as scalars:
-        if config.cache_features:
-            _cache_features(training, run, feature_cache, interrupted, announce, progress)
-        _train_loop(training, run, interrupted, scalars, progress)
-    if config.keep == "last" or training.total == 0:  # 0: the first weights are the model
-        save_model(training.averaged, folder)
-    (folder / STATE).unlink(missing_ok=True)
-    run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
-    return run
+    def _network_of(self, model: Classifier) -> nn.Module:
+        return model if self.features is None else OnFeatures(cast(Head, model.head))
+
+    def _split(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Split a batch into what the network reads and the region of each image, if it has one."""
+        return split_region(batch) if self.features is None else (batch, None)
+
+    @property
+    def head(self) -> Head:
+        """The head in training: it knows the loss."""
+        return cast(Head, self.model.head)
+
+    @property
+    def averaged(self) -> Classifier:
+        """The model that is judged and saved: the moving average where there is one."""
+        return self.model if self.ema is None else cast(Classifier, self.ema.module)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the backbone's groups and the head's, whose rate has a factor of its own."""
+        config = self.config
+        backbone = parameter_groups(self.model.backbone, config)
+        return [*backbone, *parameter_groups(self.head, config, config.head_lr_factor)]
+
+    def describe(self) -> dict[str, Any]:
+        """Return which tensors of first weights found no partner, and whether the head sees boxes."""
+        return {"not_loaded": self.not_loaded, "sees_boxes": self.head.sees_boxes}
+
+    def require_same_data(self, run: Run) -> None:
+        """Compare the training images and the background images."""
+        super().require_same_data(run)
+        background = "background_fingerprint"
+        if run.document["dataset"].get(background) != self.data.describe().get(background):
+            raise DataError(f"the background images are not those {run.folder} was started with.")
+
+    def prepare(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
+        """Compute those feature maps of a frozen backbone that are not there yet, and read them from now on."""
+        if self.not_loaded:
+            listener.detail(f"no partner in {self.config.weights} or in the network for: {', '.join(self.not_loaded)}")
+        if not self.config.cache_features:
+            return
+        data, known = self.data, run.document.get("features")
+        cache = FeatureCache(
+            self.resources.feature_cache or (Path(known["folder"]).parent if known else default_folder()),
+            self.model,
+            [*data.train, *data.val, *data.background],
+            size=self.config.image_size,
+            precision=self.config.precision,
+            mirrored=self.config.flip,
+        )
+        if known and known["key"] != cache.key:
+            raise DataError(
+                f"{run.folder} cannot be resumed: its images, or the weights of its backbone, were changed."
+            )
+        listener.announce(cache.announcement())
+        run.update(features={"folder": str(cache.folder.resolve()), "key": cache.key, **cache.description})
+        cache.fill(self.model, workers=self.workers, stop=interrupted, progress=listener.progress)
+        self.read(cache)
+
+    def batches(self, iteration: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches behind whose images are those without labels, if the head learns from such."""
+        config, data = self.config, self.data
+        samples = [*data.train, *data.background]
+        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop)
+        if self.features is not None:
+            images = TrainingFeatures(self.features, samples, config.seed, config.flip)
+        sampler = TrainingBatches(
+            len(data.train),
+            config.batch_size,
+            tuple((size, size) for size in config.train_sizes) or (config.image_size,),
+            config.seed,
+            iteration * config.accumulate,
+            self.total * config.accumulate,
+            len(data.background),
+            self.backgrounds_per_batch,
+        )
+        return load_batches(images, sampler, self.workers)
+
+    def begin_step(self, iteration: int) -> None:
+        """Set what learns to training; going through the hundreds of parts of a frozen network takes time."""
+        (self.model.head if self.config.freeze_backbone else self.model).train()
+        for module in self.frozen:
+            module.eval()
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Labelled:
+        """Run the network on a batch, and look its labels up."""
+        images, indices = batch
+        known = indices[: len(indices) - self.backgrounds_per_batch]
+        labels, mask = (table[known].to(self.device, non_blocking=True) for table in (self.labels, self.label_mask))
+        images, region = self._split(images.to(self.device, non_blocking=True))
+        return self.network(images, region), labels, mask
+
+    def loss(self, output: Labelled, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the head's loss; the history shows no parts of it."""
+        found, labels, mask = output
+        multi_label, epoch = self.data.dataset.multi_label, iteration / self.per_epoch
+        return self.head.loss(found, labels, mask, multi_label=multi_label, epoch=epoch), {}
+
+    def end_step(self) -> None:
+        """Take the new weights into the moving average."""
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+
+    def validate(self) -> dict[str, float]:
+        """Return the classification metrics of the present weights, at the model's input size."""
+        model, samples = self.averaged, self.data.val
+        network = self._network_of(model)
+        items: Items = EvaluationImages(samples, self.config.image_size)
+        if self.features is not None:
+            items = EvaluationFeatures(self.features, samples)
+        precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
+        step = max(8, self.config.batch_size)
+        batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
+        model.eval()
+        with torch.inference_mode():
+            for batch, indices in load_batches(items, batches, self.workers):
+                images, region = self._split(batch.to(self.device))
+                with autocast(self.device, self.config.precision):
+                    scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
+                for row, index in zip(scores, indices.tolist(), strict=True):
+                    sample = samples[index]
+                    if model.info.multi_label:
+                        precision_meter.update(row, sample.labels, sample.ignored)
+                    else:
+                        error_meter.update([int(c) for c in (-row).argsort(kind="stable")[:5]], sample.labels[0])
+        return precision_meter.compute() if model.info.multi_label else error_meter.compute()
+
+    def select(self, scores: dict[str, float], best: dict[str, Any]) -> dict[str, Any] | None:
+        """Choose by area mAP, or by the top-1 error, where the best weights are kept."""
+        selection = scores["voc_map_area"] if "voc_map_area" in scores else -scores["top1_error"]
+        if self.keep == "last" or selection <= best.get("selection", -math.inf):
+            return None
+        return {"selection": selection, **scores}
+
+    def state(self) -> dict[str, Any]:
+        """Return the model, its moving average and torch's generator."""
+        return {
+            "model": self._kept(self.model.state_dict()),
+            "ema": self._kept(self.ema.state_dict()) if self.ema else None,
+            "rng": torch.get_rng_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``, which has no backbone where feature maps are cached."""
+        strict = not self.config.cache_features
+        self.model.load_state_dict(state["model"], strict=strict)
+        if self.ema:
+            self.ema.load_state_dict(state["ema"], strict=strict)
+        torch.set_rng_state(state["rng"].cpu())
+
+    def _kept(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Leave out a backbone whose feature maps are cached: it never changes, and is there when the run resumes."""
+        if not self.config.cache_features:
+            return tensors
+        return {name: tensor for name, tensor in tensors.items() if "backbone" not in name.split(".")[:2]}
+
+    def save(self, folder: Path) -> None:
+        """Write the weights, averaged where they are, and ``model.json``."""
+        save_model(self.averaged, folder)
 
 
-def _cache_features(
-    training: Training,
-    run: Run,
-    place: Path | None,
-    interrupted: list[bool],
-    announce: Callable[[str], None],
-    progress: ProgressCallback | None,
-) -> None:
-    """Let the training read the feature maps of its frozen backbone, after computing those that are not there yet."""
-    config, data, known = training.config, training.data, run.document.get("features")
-    cache = FeatureCache(
-        place or (Path(known["folder"]).parent if known else default_place()),
-        training.model,
-        [*data.train, *data.val, *data.background],
-        size=config.image_size,
-        precision=config.precision,
-        mirrored=config.flip,
+def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInfo:
+    """Describe the model that ``config`` asks for."""
+    sizes = config.train_sizes or config.image_size
+    head = head_class(config.head)
+    provenance: dict[str, Any] = {"dataset": dataset.name, "recipe": config.recipe, "seed": config.seed}
+    if head.sees_boxes:
+        provenance["sees_boxes"] = True
+    return ModelInfo(
+        backbone=config.network,
+        output_stride=backbone.output_stride,
+        head=config.head,
+        head_options=config.head_options,
+        classes=dataset.classes,
+        multi_label=dataset.multi_label,
+        input_size=config.image_size,
+        train_sizes=(min(sizes), max(sizes)),
+        mean=backbone.mean,
+        std=backbone.std,
+        map=config.map or head.map,
+        scales=config.scales,
+        box_rule=config.box_rule or "paper20",
+        provenance=provenance,
     )
-    if known and known["key"] != cache.key:
-        raise DataError(f"{run.folder} cannot be resumed: its images, or the weights of its backbone, were changed.")
-    announce(cache.announcement())
-    run.update(features={"folder": str(cache.folder.resolve()), "key": cache.key, **cache.description})
-    cache.fill(training.model, workers=training.workers, stop=lambda: bool(interrupted), progress=progress)
-    training.features = cache
 
 
-def _train_loop(
-    training: Training, run: Run, interrupted: list[bool], scalars: Any, progress: ProgressCallback | None
-) -> None:
-    config, total = training.config, training.total
-    network = training.network(training.model)
-    step_model: Callable[..., HeadOutput] = torch.compile(network) if config.compile else network
-    meter = Meter(config.batch_size * config.accumulate)
-    batches = training.batches()
-    while training.iteration < total:
-        lr = learning_rate(config, training.iteration, total)
-        meter.add(train_step(training, step_model, batches, lr))
-        training.iteration += 1
-        if progress:
-            progress(Progress(training.iteration, total, "it", meter.text(lr, training.device)))
-        if training.iteration % training.per_epoch == 0 or training.iteration == total:
-            _end_epoch(training, run, meter, lr, scalars)
-        if interrupted:
-            raise KeyboardInterrupt
+def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
+    """Build the model with its first weights; return it and the names of layers that ``weights`` did not fill."""
+    blank = build_backbone(config.network, output_stride=config.output_stride)
+    info = model_info(config, dataset, blank)
+    model = build_classifier(info, pretrained=config.weights == "imagenet")
+    if config.map is not None:
+        require_map(model, config.map)
+    of_ilsvrc = dataset.name in ILSVRC and len(dataset.classes) == ILSVRC_CLASSES
+    if config.weights == "imagenet" and of_ilsvrc and not config.new_head:  # an unmodified network keeps its classifier
+        model.head.load_state_dict(imagenet_classifier(config.network, config.head) or model.head.state_dict())
+    if weights is None:
+        return model, []
+    tensors = read_weights(weights, config.network, config.head)
+    if config.new_head:  # another head's scores would be an advantage where heads are compared
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    return model, load_matching(model, tensors, weights)
 
 
-def train_step(
-    training: Training, model: Callable[..., HeadOutput], batches: Iterator[tuple[Tensor, Tensor]], lr: float
-) -> Tensor:
-    """Take one optimizer step over ``accumulate`` batches and return the mean loss (a tensor, not yet waited for)."""
-    config, device = training.config, training.device
-    training.learn()
-    for group in training.optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
-    training.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=device)
-    multi_label, epoch = training.data.dataset.multi_label, training.iteration / training.per_epoch
-    for _ in range(config.accumulate):
-        batch, indices = next(batches)
-        known = indices[: len(indices) - training.backgrounds_per_batch]  # behind them are images without labels
-        labels, counts = (table[known].to(device, non_blocking=True) for table in (training.labels, training.counts))
-        images, region = training.split(batch.to(device, non_blocking=True))
-        with autocast(device, config.precision):
-            output = model(images, region)
-        loss = training.head.loss(output, labels, counts, multi_label=multi_label, epoch=epoch)
-        (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach() / config.accumulate
-    training.optimizer.step()
-    if training.ema is not None:
-        training.ema.update_parameters(training.model)
-    return total
+def _moving_average(model: Classifier, decay: float) -> AveragedModel:
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
-def _end_epoch(training: Training, run: Run, meter: Meter, lr: float, scalars: Any) -> None:
-    """Judge on validation images, keep the best weights, and save the state."""
-    config = training.config
-    row = {"iteration": training.iteration, "epoch": training.iteration / training.per_epoch, **meter.reset(), "lr": lr}
-    require_finite(row)
-    if training.data.val:
-        scores = validate(training)
-        row |= {f"val_{name}": value for name, value in scores.items()}
-        better = selection_score(scores) > training.best.get("selection", -math.inf)
-        if config.keep == "best" and better:
-            training.best = {"iteration": training.iteration, "selection": selection_score(scores), **scores}
-            save_model(training.averaged, run.folder)
-    keep_row(run, training, row, meter, scalars)
-
-
-def selection_score(scores: dict[str, float]) -> float:
-    """Return what decides between checkpoints, larger is better: area mAP, or minus the top-1 error."""
-    return scores["voc_map_area"] if "voc_map_area" in scores else -scores["top1_error"]
-
-
-def validate(training: Training) -> dict[str, float]:
-    """Return the classification metrics of the present weights on the validation images, at the model's input size."""
-    model, samples, config = training.averaged, training.data.val, training.config
-    network = training.network(model)
-    precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
-    model.eval()
-    with torch.inference_mode():
-        for batch, indices in training.validation_batches():
-            images, region = training.split(batch.to(training.device))
-            with autocast(training.device, config.precision):
-                scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
-            for row, index in zip(scores, indices.tolist(), strict=True):
-                sample = samples[index]
-                if model.info.multi_label:
-                    precision_meter.update(row, sample.labels, sample.ignored)
-                else:
-                    error_meter.update([int(c) for c in (-row).argsort(kind="stable")[:5]], sample.labels[0])
-    return precision_meter.compute() if model.info.multi_label else error_meter.compute()
-
-
-def _create_run(folder: Path, config: TrainConfig, training: Training) -> Run:
-    document = {
-        "config": config.model_dump(mode="json"),
-        "dataset": training.data.describe(),
-        "device": device_name(training.device),
-        "seed": config.seed,
-        "not_loaded": training.not_loaded,
-        "sees_boxes": training.head.sees_boxes,
-    }
-    return Run.create(folder, document)
-
-
-def _open_run(folder: Path, config: TrainConfig, training: Training) -> Run:
-    background = "background_fingerprint"
-    if Run.open(folder).document["dataset"].get(background) != training.data.describe().get(background):
-        raise DataError(f"the background images are not those {folder} was started with.")
-    run, state = open_run(folder, config, training.data.describe())
-    if state is not None:
-        training.load_state(state)
-    return run
+def _freeze(model: Classifier, config: TrainConfig) -> list[nn.Module]:
+    """Stop what is not to be trained; return the modules that stay in eval mode (batch norm statistics stand still)."""
+    norms = [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    small = config.weights != "none" and config.batch_size < SMALL_BATCH
+    if config.freeze_backbone:  # in eval mode for good: ``begin_step`` does not touch it
+        model.backbone.requires_grad_(False).eval()
+        return []
+    if config.batch_norm == "frozen" or (config.batch_norm == "auto" and small):
+        for norm in norms:
+            norm.requires_grad_(False)
+        return list(norms)
+    return []

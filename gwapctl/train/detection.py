@@ -1,4 +1,4 @@
-"""Training a detector from few boxes and many image-level labels: one readable loop, resumable to the bit."""
+"""Training a detector from few boxes and many image-level labels."""
 
 from __future__ import annotations
 
@@ -6,175 +6,160 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gwapctl.config import DetectorConfig
-from gwapctl.device import autocast, keep_freed_memory, resolve_device
 from gwapctl.errors import DataError
 from gwapctl.files import write_text
 from gwapctl.images.decode import read_image
 from gwapctl.metrics.detection import DetectionAP
-from gwapctl.networks.rfcn import save_detector, total_loss
-from gwapctl.networks.rfcn.inference import DetectorReader
-from gwapctl.networks.zoo import find_weights
-from gwapctl.progress import Progress, ProgressCallback
-from gwapctl.runs import Run, now
-from gwapctl.train.bookkeeping import (
-    STATE,
-    Meter,
-    default_workers,
-    device_name,
-    interrupt_flag,
-    keep_row,
-    kept_resumable,
-    left_out,
-    open_run,
-    require_finite,
-    require_tensorboard,
-    scalar_writer,
-    set_determinism,
+from gwapctl.networks.classifier import read_weights
+from gwapctl.networks.rfcn import (
+    Detector,
+    DetectorInfo,
+    build_detector,
+    freeze_trunk,
+    load_trunk,
+    save_detector,
+    total_loss,
 )
-from gwapctl.train.check import ImageCheck
-from gwapctl.train.detector_batches import Batch
-from gwapctl.train.detector_setup import DetectorTraining, load_detector_data
-from gwapctl.train.setup import learning_rate
+from gwapctl.networks.rfcn.inference import DetectorReader
+from gwapctl.networks.rfcn.trunk import build_trunk
+from gwapctl.networks.transforms import read_ahead, targets
+from gwapctl.runs import Run
+from gwapctl.train.data import DetectorData, load_detector_data
+from gwapctl.train.detector_batches import Batch, DetectorImages, MixedBatches, collate, is_wide
+from gwapctl.train.schedule import parameter_groups
+from gwapctl.train.task import Listener, Resources, Task
 
 SUBSET = "box_labelled.txt"
 MOST_BETWEEN_ROWS = 1000  # iterations between two rows of the history, and two saved states; a tenth of short runs
 
 
-def train_detector(
-    config: DetectorConfig,
-    folder: Path,
-    *,
-    root: Path | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-    resume: bool = False,
-    tensorboard: bool = False,
-    skip_broken: bool = False,
-    announce: Callable[[str], None] = lambda _: None,
-    warn: Callable[[str], None] = lambda _: None,
-    check_progress: ProgressCallback | None = None,
-    progress: ProgressCallback | None = None,
-) -> Run:
-    """Train a detector into the run folder ``folder``, or continue the run that is there.
+class DetectionTask(Task[Batch, dict[str, Tensor]]):
+    """A detector in training. Its run's ``box_labelled.txt`` lists the images whose boxes were seen.
 
-    The arguments are those of ``train.train``. The last weights are kept, as the papers do; images held out are judged
-    at every row of the history, for the reader alone. ``box_labelled.txt`` lists the images whose boxes were seen.
-
-    Raises:
-        KeyboardInterrupt: it was stopped; the state is saved and ``resume`` continues exactly.
-        GwapctlError: data, weights, settings or the device cannot be used.
-
+    Regions and anchors are drawn with a generator seeded anew by ``begin_step``: what is drawn is a pure function of
+    seed and iteration, and a resumed run needs no generator's state, on any device.
     """
-    if tensorboard:
-        require_tensorboard()
-    place = resolve_device(device)
-    set_determinism(config.deterministic, one_size=False)
-    if place.type == "cpu":
-        keep_freed_memory()
-    known = left_out(folder) if resume else None
-    data = load_detector_data(config, root, ImageCheck(skip_broken, known, warn, announce, check_progress))
-    for text in data.dataset.warnings():
-        warn(text)
-    weights = None if config.weights in ("none", "imagenet") else find_weights(config.weights)
-    training = DetectorTraining(config, data, place, weights, default_workers() if workers is None else workers)
-    run = _open_run(folder, config, training) if resume else _create_run(folder, config, training)
-    logged = scalar_writer(run, training.iteration, tensorboard)
-    with kept_resumable(run, training), interrupt_flag() as interrupted, logged as scalars:
-        _train_loop(training, run, interrupted, scalars, progress)
-    save_detector(training.model, folder)
-    (folder / STATE).unlink(missing_ok=True)
-    run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
-    return run
+
+    config: DetectorConfig
+    data: DetectorData
+    model: Detector
+    load_data = staticmethod(load_detector_data)
+
+    def __init__(self, config: DetectorConfig, data: DetectorData, resources: Resources) -> None:
+        super().__init__(config, data, resources)
+        self.model = _build_model(config, data, self.first_weights)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        labels, label_mask = targets(data.train, len(data.dataset.classes))
+        self.labels = torch.where(label_mask > 0, labels, -1.0)
+        seen = config.weak != "none"
+        self.others = [index for index in range(len(data.train)) if index not in data.boxed] if seen else []
+        self.keep = "last"  # as the papers do; images held out are judged for the reader alone
+        self.total, self.per_epoch = config.iterations, None
+        self.row_every = max(1, min(MOST_BETWEEN_ROWS, self.total // 10))
+        self.images_per_step = config.batch_size * config.accumulate * (2 if self.others else 1)
+        self.one_size = False
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of the whole detector."""
+        return parameter_groups(self.model, self.config)
+
+    def describe(self) -> dict[str, Any]:
+        """Return which images showed their boxes."""
+        return {"box_subset": self.data.describe_subset()}
+
+    def require_same_data(self, run: Run) -> None:
+        """Compare the training images, and those of them that show their boxes."""
+        super().require_same_data(run)
+        if run.document["box_subset"] != self.data.describe_subset():
+            name = self.data.dataset.name
+            raise DataError(f"the images with boxes of {name} are not those {run.folder} was started with.")
+
+    def prepare(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
+        """List the images that show their boxes."""
+        write_text(run.folder / SUBSET, self.data.listing)
+
+    def batches(self, iteration: int) -> Iterator[Batch]:
+        """Yield batches of images with boxes, and as many others where there is a weak branch."""
+        config, data = self.config, self.data
+        images = DetectorImages(data.train, data.boxed, config.seed, config.flip, config.short_side, config.long_side)
+        boxed = sorted(data.boxed)
+        start, stop = iteration * config.accumulate, self.total * config.accumulate
+        wide = {index: is_wide(data.train[index]) for index in (*boxed, *self.others)}
+        keys = MixedBatches(wide, boxed, self.others, config.batch_size, config.seed, start, stop)
+        for pictures in read_ahead(images.__getitem__, keys, self.workers):
+            yield collate(pictures)
+
+    def begin_step(self, iteration: int) -> None:
+        """Set the model to training and seed torch for this iteration."""
+        self.model.train()
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, iteration]).generate_state(1)[0]))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a batch by name."""
+        objects = [target and target.to(self.device) for target in batch.targets]
+        images = batch.images.to(self.device, non_blocking=True)
+        losses: dict[str, Tensor] = self.model(images, batch.sizes, objects, self.labels_of(batch))
+        return losses
+
+    def labels_of(self, batch: Batch) -> Tensor:
+        """Return the labels (B, C) of a batch: 1 present, 0 absent, -1 only as difficult objects."""
+        return self.labels[batch.indices].to(self.device, non_blocking=True)
+
+    def loss(self, output: dict[str, Tensor], iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the losses up; each is a part."""
+        return total_loss(output, self.config.weak_weight), output
+
+    def validate(self) -> dict[str, float]:
+        """Return ``det_map_11pt`` and ``det_map_area`` of the present weights."""
+        reader = DetectorReader(self.model, precision=self.config.precision, device=str(self.device))
+        meter = DetectionAP()
+        for start in range(0, len(self.data.val), reader.batch_size):
+            samples = self.data.val[start : start + reader.batch_size]
+            for sample, found in zip(samples, reader.run([read_image(s.path) for s in samples]), strict=True):
+                meter.update(found.boxes, found.scores, found.labels, sample.boxes, sample.box_labels, sample.difficult)
+        return meter.compute()
+
+    def select(self, scores: dict[str, float], best: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the present scores: the last weights are kept."""
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write the weights and ``model.json``."""
+        save_detector(self.model, folder)
 
 
-def _train_loop(
-    training: DetectorTraining, run: Run, interrupted: list[bool], scalars: Any, progress: ProgressCallback | None
-) -> None:
-    config, total = training.config, training.config.iterations
-    between_rows = max(1, min(MOST_BETWEEN_ROWS, total // 10))
-    meter = Meter(training.images_per_step)
-    batches = training.batches()
-    while training.iteration < total:
-        lr = learning_rate(config, training.iteration, total)
-        meter.add(*train_step(training, batches, lr))
-        training.iteration += 1
-        if progress:
-            progress(Progress(training.iteration, total, "it", meter.text(lr, training.device)))
-        if training.iteration % between_rows == 0 or training.iteration == total:
-            _end_row(training, run, meter, lr, scalars)
-        if interrupted:
-            raise KeyboardInterrupt
+def detector_info(config: DetectorConfig, data: DetectorData) -> DetectorInfo:
+    """Describe the detector that ``config`` asks for."""
+    with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
+        trunk = build_trunk(config.backbone)
+    return DetectorInfo(
+        backbone=config.backbone,
+        classes=data.dataset.classes,
+        weak=config.weak,
+        pooling=config.pooling,
+        short_side=config.short_side,
+        long_side=config.long_side,
+        mean=trunk.mean,
+        std=trunk.std,
+        provenance={
+            "dataset": data.dataset.name,
+            "recipe": config.recipe,
+            "seed": config.seed,
+            "box_proportion": config.box_proportion,
+            "box_subset": data.describe_subset()["hash"],
+        },
+    )
 
 
-def train_step(training: DetectorTraining, batches: Iterator[Batch], lr: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Take one optimizer step over ``accumulate`` batches; return the mean loss and parts (tensors, not waited for)."""
-    config, device = training.config, training.device
-    training.model.train()
-    training.begin_step()
-    for group in training.optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
-    training.optimizer.zero_grad(set_to_none=True)
-    total, parts = torch.zeros((), device=device), dict[str, Tensor]()
-    for _ in range(config.accumulate):
-        batch = next(batches)
-        objects = [target and target.to(device) for target in batch.targets]
-        with autocast(device, config.precision):
-            losses = training.model(
-                batch.images.to(device, non_blocking=True), batch.sizes, objects, training.labels_of(batch)
-            )
-        loss = total_loss(losses, config.weak_weight)
-        (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach() / config.accumulate
-        for name, part in losses.items():
-            parts[name] = parts.get(name, 0) + part.detach() / config.accumulate
-    training.optimizer.step()
-    return total, parts
-
-
-def _end_row(training: DetectorTraining, run: Run, meter: Meter, lr: float, scalars: Any) -> None:
-    """Write a row of the history, with the precision on images held out, and save the state."""
-    row = {"iteration": training.iteration, **meter.reset(), "lr": lr}
-    require_finite(row)
-    if training.data.val:
-        scores = validate(training)
-        row |= {f"val_{name}": value for name, value in scores.items()}
-        training.best = {"iteration": training.iteration, **scores}
-    keep_row(run, training, row, meter, scalars)
-
-
-def validate(training: DetectorTraining) -> dict[str, float]:
-    """Return ``det_map_11pt`` and ``det_map_area`` of the present weights on the images held out."""
-    reader = DetectorReader(training.model, precision=training.config.precision, device=str(training.device))
-    meter = DetectionAP()
-    for start in range(0, len(training.data.val), reader.batch_size):
-        samples = training.data.val[start : start + reader.batch_size]
-        for sample, found in zip(samples, reader.run([read_image(s.path) for s in samples]), strict=True):
-            meter.update(found.boxes, found.scores, found.labels, sample.boxes, sample.box_labels, sample.difficult)
-    return meter.compute()
-
-
-def _create_run(folder: Path, config: DetectorConfig, training: DetectorTraining) -> Run:
-    document = {
-        "config": config.model_dump(mode="json"),
-        "dataset": training.data.weak.describe(),
-        "box_subset": training.data.describe_subset(),
-        "device": device_name(training.device),
-        "seed": config.seed,
-    }
-    write_text(folder / SUBSET, training.data.listing)
-    return Run.create(folder, document)
-
-
-def _open_run(folder: Path, config: DetectorConfig, training: DetectorTraining) -> Run:
-    run, state = open_run(folder, config, training.data.weak.describe())
-    if run.document["box_subset"] != training.data.describe_subset():
-        raise DataError(
-            f"the images with boxes of {training.data.dataset.name} are not those {folder} was started with."
-        )
-    if state is not None:
-        training.load_state(state)
-    return run
+def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | None) -> Detector:
+    """Build the detector with its first weights; a trunk that was trained before is frozen as R-FCN's."""
+    model = build_detector(detector_info(config, data), pretrained=config.weights == "imagenet")
+    if weights is not None:
+        load_trunk(model, read_weights(weights, config.backbone, ""), weights)
+        freeze_trunk(model)
+    return model

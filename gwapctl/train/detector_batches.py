@@ -54,7 +54,7 @@ class Batch(NamedTuple):
 class DetectorImages:
     """Training images by ``Key``: resized within short and long side, mirrored half of the time.
 
-    ``boxed`` has the samples whose boxes may be seen, by their place in ``samples``, which carry none.
+    ``boxed`` has the samples whose boxes may be seen, by their index in ``samples``, which carry none.
     """
 
     samples: Sequence[Sample]
@@ -142,5 +142,5 @@ class MixedBatches:
 def _permutations(members: Sequence[int], seed: Sequence[int]) -> Iterator[Key]:
     """Yield ``members`` in one random order after the other, for ever."""
     for epoch in count() if members else ():
-        for place in np.random.default_rng([*seed, epoch]).permutation(len(members)):
-            yield Key(members[place], epoch)
+        for index in np.random.default_rng([*seed, epoch]).permutation(len(members)):
+            yield Key(members[index], epoch)

@@ -38,7 +38,7 @@ PLAIN, MIRRORED = "plain", "mirrored"
 FeatureMap = npt.NDArray[np.float16]
 
 
-def default_place() -> Path:
+def default_folder() -> Path:
     """Return the folder where caches lie unless another is asked for: ``features`` in the user's cache."""
     from platformdirs import user_cache_path
 
@@ -51,7 +51,7 @@ class FeatureCache:
     Which images those are does not decide the cache: another seed that holds out others reads the same one.
 
     Args:
-        place: folder of caches, this one's parent.
+        parent: the folder of caches, in which this one's lies.
         model: the classifier whose backbone is frozen, where it will run.
         samples: all images, in any order.
         size: the network's input (width, height).
@@ -66,7 +66,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        place: Path,
+        parent: Path,
         model: Classifier,
         samples: Sequence[Sample],
         *,
@@ -95,7 +95,7 @@ class FeatureCache:
         }
         self.key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:16]
         name = "".join(char if char.isalnum() or char in "._+-" else "_" for char in model.info.backbone)
-        self.folder = place / f"{name}-{self.key}"
+        self.folder = parent / f"{name}-{self.key}"
         self._row = {sample.path: row for row, sample in enumerate(self.samples)}
         self._open: dict[tuple[str, int], FeatureMap] = {}
         self._check_description()
@@ -185,7 +185,7 @@ class FeatureCache:
         if needed > free:
             raise DataError(
                 f"the feature maps need {size_text(needed)} at {self.folder}, where {size_text(free)} are free. Choose "
-                "another disk with --feature-cache, a smaller --image-size, or --no-flip, which halves them."
+                "another disk with --feature-cache, a smaller --image-size, or --set flip=false, which halves them."
             )
 
     def announcement(self) -> str:

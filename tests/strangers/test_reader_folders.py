@@ -78,7 +78,7 @@ def test_a_lone_class_warns(tmp_path: Path, run_cli: Cli) -> None:
     document = json.loads(run_cli("data", "check", root, "--json").stdout)
     assert any("shows the one class 'cat'" in text for text in document["warnings"])
     options = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 1, "--batch-size", 2]
-    options += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--keep", "last"]
+    options += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--set", "keep=last"]
     trained = run_cli("train", root, *options, "--out", tmp_path / "run")
     assert trained.code == 0
     assert "warning: every image of split 'train'" in trained.stderr

@@ -154,7 +154,7 @@ def test_evaluate_and_train_say_what_data_check_says(tmp_path: Path, run_cli: Cl
     assert any(note.split(" (and 1 more")[0].split("80 x 60, but")[0] in text for text in checked)
     assert note.endswith("(and 1 more like this)")
     options = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 1, "--batch-size", 2]
-    options += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--keep", "last"]
+    options += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--set", "keep=last"]
     trained = run_cli("train", root, *options, "--out", tmp_path / "run")
     assert trained.code == 0, trained.stderr
     assert trained.stderr.count("warning:") == 1

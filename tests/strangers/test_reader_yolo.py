@@ -277,7 +277,7 @@ def test_train_and_evaluate_read_it(tmp_path: Path, run_cli: Cli) -> None:
         make_part(tmp_path / "set", f"images/{split}", f"labels/{split}")
     write(tmp_path / "set" / "data.yaml", f"train: images/train\nval: images/val\n{NAMES}")
     options = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 1, "--batch-size", 2]
-    options += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--keep", "last"]
+    options += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--set", "keep=last"]
     trained = run_cli("train", tmp_path / "set", *options, "--out", tmp_path / "run")
     assert trained.code == 0, trained.stderr
     judged = run_cli("evaluate", tmp_path / "run", "--json", "--device", "cpu")

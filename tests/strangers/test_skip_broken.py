@@ -18,13 +18,13 @@ from gwapctl.errors import DataError
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train.check import ImageCheck
-from gwapctl.train.classification import train
-from gwapctl.train.detector_setup import load_detector_data
-from gwapctl.train.setup import TrainData, load_train_data
+from gwapctl.train.data import TrainData, load_detector_data, load_train_data
+from gwapctl.train.loop import train
+from gwapctl.train.task import Listener
 
 Cli = Callable[..., Any]
 OPTIONS = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 2, "--batch-size", 2]
-OPTIONS += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--keep", "last"]
+OPTIONS += ["--device", "cpu", "--workers", 0, "--val-fraction", 0, "--set", "keep=last"]
 
 
 def truncate(path: Path) -> None:
@@ -49,7 +49,7 @@ def config_for(dataset: Path, **more: Any) -> TrainConfig:
 def test_a_broken_image_stops_before_the_model_is_built(
     photos: Path, tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gwapctl.train.setup.build_model", lambda *_: pytest.fail("the model was built"))
+    monkeypatch.setattr("gwapctl.train.classification.build_model", lambda *_: pytest.fail("the model was built"))
     result = run_cli("train", photos, *OPTIONS, "--out", tmp_path / "run")
     assert result.code == 4
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
@@ -117,7 +117,8 @@ def stop_after(iteration: int) -> Callable[[Progress], None]:
 
 def start(config: TrainConfig, folder: Path, **more: Any) -> Run:
     folder.mkdir(exist_ok=True)
-    return train(config, folder, device="cpu", workers=0, **more)
+    listener = Listener(progress=more.pop("progress", None))
+    return train(config, folder, device="cpu", workers=0, listener=listener, **more)
 
 
 def test_a_class_that_loses_all_its_images_is_named(photos: Path) -> None:
@@ -132,7 +133,7 @@ def test_many_images_are_checked_by_their_headers(photos: Path, monkeypatch: pyt
     monkeypatch.setattr("gwapctl.train.check.DECODED", 7)
     said: list[str] = []
     with pytest.raises(DataError, match=r"dog/2\.jpg is empty \(0 bytes\)[^0-9]*`gwapctl data check`"):
-        load_train_data(config_for(photos), None, ImageCheck(announce=said.append))
+        load_train_data(config_for(photos), None, ImageCheck(listener=Listener(announce=said.append)))
     assert said == ["checking the headers of 8 images; --skip-broken reads them whole"]
     assert skipped(load_train_data(config_for(photos), None, ImageCheck(skip=True))) == {"cat/1.jpg", "dog/2.jpg"}
 
@@ -149,7 +150,7 @@ def test_a_detector_leaves_them_out_before_it_chooses_its_boxes(tmp_path: Path) 
     with pytest.raises(DataError, match=r"3\.jpg is (truncated|damaged)"):
         load_detector_data(config, None, ImageCheck())
     data = load_detector_data(config, None, ImageCheck(skip=True))
-    assert data.weak.skipped == {"train": ["3"]}
+    assert data.skipped == {"train": ["3"]}
     assert "3" not in data.subset
-    assert all(data.weak.train[place].id == sample.id for place, sample in data.boxed.items())
-    assert len(data.weak.train) == 7
+    assert all(data.train[index].id == sample.id for index, sample in data.boxed.items())
+    assert len(data.train) == 7

@@ -1,0 +1,207 @@
+"""The settings of a training run, checked all at once and written to ``run.json`` by value."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from gwapctl.config.settings import ClassifierSettings, DetectorSettings, RunSettings, all_settings, settings_of
+from gwapctl.errors import DataError, UsageError, closest
+from gwapctl.files import read_text
+
+LENGTHS = frozenset(("epochs", "iterations"))
+
+
+class RunConfig(RunSettings, BaseModel):
+    """The settings that a classifier and a detector share, checked and frozen; its subclasses are what is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainConfig(ClassifierSettings, RunConfig):
+    """The checked settings of a classifier."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("give exactly one of epochs and iterations")
+        if self.cache_features and not self.freeze_backbone:
+            raise ValueError("cache_features needs freeze_backbone: feature maps of a backbone that learns do not last")
+        if self.cache_features and (self.min_crop < 1 or self.train_sizes):
+            raise ValueError("cache_features keeps whole images of one size: leave out min_crop and train_sizes")
+        return self
+
+    @property
+    def method(self) -> str:
+        """How the trunk is used: the head."""
+        return self.head
+
+    @property
+    def network(self) -> str:
+        """The backbone's full name, with CAM's extra convolution where that is asked for."""
+        suffix = "+cam" if self.cam_groups == 1 else "+cam2"
+        return self.backbone + (suffix if self.cam_conv else "")
+
+
+class DetectorConfig(DetectorSettings, RunConfig):
+    """The checked settings of a detector."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DetectorConfig:
+        if self.long_side < self.short_side:
+            raise ValueError("long_side must be at least short_side")
+        return self
+
+    @property
+    def method(self) -> str:
+        """How the trunk is used: the detector, and its weak branch."""
+        return self.detector if self.weak == "none" else f"{self.detector}+{self.weak}"
+
+
+PAPER_VOC: dict[str, Any] = {"iterations": 60_000, "keep": "last", "val_fraction": 0.0}
+
+SMALL_IMAGES: dict[str, Any] = {
+    "backbone": "resnet-s",
+    "weights": "none",
+    "image_size": (64, 64),
+    "batch_size": 128,
+    "epochs": 30,
+    "lr": 0.1,
+    "schedule": "cosine",
+    "warmup": 400,
+    "min_crop": 0.5,
+}
+
+DEFAULT_BACKBONE = "efficientnet-lite0"  # for a folder of one's own: its ImageNet weights are installed
+
+FOLDER: dict[str, Any] = {  # where the backbone learns, too: else recipe photos
+    "backbone": DEFAULT_BACKBONE,
+    "image_size": (224, 224),
+    "batch_size": 16,
+    "epochs": 30,
+    "lr": 0.005,
+    "schedule": "cosine",
+    "warmup": 50,
+    "min_crop": 0.5,
+}
+
+DEFAULTS = {"voc": PAPER_VOC, "voc2012": PAPER_VOC, "voc07+12": PAPER_VOC, "tiny-imagenet": SMALL_IMAGES}
+NAMED = DEFAULTS | dict.fromkeys(("imagenet", "cub", "lid"), FOLDER | {"backbone": "resnet18"})  # every data set's
+
+DETECTOR_FOLDER: dict[str, Any] = {
+    "backbone": "resnet18",
+    "short_side": 240,
+    "long_side": 400,
+    "batch_size": 2,
+    "accumulate": 1,
+    "iterations": 3_000,
+    "optimizer": "adamw",  # R-FCN's losses are so small that SGD needs tens of thousands of steps
+    "lr": 3e-4,
+    "bias_lr_factor": 1.0,
+    "weight_decay": 0.01,
+    "schedule": "cosine",
+    "warmup": 100,
+}
+
+DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {"voc": {}, "voc2012": {}, "voc07+12": {}}
+
+
+def defaults_for(dataset: str, detector: bool = False) -> dict[str, Any]:
+    """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of its config."""
+    name = dataset.partition(":")[0]
+    return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER) if detector else NAMED.get(name, FOLDER)
+
+
+def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, Any]) -> TrainConfig | DetectorConfig:
+    """Combine the data set's defaults, the recipe, and explicit settings (flags and ``--set``), the later winning.
+
+    The recipe's or the flags' key ``detector`` makes it a detector's.
+
+    Raises:
+        UsageError: unknown keys or bad values; all of them are in the one message.
+
+    """
+    return resolve(dataset, recipe, settings)[0]
+
+
+def resolve(
+    dataset: str | None, recipe: Path | None, settings: dict[str, Any]
+) -> tuple[TrainConfig | DetectorConfig, dict[str, str]]:
+    """Combine settings as ``build_train_config`` does, and say where each comes from that is not its class's default.
+
+    Origins are ``data set``, ``recipe`` and ``given``. Without a data set no default is a data set's, and the length
+    may be open.
+
+    Raises:
+        UsageError: unknown keys or bad values; all of them are in the one message.
+
+    """
+    written = read_recipe(recipe) if recipe else {}
+    model = DetectorConfig if "detector" in written | settings else TrainConfig
+    defaults = {} if dataset is None else defaults_for(dataset, detector=model is DetectorConfig)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in (("data set", defaults), ("recipe", written), ("given", settings)):
+        if not LENGTHS.isdisjoint(layer):  # the other length of a lower layer no longer holds
+            values = {key: value for key, value in values.items() if key not in LENGTHS}
+        values |= layer
+        origins |= dict.fromkeys(layer, origin)
+    if values.get("head") != written.get("head") and "map" not in settings:
+        values.pop("map", None)  # the recipe's map is its head's
+    if values.get("cache_features") and origins.get("min_crop") == "data set":
+        del values["min_crop"]  # whole images are cached
+    origins = {key: origin for key, origin in origins.items() if key in values}
+    is_open = dataset is None and model is TrainConfig and LENGTHS.isdisjoint(values)
+    named = {"dataset": dataset or "DATASET"} | ({"recipe": recipe.stem} if recipe else {})
+    try:
+        config = model(**{**values, **({"iterations": 1} if is_open else {}), **named})
+    except ValidationError as error:
+        raise UsageError(_all_mistakes(error, recipe, model)) from None
+    return config.model_copy(update={"iterations": None}) if is_open else config, origins
+
+
+def stored_config(values: dict[str, Any]) -> TrainConfig | DetectorConfig:
+    """Return the config that ``run.json`` holds."""
+    return DetectorConfig(**values) if "detector" in values else TrainConfig(**values)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe TOML: a flat table of ``TrainConfig`` or ``DetectorConfig`` keys.
+
+    Raises:
+        DataError: the file is missing or is not TOML.
+
+    """
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"recipe {path} is not valid TOML: {error}.") from error
+
+
+def _all_mistakes(error: ValidationError, recipe: Path | None, model: type[RunConfig]) -> str:
+    mistakes = [_mistake(item, model) for item in error.errors()]
+    where = f" (recipe {recipe} and flags)" if recipe else ""
+    return f"{len(mistakes)} wrong setting{'s' if len(mistakes) > 1 else ''}{where}: {' '.join(mistakes)}"
+
+
+def _mistake(item: Any, model: type[RunConfig]) -> str:
+    """Say one mistake of pydantic's list in a sentence: key, value, and what may stand there."""
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return _foreign_key(key, model)
+    setting = settings_of(model).get(key)
+    if setting is not None and isinstance(item["input"], str):  # from the command line, as it was typed
+        return f"{key} = {item['input']!r} is not {setting.allowed}."
+    said = item["msg"].removeprefix("Value error, ")
+    return f"{key} = {item['input']!r}: {said}." if key else f"{said}."
+
+
+def _foreign_key(key: str, model: type[RunConfig]) -> str:
+    if key in all_settings():
+        return (
+            f"{key} is a classifier's." if model is DetectorConfig else f"{key} is a detector's: add --detector rfcn."
+        )
+    return f"unknown key {key!r}.{closest(key, settings_of(model))}"

@@ -1,0 +1,133 @@
+"""How a training is stopped, saved and resumed: the state that continues it to the bit, and what its run says."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gwapctl.config import stored_config
+from gwapctl.errors import ModelError, UsageError
+from gwapctl.files import atomic_path
+from gwapctl.runs import Run
+from gwapctl.train.schedule import build_optimizer
+from gwapctl.train.task import Task
+
+STATE = "state.pt"
+
+
+class Training:
+    """A task on its way: its optimizer, the iterations that are done, and what was best so far."""
+
+    def __init__(self, task: Task[Any, Any]) -> None:
+        self.task = task
+        self.optimizer = build_optimizer(task.parameter_groups(), task.config)
+        self.iteration = 0
+        self.best: dict[str, Any] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs, as plain tensors and numbers."""
+        own = {"iteration": self.iteration, "best": self.best, "optimizer": self.optimizer.state_dict()}
+        return {**own, **self.task.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+        self.iteration, self.best = state["iteration"], state["best"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.task.load_state(state)
+
+
+def left_out(folder: Path) -> dict[str, list[str]]:
+    """Return the ids of the images that the run in ``folder`` left out as broken, by part."""
+    return dict(Run.open(folder).document["dataset"].get("skipped") or {})
+
+
+def create_run(folder: Path, task: Task[Any, Any]) -> Run:
+    """Start a run in ``folder`` that says what is trained, on what and where."""
+    device = task.device
+    document = {
+        "config": task.config.model_dump(mode="json"),
+        "dataset": task.data.describe(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "seed": task.config.seed,
+        **task.describe(),
+    }
+    return Run.create(folder, document)
+
+
+def resume_run(folder: Path, training: Training) -> Run:
+    """Open the run in ``folder`` and continue from its last state, if it was stopped after the first one was saved.
+
+    Raises:
+        UsageError: it is finished, or was started with other settings.
+        DataError: it was started with other images or labels.
+        ModelError: its state cannot be read.
+
+    """
+    run = Run.open(folder)
+    if run.finished:
+        raise UsageError(f"{folder} is finished: there is nothing to resume.")
+    if stored_config(run.document["config"]) != training.task.config:  # not the documents: a later version has more
+        raise UsageError(f"{folder} was started with other settings. Resume with --out and --resume alone.")
+    training.task.require_same_data(run)
+    if (folder / STATE).is_file():
+        training.load_state(read_state(folder / STATE))
+    run.truncate_history(training.iteration)
+    run.update(status="running")
+    return run
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what ``save_state`` wrote.
+
+    Raises:
+        ModelError: the file is broken, or holds more than tensors and numbers.
+
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for broken or unsafe files
+        raise ModelError(f"{path} cannot be resumed from: {str(error).splitlines()[0]}") from error
+    return state
+
+
+def save_state(state: dict[str, Any], run: Run) -> None:
+    """Write ``state``, plain tensors and numbers, so that the run can be resumed."""
+    with atomic_path(run.folder / STATE) as temporary:
+        torch.save(state, temporary)
+
+
+@contextmanager
+def kept_resumable(run: Run, training: Training) -> Iterator[None]:
+    """Save the state when the training is interrupted, and say in the run how it ended unless it ended well."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        save_state(training.state(), run)
+        run.update(status="interrupted", iterations=training.iteration)
+        raise
+    except Exception:
+        run.update(status="failed", iterations=training.iteration)
+        raise
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a flag that is read between steps; a second one stops at once."""
+    flag: list[bool] = []
+
+    def note(number: int, frame: Any) -> None:
+        if flag:
+            raise KeyboardInterrupt
+        flag.append(True)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(flag)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,231 @@
+"""What a training sees: samples to learn from and to be judged by, and images without any object.
+
+Samples are the weak view of a data set (``Dataset.samples``), which carries no boxes. The exceptions are heads that
+say that they see boxes, and the images that show their boxes to a detector: the boxes of all others go no further than
+``load_detector_data``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
+from gwapctl.datasets import open_dataset, training_splits
+from gwapctl.datasets.backgrounds import background_folder, background_samples, without_classes
+from gwapctl.datasets.base import (
+    BoxedSample,
+    Dataset,
+    Sample,
+    fingerprint,
+    holdout,
+    warn_of_one_class,
+    without_boxes,
+)
+from gwapctl.errors import DataError, UsageError
+from gwapctl.networks.heads import Head, head_class
+from gwapctl.train.box_subset import box_labelled_subset
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What training sees: the classes, samples to train and to validate on, and images without any object.
+
+    Samples have no boxes (``Sample``), unless the head sees them (``BoxedSample``). ``skipped`` are the ids of images
+    that cannot be read and were left out, by the part that they were in; ``whole`` is the fingerprint of ``train`` with
+    them, for it tells what data this is.
+    """
+
+    dataset: Dataset
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+    train_split: str
+    val_split: str | None
+    background: Sequence[Sample] = ()
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    whole: str | None = None
+
+    @property
+    def parts(self) -> dict[str, Sequence[Sample]]:
+        """Map the names of the parts to their images."""
+        return {"train": self.train, "val": self.val, "background": self.background}
+
+    def without(self, skipped: Mapping[str, Sequence[str]]) -> TrainData:
+        """Return the data without the images of these ids, by part."""
+        removed = {part: set(ids) for part, ids in skipped.items()}
+        kept = {
+            part: [sample for sample in samples if sample.id not in removed.get(part, ())]
+            for part, samples in self.parts.items()
+        }
+        return replace(
+            self,
+            train=kept["train"],
+            val=kept["val"],
+            background=kept["background"],
+            skipped={part: list(ids) for part, ids in skipped.items()},
+            whole=fingerprint(self.train),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the ``dataset`` part of ``run.json``."""
+        background = {"n_background": len(self.background), "background_fingerprint": fingerprint(self.background)}
+        return {
+            "name": self.dataset.name,
+            "root": str(self.dataset.root.resolve()),
+            "fingerprint": self.whole or fingerprint(self.train),
+            "train_split": self.train_split,
+            "val_split": self.val_split,
+            "n_train": len(self.train),
+            "n_val": len(self.val),
+            "classes": [{"name": item.name, "id": item.id} for item in self.dataset.classes],
+            **({"n_skipped": sum(map(len, self.skipped.values())), "skipped": self.skipped} if self.skipped else {}),
+            **(background if self.background else {}),
+        }
+
+
+@dataclass(frozen=True)
+class DetectorData(TrainData):
+    """What a detector's training sees: ``train`` without boxes, and the boxes of the ``subset`` (image ids) alone.
+
+    ``boxed`` has the samples of the subset by their index in ``train``; ``val`` has its boxes, to judge by.
+    """
+
+    val: Sequence[BoxedSample]
+    subset: list[str] = field(default_factory=list)
+    boxed: dict[int, BoxedSample] = field(default_factory=dict)
+
+    @property
+    def listing(self) -> str:
+        """The text of the run's ``box_labelled.txt``: the subset, in the order in which it was chosen."""
+        return "".join(f"{name}\n" for name in self.subset)
+
+    def describe_subset(self) -> dict[str, Any]:
+        """Return the ``box_subset`` part of ``run.json``; ``hash`` begins the SHA-256 of ``box_labelled.txt``."""
+        digest = hashlib.sha256(self.listing.encode()).hexdigest()[:16]
+        return {"hash": digest, "n": len(self.subset), "fraction": len(self.subset) / len(self.train)}
+
+
+def divide(config: RunConfig, dataset: Dataset, *, boxes: bool, own_val: bool = True) -> TrainData:
+    """Divide a data set, with its ``boxes`` or without.
+
+    It is judged on the set's own val split where it has one and ``own_val`` is set, else on a seeded part of train.
+
+    Raises:
+        DataError: a split is missing or empty, or a class has no training image.
+
+    """
+    view: Callable[[str], Sequence[Sample]] = dataset.boxed_samples if boxes else dataset.samples
+    train_split, val_split = training_splits(dataset)
+    train, val = list(view(train_split)), list[Sample]()
+    if val_split is not None and own_val:
+        val = list(view(val_split))
+    elif config.val_fraction > 0:
+        train, val = holdout(train, config.val_fraction, config.seed)
+        val_split = f"{config.val_fraction:g} of {train_split}, seed {config.seed}"
+    else:
+        val_split = None
+    require_all_classes(dataset, train, train_split)
+    return TrainData(dataset, train, val, train_split, val_split)
+
+
+def load_train_data(
+    config: TrainConfig, root: Path | None, check: Callable[[TrainData], TrainData] | None = None
+) -> TrainData:
+    """Open the data set and divide it: its own val split where it has one, else a seeded part of train.
+
+    ``check`` then says which images are used, such as an ``ImageCheck``; without one it is all.
+
+    Raises:
+        DataError: the data set or a split is missing, empty, or a class has no training image; the head needs boxes
+            and there are none.
+        UsageError: settings and head do not fit each other.
+
+    """
+    head = head_class(config.head)
+    _check_background(config, head)
+    if config.cache_features and head.sees_boxes:
+        raise UsageError(f"head {config.head} needs boxes beside the feature maps. Drop --cache-features.")
+    dataset = open_dataset(config.dataset, root)
+    background: list[Sample] = []
+    if config.background is not None:
+        background = background_folder(config.background)
+    if config.background_classes:
+        background = background_samples(dataset, config.background_classes, training_splits(dataset)[0])
+        dataset = without_classes(dataset, config.background_classes)
+    data = replace(divide(config, dataset, boxes=head.sees_boxes), background=background)
+    if config.keep == "best" and not data.val:
+        raise UsageError("keep=best needs validation images. Set --val-fraction above 0, or --set keep=last.")
+    if head.sees_boxes:
+        _require_boxes(config, dataset, data.train, data.val)
+    warn_of_one_class(dataset, data.train, data.train_split)
+    return data if check is None else check(data)
+
+
+def _check_background(config: TrainConfig, head: type[Head]) -> None:
+    folder, classes = config.background is not None, bool(config.background_classes)
+    if folder and classes:
+        raise UsageError("--background and --background-classes both say where background images are. Give one.")
+    if (folder or classes) and not head.learns_from_background:
+        flag = "--background" if folder else "--background-classes"
+        raise UsageError(f"{flag} is of no use to head {config.head}. Drop it, or choose --head background.")
+    if head.learns_from_background and not (folder or classes) and config.head_options.get("l1") != 0:
+        raise UsageError(
+            f"head {config.head} needs images without objects. Give a folder of them with --background, or classes of "
+            "the data set that show none with --background-classes."
+        )
+
+
+def _require_boxes(config: TrainConfig, dataset: Dataset, *parts: Sequence[Sample]) -> None:
+    for part in filter(None, parts):
+        if not any(isinstance(sample, BoxedSample) and len(sample.boxes) for sample in part):
+            raise DataError(
+                f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
+                "for training or validation. Choose --head gwap."
+            )
+
+
+def require_all_classes(dataset: Dataset, train: Sequence[Sample], split: str) -> None:
+    """Raise ``DataError`` where a class has no training image, or there is none at all."""
+    if not train:
+        raise DataError(f"split {split!r} of {dataset.name} at {dataset.root} has no images.")
+    present = {label for sample in train for label in sample.labels}
+    missing = [item.name for index, item in enumerate(dataset.classes) if index not in present]
+    if missing:
+        names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"{len(missing)} of {len(dataset.classes)} classes have no training image in split {split!r} of "
+            f"{dataset.name}: {names}. Add images or remove the classes; `gwapctl data check` shows the counts."
+        )
+
+
+def load_detector_data(
+    config: DetectorConfig, root: Path | None, check: Callable[[TrainData], TrainData] | None = None
+) -> DetectorData:
+    """Open the data set, hold images out where ``val_fraction`` is above 0, and choose those that show their boxes.
+
+    ``check`` says which images are used, before those with boxes are chosen; without one it is all.
+
+    Raises:
+        DataError: the data set or a split is missing or empty, a class has no training image, or there is no box.
+
+    """
+    dataset = open_dataset(config.dataset, root)
+    data = divide(config, dataset, boxes=True, own_val=config.val_fraction > 0)
+    data = data if check is None else check(data)
+    train, val = cast(Sequence[BoxedSample], data.train), cast(Sequence[BoxedSample], data.val)
+    subset = box_labelled_subset(train, len(dataset.classes), config.box_proportion, config.seed)
+    chosen = set(subset)
+    return DetectorData(
+        dataset,
+        [without_boxes(sample) for sample in train],
+        val,
+        data.train_split,
+        data.val_split,
+        skipped=data.skipped,
+        whole=data.whole,
+        subset=subset,
+        boxed={index: sample for index, sample in enumerate(train) if sample.id in chosen},
+    )

@@ -1,0 +1,168 @@
+"""The training loop: one page for every task, resumable to the bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
+from gwapctl.device import autocast, keep_freed_memory, resolve_device
+from gwapctl.progress import Progress
+from gwapctl.runs import Run, now
+from gwapctl.train.check import ImageCheck
+from gwapctl.train.checkpoint import (
+    STATE,
+    Training,
+    create_run,
+    interrupt_flag,
+    kept_resumable,
+    left_out,
+    resume_run,
+    save_state,
+)
+from gwapctl.train.classification import ClassificationTask
+from gwapctl.train.detection import DetectionTask
+from gwapctl.train.history import Meter, require_finite, require_tensorboard, scalar_writer
+from gwapctl.train.schedule import learning_rate
+from gwapctl.train.task import Listener, Resources, Task, default_workers
+
+TASKS: dict[type[RunConfig], type[Task[Any, Any]]] = {TrainConfig: ClassificationTask, DetectorConfig: DetectionTask}
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    *,
+    root: Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    feature_cache: Path | None = None,
+    skip_broken: bool = False,
+    resume: bool = False,
+    tensorboard: bool = False,
+    listener: Listener = Listener(),  # noqa: B008
+) -> Run:
+    """Train what ``config`` describes into the run folder ``folder``, or continue the run that is there.
+
+    All images are looked at before anything is built. One that cannot be read is an error, or left out and recorded in
+    ``run.json``.
+
+    Args:
+        config: all that decides the weights, besides the data; its type decides the task.
+        folder: made ready by the caller (``files.prepare_output_folder``).
+        root: the folder of the data set, where it has a name.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        workers: threads that read images; by default one per core but one, at most 8.
+        feature_cache: the folder of caches that ``config.cache_features`` uses; by default one in the user's cache.
+        skip_broken: leave out images that cannot be read.
+        resume: continue the run in ``folder``.
+        tensorboard: write the rows of ``history.jsonl`` also as scalars to the folder ``tensorboard`` of the run.
+        listener: hears what is done and how far it is.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; the state is saved and ``resume`` continues exactly.
+        GwapctlError: data, weights, settings or the device cannot be used.
+
+    """
+    if tensorboard:
+        require_tensorboard()
+    resources = Resources(resolve_device(device), default_workers() if workers is None else workers, feature_cache)
+    kind = TASKS[type(config)]
+    data = kind.load_data(config, root, ImageCheck(skip_broken, left_out(folder) if resume else None, listener))
+    for text in data.dataset.warnings():
+        listener.warn(text)
+    task = kind(config, data, resources)
+    choose_algorithms(task)
+    training = Training(task)
+    run = resume_run(folder, training) if resume else create_run(folder, task)
+    logged = scalar_writer(run, training.iteration, tensorboard)
+    with kept_resumable(run, training), interrupt_flag() as interrupted, logged as scalars:
+        task.prepare(run, interrupted, listener)
+        run_iterations(training, run, interrupted, listener, scalars)
+    if task.keep == "last" or task.total == 0:  # 0: the first weights are the model
+        task.save(folder)
+    (folder / STATE).unlink(missing_ok=True)
+    run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
+    return run
+
+
+def choose_algorithms(task: Task[Any, Any]) -> None:
+    """Choose deterministic algorithms, or the fastest: trying them out pays where sizes stay."""
+    deterministic = task.config.deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic and task.one_size
+    if task.device.type == "cpu":
+        keep_freed_memory()
+
+
+def run_iterations(
+    training: Training, run: Run, interrupted: Callable[[], bool], listener: Listener, scalars: Any
+) -> None:
+    """Take the iterations that are left, with a row of the history now and then."""
+    task = training.task
+    meter, batches = Meter(task.images_per_step), task.batches(training.iteration)
+    while training.iteration < task.total:
+        lr = learning_rate(task.config, training.iteration, task.total)
+        meter.add(*train_step(training, batches, lr))
+        training.iteration += 1
+        if listener.progress:
+            text = meter.text(lr, task.device)
+            listener.progress(Progress(training.iteration, task.total, "it", text))
+        if training.iteration % task.row_every == 0 or training.iteration == task.total:
+            end_row(training, run, meter, lr, scalars)
+        if interrupted():
+            raise KeyboardInterrupt
+
+
+def train_step(training: Training, batches: Iterator[Any], lr: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Take one optimizer step over ``accumulate`` batches; return the mean loss and parts (tensors, not waited for)."""
+    task, optimizer = training.task, training.optimizer
+    task.begin_step(training.iteration)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+    optimizer.zero_grad(set_to_none=True)
+    share = task.config.accumulate
+    total, parts = torch.zeros((), device=task.device), dict[str, Tensor]()
+    for _ in range(share):
+        batch = next(batches)
+        with autocast(task.device, task.config.precision):
+            output = task.forward(batch)
+        loss, named = task.loss(output, training.iteration)
+        (loss / share).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach() / share
+        for name, part in named.items():
+            parts[name] = parts.get(name, 0) + part.detach() / share
+    optimizer.step()
+    task.end_step()
+    return total, parts
+
+
+def end_row(training: Training, run: Run, meter: Meter, lr: float, scalars: Any) -> None:
+    """Judge on the images held out, keep the best weights, write a row of the history, and save the state.
+
+    None of this counts as time of training.
+    """
+    task, iteration = training.task, training.iteration
+    epoch = {"epoch": iteration / task.per_epoch} if task.per_epoch else {}
+    row = {"iteration": iteration, **epoch, **meter.reset(), "lr": lr}
+    require_finite(row)
+    if task.data.val:
+        scores = task.validate()
+        row |= {f"val_{name}": value for name, value in scores.items()}
+        chosen = task.select(scores, training.best)
+        if chosen is not None:
+            training.best = {"iteration": iteration, **chosen}
+            if task.keep == "best":
+                task.save(run.folder)
+    run.append_history(row)
+    if scalars is not None:
+        for name in row.keys() - {"iteration"}:
+            scalars.add_scalar(name, row[name], iteration)
+    save_state(training.state(), run)
+    run.update(iterations=iteration, best=training.best)
+    meter.started = time.monotonic()
