@@ -128,7 +128,7 @@ CSV_COLUMNS = (
 )
 
 
-def render_csv(tables: Sequence[BuiltTable], *, commands: bool = True) -> str:
+def render_csv(tables: Sequence[BuiltTable]) -> str:
     """Write one line per number, the paper's or measured, and one per cell that waits for its command."""
     import pandas as pd
 
@@ -146,7 +146,7 @@ def render_csv(tables: Sequence[BuiltTable], *, commands: bool = True) -> str:
     return pd.DataFrame(lines, columns=[*CSV_COLUMNS], dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def render_json(tables: Sequence[BuiltTable], *, commands: bool = True) -> str:
+def render_json(tables: Sequence[BuiltTable]) -> str:
     """Write the whole of the tables as one JSON document; every number says whether it is the paper's or measured."""
     document = {"schema_version": 1, "tables": [_document(table) for table in tables]}
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

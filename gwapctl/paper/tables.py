@@ -101,4 +101,6 @@ def render_tables(tables: Sequence[BuiltTable], kind: str, *, commands: bool = F
     """
     if kind not in FORMATS:
         raise unknown_name("format", kind, FORMATS)
+    if kind in ("csv", "json"):  # which carry every command anyway
+        return FORMATS[kind](tables)
     return FORMATS[kind](tables, commands=commands)
