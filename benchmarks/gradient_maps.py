@@ -13,14 +13,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from typing import Any
 
 import numpy as np
 import torch
 
 from gwapctl.datasets.base import ClassName
-from gwapctl.maps import Localizer, PreparedImage
+from gwapctl.maps.heatmap import PreparedImage
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.memory import peak_memory
+from gwapctl.maps.reading import MapReading
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, convolutions
 
@@ -44,21 +45,21 @@ def classifier(backbone: str) -> Classifier:
     return build_classifier(info).eval()
 
 
-def ways(model: Classifier) -> dict[str, dict[str, Any]]:
-    """Return the ways to read a map that are compared, by name: options of the localizer."""
+def ways(model: Classifier) -> dict[str, MapReading]:
+    """Return the ways to read a map that are compared, by name."""
     count = len(convolutions(model.backbone))
-    middle = {"layer": [count // 2]}
+    middle = [count // 2]
     return {
-        "class": {"map_method": "class"},
-        "weight": {"map_method": "weight"},
-        "fused": {"map_method": "fused"},
-        "gradcam": {"map_method": "gradcam"},
-        "layercam": {"map_method": "layercam"},
-        "dgl": {"map_method": "dgl"},
-        f"gradcam, layer {count // 2}": {"map_method": "gradcam", **middle},
-        f"dgl, layer {count // 2}": {"map_method": "dgl", **middle},
-        f"dgl, layers {count // 2} and -1": {"map_method": "dgl", "layer": [count // 2, -1]},
-        "backprop": {"map_method": "backprop"},
+        "class": MapReading("class"),
+        "weight": MapReading("weight"),
+        "fused": MapReading("fused"),
+        "gradcam": MapReading("gradcam"),
+        "layercam": MapReading("layercam"),
+        "dgl": MapReading("dgl"),
+        f"gradcam, layer {count // 2}": MapReading("gradcam", layer=middle),
+        f"dgl, layer {count // 2}": MapReading("dgl", layer=middle),
+        f"dgl, layers {count // 2} and -1": MapReading("dgl", layer=[count // 2, -1]),
+        "backprop": MapReading("backprop"),
     }
 
 
@@ -81,8 +82,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = classifier(options.backbone)
     readers = {
-        name: Localizer(model, device=options.device, batch_size=options.batch, **way)
-        for name, way in ways(model).items()
+        name: Localizer(model, reading, device=options.device, batch_size=options.batch)
+        for name, reading in ways(model).items()
     }
     pixels = np.random.default_rng(0).integers(0, 256, (options.batch, SIDE, SIDE, 3), dtype=np.uint8)
     images = [readers["class"].prepare(image) for image in pixels]

@@ -41,9 +41,9 @@ def localize(folder: Path, count: int, save: bool) -> None:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
-    finder = Model(build_classifier(info).eval(), "resnet-s", device="cpu").finder(scales=(64, 96))
+    predictor = Model(build_classifier(info).eval(), "resnet-s", device="cpu").predictor(scales=(64, 96))
     with tempfile.TemporaryDirectory() as out:
-        for found in localize_inputs(finder, "resnet-s", inputs, out=Path(out) / "out", save=SAVES if save else ()):
+        for found in localize_inputs(predictor, "resnet-s", inputs, out=Path(out) / "out", save=SAVES if save else ()):
             json.dumps(found.to_json())
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024))
 

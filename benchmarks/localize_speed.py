@@ -26,7 +26,7 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import read_image
 from gwapctl.inputs import ImageInput
-from gwapctl.maps import CANVAS
+from gwapctl.maps.heatmap import HEATMAP_SIDE
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from gwapctl.networks.classifier import ModelInfo, build_classifier
 from gwapctl.networks.transforms import resize
@@ -55,8 +55,8 @@ def our_contender(device: str, precision: str) -> Contender:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
-    finder = Model(build_classifier(info).eval(), "googlenet", device=device, precision=precision).finder()
-    return lambda inputs: sum(len(as_line(found)) for found in localize_inputs(finder, "googlenet", inputs))
+    predictor = Model(build_classifier(info).eval(), "googlenet", device=device, precision=precision).predictor()
+    return lambda inputs: sum(len(as_line(found)) for found in localize_inputs(predictor, "googlenet", inputs))
 
 
 def as_line(found: ImagePrediction) -> str:
@@ -80,14 +80,14 @@ class PlainLoop:
         return ((small - self.mean) / self.std)[None].to(self.device)
 
     def line(self, item: ImageInput, image: np.ndarray, heatmap: np.ndarray, label: int, score: float) -> str:
-        """Return the JSON line for a map ``(h, w)``: resized to our canvas, the same box rule."""
+        """Return the JSON line for a map ``(h, w)``: resized as ours are, the same box rule."""
         height, width = image.shape[:2]
-        canvas = Geometry.fit(width, height, CANVAS)
+        fitted = Geometry.fit(width, height, HEATMAP_SIDE)
         maps = torch.from_numpy(heatmap)[None, None]
-        size = (canvas.input_height, canvas.input_width)
+        size = (fitted.input_height, fitted.input_width)
         full = torch.nn.functional.interpolate(maps, size, mode="bilinear", align_corners=False)[0, 0].numpy()
         regions = map_to_boxes(full, RULE)
-        box = tuple(canvas.to_original(regions[0].box)[0].tolist()) if regions else None
+        box = tuple(fitted.to_original(regions[0].box)[0].tolist()) if regions else None
         found = Prediction(str(label), str(label), score, box)
         return as_line(ImagePrediction(str(item.path), width, height, "googlenet", (SIDE,), (found,), None, item.id))
 

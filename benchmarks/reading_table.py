@@ -27,9 +27,10 @@ from gwapctl.evaluate.ground_truth import true_boxes
 from gwapctl.evaluate.predictions import FOREIGN, boxes_from_maps, match_classes
 from gwapctl.evaluate.subject import find_dataset, find_samples, find_target
 from gwapctl.images.decode import read_image
+from gwapctl.maps import MAPS
 from gwapctl.maps.forward import Network
 from gwapctl.maps.heatmap import PreparedImage, compose
-from gwapctl.maps.methods import MAPS, minmax
+from gwapctl.maps.methods import minmax
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.transforms import resize

@@ -27,6 +27,7 @@ from gwapctl.files import prepare_output_folder
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.sources import open_source
 from gwapctl.inputs import find_inputs
+from gwapctl.maps.reading import MapReading
 from gwapctl.paper.run_page import write_run_page
 from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.folder import localize_inputs
@@ -109,7 +110,7 @@ def run_demo(
         with _one_thread():
             train(config, demo.run, listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:
-        options = evaluate.Options(map=MAP, scales=SCALES, calibrate=True)
+        options = evaluate.Options(reading=MapReading(MAP, SCALES), calibrate=True)
         demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress))
     with step("5/7 localizing") as progress:
         _localize(demo, overwrite, progress)
@@ -163,9 +164,9 @@ def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:
     """Localize the images of the reported split, with overlays, maps and masks."""
     dataset = open_dataset(str(demo.data))
     paths = [str(sample.path) for sample in dataset.samples(reporting_split(dataset))]
-    finder = load_model(demo.run).finder()  # reads maps as was just chosen and stored
+    predictor = load_model(demo.run).predictor()  # reads maps as was just chosen and stored
     for _ in localize_inputs(
-        finder, demo.run.name, find_inputs(paths), out=demo.found, overwrite=overwrite, progress=progress
+        predictor, demo.run.name, find_inputs(paths), out=demo.found, overwrite=overwrite, progress=progress
     ):
         pass
 
@@ -173,5 +174,5 @@ def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:
 def _write_boxes(demo: Demo, progress: ProgressCallback) -> None:
     source = open_source(demo.found)
     assert source is not None  # it was written a moment ago
-    EXPORTERS["coco"]().write(demo.boxes, source.items)
+    EXPORTERS["coco"].build().write(demo.boxes, source.items)
     progress(Progress(1, 1, "file"))

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gwapctl.files import atomic_path
 from gwapctl.geometry import Geometry
-from gwapctl.regions import normalise
+from gwapctl.regions import normalise, resize_map
 
 ImageArray = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -104,7 +104,7 @@ def _write(path: Path, suffix: str, pixels: npt.NDArray[np.uint8], options: Sequ
 def _lay_heat(picture: ImageArray, heatmap: npt.NDArray[np.floating]) -> ImageArray:
     """Blend the heat over the picture: the hotter the more opaque; cold parts show the dimmed photo."""
     height, width = picture.shape[:2]
-    heat = normalise(cv2.resize(np.asarray(heatmap, np.float32), (width, height), interpolation=cv2.INTER_LINEAR))
+    heat = normalise(resize_map(np.asarray(heatmap, np.float32), (width, height)))
     colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB).astype(np.float32)
     opacity = (HEAT_OPACITY * heat**1.5)[..., None]  # a power above 1 keeps lukewarm parts clear

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+E = TypeVar("E")
 
 
 def printable(text: str) -> str:
@@ -61,7 +64,25 @@ def closest(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
+def any_of(names: Iterable[str], word: str = "or") -> str:
+    """Return ``names`` as in a sentence: ``"a, b or c"``."""
+    *first, last = names
+    return f"{', '.join(first)} {word} {last}" if first else last
+
+
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     """Build the error for a ``name`` that is not one of ``choices``; it lists them and names the nearest."""
     names = sorted(choices)
     return UsageError(f"unknown {kind} {name!r}.{closest(name, names)} Choose one of: {', '.join(names)}.")
+
+
+def lookup(kind: str, name: str, entries: Mapping[str, E]) -> E:
+    """Return the entry ``name`` of the registry of a ``kind``, such as ``HEADS``.
+
+    Raises:
+        UsageError: there is none; the message lists all and names the nearest.
+
+    """
+    if name not in entries:
+        raise unknown_name(kind, name, entries)
+    return entries[name]

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 
 import gwapctl
+from gwapctl.datasets import DATASETS
+from gwapctl.datasets.layouts import LAYOUTS
+from gwapctl.formats import EXPORTERS
+from gwapctl.maps import MAPS
+from gwapctl.metrics import METRICS
+from gwapctl.networks.backbones import BACKBONES
+from gwapctl.networks.heads import HEADS
 
 PACKAGE = Path(gwapctl.__file__).parent
 LAYERS = {
@@ -23,9 +34,35 @@ LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
 LOOSE = 12  # modules beside the folders, at most
 NEEDS_TORCH = {"networks", "maps", "train", "engines", "device"}
 NO_TORCH_ALL_THE_SAME = {
+    "gwapctl.maps",
+    "gwapctl.maps.reading",
+    "gwapctl.networks.backbones",
+    "gwapctl.networks.backbones.pretrained",
+    "gwapctl.networks.heads",
     "gwapctl.networks.zoo",
     "gwapctl.networks.weights_packages",
     "gwapctl.train.recipes",
+}
+# module and dict of every kind; an entry says all that others need to know of what it names
+REGISTRIES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "HEADS": ("gwapctl.networks.heads", HEADS),
+    "BACKBONES": ("gwapctl.networks.backbones", BACKBONES),
+    "MAPS": ("gwapctl.maps", MAPS),
+    "DATASETS": ("gwapctl.datasets", DATASETS),
+    "LAYOUTS": ("gwapctl.datasets.layouts", LAYOUTS),
+    "EXPORTERS": ("gwapctl.formats", EXPORTERS),
+    "METRICS": ("gwapctl.metrics", METRICS),
+}
+MADE_IN = {"METRICS": "gwapctl.metrics."}  # a protocol writes out the names of the numbers that it makes
+ARGUMENTS = 10  # of a function outside of cli/, at most
+# with how many today: none may be added, and a number may only fall
+LONG = {
+    "gwapctl.maps.localizer.__init__": 13,
+    "gwapctl.paper.figures.make_figure": 12,
+    "gwapctl.predict.classifier.finder": 13,
+    "gwapctl.predict.classifier.stream": 16,
+    "gwapctl.train.classification.train": 14,
+    "gwapctl.train.detection.train_detector": 12,
 }
 
 MODULES = {
@@ -50,7 +87,8 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
-IMPORTS = {name: imports(ast.parse(path.read_text(encoding="utf-8"))) for name, path in MODULES.items()}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
 
 
 def room_of(module: str) -> str:
@@ -139,3 +177,95 @@ def test_nobody_imports_what_design_leaves_out() -> None:
 
 def test_torchvision_decoders_are_not_used() -> None:
     assert [name for name in MODULES if any(target.startswith("torchvision.io") for target in IMPORTS[name])] == []
+
+
+@pytest.mark.parametrize("registry", REGISTRIES)
+def test_every_kind_has_one_registry_of_light_entries(registry: str) -> None:
+    module, entries = REGISTRIES[registry]
+    assigned = [
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Assign, ast.AnnAssign))
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name) and target.id == registry and isinstance(node.value, ast.Dict)
+    ]
+    assert assigned == [module]
+    for name, entry in entries.items():
+        assert registry == "METRICS" or callable(resolve_name(entry.path)), name
+        assert entry.label, name
+        assert entry.help, name
+        assert "\n" not in entry.help, name
+
+
+def literals(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
+    """Yield the line and the strings of every tuple, list, set and dict that ``tree`` writes out."""
+    for node in ast.walk(tree):
+        items: list[ast.expr | None] = []
+        if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+            items = [*node.elts]
+        elif isinstance(node, ast.Dict):
+            items = [*node.keys, *node.values]
+        yield (
+            getattr(node, "lineno", 0),
+            {item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)},
+        )
+
+
+def help_texts(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
+    """Yield the line and the words of every string of ``tree`` but docstrings, whose examples are examples."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, set(re.findall(r"[a-z0-9+-]+", node.value))
+
+
+@pytest.mark.parametrize("registry", REGISTRIES)
+def test_no_second_list_of_names(registry: str) -> None:
+    """Three names of a kind in one literal, or in one text of the command line, are a list that somebody must keep."""
+    names = set(REGISTRIES[registry][1])
+    of_registries = {module for module, _ in REGISTRIES.values()}
+    found = [
+        f"{module}, line {line}: {sorted(words & names)}"
+        for module, tree in TREES.items()
+        if module not in of_registries and not module.startswith(MADE_IN.get(registry, "-"))
+        for line, words in [*literals(tree), *(help_texts(tree) if room_of(f"{module}.") == "cli" else [])]
+        if len(words & names) >= 3
+    ]
+    assert found == []
+
+
+def test_a_second_list_is_found() -> None:
+    tree = ast.parse("""x = {"gap": 1, "gwap": 2}; y: Literal["gap", "lse"]; f(help="gap, gwap or lse")""")
+    assert [words for _, words in literals(tree) if words] == [{"gap", "gwap"}, {"gap", "lse"}]
+    assert {"gap", "gwap", "or", "lse"} in [words for _, words in help_texts(tree)]
+
+
+def test_no_function_takes_many_arguments() -> None:
+    """Options travel as values; what is longer today is listed in ``LONG``."""
+    found = {}
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and room_of(f"{module}.") != "cli":
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                count = sum(argument.arg not in ("self", "cls") for argument in arguments)
+                if count > ARGUMENTS:
+                    found[f"{module}.{node.name}"] = count
+    assert {name: count for name, count in found.items() if count > LONG.get(name, ARGUMENTS)} == {}
+
+
+def test_the_table_of_what_to_touch_is_true() -> None:
+    """Each row of CONTRIBUTING.md names a folder or file that is there, and the file that holds the kind's dict."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [re.findall(r"`([^`]+)`", line) for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    held = set()
+    for place, *_, registry, file in rows:
+        assert (PACKAGE.parent / place).exists(), place
+        module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        assert (module, registry) in {(known, name) for name, (known, _) in REGISTRIES.items()}
+        held.add(registry)
+    assert held == set(REGISTRIES)

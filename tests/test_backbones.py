@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from gwapctl.errors import ModelError, UsageError
 from gwapctl.networks.backbones import (
     BACKBONES,
-    Backbone,
     build_backbone,
     imagenet_classifier,
     pretrained_weights_info,
 )
+from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.backbones.caffe_nets import CaffeInception, caffenet
 from gwapctl.networks.backbones.pretrained import PretrainedWeights, load_pretrained
-from gwapctl.networks.backbones.torchvision_nets import WEIGHTS
 from gwapctl.networks.heads import build_head
 
+WEIGHTS = {name: e.weights for name, e in BACKBONES.items() if isinstance(e.weights, PretrainedWeights)}
 DECLARED = {
     "alexnet": (256, 16),
     "alexnet-star": (512, 16),
@@ -41,6 +41,8 @@ DECLARED = {
     "nin": (1024, 32),
     "resnet-s": (256, 8),
     "resnet18": (512, 32),
+    "resnet34": (512, 32),
+    "resnet101": (2048, 32),
     "resnet50": (2048, 32),
     "vgg16": (512, 16),
     "vgg16+cam": (1024, 16),

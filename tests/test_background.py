@@ -22,10 +22,12 @@ from gwapctl.datasets.backgrounds import background_samples, without_classes
 from gwapctl.datasets.subset import ClassSubset
 from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
-from gwapctl.maps import Localizer
+from gwapctl.maps.localizer import Localizer
+from gwapctl.maps.reading import MapReading
 from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
-from gwapctl.networks.heads import HeadOutput, build_head
+from gwapctl.networks.heads import build_head
 from gwapctl.networks.heads.background import SMALLEST_SPAN, Background
+from gwapctl.networks.heads.base import HeadOutput
 from gwapctl.networks.heads.losses import classification_loss
 from gwapctl.networks.transforms import TrainingBatches, TrainingImages, load_batches
 from gwapctl.progress import Progress
@@ -357,7 +359,7 @@ def test_maps_of_a_trained_model(voc: Path, grounds: Path, tmp_path: Path) -> No
     """``class`` is ReLU(S_c), ``foreground`` ReLU(A), ``fused`` the mean of both, stretched."""
     run = start(config_for(voc, background=str(grounds), epochs=1), tmp_path / "run")
     model = load_classifier(run.folder)
-    assert Localizer(model, device="cpu").map_method == "class"
+    assert Localizer(model, device="cpu").reading.method == "class"
     picture = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
     with torch.inference_mode():
         output = model(torch.from_numpy(picture).permute(2, 0, 1)[None])
@@ -367,10 +369,10 @@ def test_maps_of_a_trained_model(voc: Path, grounds: Path, tmp_path: Path) -> No
     sources = {"class": output.score_map[0, label].clamp(min=0), "foreground": output.weight_map[0, 0]}
     assert all(source.max() > source.min() for source in sources.values())
     for method, expected in sources.items():
-        (found,) = Localizer(model, map_method=method, device="cpu").run([picture])
+        (found,) = Localizer(model, MapReading(method=method), device="cpu").run([picture])
         stretched = cv2.resize(expected.numpy(), (40, 32), interpolation=cv2.INTER_LINEAR)
         np.testing.assert_allclose(found.heatmap(0), stretched, rtol=2e-3, atol=1e-3 * float(stretched.max()) + 1e-6)
-    (fused,) = Localizer(model, map_method="fused", device="cpu").run([picture])
+    (fused,) = Localizer(model, MapReading(method="fused"), device="cpu").run([picture])
     halves = [(source - source.min()) / (source.max() - source.min()) for source in sources.values()]
     expected = cv2.resize(((halves[0] + halves[1]) / 2).numpy(), (40, 32))
     np.testing.assert_allclose(normalise(fused.heatmap(0)), normalise(expected), atol=3e-3)

@@ -17,6 +17,7 @@ import pytest
 
 from gwapctl.cli.boxes import boxes
 from gwapctl.formats import EXPORTERS
+from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.map_folder import MAPS, MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, read_predictions
 
@@ -54,7 +55,11 @@ def out(tmp_path: Path) -> Path:
         "sub/a.jpg": MapImage(40, 24, ("cat", "dog"), ("n01", "n02")),
         "flat.png": MapImage(7, 9, ("cat",), ("n01",)),
     }
-    write_maps_info(folder / MAPS, MapsInfo("class", "tiny", (64,), class_agnostic=False), images.items())
+    write_maps_info(
+        folder / MAPS,
+        MapsInfo(ResolvedReading("class", (64,)), model="tiny", class_agnostic=False),
+        images.items(),
+    )
     return folder
 
 
@@ -256,7 +261,7 @@ def test_images_are_localized_on_the_fly_as_localize_would(
     folder, model = photos
     loaded = load_model(model, device="cpu")
     recorded = list(
-        localize_inputs(loaded.finder(top_k=2), str(model), find_inputs([str(folder)]), out=tmp_path, save=("map",))
+        localize_inputs(loaded.predictor(top_k=2), str(model), find_inputs([str(folder)]), out=tmp_path, save=("map",))
     )
     assert [len(item.predictions) for item in recorded] == [2, 2, 2]
     assert any(p.box not in (None, item.predictions[0].box) for item in recorded for p in item.predictions[1:])

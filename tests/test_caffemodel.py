@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from gwapctl.errors import ModelError, UsageError
-from gwapctl.networks.backbones import build_backbone, caffe_weights
-from gwapctl.networks.backbones.caffemodel import read_caffemodel
+from gwapctl.networks.backbones import build_backbone
+from gwapctl.networks.backbones.caffemodel import caffe_weights, read_caffemodel
 from gwapctl.networks.heads import build_head
 
 Blobs = Mapping[str, tuple[np.ndarray, ...]]

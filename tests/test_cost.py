@@ -12,8 +12,9 @@ from torch import nn
 
 from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.evaluate.cost import measure_cost
-from gwapctl.maps import Localizer
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.memory import peak_memory
+from gwapctl.maps.reading import MapReading
 from gwapctl.networks.classifier import ModelInfo, build_classifier
 
 CPU = torch.device("cpu")
@@ -80,7 +81,7 @@ def localizer(head: str, method: str) -> Localizer:
         mean=(0.5, 0.5, 0.5),
         std=(0.2, 0.2, 0.2),
     )
-    return Localizer(build_classifier(info), map_method=method, device="cpu", batch_size=2)
+    return Localizer(build_classifier(info), MapReading(method=method), device="cpu", batch_size=2)
 
 
 def test_gradients_cost_memory_and_maps_of_the_forward_pass_do_not(samples: list[BoxedSample]) -> None:

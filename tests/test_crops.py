@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from gwapctl.boxes import iou
-from gwapctl.maps import Localizer
 from gwapctl.maps.crops import cut, paste, warped_size
+from gwapctl.maps.localizer import Localizer
+from gwapctl.maps.reading import MapReading
 from gwapctl.networks.transforms import resize
 from gwapctl.regions import map_to_boxes, parse_box_rule
 from tests.test_maps import make_classifier, make_images
@@ -59,8 +60,8 @@ def reference(model: object, image: np.ndarray, label: int) -> tuple[np.ndarray,
 @pytest.mark.parametrize("batch_size", [1, 8, 32])
 def test_class_and_map_are_those_of_ten_windows(batch_size: int) -> None:
     model, images = make_classifier("gap"), make_images((120, 80), (50, 70), (73, 73))
-    localizer = Localizer(model, map_method="class", crops="ten", batch_size=batch_size)
-    assert (localizer.scales, localizer.values) == ((64,), "raw")
+    localizer = Localizer(model, MapReading(method="class", crops="ten"), batch_size=batch_size)
+    assert (localizer.reading.scales, localizer.values) == ((64,), "raw")
     for image, result in zip(images, localizer.run(images, [(1,)] * 3, top_k=0), strict=True):
         probabilities, total = reference(model, image, 1)
         np.testing.assert_allclose(result.probabilities, probabilities, atol=1e-5)
@@ -73,7 +74,7 @@ def test_class_and_map_are_those_of_ten_windows(batch_size: int) -> None:
 @pytest.mark.parametrize("method", ["weight", "fused", "dgl", "backprop"])
 def test_every_map_goes_through_ten_windows(method: str) -> None:
     model, images = make_classifier(input_size=(96, 64)), make_images((120, 80), (50, 70))
-    localizer = Localizer(model, map_method=method, crops="ten")
+    localizer = Localizer(model, MapReading(method=method, crops="ten"))
     for image, result in zip(images, localizer.run(images, top_k=2), strict=True):
         assert result.heatmaps.shape == (1 if method == "weight" else 2, *image.shape[:2])
         assert result.heatmaps.min() >= 0

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from gwapctl.datasets import download, open_dataset, reporting_split, training_splits
+from gwapctl.datasets import DATASETS, download, open_dataset, reporting_split, training_splits
 from gwapctl.datasets.imagenet import ImageNet
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError
@@ -219,8 +219,8 @@ def test_imagenet_archives_are_unpacked_to_their_places(
     with pytest.raises(DataError, match=r"needs an account.*ILSVRC2012_img_val\.tar"):
         download.get_dataset("imagenet", tmp_path / "new")
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in parts}
-    known = tuple(replace(item, md5=sums.get(item.file, "")) for item in download.ARCHIVES["imagenet"])
-    monkeypatch.setitem(download.ARCHIVES, "imagenet", known)
+    known = tuple(replace(item, md5=sums.get(item.file, "")) for item in DATASETS["imagenet"].archives)
+    monkeypatch.setitem(DATASETS, "imagenet", replace(DATASETS["imagenet"], archives=known))
     download.get_dataset("imagenet", tmp_path / "new", files=parts)
     dataset = open_dataset("imagenet", tmp_path / "new")
     assert [len(sample.boxes) for sample in dataset.boxed_samples("val")] == [2, 2, 2]

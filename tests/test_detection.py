@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gwapctl.datasets.base import ClassName
 from gwapctl.errors import ModelError, UsageError
 from gwapctl.metrics.detection import DetectionAP
-from gwapctl.networks.backbones import build_backbone
+from gwapctl.networks.backbones import BACKBONES, build_backbone
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.rfcn import (
     BoxTarget,
@@ -28,7 +28,7 @@ from gwapctl.networks.rfcn import (
     save_detector,
     total_loss,
 )
-from gwapctl.networks.rfcn.trunk import TRUNKS, build_trunk, trunk_weights
+from gwapctl.networks.rfcn.trunk import build_trunk, trunk_weights
 
 CLASSES = tuple(ClassName(name, name) for name in ("red", "green", "blue"))
 SIZE = (50, 75)
@@ -61,6 +61,9 @@ def scenes(count: int, seed: int = 0) -> tuple[Tensor, list[tuple[int, int]], li
         sizes.append((height, width))
         targets.append(BoxTarget(torch.tensor(boxes).float(), torch.tensor(labels), torch.zeros(2, dtype=torch.bool)))
     return images, sizes, targets, torch.stack([torch.zeros(3).index_fill(0, t.labels, 1) for t in targets])
+
+
+TRUNKS = [name for name, entry in BACKBONES.items() if entry.trunk]
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -118,7 +121,7 @@ def test_resnet_s_is_the_classifier_cut_in_two() -> None:
 def test_imagenet_weights_fit_the_trunk_and_are_frozen_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = torchvision.models.resnet18().state_dict()
     theirs = {name: torch.rand_like(t.float()) for name, t in theirs.items() if "num_batches" not in name}
-    monkeypatch.setattr("gwapctl.networks.rfcn.trunk.load_pretrained", lambda _: theirs)
+    monkeypatch.setattr("gwapctl.networks.backbones.load_pretrained", lambda _: theirs)
     model = build_detector(DetectorInfo(backbone="resnet18", classes=CLASSES, neck_channels=8), pretrained=True)
     learning = {name for name, parameter in model.trunk.named_parameters() if parameter.requires_grad}
     assert {name.split(".")[0] for name in learning} == {"layer2", "layer3", "layer4"}

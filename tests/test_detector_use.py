@@ -20,6 +20,7 @@ from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.images.decode import read_image
+from gwapctl.maps.reading import split_options
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.rfcn import load_detector
@@ -113,8 +114,9 @@ def test_evaluation_judges_every_box_and_is_stored(voc: Path, run: Run) -> None:
 
 @pytest.mark.parametrize("flag", [{"scales": (64,)}, {"box_rule": "otsu"}, {"calibrate": True}, {"map": "weight"}])
 def test_what_reads_maps_is_refused(run: Run, flag: dict[str, Any]) -> None:
+    reading, others = split_options(flag)
     with pytest.raises(UsageError, match="cannot be used on detector"):
-        evaluate(str(run.folder), Options(device="cpu", **flag))
+        evaluate(str(run.folder), Options(reading=reading, device="cpu", **others))
 
 
 def test_an_image_does_not_depend_on_those_beside_it(run: Run, paths: list[Path]) -> None:
@@ -167,7 +169,7 @@ def test_localize_writes_boxes_maps_and_overlays(run: Run, voc: Path, tmp_path: 
         item.to_json()["predictions"] for item in found
     ]
     maps = MapFolder(out)
-    assert (maps.info.method, maps.info.class_agnostic, maps.info.scales) == ("weight", False, (40,))
+    assert (maps.info.reading.method, maps.info.class_agnostic, maps.info.reading.scales) == ("weight", False, (40,))
     for item in found:
         labels = [prediction.label for prediction in item.predictions]
         assert len(labels) > len(set(labels)) > 1  # several boxes of a class

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from gwapctl.datasets import download
+from gwapctl.datasets import DATASETS, published
 from gwapctl.datasets.archives import unpack
-from gwapctl.datasets.download import Archive, ensure_dataset, get_dataset, missing_archives
+from gwapctl.datasets.download import ensure_dataset, get_dataset, missing_archives
+from gwapctl.datasets.published import Archive
 from gwapctl.errors import DataError, UsageError
 from gwapctl.progress import Progress
 
@@ -84,18 +85,22 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     http.server_close()
 
 
+def have_archives(monkeypatch: pytest.MonkeyPatch, *archives: Archive) -> None:
+    monkeypatch.setitem(DATASETS, "voc", replace(DATASETS["voc"], archives=archives))
+
+
 @pytest.fixture
 def voc(server: Server, monkeypatch: pytest.MonkeyPatch) -> Archive:
     """VOC 2007 trainval, very much smaller, on our own server."""
     data = make_tar(DEVKIT)
     archive = replace(
-        download.ARCHIVES["voc"][0],
+        published.VOC2007_TRAINVAL,
         size=len(data),
         md5=hashlib.md5(data).hexdigest(),
         urls=(f"{server.address}/voc.tar",),
     )
     server.files["/voc.tar"] = data
-    monkeypatch.setitem(download.ARCHIVES, "voc", (archive, download.ARCHIVES["voc"][1]))
+    have_archives(monkeypatch, archive, published.VOC2007_TEST)
     return archive
 
 
@@ -167,14 +172,14 @@ def test_a_wrong_file_is_refused_and_forgotten(voc: Archive, server: Server, tmp
 
 def test_the_second_mirror_helps_out(voc: Archive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     two = replace(voc, urls=(voc.urls[0].replace("voc.tar", "gone.tar"), *voc.urls))
-    monkeypatch.setitem(download.ARCHIVES, "voc", (two,))
+    have_archives(monkeypatch, two)
     ensure_dataset("voc", tmp_path, offline=False)
     assert contents(tmp_path) == DEVKIT
 
 
 def test_no_network(voc: Archive, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dead = replace(voc, urls=("http://127.0.0.1:9/voc.tar",))
-    monkeypatch.setitem(download.ARCHIVES, "voc", (dead,))
+    have_archives(monkeypatch, dead)
     with pytest.raises(DataError, match=r"cannot download .*gwapctl data get voc --archive .*--root"):
         ensure_dataset("voc", tmp_path, offline=False)
 

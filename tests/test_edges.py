@@ -12,7 +12,7 @@ import pytest
 
 from gwapctl.boxes import iou
 from gwapctl.errors import DataError, UsageError
-from gwapctl.regions import BOX_RULES, REFINEMENTS, edges, map_to_boxes, normalise, parse_box_rule, refined
+from gwapctl.regions import BOX_RULES, REFINEMENTS, edges, map_to_boxes, normalise, parse_box_rule
 from gwapctl.regions.grabcut import grabcut
 
 TRUTH = np.array([120.0, 60.0, 330.0, 220.0])  # in an image of 450 x 300
@@ -159,11 +159,12 @@ def test_constant_and_broken_maps() -> None:
 def test_names_travel_and_plain_rules_stay_pure(plain: str, refinement: str) -> None:
     rule = parse_box_rule(f"{plain}+{refinement}")
     assert (rule.name, rule.refinement, rule.needs_image) == (f"{plain}+{refinement}", refinement, True)
-    assert parse_box_rule(rule.name) == rule == refined(parse_box_rule(plain), refinement) == refined(rule, refinement)
-    pure = refined(rule, "none")
+    assert parse_box_rule(rule.name) == rule == parse_box_rule(rule, refine=refinement)
+    assert parse_box_rule(plain, refine=refinement) == rule
+    pure = parse_box_rule(rule, refine="none")
     assert (pure.name, pure.refinement, pure.needs_image) == (plain, None, False)
     assert rule.without_image() is pure.without_image() is pure
-    assert refined(rule, None) is rule
+    assert parse_box_rule(rule, refine=None) is rule
     with_image, without = (map_to_boxes(TWO, pure, image=image) for image in (IMAGE, None))
     assert [region.box.tolist() for region in with_image] == [region.box.tolist() for region in without]
 

@@ -19,6 +19,7 @@ from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.evaluate import Ground, Options, evaluate, evaluate_boxes, evaluate_maps
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.predictions import FOREIGN, ClassMatcher, match_classes
+from gwapctl.maps.reading import MapReading, ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.predictions import ImagePrediction, Prediction
 
@@ -137,7 +138,9 @@ def test_every_metric_that_the_data_allows(
     maps = np.stack([full_map(BOX)] * 3)
     write_map(tmp_path / "out" / "maps", "a.png", maps if own_maps else maps[0])
     about = {"a.png": MapImage(WIDTH, HEIGHT, NAMES)}
-    write_maps_info(tmp_path / "out" / "maps", MapsInfo("class", class_agnostic=not own_maps), about.items())
+    write_maps_info(
+        tmp_path / "out" / "maps", MapsInfo(ResolvedReading(method="class"), class_agnostic=not own_maps), about.items()
+    )
     write_predictions(tmp_path / "out", {"a.png": [(name, 0.5, None) for name in NAMES]})
     judged = ground([sample("a.png", {0: [BOX]})], multi_label=multi_label, masks=tmp_path / "masks")
     document = evaluate_maps(tmp_path / "out", judged)
@@ -223,7 +226,7 @@ def test_class_maps_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     other = (0.0, 0.0, 8.0, 6.0)
     write_map(tmp_path, "a.png", np.stack([box_map(other), box_map(BOX), np.zeros((15, 20), np.float16)]))
     about = {"a.png": MapImage(WIDTH, HEIGHT, ("a foreign one", "Red_Bell", "apple"))}
-    write_maps_info(tmp_path, MapsInfo("class", class_agnostic=False), about.items())
+    write_maps_info(tmp_path, MapsInfo(ResolvedReading(method="class"), class_agnostic=False), about.items())
     right = evaluate_maps(tmp_path, ground([sample("a.png", {1: [BOX]})]))
     wrong = evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})]))
     assert right["metrics"]["gt_known_error"] == 0
@@ -235,7 +238,7 @@ def test_class_maps_are_found_by_name_in_any_order(tmp_path: Path) -> None:
 def test_a_missing_class_map_leaves_its_metrics_out_and_says_so(tmp_path: Path) -> None:
     write_map(tmp_path / "maps", "a.png", box_map(BOX)[None])
     about = {"a.png": MapImage(WIDTH, HEIGHT, ("apple",))}
-    write_maps_info(tmp_path / "maps", MapsInfo("class", class_agnostic=False), about.items())
+    write_maps_info(tmp_path / "maps", MapsInfo(ResolvedReading(method="class"), class_agnostic=False), about.items())
     write_predictions(tmp_path, {"a.png": [(name, 0.5, None) for name in NAMES]})
     document = evaluate_maps(tmp_path, ground([sample("a.png", {2: [BOX]})]))
     assert {"gt_known_error", "cor_loc", "f_measure", "max_box_acc"} & set(document["metrics"]) == set()
@@ -349,7 +352,7 @@ def test_f_measure_of_class_maps_is_given_for_true_and_for_predicted_classes(tmp
     other = (0.0, 0.0, 8.0, 6.0)
     write_map(tmp_path / "maps", "a.png", np.stack([full_map(BOX), full_map(other), full_map(other)]))
     about = {"a.png": MapImage(WIDTH, HEIGHT, NAMES)}
-    write_maps_info(tmp_path / "maps", MapsInfo("class", class_agnostic=False), about.items())
+    write_maps_info(tmp_path / "maps", MapsInfo(ResolvedReading(method="class"), class_agnostic=False), about.items())
     write_predictions(tmp_path, {"a.png": [("apple", 0.4, None), ("red bell", 0.9, None), ("cello", 0.1, None)]})
     metrics = evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})], multi_label=True))["metrics"]
     assert metrics["f_measure"] == pytest.approx(1)
@@ -435,7 +438,12 @@ def test_masks_come_from_the_folder_or_the_sample(tmp_path: Path) -> None:
         (lambda path: path / "nowhere", Options(), ModelError, "no model"),
         (lambda path: _touch(path / "x.txt"), Options(), DataError, "no file of boxes"),
         (lambda path: _maps(path), Options(), UsageError, "--dataset"),
-        (lambda path: _maps(path), Options(dataset="voc", map="class"), UsageError, "--map cannot be used on maps"),
+        (
+            lambda path: _maps(path),
+            Options(reading=MapReading(method="class"), dataset="voc"),
+            UsageError,
+            "--map cannot be used on maps",
+        ),
         (lambda path: _maps(path), Options(dataset="voc", calibrate=True), UsageError, "--calibrate cannot"),
         (lambda path: _maps(path), Options(protocol="wsol"), UsageError, "Did you mean 'wsoleval'"),
         (lambda path: _maps(path), Options(protocol="wsoleval", box_rule="otsu"), UsageError, "its own box rule"),

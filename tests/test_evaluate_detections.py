@@ -16,6 +16,7 @@ from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import Detections, Ground, Options, evaluate, evaluate_boxes, evaluate_detections, evaluate_maps
 from gwapctl.evaluate.predictions import FiveGuesses
+from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.predictions import ImagePrediction, Prediction
 from gwapctl.regions import parse_box_rule
@@ -164,7 +165,7 @@ def write_hills(folder: Path, names: Sequence[str], labels: Sequence[str]) -> No
     for name in names:
         write_map(folder / "maps", name, maps)
     about = {name: MapImage(WIDTH, HEIGHT, tuple(labels)) for name in names}
-    write_maps_info(folder / "maps", MapsInfo("class", class_agnostic=False), about.items())
+    write_maps_info(folder / "maps", MapsInfo(ResolvedReading(method="class"), class_agnostic=False), about.items())
     ranks = [(label, 0.9 - place / 10, None) for place, label in enumerate(NAMES)]
     write_lines(folder / "predictions.jsonl", dict.fromkeys(names, ranks))
 

@@ -19,6 +19,7 @@ from gwapctl.datasets.base import ClassName, fingerprint, holdout
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.inputs import find_inputs
+from gwapctl.maps.reading import MapReading
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_info, save_info, save_model
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.folder import localize_inputs
@@ -95,11 +96,11 @@ def test_saved_maps_give_the_numbers_of_the_model(tmp_path: Path, data: Path, he
     scales = (32, 48)
     direct = evaluate(
         str(tmp_path / "model"),
-        Options(dataset=str(data), map=map_method, scales=scales, box_rule="otsu", device="cpu"),
+        Options(reading=MapReading(method=map_method, scales=scales), dataset=str(data), box_rule="otsu", device="cpu"),
     )
     reader = Model(model, "model", device="cpu", precision="fp32")
-    finder = reader.finder(scales=scales, map=map_method, box_rule="otsu", top_k=4)
-    stream = localize_inputs(finder, "model", find_inputs([str(data)]), out=tmp_path / "out", save=("map",))
+    predictor = reader.predictor(scales=scales, map=map_method, box_rule="otsu", top_k=4)
+    stream = localize_inputs(predictor, "model", find_inputs([str(data)]), out=tmp_path / "out", save=("map",))
     assert len(list(stream)) == 24
     stored = evaluate(str(tmp_path / "out"), Options(dataset=str(data), box_rule="otsu"))
     assert stored["n"] == 8
@@ -154,7 +155,7 @@ def test_held_out_images_are_those_that_training_did_not_see(run: Run, data: Pat
 
 
 def test_calibration_chooses_on_held_out_images_alone(run: Run, data: Path) -> None:
-    options = Options(device="cpu", calibrate=True, map="fused", scales=(32, 64))
+    options = Options(reading=MapReading(method="fused", scales=(32, 64)), device="cpu", calibrate=True)
     document = evaluate(str(run.folder), options)
     chosen = document["calibration"]
     info = load_info(run.folder)
@@ -223,7 +224,7 @@ def test_a_head_that_sees_boxes_gets_them_and_says_so(tmp_path: Path, data: Path
     plain.load_state_dict(told.state_dict())
     save_model(told, tmp_path / "told")
     save_model(plain, tmp_path / "plain")
-    options = Options(dataset=str(data), device="cpu", map="class")
+    options = Options(reading=MapReading(method="class"), dataset=str(data), device="cpu")
     inside = evaluate(str(tmp_path / "told"), options)
     weights = evaluate(str(tmp_path / "told"), Options(dataset=str(data), device="cpu", box_rule="fixed:0.5"))
     assert inside["notes"][0] == weights["notes"][0] == "head gwap-gt sees ground-truth boxes at test time"

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from gwapctl import boxes
 from gwapctl.errors import DataError, GwapctlError, UsageError
-from gwapctl.formats import EXPORTERS, FileExporter, FolderExporter
-from gwapctl.formats.base import annotation_name, check_names, class_table
+from gwapctl.formats import EXPORTERS
+from gwapctl.formats.base import FileExporter, FolderExporter, annotation_name, check_names, class_table
 from gwapctl.formats.label_studio import LabelStudio
 from gwapctl.formats.voc import whole_pixels
 from gwapctl.formats.yolo import Yolo
@@ -44,12 +44,12 @@ IMAGES = [
     ImagePrediction("photos/flat.png", 50, 30, "tiny", (64,), (Prediction("dog", "n02", 0.5),), id="flat.png"),
     ImagePrediction("photos/bad.jpg", 0, 0, "tiny", (64,), (), PredictionError("DataError", "torn"), id="bad.jpg"),
 ]
-FILES = [name for name, exporter in EXPORTERS.items() if issubclass(exporter, FileExporter)]
-FOLDERS = [name for name, exporter in EXPORTERS.items() if issubclass(exporter, FolderExporter)]
+FILES = [name for name, entry in EXPORTERS.items() if isinstance(entry.build(), FileExporter)]
+FOLDERS = [name for name, entry in EXPORTERS.items() if isinstance(entry.build(), FolderExporter)]
 
 
 def text(name: str, items: list[ImagePrediction], classes: list[str] | None = None) -> str:
-    exporter = EXPORTERS[name]()
+    exporter = EXPORTERS[name].build()
     assert isinstance(exporter, FileExporter)
     return "".join(exporter.text(iter(items), classes))
 
@@ -59,7 +59,6 @@ def one(box: tuple[float, float, float, float], width: int, height: int, name: s
 
 
 def test_every_format_is_a_file_or_a_folder() -> None:
-    assert set(EXPORTERS) == {"csv", "jsonl", "coco", "voc", "yolo", "label-studio", "cvat"}
     assert set(FOLDERS) == {"voc", "yolo"}
     assert set(FILES) | set(FOLDERS) == set(EXPORTERS)
 
@@ -78,7 +77,7 @@ def test_csv_keeps_every_number_and_every_image() -> None:
 
 
 def test_jsonl_is_what_localize_writes(tmp_path: Path) -> None:
-    EXPORTERS["jsonl"]().write(tmp_path / "boxes.jsonl", iter(IMAGES))
+    EXPORTERS["jsonl"].build().write(tmp_path / "boxes.jsonl", iter(IMAGES))
     assert list(read_predictions(tmp_path / "boxes.jsonl")) == IMAGES
 
 
@@ -101,11 +100,11 @@ def test_coco_document() -> None:
 
 @pytest.mark.parametrize(("name", "suffix"), [("voc", ".xml"), ("yolo", ".txt")])
 def test_a_second_export_removes_what_the_first_wrote_and_nothing_else(tmp_path: Path, name: str, suffix: str) -> None:
-    EXPORTERS[name]().write(tmp_path, iter(IMAGES))
+    EXPORTERS[name].build().write(tmp_path, iter(IMAGES))
     mine = tmp_path / f"mine{suffix}"
     mine.write_text("mine")
     before = {path for path in tmp_path.rglob(f"*{suffix}")}
-    EXPORTERS[name]().write(tmp_path, iter(IMAGES[1:]))
+    EXPORTERS[name].build().write(tmp_path, iter(IMAGES[1:]))
     gone = before - set(tmp_path.rglob(f"*{suffix}"))
     assert [path.stem for path in gone] == ["kočka 1"]
     assert mine.read_text() == "mine"
@@ -113,13 +112,13 @@ def test_a_second_export_removes_what_the_first_wrote_and_nothing_else(tmp_path:
     outside = tmp_path.parent / f"{tmp_path.name}{suffix}"
     outside.write_text("mine")
     (tmp_path / ".gwapctl-export").write_text(json.dumps([f"../{outside.name}", str(outside), mine.name]))
-    EXPORTERS[name]().write(tmp_path, iter(IMAGES[1:]))
+    EXPORTERS[name].build().write(tmp_path, iter(IMAGES[1:]))
     assert outside.exists()
     assert not mine.exists()  # the list says so, and it lies inside
 
 
 def test_voc_file(tmp_path: Path) -> None:
-    EXPORTERS["voc"]().write(tmp_path, iter(IMAGES))
+    EXPORTERS["voc"].build().write(tmp_path, iter(IMAGES))
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {"sub/kočka 1.xml", "empty.xml", "flat.xml", ".gwapctl-export"}
     assert (
@@ -212,7 +211,7 @@ def test_cvat_document() -> None:
 
 
 def test_cvat_task_labels_declare_the_score() -> None:
-    labels = json.loads(EXPORTERS["cvat"]().setup(class_table({("cat", "n1")})))
+    labels = json.loads(EXPORTERS["cvat"].build().setup(class_table({("cat", "n1")})))
     assert [label["name"] for label in labels] == ["cat"]
     assert [attribute["name"] for attribute in labels[0]["attributes"]] == ["score"]
 
@@ -263,7 +262,7 @@ def test_pycocotools_reads_coco(tmp_path: Path, flat_images: tuple[Path, list[Im
     from pycocotools.coco import COCO
 
     _, items = flat_images
-    EXPORTERS["coco"]().write(tmp_path / "boxes.json", iter(items))
+    EXPORTERS["coco"].build().write(tmp_path / "boxes.json", iter(items))
     coco = COCO(str(tmp_path / "boxes.json"))
     assert coco.getImgIds() == [1, 2, 3]
     for number, item in enumerate(items, start=1):
@@ -279,7 +278,7 @@ def test_a_coco_file_of_boxes_agrees_with_itself(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    EXPORTERS["coco"]().write(tmp_path / "boxes.json", iter(flat_images[1]))
+    EXPORTERS["coco"].build().write(tmp_path / "boxes.json", iter(flat_images[1]))
     truth = COCO(str(tmp_path / "boxes.json"))
     evaluation = COCOeval(truth, truth.loadRes(truth.dataset["annotations"]), "bbox")
     evaluation.evaluate()
@@ -292,7 +291,7 @@ def test_supervision_reads_coco(tmp_path: Path, flat_images: tuple[Path, list[Im
     import supervision
 
     folder, items = flat_images
-    EXPORTERS["coco"]().write(tmp_path / "boxes.json", iter(items))
+    EXPORTERS["coco"].build().write(tmp_path / "boxes.json", iter(items))
     dataset = supervision.DetectionDataset.from_coco(str(folder), str(tmp_path / "boxes.json"))
     assert_same(dataset, items, 1e-4)  # float32
 
@@ -315,7 +314,7 @@ def test_supervision_reads_voc_but_for_its_own_pixel(
     import supervision
 
     folder, items = flat_images
-    EXPORTERS["voc"]().write(tmp_path / "voc", iter(items))
+    EXPORTERS["voc"].build().write(tmp_path / "voc", iter(items))
     dataset = supervision.DetectionDataset.from_pascal_voc(str(folder), str(tmp_path / "voc"))
     read = {Path(path).name: detections for path, _, detections in dataset}
     expected = np.concatenate([boxes.from_voc([whole_pixels(box) for box in found_boxes(item)]) for item in items])
@@ -399,7 +398,7 @@ def images_with_a_box(draw: st.DrawFn) -> ImagePrediction:
 @given(item=images_with_a_box())
 def test_any_box_comes_back(tmp_path_factory: pytest.TempPathFactory, name: str, item: ImagePrediction) -> None:
     path = tmp_path_factory.mktemp("trip") / "out"
-    EXPORTERS[name]().write(path, iter([item]))
+    EXPORTERS[name].build().write(path, iter([item]))
     read, tolerance = ROUND_TRIPS[name]
     error = np.abs(np.array(read(path, item.width, item.height)) - found_boxes(item)[0]).max()
     assert error <= tolerance(max(item.width, item.height))
@@ -484,7 +483,7 @@ def test_annotations_are_named_as_their_image_and_stay_in_the_folder(image_id: s
 def test_two_images_of_one_stem_are_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
     items = [ImagePrediction(f"{i}.png", 9, 7) for i in range(3)] + [ImagePrediction("2.jpg", 9, 7)]
     with pytest.raises(UsageError, match=r"'2.png' and '2.jpg' would share"):
-        EXPORTERS[name]().write(tmp_path / "out", iter(items))
+        EXPORTERS[name].build().write(tmp_path / "out", iter(items))
     assert not (tmp_path / "out").exists()
 
 
@@ -514,7 +513,7 @@ def test_a_broken_image_is_one_clear_line_and_leaves_nothing(
     tmp_path: Path, name: str, broken: ImagePrediction, message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        EXPORTERS[name]().write(tmp_path / "out", iter([IMAGES[0], broken]))
+        EXPORTERS[name].build().write(tmp_path / "out", iter([IMAGES[0], broken]))
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -526,7 +525,7 @@ def test_a_source_that_breaks_leaves_nothing(tmp_path: Path, name: str) -> None:
         raise DataError("boxes.jsonl, line 2 is not valid JSON")
 
     with pytest.raises(GwapctlError, match="line 2"):
-        EXPORTERS[name]().write(tmp_path / "out", items())
+        EXPORTERS[name].build().write(tmp_path / "out", items())
     assert list(tmp_path.iterdir()) == []
 
 

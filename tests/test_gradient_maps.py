@@ -13,10 +13,12 @@ from torch.nn import functional
 from gwapctl.datasets.base import ClassName
 from gwapctl.device import resolve_device
 from gwapctl.errors import UsageError
-from gwapctl.maps import MAPS, Localizer, gradients
-from gwapctl.maps.forward import Network, Pass
+from gwapctl.maps import MAPS, gradients
+from gwapctl.maps.forward import ForwardPass, Network
 from gwapctl.maps.layers import resolve_layers
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.methods import fuse_maps, minmax
+from gwapctl.maps.reading import MapReading
 from gwapctl.networks.backbones.base import LayerChain
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, convolutions
 from gwapctl.networks.heads import build_head
@@ -94,7 +96,7 @@ def reference(method: str, model: Classifier, images: Tensor, label: int, layer:
 def test_maps_are_those_of_plain_autograd_one_image_at_a_time(method: str, head: str) -> None:
     model, images = make_classifier(head), make_images((150, 90), (60, 100), (96, 96))
     wanted = [(2, 0), (1,), (3, 1)]
-    results = Localizer(model, scales=(96,), map_method=method, batch_size=3).run(images, wanted, top_k=0)
+    results = Localizer(model, MapReading(method=method, scales=(96,)), batch_size=3).run(images, wanted, top_k=0)
     for image, labels, result in zip(images, wanted, results, strict=True):
         assert result.classes == labels
         assert not result.shared
@@ -107,13 +109,13 @@ def test_maps_are_those_of_plain_autograd_one_image_at_a_time(method: str, head:
 @pytest.mark.parametrize("method", LAYER_MAPS)
 def test_maps_of_inner_layers(method: str, layer: str) -> None:
     model, images = make_classifier(multi_label=method == "dgl"), make_images((150, 90), (60, 100))
-    localizer = Localizer(model, scales=(64,), map_method=method, layer=[layer])
+    localizer = Localizer(model, MapReading(method=method, scales=(64,), layer=[layer]))
     for image, result in zip(images, localizer.run(images, [(1,), (1,)], top_k=0), strict=True):
         expected = reference(method, model, network_input(image, (64, 64)), 1, layer)
         agree(result, stretched(minmax(expected), image), 5e-3)
 
 
-def trained_like(head: str = "gap", images: int = 2, **options: object) -> tuple[Classifier, Pass, Tensor]:
+def trained_like(head: str = "gap", images: int = 2, **options: object) -> tuple[Classifier, ForwardPass, Tensor]:
     """Return a model, a pass of random images at its feature map, and classes (B, 2)."""
     model = make_classifier(head)
     inputs = make_images(*[(96, 64)] * images)
@@ -167,7 +169,7 @@ def test_gradients_of_nothing_are_zero() -> None:
     model = make_classifier("gap")
     nn.init.zeros_(model.head.classifier.weight)
     for method in GRADIENT_MAPS:
-        (result,) = Localizer(model, scales=(64,), map_method=method).run(make_images((64, 48)))
+        (result,) = Localizer(model, MapReading(method=method, scales=(64,))).run(make_images((64, 48)))
         assert not result.heatmaps.any(), method
 
 
@@ -188,8 +190,8 @@ def test_two_layers_are_fused(method: str) -> None:
     inputs = network_input(image, (64, 64))
     maps = [reference(method, model, inputs, 2, layer) for layer in layers]
     for fusion in ("mean", "max", "product"):
-        localizer = Localizer(model, scales=(64,), map_method=method, layer=layers, fuse=fusion)
-        assert localizer.layers == layers
+        localizer = Localizer(model, MapReading(method=method, scales=(64,), layer=layers, fuse=fusion))
+        assert localizer.reading.layer == layers
         (result,) = localizer.run([image], [(2,)], top_k=0)
         agree(result, stretched(minmax(fuse_maps(maps, fusion)), image), 5e-3)
 
@@ -232,20 +234,20 @@ def test_networks_of_torchvision_and_timm(backbone: str, head: str, layer: str) 
     assert is_conv == (layer != "base.layer2")
     (gradient,) = torch.autograd.grad(logits[0, 1], kept[0])
     expected = (gradient.clamp(min=0) * kept[0]).sum(1, keepdim=True).clamp(min=0).detach()
-    (result,) = Localizer(model, map_method="layercam", layer=[layer]).run([image], [(1,)], top_k=0)
+    (result,) = Localizer(model, MapReading(method="layercam", layer=[layer])).run([image], [(1,)], top_k=0)
     agree(result, stretched(minmax(expected), image), 1e-2)
 
 
 def test_original_network_has_maps_by_backprop() -> None:
     model = small_classifier("alexnet", "original", head_options={"hidden": 8})
     localizer = Localizer(model)
-    assert localizer.map_method == "backprop"
+    assert localizer.reading.method == "backprop"
     (result,) = localizer.run(make_images((90, 70)))
     assert result.heatmaps.max() > 0.5
-    assert Localizer(model, map_method="dgl", layer=["-1"]).run(make_images((90, 70)))[0].heatmaps.any()
+    assert Localizer(model, MapReading(method="dgl", layer=["-1"])).run(make_images((90, 70)))[0].heatmaps.any()
     for method in ("class", "score"):
         with pytest.raises(UsageError, match="--map backprop"):
-            Localizer(model, map_method=method)
+            Localizer(model, MapReading(method=method))
 
 
 @pytest.mark.parametrize(
@@ -253,10 +255,10 @@ def test_original_network_has_maps_by_backprop() -> None:
 )
 def test_batch_of_one_is_batch_of_many(method: str, resize: str) -> None:
     model, images = make_classifier(), make_images((150, 90), (60, 100), (90, 60), (90, 150))
-    options = {"scales": (64, 80), "map_method": method, "resize": resize, "flip": True}
+    options = {"scales": (64, 80), "method": method, "resize": resize, "flip": True}
     options |= {"layer": ("1", "layers.3"), "fuse": "mean"} if method in LAYER_MAPS else {}
-    together = Localizer(model, batch_size=4, **options).run(images, top_k=2)
-    one = Localizer(model, batch_size=1, **options)
+    together = Localizer(model, MapReading(**options), batch_size=4).run(images, top_k=2)
+    one = Localizer(model, MapReading(**options), batch_size=1)
     for result, image in zip(together, images, strict=True):
         (alone,) = one.run([image], top_k=2)
         assert alone.classes == result.classes
@@ -272,13 +274,13 @@ def test_scales_and_flips_are_averaged(method: str) -> None:
         for mirrored in (False, True):
             maps = reference(method, model, inputs.flip(3) if mirrored else inputs, 1, None)
             terms.append(stretched(minmax(maps.flip(3) if mirrored else maps), image))
-    (result,) = Localizer(model, scales=(64, 96), flip=True, map_method=method).run([image], [(1,)], top_k=0)
+    (result,) = Localizer(model, MapReading(method=method, scales=(64, 96), flip=True)).run([image], [(1,)], top_k=0)
     agree(result, minmax(torch.stack(terms).mean(0)), 5e-3)
 
 
 @pytest.mark.parametrize("method", GRADIENT_MAPS)
 def test_several_classes_cost_one_forward_pass(method: str) -> None:
-    localizer = Localizer(make_classifier(), scales=(64,), map_method=method)
+    localizer = Localizer(make_classifier(), MapReading(method=method, scales=(64,)))
     count: list[int] = []
     localizer.model.backbone.register_forward_pre_hook(lambda *_: count.append(1))
     results = localizer.run(make_images((150, 90), (90, 150)), top_k=3)
@@ -287,7 +289,7 @@ def test_several_classes_cost_one_forward_pass(method: str) -> None:
 
 
 def test_images_may_ask_for_different_numbers_of_classes() -> None:
-    localizer = Localizer(make_classifier(), scales=(64,), map_method="dgl", layer=[3])
+    localizer = Localizer(make_classifier(), MapReading(method="dgl", scales=(64,), layer=[3]))
     images = make_images((70, 50), (50, 70), (40, 40))
     results = localizer.run(images, [(1, 3), (2,), ()], top_k=0)
     assert [result.heatmaps.shape[0] for result in results] == [2, 1, 0]
@@ -300,7 +302,7 @@ def test_images_may_ask_for_different_numbers_of_classes() -> None:
 
 def test_threads_do_not_see_each_other() -> None:
     model, images = make_classifier(), make_images(*[(60 + 5 * index, 90) for index in range(8)])
-    localizer = Localizer(model, scales=(64, 96), map_method="dgl", layer=("layers.2", "layers.3.conv1"))
+    localizer = Localizer(model, MapReading(method="dgl", scales=(64, 96), layer=("layers.2", "layers.3.conv1")))
     expected = [localizer.run([image])[0].heatmaps for image in images]
     start = threading.Barrier(4)
 
@@ -327,7 +329,7 @@ def test_the_model_is_left_as_it_was(method: str) -> None:
     wants = [parameter.requires_grad for parameter in model.parameters()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     layer = ["layers.2"] if method in LAYER_MAPS else None
-    localizer = Localizer(model, map_method=method, layer=layer)
+    localizer = Localizer(model, MapReading(method=method, layer=layer))
     fast = {name: tensor.clone() for name, tensor in localizer.model.state_dict().items()}
     localizer.run(make_images((80, 60), (50, 70)), top_k=2)
     assert model.training
@@ -367,7 +369,7 @@ def test_bf16_maps_are_those_of_fp32() -> None:
     for method in GRADIENT_MAPS:
         layer = ["layers.3.conv1"] if method in LAYER_MAPS else None
         maps = [
-            Localizer(model, scales=(64,), map_method=method, layer=layer, precision=precision).run(
+            Localizer(model, MapReading(method=method, scales=(64,), layer=layer), precision=precision).run(
                 images, [(1,), (2,)], top_k=0
             )
             for precision in ("fp32", "bf16")
@@ -385,9 +387,9 @@ def test_layers_by_name_and_number() -> None:
     backbone = make_classifier().backbone
     names = list(convolutions(backbone))
     assert resolve_layers(backbone, ["0", 3, "-1", "layers.2"]) == (names[0], names[3], names[-1], "layers.2")
-    fast = Localizer(make_classifier(), map_method="dgl", layer=[5])
+    fast = Localizer(make_classifier(), MapReading(method="dgl", layer=[5]))
     assert list(convolutions(fast.model.backbone)) == names  # folded batch norms do not shift the numbers
-    assert fast.layers == (names[5],)
+    assert fast.reading.layer == (names[5],)
 
 
 @pytest.mark.parametrize(
@@ -396,22 +398,22 @@ def test_layers_by_name_and_number() -> None:
         ({"layer": ["layers.9"]}, "no layer 'layers.9'. Did you mean 'layers."),
         ({"layer": [99]}, "convolutions 0 to 9: gwapctl models show"),
         ({"layer": ["2", "layers.2.conv1"]}, "name one layer twice"),
-        ({"layer": ["3"], "map_method": "weight"}, "map weight is not read at a layer.*gradcam, layercam or dgl"),
-        ({"layer": ["3"], "map_method": "backprop"}, "map backprop is not read at a layer"),
+        ({"layer": ["3"], "method": "weight"}, "map weight is not read at a layer.*gradcam, layercam or dgl"),
+        ({"layer": ["3"], "method": "backprop"}, "map backprop is not read at a layer"),
         ({"layer": ["3"], "fuse": "max"}, "--fuse max needs several layers"),
         ({"layer": ["3", "4"], "fuse": "sum"}, "unknown fusion 'sum'"),
         ({"backprop_seg": "mean"}, "--backprop-seg cuts the map of backprop, not of dgl"),
-        ({"backprop_seg": "otsu", "map_method": "backprop"}, "unknown segmentation 'otsu'"),
+        ({"backprop_seg": "otsu", "method": "backprop"}, "unknown segmentation 'otsu'"),
         ({"crops": "five"}, "unknown crops 'five'"),
         ({"crops": "ten", "scales": (64, 96)}, "Drop --scales"),
         ({"crops": "ten", "flip": True}, "Drop --scales"),
         ({"close": 1.5}, "Write it like 5%"),
-        ({"map_method": "foreground"}, "no foreground map"),
+        ({"method": "foreground"}, "no foreground map"),
     ],
 )
 def test_settings_that_do_not_go_together(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        Localizer(make_classifier(), **{"map_method": "dgl", **options})
+        Localizer(make_classifier(), MapReading(**{"method": "dgl", **options}))
     assert "\n" not in str(caught.value)
 
 
@@ -426,29 +428,29 @@ def test_a_layer_without_a_feature_map() -> None:
     info = make_classifier().info
     model = Classifier(info, Aside(layers, channels=4, stride=8), build_head("gap", 4, 4)).eval()
     with pytest.raises(UsageError, match="layer unused takes no part"):
-        Localizer(model, map_method="dgl", layer=["unused"])
+        Localizer(model, MapReading(method="dgl", layer=["unused"]))
     with pytest.raises(UsageError, match=r"layer last gives \(1, 12, 20, 4\), which is no feature map"):
-        Localizer(model, map_method="dgl", layer=["last"])
-    assert Localizer(model, map_method="dgl", layer=["stem"]).run(make_images((40, 30)))[0].heatmaps.any()
+        Localizer(model, MapReading(method="dgl", layer=["last"]))
+    assert Localizer(model, MapReading(method="dgl", layer=["stem"])).run(make_images((40, 30)))[0].heatmaps.any()
 
 
 def test_stored_layers_belong_to_the_stored_map() -> None:
     model = make_classifier(map="dgl", layer=("layers.2", "layers.3"), fuse="max", close=0.05)
     stored = Localizer(model)
-    assert (stored.map_method, stored.layers) == ("dgl", ("layers.2", "layers.3"))
-    assert (stored.fuse, stored.close) == ("max", 0.05)
+    assert (stored.reading.method, stored.reading.layer) == ("dgl", ("layers.2", "layers.3"))
+    assert (stored.reading.fuse, stored.reading.close) == ("max", 0.05)
     assert stored.values == "minmax_mean"
-    other = Localizer(model, map_method="class", close=0.0)
-    assert (other.layers, other.fuse, other.close, other.values) == ((), "mean", 0.0, "raw")
-    assert Localizer(model, layer=["layers.1"], fuse="mean").layers == ("layers.1",)
+    other = Localizer(model, MapReading(method="class", close=0.0))
+    assert (other.reading.layer, other.reading.fuse, other.reading.close, other.values) == ((), "mean", 0.0, "raw")
+    assert Localizer(model, MapReading(layer=["layers.1"], fuse="mean")).reading.layer == ("layers.1",)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gradient_maps_on_a_gpu() -> None:
     model, images = make_classifier(), make_images((150, 90), (90, 120))
     for method in GRADIENT_MAPS:
-        expected = Localizer(model, scales=(64, 96), map_method=method, device="cpu").run(images, top_k=2)
-        found = Localizer(model, scales=(64, 96), map_method=method, device=str(resolve_device("auto"))).run(
+        expected = Localizer(model, MapReading(method=method, scales=(64, 96)), device="cpu").run(images, top_k=2)
+        found = Localizer(model, MapReading(method=method, scales=(64, 96)), device=str(resolve_device("auto"))).run(
             images, top_k=2
         )
         for one, other in zip(expected, found, strict=True):

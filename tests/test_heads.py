@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gwapctl.errors import UsageError
 from gwapctl.networks.backbones import BACKBONES, build_backbone
-from gwapctl.networks.heads import HEADS, Head, HeadOutput, build_head, head_options
+from gwapctl.networks.heads import HEADS, build_head, head_options
+from gwapctl.networks.heads.base import Head, HeadOutput
 
 CHANNELS, CLASSES, GRID = 7, 5, (3, 4)
 LINEAR = [name for name in HEADS if name not in ("background", "original")]  # linear in the feature map

@@ -23,7 +23,7 @@ from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.inputs import ImageInput
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
-from gwapctl.networks.heads import GWAP
+from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.predict.classifier import Model, scale_warning
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.map_folder import MapFolder
@@ -248,7 +248,7 @@ def inputs_of(folder: Path) -> list[ImageInput]:
 
 def run(photos: Path, out: Path, count: int | None = None, **options: object) -> list[str]:
     made = {name: options.pop(name) for name in ("scales", "map", "flip", "top_k") if name in options}
-    stream = localize_inputs(BRIGHT.finder(**made), "bright", inputs_of(photos)[:count], out=out, **options)
+    stream = localize_inputs(BRIGHT.predictor(**made), "bright", inputs_of(photos)[:count], out=out, **options)
     return [image.id for image in stream]
 
 
@@ -260,7 +260,12 @@ def test_everything_is_written_where_the_inputs_were(photos: Path, tmp_path: Pat
     expected = {f"{kind}/{name}{suffix}" for name in good for kind, suffix in KINDS}
     assert files == expected | {"predictions.jsonl", "maps/maps.json"}
     info = MapFolder(out).info
-    assert (info.method, info.scales, info.values, info.class_agnostic) == ("weight", (64,), "raw", True)
+    assert (info.reading.method, info.reading.scales, info.values, info.class_agnostic) == (
+        "weight",
+        (64,),
+        "raw",
+        True,
+    )
     assert info.box_rule == "fixed:0.5"
     assert list(info.images) == good
     assert info.images["b/a.png"].labels == ("green", "red")
@@ -336,7 +341,7 @@ def test_resume_with_other_settings_is_refused(photos: Path, tmp_path: Path, opt
 
 def test_stream_given_up_leaves_a_folder_to_resume(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    stream = localize_inputs(BRIGHT.finder(batch_size=1), "bright", inputs_of(photos), out=out, workers=1)
+    stream = localize_inputs(BRIGHT.predictor(batch_size=1), "bright", inputs_of(photos), out=out, workers=1)
     next(stream)
     stream.close()
     assert [image.id for image in read_predictions(out)] == ["a.png"]
@@ -346,7 +351,7 @@ def test_stream_given_up_leaves_a_folder_to_resume(photos: Path, tmp_path: Path)
 
 def test_progress_counts_failures(photos: Path) -> None:
     seen: list[gwapctl.progress.Progress] = []
-    list(localize_inputs(BRIGHT.finder(), "bright", inputs_of(photos), progress=seen.append))
+    list(localize_inputs(BRIGHT.predictor(), "bright", inputs_of(photos), progress=seen.append))
     assert [state.done for state in seen] == [1, 2, 3, 4, 5]
     assert {state.total for state in seen} == {5}
     assert seen[-1].text == "1 failed"

@@ -15,7 +15,8 @@ from gwapctl.cli import options as cli_options
 from gwapctl.errors import UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.inputs import find_inputs
-from gwapctl.maps import Localizer
+from gwapctl.maps.localizer import Localizer
+from gwapctl.maps.reading import MapReading, split_options
 from gwapctl.networks.classifier import load_info, save_model
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.folder import localize_inputs
@@ -40,14 +41,19 @@ def test_stored_maps_say_how_they_were_made_and_measure_the_same(
 ) -> None:
     save_model(make_model(), tmp_path / "model")
     rule = "cam-released" if "crops" in reading else "paper20"
-    asked = Options(dataset=str(data), device="cpu", box_rule=rule, **reading)
+    asked = Options(dataset=str(data), device="cpu", box_rule=rule, reading=split_options(reading)[0])
     direct = evaluate(str(tmp_path / "model"), asked)
-    finder = Model(make_model(), "m", device="cpu", precision="fp32").finder(box_rule=rule, top_k=3, **reading)
-    assert len(list(localize_inputs(finder, "m", find_inputs([str(data)]), out=tmp_path / "out", save=("map",)))) == 24
+    predictor = Model(make_model(), "m", device="cpu", precision="fp32").predictor(box_rule=rule, top_k=3, **reading)
+    assert (
+        len(list(localize_inputs(predictor, "m", find_inputs([str(data)]), out=tmp_path / "out", save=("map",)))) == 24
+    )
     info = MapFolder(tmp_path / "out").info
-    assert info.layer == (("layers.2.conv2", "layers.4") if "layer" in reading else ())
-    assert info.close == reading.get("close", 0)
-    assert (info.crops, info.backprop_seg) == (reading.get("crops", "none"), reading.get("backprop_seg", "none"))
+    assert info.reading.layer == (("layers.2.conv2", "layers.4") if "layer" in reading else ())
+    assert info.reading.close == reading.get("close", 0)
+    assert (info.reading.crops, info.reading.backprop_seg) == (
+        reading.get("crops", "none"),
+        reading.get("backprop_seg", "none"),
+    )
     assert info.values == ("raw" if "crops" in reading else "minmax_mean")
     stored = evaluate(str(tmp_path / "out"), Options(dataset=str(data), box_rule=rule))
     assert numbers(stored)["metrics"]["gt_known_error"] == numbers(direct)["metrics"]["gt_known_error"]
@@ -60,16 +66,16 @@ def test_stored_maps_say_how_they_were_made_and_measure_the_same(
 
 def test_calibration_stores_where_the_map_was_read(run: Run) -> None:
     layers = ("layers.2.conv2", "layers.4")
-    asked = {"map": "dgl", "layer": layers, "fuse": "product", "close": 0.1}
-    document = evaluate(str(run.folder), Options(device="cpu", calibrate=True, **asked))
+    asked = MapReading("dgl", layer=layers, fuse="product", close=0.1)
+    document = evaluate(str(run.folder), Options(device="cpu", calibrate=True, reading=asked))
     info = load_info(run.folder)
     assert (info.map, info.layer, info.fuse, info.close) == ("dgl", layers, "product", 0.1)
     again = evaluate(str(run.folder), Options(device="cpu"))
     assert again["metrics"] == document["metrics"]
     assert again["options"]["layer"] == list(layers)
-    for options in ({"crops": "ten"}, {"map": "backprop", "backprop_seg": "mean"}):
+    for reading in (MapReading(crops="ten"), MapReading("backprop", backprop_seg="mean")):
         with pytest.raises(UsageError, match="does not store --crops and --backprop-seg"):
-            evaluate(str(run.folder), Options(calibrate=True, **options))
+            evaluate(str(run.folder), Options(calibrate=True, reading=reading))
 
 
 def test_maps_on_disk_are_not_read_again(tmp_path: Path, data: Path) -> None:
@@ -79,14 +85,14 @@ def test_maps_on_disk_are_not_read_again(tmp_path: Path, data: Path) -> None:
     given = {"layer": ("3",), "fuse": "max", "close": 0.1, "crops": "ten", "backprop_seg": "mean"}
     for name, value in given.items():
         with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} cannot be used on maps"):
-            evaluate(str(folder), Options(dataset=str(data), **{name: value}))
+            evaluate(str(folder), Options(dataset=str(data), reading=MapReading(**{name: value})))
 
 
 def test_resuming_with_other_layers_is_refused(tmp_path: Path, data: Path) -> None:
     def localize(**reading: Any) -> int:
-        finder = Model(make_model(), "m", device="cpu").finder(map="dgl", **reading)
+        predictor = Model(make_model(), "m", device="cpu").predictor(map="dgl", **reading)
         inputs = find_inputs([str(data)])[:3]
-        return len(list(localize_inputs(finder, "m", inputs, out=tmp_path / "out", save=("map",), resume=True)))
+        return len(list(localize_inputs(predictor, "m", inputs, out=tmp_path / "out", save=("map",), resume=True)))
 
     assert localize(layer=[3]) == 3
     assert localize(layer=["layers.2.conv2"]) == 0  # the same layer
@@ -121,7 +127,7 @@ def test_commands(run: Run, data: Path, tmp_path: Path, run_cli: Callable[..., A
 def test_layers_are_numbered_as_models_show_prints_them(run: Run, run_cli: Callable[..., Any]) -> None:
     lines = run_cli("models", "show", run.folder).stdout.splitlines()
     assert [line.split() for line in lines if line.strip().startswith("3 ")] == [["3", "layers.2.conv2"]]
-    assert Localizer(make_classifier(), map_method="dgl", layer=[3]).layers == ("layers.2.conv2",)
+    assert Localizer(make_classifier(), MapReading(method="dgl", layer=[3])).reading.layer == ("layers.2.conv2",)
 
 
 def test_shares() -> None:
@@ -139,7 +145,7 @@ def test_weights_lie_inside_the_given_regions() -> None:
     model, images = make_classifier("gwap-gt"), make_images((128, 64), (60, 100))
     regions = [np.zeros(image.shape[:2], np.uint8) for image in images]
     regions[0][16:48, 64:128] = 1
-    localizer = Localizer(model, scales=(64, 128), map_method="weight")
+    localizer = Localizer(model, MapReading(method="weight", scales=(64, 128)))
     results = localizer.run(images, regions=regions)
     heat = results[0].heatmap(0)
     assert heat[20:44, 72:120].min() > 0.9
@@ -160,11 +166,11 @@ def test_flip_and_gradients_use_the_regions_too() -> None:
     model, (image,) = make_classifier("gwap-gt"), make_images((96, 64))
     region = np.zeros((64, 96), np.uint8)
     region[:, :40] = 1
-    (plain,) = Localizer(model, map_method="dgl", flip=True).run([image], [(1,)], 0, [region])
+    (plain,) = Localizer(model, MapReading(method="dgl", flip=True)).run([image], [(1,)], 0, [region])
     turned = [np.ascontiguousarray(array[:, ::-1]) for array in (image, region)]
-    (mirrored,) = Localizer(model, map_method="dgl", flip=True).run(turned[:1], [(1,)], 0, turned[1:])
+    (mirrored,) = Localizer(model, MapReading(method="dgl", flip=True)).run(turned[:1], [(1,)], 0, turned[1:])
     np.testing.assert_allclose(mirrored.heatmaps[..., ::-1], plain.heatmaps, atol=3e-2)
-    (ten,) = Localizer(model, map_method="weight", crops="ten").run([image], regions=[region])
+    (ten,) = Localizer(model, MapReading(method="weight", crops="ten")).run([image], regions=[region])
     assert ten.heatmap(0)[:, :30].min() > ten.heatmap(0)[:, 50:].max()
 
 
@@ -189,8 +195,8 @@ def test_background_head_is_read_by_its_names() -> None:
         make_classifier("background", head_options={"hidden": 8, "foreground_hidden": 6}),
         make_images((64, 48)),
     )
-    assert Localizer(model).map_method == "class"
-    foreground, weight = (Localizer(model, map_method=name).run(images)[0] for name in ("foreground", "weight"))
+    assert Localizer(model).reading.method == "class"
+    foreground, weight = (Localizer(model, MapReading(method=name)).run(images)[0] for name in ("foreground", "weight"))
     np.testing.assert_array_equal(foreground.heatmaps, weight.heatmaps)
     assert foreground.shared
-    assert Localizer(model, map_method="dgl").run(images)[0].heatmaps.shape == (1, 48, 64)
+    assert Localizer(model, MapReading(method="dgl")).run(images)[0].heatmaps.shape == (1, 48, 64)

@@ -14,10 +14,12 @@ from gwapctl.boxes import iou
 from gwapctl.datasets.base import ClassName
 from gwapctl.device import autocast, has_fast_bf16, resolve_device
 from gwapctl.errors import MissingDependencyError, UsageError
-from gwapctl.maps import CANVAS, Localizer, MapResult
+from gwapctl.maps.heatmap import HEATMAP_SIDE
+from gwapctl.maps.localizer import Localizer, MapResult
 from gwapctl.maps.methods import minmax
+from gwapctl.maps.reading import MapReading, split_options
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier
-from gwapctl.networks.heads import GWAP
+from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.networks.inference import fold_batch_norms, for_inference
 from gwapctl.networks.transforms import resize
 from gwapctl.predict.threads import in_threads
@@ -56,7 +58,7 @@ def network_input(image: np.ndarray, size: tuple[int, int]) -> Tensor:
 
 def stretched(maps: Tensor, image: np.ndarray) -> Tensor:
     """Resize maps ``(B, k, h, w)`` to the canvas of ``image`` as torch does it."""
-    factor = min(1, CANVAS / max(image.shape[:2]))
+    factor = min(1, HEATMAP_SIDE / max(image.shape[:2]))
     canvas = [max(1, round(side * factor)) for side in image.shape[:2]]
     return functional.interpolate(maps, canvas, mode="bilinear", align_corners=False)
 
@@ -89,7 +91,7 @@ def agree(result: MapResult, expected: Tensor, tolerance: float = 1e-3) -> None:
 @pytest.mark.parametrize("method", PLAIN)
 def test_one_scale_is_the_resized_map(method: str) -> None:
     model, (image,) = make_classifier(), make_images((150, 90))
-    (result,) = Localizer(model, scales=(96,), map_method=method).run([image], [(2, 0)], top_k=0)
+    (result,) = Localizer(model, MapReading(method=method, scales=(96,))).run([image], [(2, 0)], top_k=0)
     assert result.classes == (2, 0)
     assert result.shared == (method == "weight")
     agree(result, stretched(reference_maps(model, image, 96, [2, 0])[method], image), 2e-3)
@@ -99,15 +101,15 @@ def test_one_scale_is_the_resized_map(method: str) -> None:
 def test_scales_are_averaged_with_equal_weights(method: str) -> None:
     model, (image,) = make_classifier(), make_images((70, 130))
     scales = (64, 96, 160)
-    (result,) = Localizer(model, scales=scales, map_method=method).run([image], [(1, 3)], top_k=0)
+    (result,) = Localizer(model, MapReading(method=method, scales=scales)).run([image], [(1, 3)], top_k=0)
     terms = [stretched(minmax(reference_maps(model, image, scale, [1, 3])[method]), image) for scale in scales]
     agree(result, minmax(torch.stack(terms).mean(0)))
 
 
 def test_the_same_scale_twice_is_one_scale() -> None:
     model, images = make_classifier(), make_images((70, 130), (90, 60))
-    once = Localizer(model, scales=(96,)).run(images)
-    twice = Localizer(model, scales=(96, 96)).run(images)
+    once = Localizer(model, MapReading(scales=(96,))).run(images)
+    twice = Localizer(model, MapReading(scales=(96, 96))).run(images)
     for one, two in zip(once, twice, strict=True):
         single = torch.from_numpy(one.heatmaps.astype(np.float32))[None]
         agree(two, minmax(single), 5e-3)  # one scale keeps raw values, of which float16 has fewer levels
@@ -116,22 +118,24 @@ def test_the_same_scale_twice_is_one_scale() -> None:
 def test_raw_values_are_kept_for_one_scale_only() -> None:
     model, (image,) = make_classifier(), make_images((150, 90))
     alpha = reference_maps(model, image, 64, [0])["weight"]
-    plain = Localizer(model, scales=(64,))
+    plain = Localizer(model, MapReading(scales=(64,)))
     (raw,) = plain.run([image])
     assert plain.values == "raw"
     assert raw.heatmaps.max() == pytest.approx(float(alpha.max()), rel=1e-2)
-    for other in (Localizer(model, scales=(64,), flip=True), Localizer(model, scales=(64, 96))):
+    for other in (Localizer(model, MapReading(scales=(64,), flip=True)), Localizer(model, MapReading(scales=(64, 96)))):
         (result,) = other.run([image])
         assert other.values == "minmax_mean"
         assert (result.heatmaps.min(), result.heatmaps.max()) == (0, 1)
-    assert Localizer(model, scales=(64,), map_method="fused").values == "minmax_mean"
+    assert Localizer(model, MapReading(method="fused", scales=(64,))).values == "minmax_mean"
 
 
 def test_fused_is_the_mean_of_both_maps() -> None:
     model, (image,) = make_classifier(), make_images((96, 96))
     maps = {
         method: torch.from_numpy(
-            Localizer(model, scales=(96,), map_method=method).run([image], [(1,)], 0)[0].heatmaps.astype(np.float32)
+            Localizer(model, MapReading(method=method, scales=(96,)))
+            .run([image], [(1,)], 0)[0]
+            .heatmaps.astype(np.float32)
         )
         for method in ("weight", "class", "fused")
     }
@@ -143,21 +147,21 @@ def test_fused_is_the_mean_of_both_maps() -> None:
 def test_fused_of_a_constant_weight_map_is_the_class_map() -> None:
     model, (image,) = make_classifier(), make_images((80, 50))
     nn.init.zeros_(model.head.weight_score.weight)
-    (fused,) = Localizer(model, scales=(64,), map_method="fused").run([image])
-    (single,) = Localizer(model, scales=(64, 64), map_method="class").run([image])
+    (fused,) = Localizer(model, MapReading(method="fused", scales=(64,))).run([image])
+    (single,) = Localizer(model, MapReading(method="class", scales=(64, 64))).run([image])
     agree(single, minmax(torch.from_numpy(fused.heatmaps.astype(np.float32))[None]), 2e-3)
-    (constant,) = Localizer(model, scales=(64, 64), map_method="weight").run([image])
+    (constant,) = Localizer(model, MapReading(method="weight", scales=(64, 64))).run([image])
     assert not constant.heatmaps.any()
     assert map_to_boxes(constant.heatmap(0), parse_box_rule("paper20")) == []
 
 
 def test_flip_of_a_mirrored_image_is_the_mirrored_map() -> None:
     model, (image,) = make_classifier(), make_images((120, 75))
-    localizer = Localizer(model, scales=(64, 96), flip=True, map_method="fused")
+    localizer = Localizer(model, MapReading(method="fused", scales=(64, 96), flip=True))
     (plain,) = localizer.run([image], [(1,)], top_k=0)
     (mirrored,) = localizer.run([np.ascontiguousarray(image[:, ::-1])], [(1,)], top_k=0)
     np.testing.assert_allclose(mirrored.heatmaps[..., ::-1], plain.heatmaps, atol=2e-2)
-    (without,) = Localizer(model, scales=(64, 96), map_method="fused").run([image], [(1,)], top_k=0)
+    (without,) = Localizer(model, MapReading(method="fused", scales=(64, 96))).run([image], [(1,)], top_k=0)
     assert np.abs(without.heatmaps - plain.heatmaps).max() > 0.05
 
 
@@ -166,9 +170,9 @@ def test_flip_of_a_mirrored_image_is_the_mirrored_map() -> None:
 def test_a_batch_gives_what_single_images_give(resize_name: str, method: str) -> None:
     model = make_classifier()
     images = make_images((150, 90), (60, 200), (64, 64), (90, 150), (150, 90))
-    options = {"scales": (64, 96), "map_method": method, "resize": resize_name}
-    together = Localizer(model, batch_size=5, **options).run(images, top_k=2)
-    alone = [Localizer(model, batch_size=1, **options).run([image], top_k=2)[0] for image in images]
+    options = {"scales": (64, 96), "method": method, "resize": resize_name}
+    together = Localizer(model, MapReading(**options), batch_size=5).run(images, top_k=2)
+    alone = [Localizer(model, MapReading(**options), batch_size=1).run([image], top_k=2)[0] for image in images]
     for one, other, image in zip(together, alone, images, strict=True):
         assert one.classes == other.classes
         assert one.heatmaps.shape[1:] == image.shape[:2]
@@ -179,7 +183,7 @@ def test_a_batch_gives_what_single_images_give(resize_name: str, method: str) ->
 def test_keep_scales_the_shorter_side() -> None:
     model, (image,) = make_classifier(input_size=(48, 64)), make_images((160, 80))
     seen: list[tuple[int, int]] = []
-    localizer = Localizer(model, scales=(64, 96), resize="keep")
+    localizer = Localizer(model, MapReading(scales=(64, 96), resize="keep"))
     localizer.model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
     localizer.run([image])
     assert seen == [(64, 48), (64, 128), (96, 192)]
@@ -190,14 +194,14 @@ def test_class_is_decided_at_the_models_own_size() -> None:
     with torch.no_grad():
         expected = torch.softmax(model(network_input(image, (64, 64))).logits, 1)[0].numpy()
     for scales in ((64,), (96,), (128, 96)):
-        (result,) = Localizer(model, scales=scales).run([image])
+        (result,) = Localizer(model, MapReading(scales=scales)).run([image])
         np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
         assert result.classes == (int(expected.argmax()),)
 
 
 @pytest.mark.parametrize(("scales", "passes"), [((64,), 1), ((64, 96), 2), ((96,), 2)])
 def test_no_pass_is_wasted(scales: tuple[int, ...], passes: int) -> None:
-    localizer = Localizer(make_classifier(), scales=scales, map_method="class")
+    localizer = Localizer(make_classifier(), MapReading(method="class", scales=scales))
     count = []
     localizer.model.backbone.register_forward_pre_hook(lambda *_: count.append(1))
     localizer.run(make_images((150, 90), (90, 150)), top_k=3)
@@ -206,7 +210,7 @@ def test_no_pass_is_wasted(scales: tuple[int, ...], passes: int) -> None:
 
 def test_wanted_classes_follow_the_best_ones() -> None:
     model, images = make_classifier(), make_images((70, 50), (50, 70), (40, 40))
-    localizer = Localizer(model, scales=(64,), map_method="class")
+    localizer = Localizer(model, MapReading(method="class", scales=(64,)))
     best = [result.classes for result in localizer.run(images, top_k=4)]
     wanted = [(best[0][3],), (best[1][0], best[1][2]), ()]
     results = localizer.run(images, wanted, top_k=1)
@@ -221,8 +225,8 @@ def test_wanted_classes_follow_the_best_ones() -> None:
 
 def test_class_map_averages_to_the_logit() -> None:
     model, (image,) = make_classifier("gap"), make_images((64, 64))
-    localizer = Localizer(model, scales=(64,))
-    assert localizer.map_method == "class"  # GAP has no weight map
+    localizer = Localizer(model, MapReading(scales=(64,)))
+    assert localizer.reading.method == "class"  # GAP has no weight map
     (result,) = localizer.run([image], [(0, 1, 2, 3)], top_k=0)
     logits = torch.log(torch.from_numpy(result.probabilities))
     pooled = torch.from_numpy(result.heatmaps.astype(np.float32)).mean((1, 2)) + model.head.classifier.bias.detach()
@@ -248,7 +252,7 @@ def test_float16_never_overflows() -> None:
     model, (image,) = make_classifier(), make_images((64, 64))
     with torch.no_grad():
         model.head.classifier.weight.mul_(1e6)
-    (result,) = Localizer(model, scales=(64,), map_method="class").run([image])
+    (result,) = Localizer(model, MapReading(method="class", scales=(64,))).run([image])
     assert np.isfinite(result.heatmaps).all()
 
 
@@ -256,7 +260,7 @@ def test_non_square_input_size_is_the_default_scale() -> None:
     model, (image,) = make_classifier(input_size=(96, 64)), make_images((90, 50))
     localizer = Localizer(model)
     (result,) = localizer.run([image])
-    assert localizer.scales == ()
+    assert localizer.reading.scales == ()
     with torch.no_grad():
         alpha = model(network_input(image, (96, 64))).weight_map
     agree(result, stretched(alpha, image), 5e-3)
@@ -264,13 +268,13 @@ def test_non_square_input_size_is_the_default_scale() -> None:
 
 def test_stored_settings_are_the_defaults() -> None:
     localizer = Localizer(make_classifier(map="fused", scales=(64, 80), resize="keep"))
-    assert (localizer.map_method, localizer.scales, localizer.resize) == ("fused", (64, 80), "keep")
+    assert (localizer.reading.method, localizer.reading.scales, localizer.reading.resize) == ("fused", (64, 80), "keep")
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"map_method": "wieght"}, UsageError, "Did you mean 'weight'"),
+        ({"map": "wieght"}, UsageError, "Did you mean 'weight'"),
         ({"resize": "crop"}, UsageError, "keep, warp"),
         ({"scales": (0,)}, UsageError, "224,448,672"),
         ({"precision": "int8"}, UsageError, "fp32"),
@@ -279,14 +283,18 @@ def test_stored_settings_are_the_defaults() -> None:
     ],
 )
 def test_wrong_settings(options: dict[str, object], error: type[Exception], message: str) -> None:
+    def read() -> Localizer:
+        reading, others = split_options(options)
+        return Localizer(make_classifier(), reading, **others)
+
     with pytest.raises(error, match=message):
-        Localizer(make_classifier(), **options)
+        read()
 
 
 def test_gap_has_no_weight_map() -> None:
     for method in ("weight", "fused"):
         with pytest.raises(UsageError, match="--map class"):
-            Localizer(make_classifier("gap"), map_method=method)
+            Localizer(make_classifier("gap"), MapReading(method=method))
 
 
 def test_scale_that_leaves_no_cell() -> None:
@@ -296,7 +304,7 @@ def test_scale_that_leaves_no_cell() -> None:
     info = make_classifier().info
     model = Classifier(info, Strided(3, 2, 16), GWAP(2, 4)).eval()
     with pytest.raises(UsageError, match="scale 8 is too small"):
-        Localizer(model, scales=(8, 64))
+        Localizer(model, MapReading(scales=(8, 64)))
 
 
 # ------------------------------------------------------------------------------------------------- fast inference
@@ -360,7 +368,7 @@ def test_bf16_boxes_agree_with_fp32() -> None:
     rule = parse_box_rule("paper20")
     boxes = []
     for precision in ("fp32", "bf16"):
-        results = Localizer(model, scales=(64, 96), precision=precision).run(images)
+        results = Localizer(model, MapReading(scales=(64, 96)), precision=precision).run(images)
         boxes.append([map_to_boxes(result.heatmap(0), rule)[0].box for result in results])
     assert np.mean([iou(first, second)[0, 0] for first, second in zip(*boxes, strict=True)]) >= 0.98
 

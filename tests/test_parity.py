@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
+from gwapctl.datasets.wsoleval import WsolevalDataset, open_if_wsoleval
 from gwapctl.errors import DataError
 from gwapctl.evaluate import Options, evaluate
 
@@ -44,8 +44,8 @@ def test_boxes_are_read_as_inclusive(tmp_path: Path) -> None:
 def test_folder_of_splits(tmp_path: Path) -> None:
     for split in ("val", "test"):
         write_metadata(tmp_path / "CUB" / split, BOXES, SIZES)
-    assert is_wsoleval(tmp_path / "CUB")
-    assert not is_wsoleval(tmp_path)
+    assert open_if_wsoleval(tmp_path / "CUB") is not None
+    assert open_if_wsoleval(tmp_path) is None
     dataset = WsolevalDataset(tmp_path / "CUB")
     assert dataset.splits() == ("test", "val")
     assert len(dataset.samples("test")) == 2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gwapctl.errors import DataError
+from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.predictions import ImagePrediction, Prediction, PredictionError, finished_ids, read_predictions
@@ -101,7 +102,7 @@ def test_maps_round_trip_with_folders_and_suffixes(tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     write_map(maps, "a/x.jpg", one)
     write_map(maps, "a.b/x.png", many)
-    info = MapsInfo("weight", "tiny", (224,), values="raw")
+    info = MapsInfo(ResolvedReading(method="weight", scales=(224,)), model="tiny", values="raw")
     images = {"a/x.jpg": MapImage(14, 10, ("cat",), ("n1",)), 'q"/ö.png': MapImage(1, 2)}
     write_maps_info(maps, info, images.items())
     for folder in (MapFolder(tmp_path), MapFolder(str(maps))):
@@ -109,7 +110,7 @@ def test_maps_round_trip_with_folders_and_suffixes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(folder.load("a/x.jpg"), one)
         assert folder.load("a.b/x.png").shape == (3, 4, 6)
         assert folder.load("a.b/x.png").dtype == np.float16
-        assert folder.info.method == "weight"
+        assert folder.info.reading.method == "weight"
         assert folder.info.raw
         assert folder.info.images == images
 
@@ -128,7 +129,7 @@ def test_maps_info_may_name_no_image(tmp_path: Path) -> None:
 def test_foreign_folder_has_defaults(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(6).reshape(2, 3))
     folder = MapFolder(tmp_path)
-    assert (folder.info.method, folder.info.raw, folder.info.images) == ("unknown", False, {})
+    assert (folder.info.reading.method, folder.info.raw, folder.info.images) == ("unknown", False, {})
     assert folder.load("x").tolist() == [[0, 1, 2], [3, 4, 5]]
 
 

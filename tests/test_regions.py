@@ -21,7 +21,6 @@ from gwapctl.regions import (
     map_to_boxes,
     normalise,
     parse_box_rule,
-    threshold_rule,
 )
 from gwapctl.regions.contours import _core, _without_overlapping
 
@@ -138,7 +137,7 @@ def test_the_largest_component_agrees_with_scipy(heatmap: np.ndarray) -> None:
 def test_boxes_are_those_of_scipys_components(
     heatmap: np.ndarray, threshold: float, max_boxes: int, min_area: float
 ) -> None:
-    regions = map_to_boxes(heatmap, threshold_rule(str(threshold)), max_boxes=max_boxes, min_area=min_area)
+    regions = map_to_boxes(heatmap, parse_box_rule(threshold=str(threshold)), max_boxes=max_boxes, min_area=min_area)
     heat = minmax(heatmap)
     expected = components(heat > np.float32(threshold))[:max_boxes]
     expected = [mask for mask in expected if mask.sum() >= min_area * mask.size]
@@ -299,8 +298,8 @@ def test_names_come_back(text: str) -> None:
 
 
 def test_the_threshold_option_is_short_for_a_rule() -> None:
-    assert threshold_rule("otsu") == parse_box_rule("otsu")
-    assert threshold_rule("0.3") == parse_box_rule("fixed:0.3")
+    assert parse_box_rule(threshold="otsu") == parse_box_rule("otsu")
+    assert parse_box_rule(threshold="0.3") == parse_box_rule("fixed:0.3")
 
 
 @pytest.mark.parametrize("text", ["paper2", "", "0.3", "otsu:", "Otsu", "fixed", "wsol"])
@@ -327,7 +326,7 @@ def test_rules_without_a_value_say_so() -> None:
 
 def test_a_wrong_threshold_option_names_both_forms() -> None:
     with pytest.raises(UsageError, match=r"0\.3 or otsu"):
-        threshold_rule("oslo")
+        parse_box_rule(threshold="oslo")
 
 
 # --- CAM's five guesses ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.images.decode import read_image
-from gwapctl.networks.backbones.torchvision_nets import WEIGHTS
+from gwapctl.networks.backbones import pretrained_weights_info
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.train.classification import build_model
 from gwapctl.train.loop import train
@@ -55,7 +55,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory, network: torch.nn.Module) -> I
     before, place = torch.hub.get_dir(), tmp_path_factory.mktemp("hub")
     torch.hub.set_dir(str(place))
     (place / "checkpoints").mkdir()
-    torch.save(network.state_dict(), WEIGHTS["resnet18"].path)
+    weights = pretrained_weights_info("resnet18")
+    assert weights is not None
+    torch.save(network.state_dict(), weights.path)
     yield place
     torch.hub.set_dir(before)
 

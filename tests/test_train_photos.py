@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from gwapctl.config import NAMED, build_train_config
+from gwapctl.config import build_train_config
 from gwapctl.datasets import DATASETS
 from gwapctl.datasets.base import ClassName
 from gwapctl.errors import UsageError
-from gwapctl.networks.backbones import build_backbone
-from gwapctl.networks.backbones.efficientnet_lite import package_weights
+from gwapctl.networks.backbones import build_backbone, imagenet_tensors
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.heads import build_head
 from gwapctl.networks.rfcn import DetectorInfo, build_detector
@@ -44,7 +43,6 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_every_named_data_set_keeps_defaults_of_its_own() -> None:
-    assert set(NAMED) == set(DATASETS)
     for name in DATASETS:
         assert default_recipe(name, {}) is None
         assert default_recipe(f"{name}:20", {}) is None
@@ -78,7 +76,7 @@ def test_a_folder_of_photos_trains_in_one_line(photos: Path, tmp_path: Path, run
     assert (model.info.backbone, model.info.output_stride, model.info.head) == ("efficientnet-lite0", 16, "gwap")
     assert model.info.weights_package is None  # the run holds its whole network
     assert (model.info.map, model.info.scales, model.info.box_rule) == (recipe.map, recipe.scales, recipe.box_rule)
-    theirs = package_weights("efficientnet-lite0")["conv_head.weight"]
+    theirs = imagenet_tensors("efficientnet-lite0")["conv_head.weight"]
     assert torch.equal(model.backbone.state_dict()["network.conv_head.weight"], theirs)
     config = Run.open(tmp_path / "run").document["config"]
     assert (config["recipe"], config["freeze_backbone"], config["cache_features"]) == ("photos", True, True)
@@ -145,7 +143,7 @@ def test_a_detector_on_it_has_the_package_s_weights_and_normalisation(tmp_path: 
     info = DetectorInfo(backbone="efficientnet-lite0", classes=(ClassName("a", "a"), ClassName("b", "b")))
     model = build_detector(info, pretrained=True)
     state = model.trunk.state_dict()
-    for name, tensor in package_weights("efficientnet-lite0").items():
+    for name, tensor in imagenet_tensors("efficientnet-lite0").items():
         if not name.startswith("classifier"):
             assert torch.equal(state[f"network.{name}"], tensor), name
     learning = {name.split(".")[1] for name, parameter in model.trunk.named_parameters() if parameter.requires_grad}

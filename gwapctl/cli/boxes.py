@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from gwapctl.cli import console, options
 from gwapctl.cli.localize import DEFAULT_MIN_SCORE, check_detector_options
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, any_of
+from gwapctl.formats import EXPORTERS
+from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
-    from gwapctl.formats import Exporter
+    from gwapctl.formats.base import Exporter
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import ImageInput
-    from gwapctl.predict.classifier import Finder
+    from gwapctl.predict.classifier import Predictor
     from gwapctl.predict.detector import DetectorModel
     from gwapctl.predict.predictions import ImagePrediction
     from gwapctl.regions import BoxRule as Rule
@@ -38,7 +40,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="csv, jsonl, coco, voc, yolo, label-studio or cvat.",
+        help=f"{any_of(EXPORTERS)}.",
         rich_help_panel=options.OUTPUT,
         show_default="by the suffix of --out, else csv",
     ),
@@ -132,6 +134,7 @@ TopK = Annotated[
 ]
 
 
+@options.with_reading
 def boxes(
     input: Input,
     format: Format = None,
@@ -145,8 +148,7 @@ def boxes(
     classes: Classes = None,
     images: Images = None,
     model: options.ModelSpec = None,
-    scales: options.Scales = None,
-    map: options.MapMethod = None,
+    reading: MapReading = AS_STORED,
     top_k: TopK = 1,
     device: options.Device = "auto",
     yolo_scores: YoloScores = False,
@@ -154,7 +156,7 @@ def boxes(
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Write boxes as CSV, JSON lines, COCO, VOC, YOLO, Label Studio or CVAT.
+    """Write boxes in the formats that other tools label and train with.
 
     Boxes are those that localize recorded, or cut anew from its maps. No network runs, unless INPUT is images.
 
@@ -168,10 +170,10 @@ def boxes(
     from gwapctl.formats.destination import check_destination, read_class_list
 
     name, exporter = _exporter(format, out, yolo_scores, image_prefix)
-    path = check_destination(exporter, name, out, overwrite=overwrite)
+    path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
     cutting = Cutting(options.asked_rule(box_rule, threshold), refine, max_boxes, min_area)
-    network = Network(model, options.parse_scales(scales), map, top_k, device)
+    network = Network(model, reading, top_k, device)
     source = _from_disk(input, cutting, images, network) or _from_images(input, cutting, network, exporter, min_score)
     if source.warning:
         console.warn(source.warning)
@@ -179,7 +181,7 @@ def boxes(
         total = "an unknown number of" if source.total is None else source.total
         console.note(f"would write {source.about} ({total} images) as {name} to {path or 'stdout'}")
         return
-    tally = _export(exporter, source, min_score, path, listed)
+    tally = _export(exporter, EXPORTERS[name].suffix, source, min_score, path, listed)
     _finish(exporter, tally, path, listed)
 
 
@@ -198,35 +200,31 @@ class Network:
     """What was asked about the network that images need."""
 
     model: str | None
-    scales: tuple[int, ...] | None
-    map: str | None
+    reading: MapReading
     top_k: int
     device: str
 
     def check_unused(self, text: str) -> None:
         """Refuse options that would have no effect because ``text`` is not images."""
-        given = {"--model": self.model, "--scales": self.scales, "--map": self.map, "--top-k": self.top_k > 1 or None}
-        for option, value in given.items():
-            if value is not None:
-                raise UsageError(f"{option} is for images; {text} holds what a network found already. Leave it out.")
+        others = {"--model": self.model is not None, "--top-k": self.top_k > 1}
+        given = [*self.reading.flags, *(option for option, is_given in others.items() if is_given)]
+        if given:
+            names, verb = ", ".join(given), "is" if len(given) == 1 else "are"
+            raise UsageError(f"{names} {verb} for images; {text} holds what a network found already. Leave it out.")
 
 
 def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefix: str | None) -> tuple[str, Exporter]:
-    from gwapctl.formats import EXPORTERS
     from gwapctl.formats.destination import format_name
-    from gwapctl.formats.label_studio import LabelStudio
-    from gwapctl.formats.yolo import Yolo
 
-    name = format_name(name, out, EXPORTERS)
+    name = format_name(name, out)
     for option, given, wanted in (
         ("--yolo-scores", yolo_scores, "yolo"),
         ("--image-prefix", image_prefix is not None, "label-studio"),
     ):
         if given and name != wanted:
             raise UsageError(f"{option} goes with --format {wanted}, not {name}.")
-    if yolo_scores:
-        return name, Yolo(scores=True)
-    return name, EXPORTERS[name]() if image_prefix is None else LabelStudio(image_prefix)
+    chosen: dict[str, Any] = {"scores": True} if yolo_scores else {}
+    return name, EXPORTERS[name].build(**chosen, **({} if image_prefix is None else {"image_prefix": image_prefix}))
 
 
 def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Network) -> Source | None:
@@ -246,13 +244,12 @@ def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Networ
 
 
 def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter, min_score: float) -> Source:
-    from gwapctl.formats import FolderExporter
-    from gwapctl.formats.base import check_names
+    from gwapctl.formats.base import FolderExporter, check_names
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model, scale_warning
     from gwapctl.predict.detector import DetectorModel
-    from gwapctl.regions import parse_box_rule, refined
+    from gwapctl.regions import parse_box_rule
 
     inputs = find_inputs([text], notice=console.warn)
     if isinstance(exporter, FolderExporter):
@@ -260,13 +257,13 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     model = load_model(options.model_or_default(network.model), device=network.device)
     if isinstance(model, DetectorModel):
         return _from_detector(model, inputs, cutting, network, min_score)
-    rule = refined(cutting.rule or parse_box_rule(model.info.box_rule), cutting.refine)
+    rule = parse_box_rule(cutting.rule, refine=cutting.refine, default=model.info.box_rule)
     cut = Cut(rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
-    plain = rule.without_image().name  # the cut comes afterwards
-    finder = model.finder(scales=network.scales, map=network.map, box_rule=plain, top_k=network.top_k)
-    warning = scale_warning(finder.info, finder.localizer.scales) or ""
+    plain = rule.without_image()  # the cut comes afterwards
+    predictor = model.predictor(reading=network.reading, box_rule=plain, top_k=network.top_k)
+    warning = scale_warning(predictor.info, predictor.scales) or ""
     about = f"boxes by {cut.rule.name} of model {model.name}"
-    return Source(_localized(finder, model.name, inputs, cut), len(inputs), about, warning)
+    return Source(_localized(predictor, model.name, inputs, cut), len(inputs), about, warning)
 
 
 def _from_detector(
@@ -275,20 +272,19 @@ def _from_detector(
     from gwapctl.formats.sources import Source
     from gwapctl.predict.folder import localize_inputs
 
-    reading = {"--scales": network.scales, "--map": network.map}
     cuts = {"--box-rule": cutting.rule, "--refine": cutting.refine}
     limits = {"--max-boxes": cutting.max_boxes, "--min-area": cutting.min_area}
-    check_detector_options({**reading, **cuts, **limits}, top_k=network.top_k)
-    finder = model.finder(min_score=min_score or DEFAULT_MIN_SCORE)
-    found = localize_inputs(finder, model.name, inputs)
+    check_detector_options(network.reading, {**cuts, **limits}, top_k=network.top_k)
+    predictor = model.predictor(min_score=min_score or DEFAULT_MIN_SCORE)
+    found = localize_inputs(predictor, model.name, inputs)
     return Source(found, len(inputs), f"boxes of detector {model.name}")
 
 
-def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[ImagePrediction]:
+def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[ImagePrediction]:
     from gwapctl.formats.sources import failed, with_boxes
     from gwapctl.predict.predictions import ImagePrediction, Prediction
 
-    results = finder.stream([item.path for item in inputs])
+    results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
         classes = zip(found.classes, found.class_ids, found.scores.tolist(), strict=True)
         image = ImagePrediction(
@@ -296,7 +292,7 @@ def _localized(finder: Finder, model: str, inputs: Sequence[ImageInput], cut: Cu
             found.width,
             found.height,
             model,
-            finder.localizer.scales,
+            predictor.scales,
             tuple(Prediction(label, label_id, score) for label, label_id, score in classes),
             id=item.id,
         )
@@ -336,8 +332,10 @@ class Tally:
             yield item
 
 
-def _export(exporter: Exporter, source: Source, min_score: float, path: Path | None, listed: list[str] | None) -> Tally:
-    from gwapctl.formats import FileExporter
+def _export(
+    exporter: Exporter, suffix: str, source: Source, min_score: float, path: Path | None, listed: list[str] | None
+) -> Tally:
+    from gwapctl.formats.base import FileExporter
     from gwapctl.formats.sources import confident
 
     tally = Tally()
@@ -347,7 +345,7 @@ def _export(exporter: Exporter, source: Source, min_score: float, path: Path | N
             exporter.write(path, items, listed)
         elif isinstance(exporter, FileExporter):
             for lines in exporter.text(items, listed):
-                console.print_data(lines, Path(exporter.filename).suffix)
+                console.print_data(lines, suffix)
     return tally
 
 

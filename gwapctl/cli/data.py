@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import DataError, UsageError
 
 MANY_CLASSES = 30  # more are summed up, unless -v
@@ -42,17 +43,31 @@ Folder = Annotated[
 ]
 
 
+LISTED = ("here", "datasets", "formats")
+Kind = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND", help="here: where data sets are. datasets: what they are. formats: what boxes are written in."
+    ),
+]
+
+
 @app.command("list")
-def list_all(root: options.Root = None, json: options.Json = False) -> None:
-    """List the data sets that have a name, and where they are here.
+def list_all(kind: Kind = LISTED[0], root: options.Root = None, json: options.Json = False) -> None:
+    """List the data sets that have a name, and where they are here; or what they are, or the formats of boxes.
 
     Examples:
       gwapctl data list
+      gwapctl data list formats
       gwapctl data list --root /data --json
 
     """
+    from gwapctl.cli.kinds import print_kind
     from gwapctl.datasets.check import list_datasets
 
+    if kind != LISTED[0]:
+        print_kind(kind, LISTED, json)
+        return
     rows = list_datasets(root)
     if json:
         console.print_json({"schema_version": 1, "datasets": rows})
@@ -62,7 +77,7 @@ def list_all(root: options.Root = None, json: options.Json = False) -> None:
         for row in rows
     ]
     console.print_table(["name", "here", "splits", "to download", "how"], cells)
-    console.note("Any folder works, too: VOC layout, class folders, COCO JSON, YOLO, CSV manifest.")
+    console.note(f"Any folder works, too: {folder_layouts()}.")
 
 
 @app.command()

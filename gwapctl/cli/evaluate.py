@@ -11,6 +11,7 @@ import typer
 
 from gwapctl.cli import console, options
 from gwapctl.errors import UsageError, unknown_name
+from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.metrics import METRICS, describe
 
 GUESSING = "Five guesses"
@@ -71,9 +72,6 @@ Protocol = Annotated[
     Literal["paper", "wsoleval"],
     typer.Option("--protocol", help="paper: original pixels, largest component. wsoleval: as clovaai/wsolevaluation."),
 ]
-Flip = Annotated[
-    bool, typer.Option("--flip", help="Average maps over the mirrored image, too.", rich_help_panel=options.MODEL)
-]
 Calibrate = Annotated[
     bool,
     typer.Option("--calibrate", help="First choose the box threshold on the run's held-out images, and store it."),
@@ -117,6 +115,7 @@ Precision = Annotated[
 ]
 
 
+@options.with_reading
 def evaluate(
     target: Target,
     dataset: Dataset = None,
@@ -128,15 +127,7 @@ def evaluate(
     limit: options.Limit = None,
     protocol: Protocol = "paper",
     calibrate: Calibrate = False,
-    map: options.MapMethod = None,
-    scales: options.Scales = None,
-    resize: options.Resize = None,
-    flip: Flip = False,
-    layer: options.Layer = None,
-    fuse: options.Fuse = None,
-    close: options.Close = None,
-    crops: options.Crops = "none",
-    backprop_seg: options.BackpropSeg = "none",
+    reading: MapReading = AS_STORED,
     box_rule: options.BoxRule = None,
     threshold: options.Threshold = None,
     refine: options.Refine = None,
@@ -169,16 +160,8 @@ def evaluate(
         split=split,
         protocol=protocol,
         masks=masks,
-        map=map,
-        scales=options.parse_scales(scales),
-        resize=resize,
-        flip=flip,
-        layer=options.parse_layers(layer),
-        fuse=fuse,
-        close=options.parse_share(close, "--close"),
-        crops=crops,
-        backprop_seg=backprop_seg,
-        box_rule=options.asked_rule_name(box_rule, threshold),
+        reading=reading,
+        box_rule=options.asked_rule(box_rule, threshold),
         refine=refine,
         images=images,
         guesses=guesses,

@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gwapctl.cli import console, options
 from gwapctl.errors import MissingReaderError, UsageError
 from gwapctl.files import json_text
+from gwapctl.maps.reading import AS_STORED, MapReading
 
 if TYPE_CHECKING:
-    from gwapctl.predict.classifier import Finder
-    from gwapctl.predict.detector import DetectorFinder
+    from gwapctl.predict.classifier import Predictor
+    from gwapctl.predict.detector import DetectorPredictor
     from gwapctl.predict.predictions import ImagePrediction
 
 SAVES = ("overlay", "map", "mask")
@@ -44,9 +45,6 @@ MinScore = Annotated[
         show_default=f"{DEFAULT_MIN_SCORE:g}",
     ),
 ]
-Flip = Annotated[
-    bool, typer.Option("--flip", help="Average over the mirrored image, too.", rich_help_panel=options.MODEL)
-]
 Save = Annotated[
     str | None,
     typer.Option(
@@ -66,22 +64,15 @@ Recursive = Annotated[
 ]
 
 
+@options.with_reading
 def localize(
     inputs: Inputs,
     model: options.ModelSpec = None,
-    scales: options.Scales = None,
-    resize: options.Resize = None,
-    map: options.MapMethod = None,
+    reading: MapReading = AS_STORED,
     box_rule: options.BoxRule = None,
     threshold: options.Threshold = None,
     refine: options.Refine = None,
     top_k: TopK = 1,
-    flip: Flip = False,
-    layer: options.Layer = None,
-    fuse: options.Fuse = None,
-    close: options.Close = None,
-    crops: options.Crops = "none",
-    backprop_seg: options.BackpropSeg = "none",
     min_score: MinScore = None,
     save: Save = None,
     out: options.Out = None,
@@ -112,38 +103,27 @@ def localize(
     from gwapctl.predict.folder import localize_inputs
 
     saved = _saved(save, out, resume, overwrite)
-    reading: dict[str, Any] = {
-        "scales": options.parse_scales(scales),
-        "resize": resize,
-        "map": map,
-        "layer": options.parse_layers(layer),
-        "fuse": fuse,
-        "flip": flip,
-        "close": options.parse_share(close, "--close"),
-        "crops": crops,
-        "backprop_seg": backprop_seg,
-        "box_rule": options.asked_rule_name(box_rule, threshold),
-        "refine": refine,
-    }
+    rule = options.asked_rule(box_rule, threshold)
     images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
-    finder: Finder | DetectorFinder
+    predictor: Predictor | DetectorPredictor
     if isinstance(loaded, DetectorModel):
-        given = {f"--{name.replace('_', '-')}": value for name, value in reading.items() if value != "none"}
-        check_detector_options(given, top_k=top_k)
-        finder = loaded.finder(min_score=DEFAULT_MIN_SCORE if min_score is None else min_score, batch_size=batch_size)
-        _say_detecting(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
+        check_detector_options(reading, {"--box-rule": rule, "--refine": refine}, top_k=top_k)
+        predictor = loaded.predictor(
+            min_score=DEFAULT_MIN_SCORE if min_score is None else min_score, batch_size=batch_size
+        )
+        _say_detecting(predictor, loaded.name, len(images), out, saved, dry_run=dry_run)
     elif min_score is not None:
         raise UsageError(f"--min-score is for a detector's boxes, and {loaded.name} is a classifier.")
     else:
-        finder = loaded.finder(**reading, top_k=top_k, batch_size=batch_size)
-        _say_how(finder, loaded.name, len(images), out, saved, dry_run=dry_run)
+        predictor = loaded.predictor(reading=reading, box_rule=rule, refine=refine, top_k=top_k, batch_size=batch_size)
+        _say_how(predictor, loaded.name, len(images), out, saved, dry_run=dry_run)
     if dry_run:
         return
     tally = Tally()
     with console.progress("localize") as progress:
         found = localize_inputs(
-            finder,
+            predictor,
             loaded.name,
             images,
             out=out,
@@ -157,20 +137,21 @@ def localize(
     _finish(tally, len(images), out)
 
 
-def check_detector_options(given: Mapping[str, object], *, top_k: int) -> None:
-    """Refuse the options by which maps are read: a detector's boxes do not come from maps."""
-    wrong = [name for name, value in {**given, "--top-k": top_k != 1}.items() if value]
+def check_detector_options(reading: MapReading, cutting: Mapping[str, object], *, top_k: int) -> None:
+    """Refuse the options by which maps are read and cut: a detector's boxes do not come from maps."""
+    others = {**cutting, "--top-k": top_k != 1}
+    wrong = [*reading.flags, *(name for name, value in others.items() if value)]
     if wrong:
         raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
 
 
 def _say_detecting(
-    finder: DetectorFinder, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
+    predictor: DetectorPredictor, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
 ) -> None:
-    info = finder.reader.info
+    info = predictor.reader.info
     how = f"{images} images, detector {model}, sides {info.short_side} to {info.long_side}, scores from"
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
-    (console.note if dry_run else console.detail)(f"{how} {finder.min_score:g} on {finder.reader.device}{where}")
+    (console.note if dry_run else console.detail)(f"{how} {predictor.min_score:g} on {predictor.reader.device}{where}")
 
 
 def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) -> tuple[str, ...]:
@@ -182,18 +163,21 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
 
 
 def _say_how(
-    finder: Finder, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
+    predictor: Predictor, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
 ) -> None:
     from gwapctl.predict.classifier import scale_warning
 
-    localizer = finder.localizer
-    scales = ",".join(str(scale) for scale in localizer.scales) or "x".join(
-        str(side) for side in finder.info.input_size
+    localizer = predictor.localizer
+    scales = ",".join(str(scale) for scale in localizer.reading.scales) or "x".join(
+        str(side) for side in predictor.info.input_size
     )
-    how = f"{images} images, model {model}, map {localizer.map_method}, scales {scales}, box rule {finder.rule.name}"
+    how = (
+        f"{images} images, model {model}, map {localizer.reading.method}, scales {scales}, "
+        f"box rule {predictor.rule.name}"
+    )
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     (console.note if dry_run else console.detail)(f"{how} on {localizer.device}{where}")
-    if warning := scale_warning(finder.info, localizer.scales):
+    if warning := scale_warning(predictor.info, localizer.reading.scales):
         console.warn(warning)
 
 

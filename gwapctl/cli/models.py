@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.errors import any_of
 
 app = typer.Typer(help="The models that come with gwapctl: list them, show one, verify its files and numbers.")
 
@@ -16,16 +17,25 @@ Name = Annotated[
 ]
 
 
+LISTED = ("zoo", "heads", "backbones", "maps")
+Kind = Annotated[str, typer.Argument(metavar="KIND", help=f"{any_of(LISTED)}: what to list.")]
+
+
 @app.command("list")
-def list_all(json: options.Json = False) -> None:
-    """List the zoo.
+def list_all(kind: Kind = LISTED[0], json: options.Json = False) -> None:
+    """List the zoo, or the heads, backbones and map methods that a model can have.
 
     Examples:
       gwapctl models list
+      gwapctl models list heads
 
     """
+    from gwapctl.cli.kinds import print_kind
     from gwapctl.networks.zoo import list_models
 
+    if kind != LISTED[0]:
+        print_kind(kind, LISTED, json)
+        return
     rows = list_models()
     if json:
         console.print_json({"schema_version": 1, "models": rows})

@@ -16,7 +16,10 @@ import typer
 
 from gwapctl.cli import console
 from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
-from gwapctl.errors import UsageError
+from gwapctl.datasets.layouts import folder_layouts
+from gwapctl.errors import UsageError, any_of
+from gwapctl.maps import MAPS, layer_maps
+from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, split_options
 
 if TYPE_CHECKING:
     from gwapctl.regions import BoxRule as Rule
@@ -41,7 +44,7 @@ def _set_debug(value: bool) -> bool:
 
 _DATASET = typer.Argument(
     metavar="DATASET",
-    help="A data set's name (gwapctl data list), or a folder: VOC layout, class folders, COCO JSON, YOLO, CSV.",
+    help=f"A data set's name (gwapctl data list), or a folder: {folder_layouts()}.",
     show_default=False,
 )
 DatasetName = Annotated[str, _DATASET]
@@ -99,7 +102,7 @@ MapMethod = Annotated[
     str | None,
     typer.Option(
         "--map",
-        help="How the map is made: weight, class, score, fused, foreground, backprop, gradcam, layercam or dgl.",
+        help=f"How the map is made: {any_of(MAPS)}.",
         rich_help_panel=MODEL,
         show_default="what the model stores",
     ),
@@ -108,7 +111,7 @@ Layer = Annotated[
     str | None,
     typer.Option(
         "--layer",
-        help="Where gradcam, layercam and dgl are read: names or numbers of gwapctl models show, such as 3,layers.4.",
+        help=f"Layers of {any_of(layer_maps(), 'and')}: names or numbers of gwapctl models show, such as 3,layers.4.",
         rich_help_panel=MODEL,
         show_default="the last feature map",
     ),
@@ -136,6 +139,18 @@ BackpropSeg = Annotated[
     Literal["none", "mean", "grabcut"],
     typer.Option("--backprop-seg", help="Cut the map of backprop into object and rest.", rich_help_panel=MODEL),
 ]
+Flip = Annotated[bool, typer.Option("--flip", help="Average maps over the mirrored image, too.", rich_help_panel=MODEL)]
+READING = {  # the options of a MapReading
+    "map": MapMethod,
+    "scales": Scales,
+    "resize": Resize,
+    "flip": Flip,
+    "layer": Layer,
+    "fuse": Fuse,
+    "close": Close,
+    "crops": Crops,
+    "backprop_seg": BackpropSeg,
+}
 BoxRule = Annotated[
     str | None,
     typer.Option(
@@ -266,10 +281,19 @@ def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _setting_help(setting: Setting) -> str:
+    """Return the help of a setting's flag, with all names that may stand there."""
+    from gwapctl.networks.backbones import BACKBONES
+    from gwapctl.networks.heads import HEADS
+
+    names = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS}.get(setting.key)
+    return setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
+
+
 def _flag(setting: Setting) -> inspect.Parameter:
     """Return the parameter that Typer reads for one setting."""
     option = typer.Option(
-        *setting.spelling, help=setting.about.help, rich_help_panel=setting.about.panel, show_default=False
+        *setting.spelling, help=_setting_help(setting), rich_help_panel=setting.about.panel, show_default=False
     )
     annotation: Any = Annotated[_on_the_command_line(setting.plain) | None, option]
     return inspect.Parameter(setting.key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -305,21 +329,33 @@ def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:
         UsageError: both are given, or there is no such rule.
 
     """
-    from gwapctl.regions import parse_box_rule, threshold_rule
+    from gwapctl.regions import parse_box_rule
 
-    if box_rule is not None and threshold is not None:
-        raise UsageError(
-            "one of --threshold and --box-rule is enough: the first is short for the second. Give one of them."
-        )
-    if threshold is not None:
-        return threshold_rule(threshold)
-    return None if box_rule is None else parse_box_rule(box_rule)
+    return None if box_rule is None and threshold is None else parse_box_rule(box_rule, threshold=threshold)
 
 
-def asked_rule_name(box_rule: str | None, threshold: str | None) -> str | None:
-    """Return the name of that rule."""
-    rule = asked_rule(box_rule, threshold)
-    return None if rule is None else rule.name
+def with_reading(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let ``verb`` take the options that say how maps are read, and get them as one ``MapReading``.
+
+    They stand where its parameter ``reading`` does.
+    """
+    signature = inspect.signature(verb, eval_str=True)
+    defaults = {name: getattr(AS_STORED, READING_OPTIONS[name]) for name in READING}
+
+    @functools.wraps(verb)
+    def command(*arguments: Any, **values: Any) -> None:
+        asked = {name: values.pop(name, defaults[name]) for name in READING}
+        asked["scales"], asked["layer"] = parse_scales(asked["scales"]), parse_layers(asked["layer"])
+        asked["close"] = parse_share(asked["close"], "--close")
+        verb(*arguments, reading=split_options(asked)[0], **values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter(n, keyword, default=defaults[n], annotation=a) for n, a in READING.items()]
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += added if parameter.name == "reading" else [parameter.replace(kind=keyword)]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def parse_scales(text: str | None) -> tuple[int, ...] | None:

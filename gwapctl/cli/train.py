@@ -13,7 +13,7 @@ import typer
 from gwapctl.cli import console, options
 from gwapctl.config.settings import all_settings, parse_changes, settings_of
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, lookup
 
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
@@ -103,7 +103,7 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
     import torch
 
     from gwapctl.config import DetectorConfig
-    from gwapctl.maps.methods import MAPS
+    from gwapctl.maps import MAPS
     from gwapctl.networks.backbones import build_backbone, pretrained_weights_info
     from gwapctl.networks.heads import check_head
     from gwapctl.networks.rfcn.trunk import check_trunk
@@ -117,8 +117,8 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
         with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
             build_backbone(config.backbone, output_stride=config.output_stride)
     check_head(config.head, config.head_options)
-    if config.map is not None and config.map not in MAPS:
-        raise unknown_name("map method", config.map, MAPS)
+    if config.map is not None:
+        lookup("map method", config.map, MAPS)
     if config.box_rule is not None:
         parse_box_rule(config.box_rule)
 

@@ -13,8 +13,6 @@ from gwapctl.config.settings import all_settings
 if TYPE_CHECKING:
     from gwapctl.config.run_config import (
         DEFAULT_BACKBONE,
-        DEFAULTS,
-        NAMED,
         DetectorConfig,
         RunConfig,
         TrainConfig,
@@ -26,9 +24,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "DEFAULTS",
     "DEFAULT_BACKBONE",
-    "NAMED",
     "DetectorConfig",
     "RunConfig",
     "TrainConfig",

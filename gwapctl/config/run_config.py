@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gwapctl.config.settings import ClassifierSettings, DetectorSettings, RunSettings, all_settings, settings_of
+from gwapctl.datasets import DATASETS
 from gwapctl.errors import DataError, UsageError, closest
 from gwapctl.files import read_text
 
@@ -61,20 +63,6 @@ class DetectorConfig(DetectorSettings, RunConfig):
         return self.detector if self.weak == "none" else f"{self.detector}+{self.weak}"
 
 
-PAPER_VOC: dict[str, Any] = {"iterations": 60_000, "keep": "last", "val_fraction": 0.0}
-
-SMALL_IMAGES: dict[str, Any] = {
-    "backbone": "resnet-s",
-    "weights": "none",
-    "image_size": (64, 64),
-    "batch_size": 128,
-    "epochs": 30,
-    "lr": 0.1,
-    "schedule": "cosine",
-    "warmup": 400,
-    "min_crop": 0.5,
-}
-
 DEFAULT_BACKBONE = "efficientnet-lite0"  # for a folder of one's own: its ImageNet weights are installed
 
 FOLDER: dict[str, Any] = {  # where the backbone learns, too: else recipe photos
@@ -88,8 +76,7 @@ FOLDER: dict[str, Any] = {  # where the backbone learns, too: else recipe photos
     "min_crop": 0.5,
 }
 
-DEFAULTS = {"voc": PAPER_VOC, "voc2012": PAPER_VOC, "voc07+12": PAPER_VOC, "tiny-imagenet": SMALL_IMAGES}
-NAMED = DEFAULTS | dict.fromkeys(("imagenet", "cub", "lid"), FOLDER | {"backbone": "resnet18"})  # every data set's
+NAMED = FOLDER | {"backbone": "resnet18"}  # for a data set with a name that says nothing itself
 
 DETECTOR_FOLDER: dict[str, Any] = {
     "backbone": "resnet18",
@@ -106,13 +93,15 @@ DETECTOR_FOLDER: dict[str, Any] = {
     "warmup": 100,
 }
 
-DETECTOR_DEFAULTS: dict[str, dict[str, Any]] = {"voc": {}, "voc2012": {}, "voc07+12": {}}
 
-
-def defaults_for(dataset: str, detector: bool = False) -> dict[str, Any]:
+def defaults_for(dataset: str, detector: bool = False) -> Mapping[str, Any]:
     """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of its config."""
-    name = dataset.partition(":")[0]
-    return DETECTOR_DEFAULTS.get(name, DETECTOR_FOLDER) if detector else NAMED.get(name, FOLDER)
+    entry = DATASETS.get(dataset.partition(":")[0])
+    if detector:
+        return DETECTOR_FOLDER if entry is None or entry.detector is None else entry.detector
+    if entry is None:
+        return FOLDER
+    return NAMED if entry.train is None else entry.train
 
 
 def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, Any]) -> TrainConfig | DetectorConfig:

@@ -114,7 +114,7 @@ class ClassifierSettings(RunSettings):
     ] = None
     cam_conv: Annotated[bool, About("Add CAM's 3x3 convolution of 1024 channels.", NETWORK, flag=True)] = False
     cam_groups: Annotated[Literal[1, 2], About("The groups of CAM's convolution; 2 as released.", NETWORK)] = 1
-    head: Annotated[str, About("Pooling and classifier: gwap, gap, ...", NETWORK, flag=True)] = "gwap"
+    head: Annotated[str, About("Pooling and classifier.", NETWORK, flag=True)] = "gwap"
     head_options: Annotated[
         dict[str, int | float], About("Options of the head.", NETWORK, spelled=("--head-option",))
     ] = {}  # noqa: RUF012 - pydantic gives each config its own
@@ -151,7 +151,7 @@ class ClassifierSettings(RunSettings):
     ] = "auto"
     keep: Annotated[Literal["best", "last"], About("Weights to keep: best on validation, or last.", SCHEDULE)] = "best"
     compile: Annotated[bool, About("Use torch.compile.", MACHINE)] = False
-    map: Annotated[str | None, About("weight, class, fused, ...; none: the head's own.", READING)] = None
+    map: Annotated[str | None, About("Map method (gwapctl models list maps); none: the head's own.", READING)] = None
     scales: Annotated[tuple[Annotated[int, Bounds(ge=1)], ...], About("Sizes whose maps are averaged.", READING)] = ()
     box_rule: Annotated[str | None, About("paper20, otsu or fixed:0.3.", READING)] = None
 

@@ -1,37 +1,137 @@
-"""Data sets by name, or by looking at a folder."""
+"""Data sets by name or as a folder, and which of a data set's splits is for what.
+
+A new data set is a reader in a file of this folder, one entry in ``DATASETS`` and its tests. Names and settings need no
+numpy: a reader's module is imported when a data set is opened.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
-from gwapctl.datasets.base import Dataset
-from gwapctl.datasets.class_folders import only_folder, open_class_folders, passed_through, subfolders
-from gwapctl.datasets.coco import open_coco
-from gwapctl.datasets.cub import Cub, is_cub, open_cub
-from gwapctl.datasets.imagenet import is_imagenet, open_imagenet
-from gwapctl.datasets.lid import open_lid
-from gwapctl.datasets.manifest import csv_files, most_likely, open_manifest, what_is_missing
-from gwapctl.datasets.places import data_places, list_images
-from gwapctl.datasets.subset import evenly_spread, split_name
-from gwapctl.datasets.tiny_imagenet import TinyImageNet, open_tiny_imagenet
-from gwapctl.datasets.voc import open_voc0712, open_voc2007, open_voc2012, open_voc_layout
-from gwapctl.datasets.wsoleval import WsolevalDataset, is_wsoleval
-from gwapctl.datasets.yolo import open_yolo, require_labels
+from gwapctl.datasets import published
+from gwapctl.datasets.places import data_places
+from gwapctl.datasets.published import Archive
 from gwapctl.errors import DataError, unknown_name
 
-DATASETS: dict[str, Callable[..., Dataset]] = {
-    "voc": open_voc2007,
-    "voc2012": open_voc2012,
-    "voc07+12": open_voc0712,
-    "tiny-imagenet": open_tiny_imagenet,
-    "imagenet": open_imagenet,
-    "cub": open_cub,
-    "lid": open_lid,
+if TYPE_CHECKING:
+    from gwapctl.datasets.base import Dataset
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """What is known of a data set without importing its reader.
+
+    Attributes:
+        path: ``module:function`` that opens it below one of the places it is given.
+        label: what the papers call it.
+        help: what it holds, in one line.
+        boxes, masks: whether its images have some.
+        archives: what ``gwapctl data get`` unpacks.
+        automatic: they are fetched when a command needs them and may use the network.
+        by_hand: without archives, what to do instead; ``{folder}`` is where it belongs.
+        trainval: papers train on ``trainval``, although there is a ``train``.
+        train, detector: the settings in which a classifier or a detector on it departs from the defaults of its config;
+            None: those of any folder.
+
+    """
+
+    path: str
+    label: str
+    help: str
+    boxes: bool = True
+    masks: bool = False
+    archives: tuple[Archive, ...] = ()
+    automatic: bool = False
+    by_hand: str = ""
+    trainval: bool = False
+    train: Mapping[str, Any] | None = None
+    detector: Mapping[str, Any] | None = None
+
+    def load(self) -> Callable[[Sequence[Path]], Dataset]:
+        """Import what opens it."""
+        opener: Callable[[Sequence[Path]], Dataset] = resolve_name(self.path)
+        return opener
+
+
+_PAPER_VOC = {"iterations": 60_000, "keep": "last", "val_fraction": 0.0}
+_SMALL_IMAGES = {
+    "backbone": "resnet-s",
+    "weights": "none",
+    "image_size": (64, 64),
+    "batch_size": 128,
+    "epochs": 30,
+    "lr": 0.1,
+    "schedule": "cosine",
+    "warmup": 400,
+    "min_crop": 0.5,
 }
 
-_PAPER_TRAINS_ON_TRAINVAL = ("voc", "voc07+12")
+DATASETS: dict[str, DatasetEntry] = {
+    "voc": DatasetEntry(
+        "gwapctl.datasets.voc:open_voc2007",
+        "VOC 2007",
+        "20 classes of objects, several per image",
+        archives=(published.VOC2007_TRAINVAL, published.VOC2007_TEST),
+        automatic=True,
+        trainval=True,
+        train=_PAPER_VOC,
+        detector={},
+    ),
+    "voc2012": DatasetEntry(
+        "gwapctl.datasets.voc:open_voc2012",
+        "VOC 2012",
+        "the same classes, without a test split",
+        archives=(published.VOC2012,),
+        automatic=True,
+        train=_PAPER_VOC,
+        detector={},
+    ),
+    "voc07+12": DatasetEntry(
+        "gwapctl.datasets.voc:open_voc0712",
+        "VOC 2007 + 2012",
+        "both, tested on that of 2007",
+        archives=(published.VOC2007_TRAINVAL, published.VOC2012, published.VOC2007_TEST),
+        automatic=True,
+        trainval=True,
+        train=_PAPER_VOC,
+        detector={},
+    ),
+    "tiny-imagenet": DatasetEntry(
+        "gwapctl.datasets.tiny_imagenet:open_tiny_imagenet",
+        "Tiny ImageNet",
+        "200 classes at 64 x 64 pixels",
+        archives=(published.TINY_IMAGENET,),
+        train=_SMALL_IMAGES,
+    ),
+    "imagenet": DatasetEntry(
+        "gwapctl.datasets.imagenet:open_imagenet",
+        "ILSVRC 2012",
+        "1,000 classes; needs an account",
+        archives=published.IMAGENET,
+    ),
+    "cub": DatasetEntry(
+        "gwapctl.datasets.cub:open_cub",
+        "CUB-200-2011",
+        "birds of 200 species",
+        masks=True,
+        archives=(published.CUB,),
+    ),
+    "lid": DatasetEntry(
+        "gwapctl.datasets.lid:open_lid",
+        "LID 2020",
+        "masks for images of ImageNet's val",
+        masks=True,
+        # no checksum is published: unpacked by hand, then counted
+        by_hand="open https://lidchallenge.github.io/challenge.html, follow a link of track 3 (Baidu or Google Drive), "
+        "and unpack the masks of the validation set, ILSVRC2012_val_*.png, below {folder}. Their images are "
+        "ImageNet's val: gwapctl data get imagenet. Then count them: gwapctl data check lid",
+    ),
+}
 
 
 def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
@@ -45,88 +145,21 @@ def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
         DataError: the data set is not there, or cannot be recognised; the message says what was looked for.
 
     """
+    from gwapctl.datasets.recognise import recognise
+    from gwapctl.datasets.subset import evenly_spread, split_name
+
     whole, count = split_name(name_or_folder)
     if count is not None:
         return evenly_spread(open_dataset(whole, root), count)
     places = data_places(root)
     if name_or_folder in DATASETS:
-        return DATASETS[name_or_folder](places)
+        return DATASETS[name_or_folder].load()(places)
     for path in [Path(name_or_folder), *(place / name_or_folder for place in places)]:
         if path.exists():
             return recognise(path)
     if os.sep in name_or_folder or "." in name_or_folder:
         raise DataError(f"{name_or_folder} does not exist. Give a folder, or one of: {', '.join(DATASETS)}.")
     raise unknown_name("dataset", name_or_folder, DATASETS)
-
-
-def recognise(path: Path) -> Dataset:
-    """Open the data set that ``path`` holds, whatever its layout.
-
-    Raises:
-        DataError: it is in no layout that we know; the message says what was looked for.
-
-    """
-    if not path.is_dir():
-        return _recognise_file(path)
-    if (path / "wnids.txt").is_file():
-        return TinyImageNet(path)
-    if is_cub(path):
-        return Cub(path)
-    if is_wsoleval(path):
-        return WsolevalDataset(path)
-    if is_imagenet(path):
-        return open_imagenet([path])
-    for opener in (open_voc_layout, open_coco, open_yolo, open_manifest):
-        dataset = opener(path)
-        if dataset is not None:
-            return dataset
-    return _recognise_folders(path)
-
-
-def _recognise_folders(path: Path) -> Dataset:
-    """Open class folders, or what the only folder in ``path`` holds; a table that says no labels is not passed over."""
-    dataset = open_class_folders(path)
-    tables = csv_files(path)
-    if dataset is not None and (len(dataset.classes) > 1 or not tables):
-        for file in tables:
-            dataset.problems.warn(f"{what_is_missing(file)}. It is not read: the class folders beside it are.")
-        return dataset
-    inner = only_folder(path)
-    if dataset is None:
-        require_labels(path)
-    if inner is not None and not tables:
-        within = recognise(inner)
-        within.problems.warn(passed_through(path, inner))
-        return within
-    if tables:
-        raise DataError(
-            f"{what_is_missing(most_likely(tables))}. Name its columns image,label, or give the data set itself."
-        )
-    images = [name for name, folder in subfolders(path).items() if list_images(folder)]
-    found = f" It has images in {', '.join(images[:3])}, which are no class names." if images else ""
-    raise DataError(
-        f"{path} is no data set that we recognise. Looked for: Annotations/ + JPEGImages/ (VOC), annotations/*.json"
-        " (COCO), images/ + labels/ with data.yaml or classes.txt (YOLO), a .csv with columns image,label, folders"
-        " <class>/ or <split>/<class>/ of images, Tiny ImageNet, ImageNet, CUB, metadata of wsolevaluation." + found
-    )
-
-
-def _recognise_file(path: Path) -> Dataset:
-    openers: dict[str, Callable[[Path], Dataset | None]] = {
-        ".csv": open_manifest,
-        ".tsv": open_manifest,
-        ".json": open_coco,
-        ".yaml": open_yolo,
-        ".yml": open_yolo,
-    }
-    opener = openers.get(path.suffix.lower())
-    dataset = opener(path) if opener is not None else None
-    if dataset is None:
-        raise DataError(
-            f"{path} is no data set that we recognise. Give a folder, a CSV manifest or a COCO JSON"
-            " file, or a data.yaml of YOLO."
-        )
-    return dataset
 
 
 def training_splits(dataset: Dataset) -> tuple[str, str | None]:
@@ -140,7 +173,8 @@ def training_splits(dataset: Dataset) -> tuple[str, str | None]:
     """
     present = dataset.splits()
     tests = "test" in present
-    if "trainval" in present and tests and (dataset.name in _PAPER_TRAINS_ON_TRAINVAL or "train" not in present):
+    whole = dataset.name in DATASETS and DATASETS[dataset.name].trainval
+    if "trainval" in present and tests and (whole or "train" not in present):
         return "trainval", None
     if "train" in present:
         return "train", "val" if "val" in present and tests else None

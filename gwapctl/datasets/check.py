@@ -13,7 +13,7 @@ import numpy as np
 
 from gwapctl.datasets import DATASETS, open_dataset, training_splits
 from gwapctl.datasets.base import BoxedSample, Dataset, warn_of_one_class
-from gwapctl.datasets.download import ARCHIVES, AUTOMATIC, missing_archives
+from gwapctl.datasets.download import missing_archives
 from gwapctl.errors import DataError
 from gwapctl.images.decode import read_image
 from gwapctl.progress import Progress, ProgressCallback
@@ -65,9 +65,9 @@ def list_datasets(root: Path | None) -> list[Document]:
 
 
 def _how(name: str) -> str:
-    if name in AUTOMATIC:
+    if DATASETS[name].automatic:
         return "when needed"
-    return f"gwapctl data get {name}" if any(archive.urls for archive in ARCHIVES.get(name, ())) else "by hand"
+    return f"gwapctl data get {name}" if any(archive.urls for archive in DATASETS[name].archives) else "by hand"
 
 
 def _read_split(dataset: Dataset, split: str) -> list[BoxedSample]:

@@ -76,9 +76,10 @@ def open_cub(places: Sequence[Path]) -> Cub:
     return Cub(find_folder("cub", FOLDER, places, proof="images.txt"))
 
 
-def is_cub(folder: Path) -> bool:
-    """Tell whether ``folder`` is ``CUB_200_2011``."""
-    return (folder / "images.txt").is_file() and (folder / "image_class_labels.txt").is_file()
+def open_if_cub(folder: Path) -> Cub | None:
+    """Open ``folder`` if it is ``CUB_200_2011``; None for any other."""
+    files = (folder / "images.txt", folder / "image_class_labels.txt")
+    return Cub(folder) if all(file.is_file() for file in files) else None
 
 
 def _readable(name: str) -> str:

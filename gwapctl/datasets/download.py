@@ -12,13 +12,14 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
+from gwapctl.datasets import DATASETS
 from gwapctl.datasets.archives import unpack
-from gwapctl.datasets.places import candidates, data_places
-from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.datasets.places import data_places
+from gwapctl.datasets.published import Archive
+from gwapctl.errors import DataError, UsageError, lookup
 from gwapctl.progress import Progress, ProgressCallback
 
 _ATTEMPTS = 4  # a download that breaks off goes on from there
@@ -28,157 +29,10 @@ _CHUNK = 1 << 18
 Announce = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Archive:
-    """One file of a data set. It has been unpacked below a place when ``folder / proof`` exists there.
-
-    It brings ``folder`` with it, or unpacks ``into`` that part of it. Without ``urls`` only the user can fetch it.
-    """
-
-    file: str
-    size: int  # bytes
-    md5: str
-    urls: tuple[str, ...]  # mirrors, best first
-    folder: str
-    proof: str
-    splits: tuple[str, ...]
-    into: str = ""
-
-    def is_here(self, root: Path | None) -> bool:
-        """Tell whether it is unpacked where the data set is looked for."""
-        found = (candidate for place in data_places(root) for candidate in candidates(place, self.folder))
-        return any((candidate / self.proof).exists() for candidate in found)
-
-    def target(self, root: Path | None) -> Path:
-        """Return where to unpack it: beside what is there of the same folder, else in the first place."""
-        parts = Path(self.folder).parts
-        for place in data_places(root):
-            for candidate in candidates(place, self.folder):
-                if candidate.is_dir() and candidate.resolve().parts[-len(parts) :] == parts:
-                    return candidate.resolve().parents[len(parts) - 1]
-        first = data_places(root)[0]
-        return first.parent if first.resolve().name == parts[0] else first
-
-
-_VOC = ("http://host.robots.ox.ac.uk/pascal/VOC", "https://data.pjreddie.com/files")
-_VOC2007_TRAINVAL = Archive(
-    file="VOCtrainval_06-Nov-2007.tar",
-    size=460_032_000,
-    md5="c52e279531787c972589f7e41ab4ae64",
-    urls=(f"{_VOC[0]}/voc2007/VOCtrainval_06-Nov-2007.tar", f"{_VOC[1]}/VOCtrainval_06-Nov-2007.tar"),
-    folder="VOCdevkit/VOC2007",
-    proof="ImageSets/Main/trainval.txt",
-    splits=("train", "val", "trainval"),
-)
-_VOC2007_TEST = Archive(
-    file="VOCtest_06-Nov-2007.tar",
-    size=451_020_800,
-    md5="b6e924de25625d8de591ea690078ad9f",
-    urls=(f"{_VOC[0]}/voc2007/VOCtest_06-Nov-2007.tar", f"{_VOC[1]}/VOCtest_06-Nov-2007.tar"),
-    folder="VOCdevkit/VOC2007",
-    proof="ImageSets/Main/test.txt",
-    splits=("test",),
-)
-_VOC2012 = Archive(
-    file="VOCtrainval_11-May-2012.tar",
-    size=1_999_639_040,
-    md5="6cd6e144f989b92b3379bac3b3de84fd",
-    urls=(f"{_VOC[0]}/voc2012/VOCtrainval_11-May-2012.tar", f"{_VOC[1]}/VOCtrainval_11-May-2012.tar"),
-    folder="VOCdevkit/VOC2012",
-    proof="ImageSets/Main/trainval.txt",
-    splits=("train", "val", "trainval"),
-)
-_TINY_IMAGENET = Archive(
-    file="tiny-imagenet-200.zip",
-    size=248_100_043,
-    md5="90528d7ca1a48142e341f4ef8d21d0de",
-    urls=("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
-    folder="tiny-imagenet-200",
-    proof="wnids.txt",
-    splits=("train", "val"),
-)
-_CUB = Archive(
-    file="CUB_200_2011.tgz",
-    size=1_150_585_339,
-    md5="97eceeb196236b17998738112f37df78",
-    urls=("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
-    folder="CUB_200_2011",
-    proof="images.txt",
-    splits=("train", "test"),
-)
-
-
-def _imagenet(file: str, size: int, md5: str, proof: str, into: str, *splits: str) -> Archive:
-    return Archive(file, size, md5, (), "imagenet", proof, splits, into=f"imagenet/{into}")
-
-
-_IMAGENET_VAL = "ILSVRC2012_val_00000001"
-_IMAGENET = (
-    _imagenet(
-        "ILSVRC2012_img_val.tar",
-        6_744_924_160,
-        "29b22e2961454d5413ddabcf34fc5622",
-        f"val/{_IMAGENET_VAL}.JPEG",
-        "val",
-        "val",
-    ),
-    _imagenet(
-        "ILSVRC2012_bbox_val_v3.tgz",
-        2_200_000,
-        "f4cd18b5ea29fe6bbea62ec9c20d80f0",
-        f"Annotations/val/{_IMAGENET_VAL}.xml",
-        "Annotations",
-        "val",
-    ),
-    _imagenet(
-        "ILSVRC2012_devkit_t12.tar.gz",
-        2_500_000,
-        "fa75699e90414af021442c21a62c3abf",
-        "ILSVRC2012_devkit_t12/data/meta.mat",
-        "",
-        "val",
-    ),
-    _imagenet(
-        "ILSVRC2012_img_train.tar",
-        147_897_477_120,
-        "1d675b47d978889d74fa0da5fadfb00e",
-        "train/n01440764",
-        "train",
-        "train",
-    ),
-    _imagenet(
-        "ILSVRC2012_bbox_train_v2.tar.gz",
-        20_000_000,
-        "9271167e2176350e65cfe4e546f14b17",
-        "Annotations/train/n01440764",
-        "Annotations/train",
-        "train",
-    ),
-)
-
-ARCHIVES: dict[str, tuple[Archive, ...]] = {
-    "voc": (_VOC2007_TRAINVAL, _VOC2007_TEST),
-    "voc2012": (_VOC2012,),
-    "voc07+12": (_VOC2007_TRAINVAL, _VOC2012, _VOC2007_TEST),
-    "tiny-imagenet": (_TINY_IMAGENET,),
-    "imagenet": _IMAGENET,
-    "cub": (_CUB,),
-}
-AUTOMATIC = ("voc", "voc2012", "voc07+12")
-
-# what no checksum is published for: fetched and unpacked by hand, then counted by `gwapctl data check`
-BY_HAND: dict[str, str] = {
-    "lid": (
-        "open https://lidchallenge.github.io/challenge.html, follow a link of track 3 (Baidu or Google Drive), and "
-        "unpack the masks of the validation set, ILSVRC2012_val_*.png, below {folder}. Their images are "
-        "ImageNet's val: gwapctl data get imagenet. Then count them: gwapctl data check lid"
-    ),
-}
-
-
 def missing_archives(name: str, root: Path | None, splits: Sequence[str] | None = None) -> list[Archive]:
     """Return the archives of data set ``name`` that are not unpacked here; of ``splits`` only, if given."""
-    wanted = [item for item in ARCHIVES.get(name, ()) if splits is None or not set(splits).isdisjoint(item.splits)]
+    archives = DATASETS[name].archives if name in DATASETS else ()
+    wanted = [item for item in archives if splits is None or not set(splits).isdisjoint(item.splits)]
     return [item for item in wanted if not item.is_here(root)]
 
 
@@ -197,7 +51,7 @@ def ensure_dataset(
         DataError: it is missing and the network may not be used (``offline`` or ``$GWAPCTL_OFFLINE``), or fails.
 
     """
-    if name in AUTOMATIC:
+    if name in DATASETS and DATASETS[name].automatic:
         for archive in missing_archives(name, root, splits):
             _fetch(name, archive, root, offline, progress, announce)
 
@@ -219,12 +73,10 @@ def get_dataset(
         DataError: a checksum is wrong, an archive is damaged, or the network cannot be used.
 
     """
-    if name in BY_HAND:
-        raise DataError(
-            f"{name} cannot be fetched for you: {BY_HAND[name].format(folder=data_places(root)[0] / name)}."
-        )
-    if name not in ARCHIVES:
-        raise unknown_name("dataset", name, [*ARCHIVES, *BY_HAND])
+    entry = lookup("dataset", name, DATASETS)
+    if not entry.archives:
+        by_hand = entry.by_hand.format(folder=data_places(root)[0] / name)
+        raise DataError(f"{name} cannot be fetched for you: {by_hand or 'say where it is with --root'}.")
     for file in files:
         archive = _identify(name, file, progress) if verify else _named_like(name, file)
         _unpack(archive, file, archive.target(root), progress)
@@ -341,10 +193,10 @@ def _identify(name: str, file: Path, progress: ProgressCallback | None) -> Archi
     if progress is not None:
         progress(Progress(0, None, "files", f"checking {file.name}"))
     digest = md5_of(file)
-    for archive in ARCHIVES[name]:
+    for archive in DATASETS[name].archives:
         if archive.md5 == digest:
             return archive
-    expected = ", ".join(f"{archive.file} {archive.md5}" for archive in ARCHIVES[name])
+    expected = ", ".join(f"{archive.file} {archive.md5}" for archive in DATASETS[name].archives)
     raise DataError(
         f"{file} has MD5 {digest}, which is no archive of {name} ({expected}). Fetch it again, or use --no-verify."
     )
@@ -353,4 +205,6 @@ def _identify(name: str, file: Path, progress: ProgressCallback | None) -> Archi
 def _named_like(name: str, file: Path) -> Archive:
     if not file.is_file():
         raise UsageError(f"{file} does not exist. Give the downloaded archive with --archive.")
-    return next((archive for archive in ARCHIVES[name] if archive.file == file.name), ARCHIVES[name][0])
+    return next(
+        (archive for archive in DATASETS[name].archives if archive.file == file.name), DATASETS[name].archives[0]
+    )

@@ -216,9 +216,10 @@ def find_layout(folder: Path) -> Layout | None:
     return Layout(folder, boxes, (folder, folder / _DEVKIT, folder / "devkit" / "data"))
 
 
-def is_imagenet(folder: Path) -> bool:
-    """Tell whether ``folder`` can only be ImageNet; class folders named by wnids may be any part of it."""
-    return find_layout(folder) is not None and (_has_flat_val(folder) or not _class_folders(folder / "train"))
+def open_if_imagenet(folder: Path) -> ImageNet | None:
+    """Open ``folder`` if it can only be ImageNet, else None; class folders named by wnids may be any part of it."""
+    alone = find_layout(folder) is not None and (_has_flat_val(folder) or not _class_folders(folder / "train"))
+    return open_imagenet([folder]) if alone else None
 
 
 def _has_flat_val(folder: Path) -> bool:

@@ -73,6 +73,11 @@ class TinyImageNet(Dataset):
         return _samples(folder, labels, {name: rows[name][2:] for name in labels})
 
 
+def open_if_tiny_imagenet(folder: Path) -> TinyImageNet | None:
+    """Open ``folder`` if it is the official one; None for any other."""
+    return TinyImageNet(folder) if (folder / "wnids.txt").is_file() else None
+
+
 def open_tiny_imagenet(places: Sequence[Path]) -> TinyImageNet:
     """Open the official folder ``tiny-imagenet-200``."""
     return TinyImageNet(find_folder("tiny-imagenet", "tiny-imagenet-200", places, proof="wnids.txt"))

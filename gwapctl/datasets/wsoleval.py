@@ -131,9 +131,9 @@ class WsolevalDataset(Dataset):
         )
 
 
-def is_wsoleval(folder: Path) -> bool:
-    """Tell whether ``folder`` looks like metadata of wsolevaluation."""
-    return bool(_split_folders(folder))
+def open_if_wsoleval(folder: Path) -> WsolevalDataset | None:
+    """Open ``folder`` if it looks like metadata of wsolevaluation; None for any other."""
+    return WsolevalDataset(folder) if _split_folders(folder) else None
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gwapctl.errors import MissingDependencyError, ModelError, UsageError
 from gwapctl.files import atomic_path, write_json
 from gwapctl.networks.classifier import Classifier, load_classifier
-from gwapctl.networks.heads import Head
+from gwapctl.networks.heads.base import Head
 from gwapctl.networks.inference import for_inference
 
 SCHEMA_VERSION = 1

@@ -17,7 +17,7 @@ from gwapctl.evaluate.from_model import object_regions, sees_boxes
 from gwapctl.images.decode import read_image
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
 
 IMAGES = 64
 PASSES, ENOUGH = 20, 20.0  # of some tenth of a second each; seconds after which no other is started

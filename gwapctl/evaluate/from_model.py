@@ -17,9 +17,9 @@ from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.regions import BoxRule
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer, MapResult
     from gwapctl.maps.heatmap import PreparedImage
-    from gwapctl.networks.heads import Head
+    from gwapctl.maps.localizer import Localizer, MapResult
+    from gwapctl.networks.heads.base import Head
 
 
 def evidence_from_model(

@@ -28,7 +28,7 @@ from gwapctl.metrics.detection import DetectionAP
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization
 from gwapctl.metrics.pixel_ap import PixelAP
-from gwapctl.regions.components import BoolMask, FloatMap, normalise
+from gwapctl.regions.components import BoolMask, FloatMap, normalise, resize_map
 
 SURE = 0.5  # a class counts as predicted above this score
 TOP = 5
@@ -259,7 +259,7 @@ def to_image(heatmap: Heatmap, width: int, height: int) -> FloatMap:
     """Return a map (h, w) in [0, 1] in the pixels of its image: bilinear, from minimum to maximum."""
     heat = normalise(heatmap)
     if heat.shape != (height, width):
-        heat = normalise(cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR))
+        heat = normalise(resize_map(heat, (width, height)))
     return heat
 
 

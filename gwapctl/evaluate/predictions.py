@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray, as_boxes
+from gwapctl.boxes import FloatArray, scale
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
@@ -78,8 +78,7 @@ def _box_from_map(heatmap: Heatmap, rule: BoxRule, width: int, height: int) -> F
 
 def _to_image(regions: Sequence[Region], heatmap: Heatmap, width: int, height: int) -> FloatArray:
     rows, columns = heatmap.shape
-    to_original = np.array([width / columns, height / rows] * 2)
-    return np.asarray(as_boxes([region.box for region in regions]) * to_original)
+    return scale([region.box for region in regions], columns, rows, width, height)
 
 
 @dataclass(frozen=True)

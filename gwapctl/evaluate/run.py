@@ -20,21 +20,22 @@ from gwapctl.evaluate.predictions import Evidence, FiveGuesses
 from gwapctl.evaluate.subject import HELD_OUT, Target, find_dataset, find_samples, find_target
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
+from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, store_reading
 from gwapctl.metrics.box_accuracy import BoxAccuracy
 from gwapctl.predict.classifier import scale_warning
-from gwapctl.predict.map_folder import MapFolder, MapsInfo, maps_info
+from gwapctl.predict.map_folder import MapFolder
 from gwapctl.progress import Progress, ProgressCallback
-from gwapctl.regions import BoxRule, parse_box_rule, refined, threshold_rule
+from gwapctl.regions import BoxRule, parse_box_rule
+from gwapctl.regions.rules import DEFAULT_RULE
 from gwapctl.runs import Run
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
 
 PROTOCOLS: dict[str, Callable[[Dataset, Masks], JudgingProtocol]] = {
     "paper": PaperProtocol,
     "wsoleval": WsolevalProtocol,
 }
-DEFAULT_RULE = "paper20"
 GUESSES = ("five",)
 
 
@@ -42,11 +43,10 @@ GUESSES = ("five",)
 class Options:
     """What can be asked of an evaluation; None is the model's, the run's or the protocol's own choice.
 
-    ``split`` may be ``held-out``: the images that a run kept out of its training. ``map``, ``layer``, ``fuse``,
-    ``scales``, ``resize``, ``flip``, ``close``, ``crops``, ``backprop_seg``, ``precision``, ``device``, ``batch_size``
-    and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images. ``refine`` is on top of the box
-    rule: ``grabcut``, or ``none``; with maps it looks at the images below ``images``, else at the data set's.
-    ``timing`` adds what reading the maps costs (``evaluate.cost``).
+    ``split`` may be ``held-out``: the images that a run kept out of its training. ``reading``, ``precision``,
+    ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images.
+    ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks at the images below ``images``,
+    else at the data set's. ``timing`` adds what reading the maps costs (``evaluate.cost``).
     ``guesses="five"``: the top-5 localization error by CAM's heuristic, with boxes at the thresholds ``tight`` and
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
     """
@@ -56,16 +56,8 @@ class Options:
     split: str | None = None
     protocol: str = "paper"
     masks: Path | None = None
-    map: str | None = None
-    scales: tuple[int, ...] | None = None
-    layer: tuple[str, ...] | None = None
-    fuse: str | None = None
-    resize: str | None = None
-    flip: bool = False
-    close: float | None = None
-    crops: str = "none"
-    backprop_seg: str = "none"
-    box_rule: str | None = None
+    reading: MapReading = AS_STORED
+    box_rule: str | BoxRule | None = None
     refine: str | None = None
     images: Path | None = None
     guesses: str | None = None
@@ -120,18 +112,7 @@ def _store(document: Document, run: Run, *, whole: bool) -> None:
 
 def _check_options(target: Target, options: Options) -> None:
     """Refuse options that the target cannot follow, rather than ignore them."""
-    reading = {
-        "--map": options.map,
-        "--scales": options.scales,
-        "--resize": options.resize,
-        "--flip": options.flip,
-        "--layer": options.layer,
-        "--fuse": options.fuse,
-        "--close": options.close,
-        "--crops": options.crops != "none",
-        "--backprop-seg": options.backprop_seg != "none",
-        "--timing": options.timing,
-    }
+    reading = {**dict.fromkeys(options.reading.flags, True), "--timing": options.timing}
     cutting = {
         "--box-rule": options.box_rule,
         "--refine": options.refine,
@@ -169,7 +150,7 @@ def _check_options(target: Target, options: Options) -> None:
     _guesses(options)
     if options.calibrate and (target.run is None or options.box_rule or options.limit):
         raise UsageError("--calibrate chooses a run's own box rule: give it a run, without --box-rule and --limit.")
-    if options.calibrate and (options.crops, options.backprop_seg) != ("none", "none"):
+    if options.calibrate and not {"--crops", "--backprop-seg"}.isdisjoint(options.reading.flags):
         raise UsageError("a model does not store --crops and --backprop-seg, so --calibrate cannot choose for them.")
 
 
@@ -197,12 +178,11 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
         split, held_out = find_samples(target, ground.dataset, HELD_OUT)
         asked = replace(ground, split=split, samples=held_out)
         chosen = calibrate(localizer, asked, target.path, refine=options.refine, progress=progress)
-    rule = chosen.get("box_rule") or options.box_rule
     document = evaluate_model(
         localizer,
         ground,
         name=target.name,
-        box_rule=rule,
+        box_rule=chosen.get("box_rule") or options.box_rule,
         refine=options.refine,
         guesses=_guesses(options),
         workers=options.workers,
@@ -224,24 +204,16 @@ def _evaluate_on(ground: Ground, target: Target, options: Options, progress: Pro
 def _guesses(options: Options) -> FiveGuesses | None:
     if options.guesses is None:
         return None
-    return FiveGuesses(threshold_rule(options.tight), threshold_rule(options.loose))
+    return FiveGuesses(parse_box_rule(threshold=options.tight), parse_box_rule(threshold=options.loose))
 
 
 def _open_localizer(target: Target, options: Options) -> Localizer:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
     from gwapctl.networks.classifier import load_classifier
 
     return Localizer(
         load_classifier(target.path),
-        scales=options.scales,
-        map_method=options.map,
-        layer=options.layer,
-        fuse=options.fuse,
-        flip=options.flip,
-        resize=options.resize,
-        close=options.close,
-        crops=options.crops,
-        backprop_seg=options.backprop_seg,
+        options.reading,
         precision=options.precision,
         device=options.device,
         batch_size=options.batch_size,
@@ -253,7 +225,7 @@ def evaluate_model(
     ground: Ground,
     *,
     name: str,
-    box_rule: str | None = None,
+    box_rule: str | BoxRule | None = None,
     refine: str | None = None,
     guesses: FiveGuesses | None = None,
     workers: int | None = None,
@@ -261,20 +233,22 @@ def evaluate_model(
 ) -> Document:
     """Evaluate a model as ``localizer`` reads it; ``name`` is what the document calls it.
 
+    None for ``box_rule`` is the rule that the model stores.
+
     Raises:
         DataError: model and data set share no classes, or an image cannot be read.
 
     """
-    rule = _rule(ground, box_rule or localizer.model.info.box_rule, refine)
+    rule = _rule(ground, box_rule, refine, localizer.model.info.box_rule)
     evidence = evidence_from_model(localizer, ground.dataset, ground.samples, rule, name=name, workers=workers)
     settings = {
-        **_settings(maps_info(localizer), rule),
-        "scales": list(localizer.scales),
-        "resize": localizer.resize,
+        **_settings(localizer.reading, rule),
+        "scales": list(localizer.reading.scales),
+        "resize": localizer.reading.resize,
         "precision": localizer.precision,
     }
     info = localizer.model.info
-    warning = scale_warning(info, localizer.scales)
+    warning = scale_warning(info, localizer.reading.scales)
     notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
     notes += [warning] if warning else []
     return _document(name, ground, evidence, settings, progress, notes, guesses)
@@ -286,14 +260,13 @@ def calibrate(
     folder: Path,
     *,
     refine: str | None = None,
-    workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Document:
     """Choose the box threshold with the best accuracy (IoU >= 0.5, class given) on ``ground``; store it in the model.
 
-    ``model.json`` in ``folder`` gets it as ``box_rule``, along with the map and scales that it was chosen for: a
-    threshold is good for these alone. It is chosen on plain maps; a refinement, the model's or the one to ``refine``
-    by, is put on top. Returns the rule, where it was chosen, and the accuracy of the threshold there in percent.
+    ``model.json`` in ``folder`` gets it as ``box_rule``, along with the reading that it was chosen for: a threshold is
+    good for that alone. It is chosen on plain maps; a refinement, the model's or the one to ``refine`` by, is put on
+    top. Returns the rule, where it was chosen, and the accuracy of the threshold there in percent.
 
     Raises:
         DataError: there is no box to choose by.
@@ -312,26 +285,17 @@ def calibrate(
             progress(Progress(done, len(ground.samples), "images", "choosing the threshold"))
     if not accuracy.curve.n:
         raise DataError(f"{ground.split} of {ground.dataset.name} has no boxes to choose a threshold by.")
-    kept = parse_box_rule(localizer.model.info.box_rule).refinement if refine is None else refine
-    rule = refined(parse_box_rule(f"fixed:{accuracy.curve.best_threshold():.3f}"), kept).name
+    kept = parse_box_rule(localizer.model.info.box_rule, refine=refine).refinement
+    rule = parse_box_rule(f"fixed:{accuracy.curve.best_threshold():.3f}", refine=kept).name
     chosen = {
         "box_rule": rule,
         "split": ground.split,
         "n": len(ground.samples),
         "accuracy": accuracy.compute()["max_box_acc"],
     }
-    info = localizer.model.info
-    settings = {
-        "box_rule": rule,
-        "map": localizer.map_method,
-        "layer": localizer.layers,
-        "fuse": localizer.fuse if len(localizer.layers) > 1 else None,
-        "scales": localizer.scales,
-        "resize": localizer.resize,
-        "close": localizer.close,
-    }
+    info = store_reading(localizer.model.info, localizer.reading)
     provenance = {**info.provenance, "calibration": chosen}
-    save_info(info.model_copy(update={**settings, "provenance": provenance}), folder)
+    save_info(info.model_copy(update={"box_rule": rule, "provenance": provenance}), folder)
     return chosen
 
 
@@ -339,7 +303,7 @@ def evaluate_maps(
     folder: Path,
     ground: Ground,
     *,
-    box_rule: str | None = None,
+    box_rule: str | BoxRule | None = None,
     refine: str | None = None,
     images: Path | None = None,
     guesses: FiveGuesses | None = None,
@@ -356,25 +320,25 @@ def evaluate_maps(
     """
     notes: list[str] = []
     info = MapFolder(folder).info
-    rule = _rule(ground, box_rule or info.box_rule or DEFAULT_RULE, refine)
+    rule = _rule(ground, box_rule, refine, info.box_rule or DEFAULT_RULE)
     evidence = evidence_from_maps(folder, ground.dataset, ground.samples, rule, notes, images)
-    settings = _settings(info, rule)
+    settings = _settings(info.reading, rule)
     return _document(info.model or str(folder), ground, evidence, settings, progress, notes, guesses)
 
 
-def _settings(info: MapsInfo, rule: BoxRule | None) -> dict[str, Any]:
+def _settings(reading: ResolvedReading, rule: BoxRule | None) -> dict[str, Any]:
     """Return how maps were made and cut, for the document; None where there is nothing to say."""
     return {
-        "map": info.method,
+        "map": reading.method,
         "box_rule": rule and rule.name,
-        "scales": list(info.scales) or None,
-        "resize": info.resize if info.scales else None,
-        "flip": info.flip or None,
-        "layer": list(info.layer) or None,
-        "fuse": info.fuse if len(info.layer) > 1 else None,
-        "close": info.close or None,
-        "crops": None if info.crops == "none" else info.crops,
-        "backprop_seg": None if info.backprop_seg == "none" else info.backprop_seg,
+        "scales": list(reading.scales) or None,
+        "resize": reading.resize if reading.scales else None,
+        "flip": reading.flip or None,
+        "layer": list(reading.layer) or None,
+        "fuse": reading.fuse if len(reading.layer) > 1 else None,
+        "close": reading.close or None,
+        "crops": None if reading.crops == "none" else reading.crops,
+        "backprop_seg": None if reading.backprop_seg == "none" else reading.backprop_seg,
     }
 
 
@@ -390,9 +354,9 @@ def evaluate_boxes(file: Path, ground: Ground, *, progress: ProgressCallback | N
     return _document(str(file), ground, evidence, {}, progress, notes)
 
 
-def _rule(ground: Ground, name: str, refine: str | None) -> BoxRule | None:
-    """Return the rule called ``name``, refined as asked, or None where the protocol finds its own boxes."""
-    return None if ground.protocol == "wsoleval" else refined(parse_box_rule(name), refine)
+def _rule(ground: Ground, asked: str | BoxRule | None, refine: str | None, default: str) -> BoxRule | None:
+    """Return the rule that is asked for, or None where the protocol finds its own boxes."""
+    return None if ground.protocol == "wsoleval" else parse_box_rule(asked, refine=refine, default=default)
 
 
 def _document(

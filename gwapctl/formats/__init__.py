@@ -1,23 +1,117 @@
-"""Boxes out, in the formats that people label and train with. One class and one line of ``EXPORTERS`` per format."""
+"""Boxes out, in the formats that people label and train with.
+
+A new format is a class in a file of this folder, one entry in ``EXPORTERS`` and its tests. Its module is imported when
+boxes are written.
+"""
 
 from __future__ import annotations
 
-from gwapctl.formats.base import ClassTable, Exporter, FileExporter, FolderExporter
-from gwapctl.formats.coco import Coco
-from gwapctl.formats.cvat import Cvat
-from gwapctl.formats.label_studio import LabelStudio
-from gwapctl.formats.tables import Csv, Jsonl
-from gwapctl.formats.voc import Voc
-from gwapctl.formats.yolo import Yolo
+from dataclasses import dataclass
+from pathlib import PurePath
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["EXPORTERS", "ClassTable", "Exporter", "FileExporter", "FolderExporter"]
+if TYPE_CHECKING:
+    from gwapctl.formats.base import Exporter
 
-EXPORTERS: dict[str, type[Exporter]] = {
-    "csv": Csv,
-    "jsonl": Jsonl,
-    "coco": Coco,
-    "voc": Voc,
-    "yolo": Yolo,
-    "label-studio": LabelStudio,
-    "cvat": Cvat,
+
+@dataclass(frozen=True)
+class FormatEntry:
+    """What is known of a format without importing it.
+
+    Attributes:
+        path: ``module:Class`` of its exporter.
+        label: what its tool calls it.
+        help: what is written, in one line.
+        filename: the file's name where only a folder is given; its suffix is the format's. "": a file per image.
+        box: how a box is written.
+        precision: what is lost of it.
+        readers: what reads the result.
+
+    """
+
+    path: str
+    label: str
+    help: str
+    filename: str = ""
+    box: str = ""
+    precision: str = "exact"
+    readers: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of its file, such as ``.csv``; "": it writes a folder."""
+        return PurePath(self.filename).suffix
+
+    def build(self, **options: Any) -> Exporter:
+        """Import its exporter and make one."""
+        exporter: Exporter = resolve_name(self.path)(**options)
+        return exporter
+
+
+# of several formats with one suffix, a file's name means the first
+EXPORTERS: dict[str, FormatEntry] = {
+    "csv": FormatEntry(
+        "gwapctl.formats.tables:Csv",
+        "CSV",
+        "one file, a row per box",
+        "boxes.csv",
+        box="`x0,y0,x1,y1` as above",
+        readers="pandas, spreadsheets, `gwapctl evaluate`",
+    ),
+    "jsonl": FormatEntry(
+        "gwapctl.formats.tables:Jsonl",
+        "JSON lines",
+        "one file, a line per image",
+        "boxes.jsonl",
+        box="`[x0, y0, x1, y1]` as above",
+        readers="`gwapctl boxes`, `gwapctl evaluate`, jq",
+    ),
+    "coco": FormatEntry(
+        "gwapctl.formats.coco:Coco",
+        "COCO",
+        "one file",
+        "annotations.json",
+        box="`[x, y, width, height]`, floats",
+        precision="exact to rounding of floats",
+        readers="pycocotools, FiftyOne, CVAT, supervision, most trainers",
+    ),
+    "voc": FormatEntry(
+        "gwapctl.formats.voc:Voc",
+        "VOC",
+        "an XML per image",
+        box="whole pixels counted from 1, both corners inside",
+        precision="half a pixel per edge",
+        readers="labelImg, CVAT, supervision, MMDetection, Detectron2",
+    ),
+    "yolo": FormatEntry(
+        "gwapctl.formats.yolo:Yolo",
+        "YOLO",
+        "`data.yaml`, `classes.txt`, `labels/`",
+        box="centre and size as fractions, 6 decimals",
+        precision="a millionth of the side",
+        readers="Ultralytics, supervision, CVAT",
+    ),
+    "label-studio": FormatEntry(
+        "gwapctl.formats.label_studio:LabelStudio",
+        "Label Studio",
+        "one file",
+        "tasks.json",
+        box="corner and size in percent",
+        precision="exact to rounding of floats",
+        readers="Label Studio: Import",
+    ),
+    "cvat": FormatEntry(
+        "gwapctl.formats.cvat:Cvat",
+        "CVAT",
+        "one file",
+        "annotations.xml",
+        box="corners as above",
+        readers='CVAT: Upload annotations, "CVAT 1.1"',
+    ),
 }
+
+
+def by_suffix() -> dict[str, str]:
+    """Return the format that the suffix of a file means: ``.json`` is ``coco``."""
+    return {entry.suffix: name for name, entry in reversed(EXPORTERS.items()) if entry.suffix}

@@ -226,7 +226,6 @@ class Exporter(ABC):
 class FileExporter(Exporter):
     """A format of one file."""
 
-    filename: ClassVar[str]  # the file's name where only a folder is given; its suffix is the format's
     one_look: ClassVar[bool] = False  # whether the images need to be seen only once, and have no class numbers
 
     @abstractmethod
@@ -298,7 +297,7 @@ def check_names(image_ids: Iterable[str]) -> None:
         name = annotation_name(image_id)
         other = owners.setdefault(name, image_id)
         if other != image_id:
-            advice = "Rename one, or choose a format of one file: csv, jsonl, coco, label-studio, cvat"
+            advice = "Rename one, or choose a format of one file: gwapctl data list formats"
             raise UsageError(f"{other!r} and {image_id!r} would share the annotation {name!r}. {advice}.")
         if not name:
             raise UsageError(f"image id {image_id!r} gives no file name. Ids are relative paths.")

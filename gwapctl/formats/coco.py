@@ -15,8 +15,6 @@ from gwapctl.predict.predictions import ImagePrediction
 class Coco(FileExporter):
     """Ids count from 1, numbers keep their decimals, every annotation has ``area``, ``iscrowd`` 0 and its ``score``."""
 
-    filename = "annotations.json"
-
     def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
         """Yield the document, one image, annotation and category per line."""
         info = {"description": "Boxes found by gwapctl", "version": __version__}

@@ -19,8 +19,6 @@ class Cvat(FileExporter):
     The score is an attribute, which CVAT keeps where the task's labels declare it (see ``setup``).
     """
 
-    filename = "annotations.xml"
-
     def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
         """Yield the document, one image at a time."""
         yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.errors import DataError, UsageError, lookup
 from gwapctl.files import read_text
-from gwapctl.formats.base import ClassList, Exporter, FileExporter
+from gwapctl.formats import EXPORTERS, by_suffix
+from gwapctl.formats.base import ClassList
 
-BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".json": "coco", ".xml": "cvat"}
 
-
-def format_name(name: str | None, out: Path | None, known: dict[str, type[Exporter]]) -> str:
+def format_name(name: str | None, out: Path | None) -> str:
     """Return the format asked for, else the one that the suffix of ``out`` says, else ``csv``.
 
     Raises:
@@ -19,27 +18,26 @@ def format_name(name: str | None, out: Path | None, known: dict[str, type[Export
 
     """
     if name is None:
-        return BY_SUFFIX.get(out.suffix.lower(), "csv") if out is not None and not out.is_dir() else "csv"
-    if name not in known:
-        raise unknown_name("format", name, known)
+        return by_suffix().get(out.suffix.lower(), "csv") if out is not None and not out.is_dir() else "csv"
+    lookup("format", name, EXPORTERS)
     return name
 
 
-def check_destination(exporter: Exporter, name: str, out: Path | None, *, overwrite: bool) -> Path | None:
+def check_destination(name: str, out: Path | None, *, overwrite: bool) -> Path | None:
     """Return the file or folder to write, or None for stdout. A file format given a folder takes its usual name there.
 
     Raises:
         UsageError: a folder is needed, the suffix is that of another format, or something is there already.
 
     """
-    if not isinstance(exporter, FileExporter):
+    entry = EXPORTERS[name]
+    if not entry.filename:
         return _check_folder(name, out, overwrite=overwrite)
     if out is None or str(out) == "-":
         return None
-    path = out / exporter.filename if out.is_dir() else out
-    suffix = Path(exporter.filename).suffix
-    if path.suffix.lower() in BY_SUFFIX and path.suffix.lower() != suffix:
-        raise UsageError(f"--format {name} writes {suffix} files, not {path.name}. Change --format or --out.")
+    path = out / entry.filename if out.is_dir() else out
+    if path.suffix.lower() in by_suffix() and path.suffix.lower() != entry.suffix:
+        raise UsageError(f"--format {name} writes {entry.suffix} files, not {path.name}. Change --format or --out.")
     if path.exists() and not path.is_file():  # replacing /dev/stdout or a socket would break it for everybody
         raise UsageError(f"{path} is not a regular file. Leave out --out to print.")
     if path.exists() and not overwrite:
@@ -50,7 +48,7 @@ def check_destination(exporter: Exporter, name: str, out: Path | None, *, overwr
 def _check_folder(name: str, out: Path | None, *, overwrite: bool) -> Path:
     if out is None or str(out) == "-":
         raise UsageError(f"--format {name} writes one file per image. Give a folder with --out.")
-    if out.suffix.lower() in (*BY_SUFFIX, ".txt", ".yaml") and not out.is_dir():
+    if out.suffix.lower() in (*by_suffix(), ".txt", ".yaml") and not out.is_dir():
         raise UsageError(f"--format {name} writes a folder of files, not {out.name}. Give a folder with --out.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file. Give a folder with --out.")

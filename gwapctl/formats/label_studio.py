@@ -24,7 +24,6 @@ class LabelStudio(FileExporter):
     """
 
     image_prefix: str = LOCAL_FILES
-    filename = "tasks.json"
 
     def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
         """Yield one task per line."""

@@ -22,9 +22,9 @@ from gwapctl.images.decode import image_size, read_image
 from gwapctl.predict.images_of_maps import ImageFiles
 from gwapctl.predict.map_folder import MAPS, MapFolder, MapImage
 from gwapctl.predict.predictions import PREDICTIONS, ImagePrediction, Prediction, PredictionError, read_predictions
-from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule, refined
+from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
+from gwapctl.regions.rules import DEFAULT_RULE
 
-DEFAULT_RULE = "paper20"
 UNNAMED = "object"  # the class of a map that says no class
 NO_FILES: Mapping[str, Path] = MappingProxyType({})
 
@@ -40,9 +40,8 @@ class Cut:
     def regions(self, heatmap: npt.NDArray[np.generic], width: int, height: int) -> list[Region]:
         """Return the regions of ``heatmap`` (h, w), their boxes in pixels of the image of ``width x height``."""
         rows, columns = heatmap.shape
-        scale = np.array([width / columns, height / rows] * 2)
         found = map_to_boxes(heatmap, self.rule, max_boxes=self.max_boxes, min_area=self.min_area)
-        return [replace(region, box=region.box * scale) for region in found]
+        return [replace(region, box=boxes.scale(region.box, columns, rows, width, height)[0]) for region in found]
 
     def on_image(self, path: Path | None) -> Cut:
         """Return the cut for the maps of the image at ``path``, which only a rule that needs it reads.
@@ -174,7 +173,7 @@ def from_maps(maps: MapFolder, cut: Cut, images: ImageFiles) -> Iterator[ImagePr
     class ``i``, and the size is that of the image among ``images``, or the map's own if no folder of them is given.
     """
     for image_id in maps.ids():
-        item = ImagePrediction(image_id, 0, 0, maps.info.model, maps.info.scales)
+        item = ImagePrediction(image_id, 0, 0, maps.info.model, maps.info.reading.scales)
         try:
             yield _from_map(item, maps, cut, images)
         except DataError as error:
@@ -242,7 +241,7 @@ def open_source(
 ) -> Source | None:
     """Find out what ``path`` holds: predictions, whose boxes are cut anew if anything is asked, or maps, or neither.
 
-    None for ``rule`` is the one that was recorded, else ``paper20``; ``refine`` is put on top of it (``refined``).
+    None for ``rule`` is the one that was recorded, else ``paper20``; ``refine`` is put on top of it.
     ``images`` is a folder that tells the sizes of maps that come without predictions, and where a rule that looks at
     the images finds them; without it they are where they were when they were localized.
 
@@ -267,7 +266,7 @@ def open_source(
             "--threshold, --refine, --max-boxes and --min-area."
         )
     maps = MapFolder(folder)
-    rule = refined(rule or parse_box_rule(maps.info.box_rule or DEFAULT_RULE), refine)
+    rule = parse_box_rule(rule, refine=refine, default=maps.info.box_rule or DEFAULT_RULE)
     cut = Cut(rule, max_boxes or 1, min_area or 0.0)
     about = f"boxes by {rule.name} from the maps of {maps.path}"
     below = ImageFiles(images)

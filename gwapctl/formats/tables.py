@@ -16,7 +16,6 @@ COLUMNS = ("image", "width", "height", "label", "label_id", "score", "x0", "y0",
 class Csv(FileExporter):
     """One row per box; a class without a box and an image without a class keep a row with empty cells."""
 
-    filename = "boxes.csv"
     one_look = True
 
     def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:
@@ -42,7 +41,6 @@ def _row(cells: Iterable[object]) -> str:
 class Jsonl(FileExporter):
     """The lines of ``localize --format jsonl``, images that failed included."""
 
-    filename = "boxes.jsonl"
     one_look = True
 
     def lines(self, items: Iterable[ImagePrediction], table: ClassTable) -> Iterator[str]:

@@ -8,11 +8,11 @@ same proportion: ours.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from gwapctl.maps.forward import ImageArray
 from gwapctl.maps.heatmap import FloatArray, Size
+from gwapctl.regions import resize_map
 
 TEN = 10
 WARPED, WINDOW = 256, 224
@@ -25,7 +25,7 @@ def warped_size(size: Size) -> Size:
 
 def cut(warped: ImageArray, size: Size) -> list[ImageArray]:
     """Cut the ten windows of ``size`` out of an image ``(H, W, channels)``: five, then the same five mirrored."""
-    windows = [warped[place] for place in _places(size)]
+    windows = [warped[window] for window in _windows(size)]
     return [*windows, *(window[:, ::-1] for window in windows)]
 
 
@@ -33,15 +33,14 @@ def paste(maps: FloatArray, size: Size) -> FloatArray:
     """Sum the absolute maps ``(10, k, h, w)`` of ten windows of ``size`` on the warped image: ``(k, H, W)``."""
     width, height = warped_size(size)
     pasted = np.zeros((maps.shape[1], height, width), np.float32)
-    for number, place in enumerate(_places(size)):
+    for number, window in enumerate(_windows(size)):
         for heatmap in (maps[number], maps[number + TEN // 2][..., ::-1]):
-            for target, of_class in zip(pasted, heatmap, strict=True):
-                resized = cv2.resize(np.ascontiguousarray(of_class), size, interpolation=cv2.INTER_LINEAR)
-                target[place] += np.abs(resized)
+            for pixels, of_class in zip(pasted, heatmap, strict=True):
+                pixels[window] += np.abs(resize_map(of_class, size))
     return pasted
 
 
-def _places(size: Size) -> list[tuple[slice, slice]]:
+def _windows(size: Size) -> list[tuple[slice, slice]]:
     """Return rows and columns of the five windows: corners, then the centre."""
     width, height = size
     warped_width, warped_height = warped_size(size)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from gwapctl.device import autocast
-from gwapctl.maps.layers import Recorder, announce_layers, check_is_map, resolve_layers
+from gwapctl.maps.layers import Recorder, announce_layers, check_is_map
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.heads import Head, HeadOutput
+from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.inference import for_inference
 from gwapctl.networks.transforms import split_region
 
@@ -27,7 +27,7 @@ TRIAL_CELLS = 7  # a side of the feature map of zeros
 
 
 @dataclass(frozen=True, eq=False)
-class Pass:
+class ForwardPass:
     """What a batch of B images became.
 
     Attributes:
@@ -56,12 +56,12 @@ class Pass:
 
 
 @torch.inference_mode()
-def blank_pass(model: Classifier) -> Pass:
+def blank_forward(model: Classifier) -> ForwardPass:
     """Run the head alone on a small feature map of zeros, which shows what maps it has."""
     head, backbone = cast(Head, model.head), cast(Backbone, model.backbone)
     features = torch.zeros(1, backbone.channels, TRIAL_CELLS, TRIAL_CELLS, device=next(head.parameters()).device)
     output: HeadOutput = head(features, features[:, :1]) if head.sees_boxes else head(features)
-    return Pass(head, features, output, model.probabilities(output.logits))
+    return ForwardPass(head, features, output, model.probabilities(output.logits))
 
 
 class Network:
@@ -72,10 +72,10 @@ class Network:
         device: where it runs.
         precision: of the backbone: ``fp32``, ``bf16`` or ``auto``. The head runs in float32.
         source: what gradients will be taken to; None: no graph is built.
-        layers: names or indices of the layers that ``source="layer"`` means; none: the feature map.
+        layers: full names of the layers that ``source="layer"`` means; none: the feature map.
 
     Raises:
-        UsageError: no such layer, or it gives no feature map.
+        UsageError: a layer gives no feature map.
 
     """
 
@@ -86,12 +86,12 @@ class Network:
         device: torch.device,
         precision: str = "fp32",
         source: Source | None = None,
-        layers: Sequence[str | int] = (),
+        layers: Sequence[str] = (),
     ) -> None:
         self.model = for_inference(model, device)
         self.head = cast(Head, self.model.head)
         self.device, self.precision, self.source = device, precision, source
-        self.layers = resolve_layers(self.model.backbone, layers)
+        self.layers = tuple(layers)
         announce_layers(self.model.backbone, self.layers)
         if self.layers:
             self._try_layers()
@@ -102,7 +102,7 @@ class Network:
         for name in self.layers:
             check_is_map(name, maps.get(name), *TRIAL_SIZE)
 
-    def __call__(self, inputs: Sequence[ImageArray], *, mirrored: bool = False) -> Pass:
+    def __call__(self, inputs: Sequence[ImageArray], *, mirrored: bool = False) -> ForwardPass:
         """Run images of one size, uint8 ``(h, w, 3)`` or, with a region of 0 and 255 behind, ``(h, w, 4)``."""
         with torch.enable_grad() if self.source else torch.inference_mode():
             images, region = split_region(self._on_device(inputs, mirrored))
@@ -116,7 +116,7 @@ class Network:
             probabilities = self.model.probabilities(output.logits.detach())
         of_layers = tuple(maps[name] for name in self.layers) or (features,)
         sources = {"image": (images,), "layer": of_layers, None: ()}[self.source]
-        return Pass(self.head, features, output, probabilities, sources)
+        return ForwardPass(self.head, features, output, probabilities, sources)
 
     def _on_device(self, inputs: Sequence[ImageArray], mirrored: bool) -> Tensor:
         """Return the batch ``(B, 3 | 4, h, w)``, uint8, channels last in memory."""

@@ -1,8 +1,8 @@
 """Maps made of gradients: of the image (saliency), or of any layer's feature map T (Grad-CAM, LayerCAM, DGL).
 
-``g_c = d z_c / d T`` with z_c the logit of class c. Each method takes a ``Pass`` and the classes asked for ``(B, k)``
-and returns, for every source of the pass, maps ``(B, k, h, w)``. One forward pass serves all classes; every class
-costs a backward pass of the whole batch from the logits down to the source.
+``g_c = d z_c / d T`` with z_c the logit of class c. Each method takes a ``ForwardPass`` and the classes asked for
+``(B, k)`` and returns, for every source of the pass, maps ``(B, k, h, w)``. One forward pass serves all classes; every
+class costs a backward pass of the whole batch from the logits down to the source.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gwapctl.maps.forward import Pass
+from gwapctl.maps.forward import ForwardPass
 
 BETA = 10.0  # DGL's released code: labels beta * one-hot
 Formula = Callable[[int, Tensor, Tensor], Tensor]  # number of the source, source T, gradient g_c -> map (B, h, w)
 
 
-def backprop(passed: Pass, classes: Tensor) -> list[Tensor]:
+def backprop(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return ``max over channels of |d z_c / d I|``, of the RGB image I (Simonyan et al., arXiv 1312.6034, 3.1)."""
-    return _of_each_class(passed, classes, lambda _, __, gradient: gradient.abs().amax(1))
+    return _of_each_class(forward, classes, lambda _, __, gradient: gradient.abs().amax(1))
 
 
-def gradcam(passed: Pass, classes: Tensor) -> list[Tensor]:
+def gradcam(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return ``ReLU(sum_k (mean_xy g_ck) T_k)`` (Selvaraju et al., arXiv 1610.02391, eq. 1 and 2)."""
     return _of_each_class(
-        passed, classes, lambda _, maps, gradient: (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()
+        forward, classes, lambda _, maps, gradient: (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()
     )
 
 
-def layercam(passed: Pass, classes: Tensor) -> list[Tensor]:
+def layercam(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return ``ReLU(sum_k ReLU(g_ck) T_k)`` (Jiang et al., LayerCAM, IEEE TIP 2021)."""
-    return _of_each_class(passed, classes, lambda _, maps, gradient: (gradient.relu() * maps).sum(1).relu())
+    return _of_each_class(forward, classes, lambda _, maps, gradient: (gradient.relu() * maps).sum(1).relu())
 
 
-def dgl(passed: Pass, classes: Tensor, beta: float = BETA) -> list[Tensor]:
+def dgl(forward: ForwardPass, classes: Tensor, beta: float = BETA) -> list[Tensor]:
     """Return DGL's ``sum_k g_ck A_k`` with ``A = T / |T| - g_J / |g_J|`` (Tan et al., ACM MM 2020), without a ReLU.
 
     ``g_J = dJ / dT`` is the gradient of the cross-entropy J of labels ``beta * one-hot``, as TensorFlow and the
@@ -44,24 +44,24 @@ def dgl(passed: Pass, classes: Tensor, beta: float = BETA) -> list[Tensor]:
     theirs: ours. Since gradients are linear in ``dJ / dz``, ``g_J = d(p . z) / dT - beta g_c``: one backward pass for
     all classes and one for each.
     """
-    all_classes = passed.gradients(passed.probabilities)
+    all_classes = forward.gradients(forward.probabilities)
 
     def select(number: int, maps: Tensor, gradient: Tensor) -> Tensor:
         enhanced = _unit(maps) - _unit(all_classes[number] - beta * gradient)
         return (gradient * enhanced).sum(1)
 
-    return _of_each_class(passed, classes, select)
+    return _of_each_class(forward, classes, select)
 
 
-def _of_each_class(passed: Pass, classes: Tensor, formula: Formula) -> list[Tensor]:
+def _of_each_class(forward: ForwardPass, classes: Tensor, formula: Formula) -> list[Tensor]:
     """Apply ``formula`` to every source and every column of ``classes`` (B, k); images have their own classes."""
-    sources = [source.detach().float() for source in passed.sources]
+    sources = [source.detach().float() for source in forward.sources]
     if not classes.shape[1]:
         return [source.new_zeros(len(source), 0, *source.shape[2:]) for source in sources]
     maps: list[list[Tensor]] = [[] for _ in sources]
     for column in classes.unbind(1):
-        one_hot = torch.zeros_like(passed.probabilities).scatter_(1, column[:, None], 1)
-        for number, gradient in enumerate(passed.gradients(one_hot)):
+        one_hot = torch.zeros_like(forward.probabilities).scatter_(1, column[:, None], 1)
+        for number, gradient in enumerate(forward.gradients(one_hot)):
             maps[number].append(formula(number, sources[number], gradient))
     return [torch.stack(of_source, dim=1) for of_source in maps]
 

@@ -1,9 +1,9 @@
-"""From the maps of one image at several sizes to its heatmaps on a canvas of at most 512 pixels.
+"""From the maps of one image at several sizes to its heatmaps of at most 512 pixels.
 
 Multi-scale (GWAP: "simply average the weight maps" of 224, 448 and 672): α sums to 1 over positions, so a plain average
 would weight a scale by the inverse of its number of positions. Here every map is min-max normalised, resized bilinearly
-(``align_corners=False``) to the canvas, averaged with equal weights and min-max normalised again. A single map keeps
-its own values: box rules normalise by themselves, and images stay comparable.
+(``align_corners=False``) to the heatmap's size, averaged with equal weights and min-max normalised again. A single map
+keeps its own values: box rules normalise by themselves, and images stay comparable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,10 +18,10 @@ import torch
 from gwapctl.geometry import Geometry
 from gwapctl.maps.forward import ImageArray
 from gwapctl.networks.transforms import resize
-from gwapctl.regions import normalise
+from gwapctl.regions import normalise, resize_map
 from gwapctl.regions.refine import SEGMENTATIONS, close_gaps
 
-CANVAS = 512  # pixels on the long side of a saved map
+HEATMAP_SIDE = 512  # pixels on the long side of a heatmap
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 FloatArray = npt.NDArray[np.float32]
@@ -47,20 +46,20 @@ class PreparedImage:
         return replace(self, inputs=inputs)
 
 
-def canvas_size(width: int, height: int) -> Size:
+def heatmap_size(width: int, height: int) -> Size:
     """Return the size of the heatmaps of an image: its own, at most 512 pixels on the long side."""
-    canvas = Geometry.fit(width, height, CANVAS)
-    return canvas.input_width, canvas.input_height
+    fitted = Geometry.fit(width, height, HEATMAP_SIDE)
+    return fitted.input_width, fitted.input_height
 
 
 def compose(
     terms: Sequence[FloatArray], image: PreparedImage, close: float, segmentation: str
 ) -> npt.NDArray[np.float16]:
-    """Average maps ``(k, h, w)`` of several scales on the canvas of ``image``, and refine the result: ``(k, H, W)``."""
-    size = canvas_size(image.width, image.height)
+    """Average maps ``(k, h, w)`` of several scales at the heatmap size of ``image``, and refine them: ``(k, H, W)``."""
+    size = heatmap_size(image.width, image.height)
     channels = []
-    for place in range(len(terms[0])):
-        heat = _average([term[place] for term in terms], size)
+    for index in range(len(terms[0])):
+        heat = _average([term[index] for term in terms], size)
         if close:
             heat = close_gaps(heat, close)
         if segmentation != "none":
@@ -72,9 +71,5 @@ def compose(
 def _average(maps: Sequence[FloatArray], size: Size) -> FloatArray:
     """Resize maps to ``size`` and average them; one alone keeps its values, as far as float16 reaches."""
     if len(maps) == 1:
-        return _stretch(np.clip(maps[0], -FLOAT16_MAX, FLOAT16_MAX), size)
-    return normalise(np.mean([_stretch(normalise(heatmap), size) for heatmap in maps], axis=0))
-
-
-def _stretch(heatmap: FloatArray, size: Size) -> FloatArray:
-    return np.asarray(cv2.resize(np.ascontiguousarray(heatmap), size, interpolation=cv2.INTER_LINEAR))
+        return resize_map(np.clip(maps[0], -FLOAT16_MAX, FLOAT16_MAX), size)
+    return normalise(np.mean([resize_map(normalise(heatmap), size) for heatmap in maps], axis=0))

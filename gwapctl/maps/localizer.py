@@ -14,11 +14,12 @@ from torch import Tensor
 from gwapctl.device import autocast, resolve_device
 from gwapctl.errors import UsageError
 from gwapctl.geometry import Geometry
-from gwapctl.maps import crops
-from gwapctl.maps import reading as settings
-from gwapctl.maps.forward import ImageArray, Network, Pass, blank_pass
-from gwapctl.maps.heatmap import FloatArray, PreparedImage, Size, canvas_size, compose
-from gwapctl.maps.methods import MAPS, fuse_maps, minmax
+from gwapctl.maps import MAPS, crops
+from gwapctl.maps.forward import ForwardPass, ImageArray, Network, blank_forward
+from gwapctl.maps.heatmap import FloatArray, PreparedImage, Size, compose, heatmap_size
+from gwapctl.maps.methods import fuse_maps, minmax
+from gwapctl.maps.reading import AS_STORED, MapReading
+from gwapctl.maps.resolve import resolve_reading
 from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.transforms import resize as resize_image
 from gwapctl.regions import normalise
@@ -31,7 +32,7 @@ PIXELS_PER_IMAGE = {True: 224**2, False: 512**2}  # on a CPU or not: larger inpu
 class MapResult:
     """Of one image: ``probabilities`` (C,) float32, the ``classes`` mapped, and their ``heatmaps`` (k, h, w) float16.
 
-    There is a single heatmap (1, h, w) for all classes where ``shared``. (h, w) is the canvas: the original's shape,
+    There is a single heatmap (1, h, w) for all classes where ``shared``. (h, w) is the original's shape,
     shrunk to at most 512 pixels on the long side.
     """
 
@@ -40,9 +41,9 @@ class MapResult:
     heatmaps: npt.NDArray[np.float16]
     shared: bool
 
-    def heatmap(self, place: int) -> FloatArray:
-        """Return the heatmap (h, w) of ``classes[place]`` as float32 of the same values."""
-        heat = self.heatmaps[0 if self.shared else place]
+    def heatmap(self, index: int) -> FloatArray:
+        """Return the heatmap (h, w) of ``classes[index]`` as float32 of the same values."""
+        heat = self.heatmaps[0 if self.shared else index]
         return torch.from_numpy(heat).float().numpy()  # numpy converts float16 ten times more slowly
 
 
@@ -51,15 +52,7 @@ class Localizer:
 
     Args:
         model: the classifier; it is copied, not changed.
-        scales: input sizes; None: what the model stores. ``resize="warp"`` makes S x S inputs, as the paper does,
-            ``"keep"`` scales the shorter side to S.
-        map_method: a name in ``MAPS``; None: what the model stores.
-        layer: names or indices of the layers that a gradient map is read at (``maps.layers``); None: the feature map.
-        fuse: how maps of several layers become one: ``mean``, ``max`` or ``product``; None: ``mean``.
-        flip: average over the mirrored image, too.
-        close: share of the shorter side up to which gaps in the map are closed; None: what the model stores.
-        crops: ``ten``: CAM's ten crops at the model's own input size, in place of scales.
-        backprop_seg: ``mean`` or ``grabcut``: cut the saliency of ``backprop`` into a map of 0 and 1.
+        reading: how maps are read; what it leaves open is what the model stores.
         precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the processor has it).
         device: ``auto``, ``cpu``, ``cuda:1``, ...
         batch_size: images per forward pass; None: 8 on a CPU, 32 elsewhere.
@@ -72,42 +65,21 @@ class Localizer:
     def __init__(
         self,
         model: Classifier,
+        reading: MapReading = AS_STORED,
         *,
-        scales: Sequence[int] | None = None,
-        map_method: str | None = None,
-        layer: Sequence[str | int] | None = None,
-        fuse: str | None = None,
-        flip: bool = False,
-        resize: str | None = None,
-        close: float | None = None,
-        crops: str = "none",
-        backprop_seg: str = "none",
         precision: str = "fp32",
         device: str = "auto",
         batch_size: int | None = None,
     ) -> None:
-        info = model.info
-        width, height = info.input_size
-        own = (width,) * (width == height)
-        settings.check_sizes(scales, resize=resize, flip=flip, crops=crops, close=close)
-        self.scales = own if crops == "ten" else tuple(scales or info.scales) or own
-        self._passes = self.scales or (None,)  # None: the model's own input size, which is not square
-        self.resize = "warp" if crops == "ten" else resize or info.resize
-        self.flip, self.crops, self.backprop_seg = flip, crops, backprop_seg
-        self.close = info.close if close is None else close
+        self.reading = resolve_reading(reading, model)
         self.precision, self.device = precision, resolve_device(device)
         autocast(self.device, precision)  # refuses what it does not know
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 32)
-        self.map_method = map_method or info.map or settings.default_map(model)
-        if not layer and map_method in (None, info.map):  # the stored layers are those of the stored map
-            layer, fuse = info.layer, fuse or info.fuse
-        self.fuse = fuse or "mean"
-        settings.check_map(self.map_method, layer=layer or (), fuse=self.fuse, backprop_seg=backprop_seg)
-        self._method = MAPS[self.map_method]
+        self._method = MAPS[self.reading.method]
         self._network = Network(
-            model, device=self.device, precision=precision, source=self._method.source, layers=layer or ()
+            model, device=self.device, precision=precision, source=self._method.source, layers=self.reading.layer
         )
-        self.layers = self._network.layers
+        self._scales = self.reading.scales or (None,)  # None: the model's own input size, which is not square
         self._check_smallest_scale()
         self.shared = self._is_shared()
 
@@ -118,7 +90,7 @@ class Localizer:
 
     def _check_smallest_scale(self) -> None:
         """Find out now, not at the first image, whether the network can do with so few pixels."""
-        side = min(self.scales, default=SURE_SCALE)
+        side = min(self.reading.scales, default=SURE_SCALE)
         if side >= SURE_SCALE:
             return
         try:
@@ -131,24 +103,25 @@ class Localizer:
         """Tell whether one map stands for every class; a map that the head does not have is found out here."""
         if self._method.source:
             return False
-        return self._read_maps(blank_pass(self.model), self._classes([(0, 0)])).shape[1] == 1
+        return self._read_maps(blank_forward(self.model), self._classes([(0, 0)])).shape[1] == 1
 
     @property
     def values(self) -> Literal["raw", "minmax_mean"]:
-        """What the heatmaps hold: ``raw`` or ``minmax_mean`` (see ``predictions.MapsInfo``)."""
-        single = len(self.scales) <= 1 and not self.flip
-        untouched = not (self._method.normalised or self.close) and self.backprop_seg == "none"
+        """What the heatmaps hold: ``raw`` or ``minmax_mean`` (see ``map_folder.MapsInfo``)."""
+        reading = self.reading
+        single = len(reading.scales) <= 1 and not reading.flip
+        untouched = not (self._method.normalised or reading.close) and reading.backprop_seg == "none"
         return "raw" if single and untouched else "minmax_mean"
 
     def prepare(self, image: ImageArray) -> PreparedImage:
         """Resize an image ``(H, W, 3)`` uint8 RGB to every size that will be needed."""
         height, width = image.shape[:2]
-        if self.crops == "ten":
+        if self.reading.crops == "ten":
             sizes = {crops.warped_size(self._own_size)}
         else:
-            sizes = {self._own_size, *(self._input_size(width, height, scale) for scale in self._passes)}
-        if self.backprop_seg != "none":
-            sizes |= {canvas_size(width, height)}
+            sizes = {self._own_size, *(self._input_size(width, height, scale) for scale in self._scales)}
+        if self.reading.backprop_seg != "none":
+            sizes |= {heatmap_size(width, height)}
         return PreparedImage(width, height, {size: resize_image(image, size) for size in sizes})
 
     @property
@@ -158,7 +131,7 @@ class Localizer:
     def _input_size(self, width: int, height: int, scale: int | None) -> Size:
         if scale is None:
             return self._own_size
-        if self.resize == "warp":
+        if self.reading.resize == "warp":
             return scale, scale
         kept = Geometry.keep(width, height, scale)
         return kept.input_width, kept.input_height
@@ -192,7 +165,7 @@ class Localizer:
             batch = [image.with_region(region) for image, region in zip(batch, regions, strict=True)]
         wanted = [()] * len(batch) if classes is None else classes
         results: list[MapResult] = []
-        step = max(1, self._at_once(self._own_size) // (crops.TEN if self.crops == "ten" else 1))
+        step = max(1, self._at_once(self._own_size) // (crops.TEN if self.reading.crops == "ten" else 1))
         for start in range(0, len(batch), step):
             window = slice(start, start + step)
             results += self._run_batch(batch[window], wanted[window], top_k)
@@ -210,20 +183,20 @@ class Localizer:
         probabilities = own.probabilities.view(len(batch), -1, own.probabilities.shape[1]).mean(1).cpu().numpy()
         chosen = [_choose(row, extra, top_k) for row, extra in zip(probabilities, wanted, strict=True)]
         classes = self._classes(chosen)
-        terms = self._pasted(own, classes) if self.crops == "ten" else self._terms(batch, classes, own)
+        terms = self._pasted(own, classes) if self.reading.crops == "ten" else self._terms(batch, classes, own)
         for image, row, picked, maps in zip(batch, probabilities, chosen, terms, strict=True):
             count = 1 if self.shared else len(picked)
-            heatmaps = compose([term[:count] for term in maps], image, self.close, self.backprop_seg)
+            heatmaps = compose([term[:count] for term in maps], image, self.reading.close, self.reading.backprop_seg)
             yield MapResult(row, picked, heatmaps, self.shared)
 
     def _views(self, batch: Sequence[PreparedImage]) -> list[ImageArray]:
         """Return what decides the classes of ``batch``: each image whole, or its ten crops."""
-        if self.crops == "none":
+        if self.reading.crops == "none":
             return [image.inputs[self._own_size] for image in batch]
         warped = crops.warped_size(self._own_size)
         return [view for image in batch for view in crops.cut(image.inputs[warped], self._own_size)]
 
-    def _pasted(self, own: Pass, classes: Tensor) -> list[list[FloatArray]]:
+    def _pasted(self, own: ForwardPass, classes: Tensor) -> list[list[FloatArray]]:
         """Return, for each image, one map ``(1 | k, h, w)`` put together from its ten crops."""
         maps = self._read_maps(own, classes.repeat_interleave(crops.TEN, 0)).float().cpu().numpy()
         each = maps.reshape(len(classes), crops.TEN, *maps.shape[1:])
@@ -232,16 +205,16 @@ class Localizer:
             pasted = [np.asarray([normalise(heatmap) for heatmap in of_image]) for of_image in pasted]
         return [[of_image] for of_image in pasted]
 
-    def _terms(self, batch: Sequence[PreparedImage], classes: Tensor, own: Pass) -> list[list[FloatArray]]:
+    def _terms(self, batch: Sequence[PreparedImage], classes: Tensor, own: ForwardPass) -> list[list[FloatArray]]:
         """Return, for each image, the maps ``(1 | k, h, w)`` to average: one per scale and, with ``flip``, mirror."""
         terms: list[list[FloatArray]] = [[] for _ in batch]
-        for scale in self._passes:
+        for scale in self._scales:
             for size, members in self._by_input_size(batch, scale):
                 inputs = [batch[member].inputs[size] for member in members]
-                for mirrored in (False, True) if self.flip else (False,):
+                for mirrored in (False, True) if self.reading.flip else (False,):
                     reusable = size == self._own_size and len(members) == len(batch) and not mirrored
-                    passed = own if reusable else self._network(inputs, mirrored=mirrored)
-                    read = self._read_maps(passed, classes[members]).float()
+                    forward = own if reusable else self._network(inputs, mirrored=mirrored)
+                    read = self._read_maps(forward, classes[members]).float()
                     maps = (minmax(read) if self._method.normalised else read).cpu().numpy()
                     for member, term in zip(members, maps[..., ::-1] if mirrored else maps, strict=True):
                         terms[member].append(term)
@@ -263,9 +236,9 @@ class Localizer:
         return torch.tensor(rows, dtype=torch.long, device=self.device).view(len(chosen), longest)
 
     @torch.no_grad()
-    def _read_maps(self, passed: Pass, classes: Tensor) -> Tensor:
+    def _read_maps(self, forward: ForwardPass, classes: Tensor) -> Tensor:
         """Return the raw maps ``(B, 1 | k, h, w)`` of a pass, those of several layers fused."""
-        return fuse_maps(self._method.read(passed, classes), self.fuse)
+        return fuse_maps(self._method.read(forward, classes), self.reading.fuse)
 
 
 def _choose(probabilities: FloatArray, wanted: Sequence[int], top_k: int) -> tuple[int, ...]:

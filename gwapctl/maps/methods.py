@@ -1,87 +1,73 @@
-"""Ways to read maps out of a forward pass. A new one is a function and a line in ``MAPS``.
+"""Ways to read maps out of a forward pass. ``gwapctl.maps.MAPS`` has them by name, with those of ``gradients``.
 
-Each takes a ``Pass`` of B images and the classes asked for ``(B, k)``, and returns raw maps ``(B, k, h, w)``, or
+Each takes a ``ForwardPass`` of B images and the classes asked for ``(B, k)``, and returns raw maps ``(B, k, h, w)``, or
 ``(B, 1, h, w)`` where one map stands for every class: a list, for methods that read inner layers give one per layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gwapctl.errors import UsageError
-from gwapctl.maps import gradients
-from gwapctl.maps.forward import Pass, Source
-from gwapctl.networks.heads import PoolThenClassify
+from gwapctl.maps.forward import ForwardPass
+from gwapctl.networks.heads.averaging import PoolThenClassify
 
 
-@dataclass(frozen=True)
-class MapMethod:
-    """``read`` makes the maps, by gradients with respect to ``source`` if it is given.
-
-    ``normalised``: the maps are stretched to [0, 1], each by itself; otherwise values of images can be compared.
-    """
-
-    read: Callable[[Pass, Tensor], Sequence[Tensor]]
-    source: Source | None = None
-    normalised: bool = False
-
-
-def weight_map(passed: Pass, classes: Tensor) -> list[Tensor]:
+def weight_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return the pooling weights α (GWAP eq. 4; one map for all classes, or eq. 8: those of ``classes``).
 
     Raises:
         UsageError: the head pools with fixed weights and has no such map.
 
     """
-    alpha = passed.output.weight_map
+    alpha = forward.output.weight_map
     if alpha is None:
         raise UsageError("this model's head has no weight map. Choose --map class, or train with --head gwap.")
     return [alpha if alpha.shape[1] == 1 else _of_classes(alpha, classes)]
 
 
-def class_map(passed: Pass, classes: Tensor) -> list[Tensor]:
+def class_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return the class activation maps ``sum_k w_k^c F_k`` without bias (CAM, arXiv 1512.04150, eq. 2)."""
-    return [passed.head.class_map(passed.features, classes)]
+    return [forward.head.class_map(forward.features, classes)]
 
 
-def score_map(passed: Pass, classes: Tensor) -> list[Tensor]:
+def score_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return s_c(x, y), bias included: what a head gives position (x, y) alone (GWAP, arXiv 1809.08264, eq. 1).
 
     Raises:
         UsageError: the head scores no positions.
 
     """
-    if passed.output.score_map is not None:
-        return [_of_classes(passed.output.score_map, classes)]
-    if not isinstance(passed.head, PoolThenClassify):
+    if forward.output.score_map is not None:
+        return [_of_classes(forward.output.score_map, classes)]
+    if not isinstance(forward.head, PoolThenClassify):
         raise UsageError("this model's head gives single positions no score. Choose --map backprop.")
-    bias = passed.head.classifier.bias[classes]
-    return [maps + bias[:, :, None, None] for maps in class_map(passed, classes)]
+    bias = forward.head.classifier.bias[classes]
+    return [maps + bias[:, :, None, None] for maps in class_map(forward, classes)]
 
 
-def fused_map(passed: Pass, classes: Tensor) -> list[Tensor]:
+def fused_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return the mean of α and the class map, each min-max normalised before.
 
     α says "object", the class map says "this class". Ours; no paper has it.
     """
-    return [fuse_maps([*weight_map(passed, classes), *class_map(passed, classes)], "mean")]
+    return [fuse_maps([*weight_map(forward, classes), *class_map(forward, classes)], "mean")]
 
 
-def foreground_map(passed: Pass, classes: Tensor) -> list[Tensor]:
+def foreground_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return the foreground map R of the head ``background``, which knows no class (after Kou et al.; ours).
 
     Raises:
         UsageError: it is another head.
 
     """
-    if passed.output.presence is None:
+    if forward.output.presence is None:
         raise UsageError("this model's head has no foreground map. Choose --map weight or class.")
-    return weight_map(passed, classes)
+    return weight_map(forward, classes)
 
 
 def _of_classes(maps: Tensor, classes: Tensor) -> Tensor:
@@ -119,16 +105,3 @@ def _stretch(maps: Tensor, height: int, width: int) -> Tensor:
     if maps.shape[2:] == (height, width):
         return maps
     return functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
-
-
-MAPS: dict[str, MapMethod] = {
-    "weight": MapMethod(weight_map),
-    "class": MapMethod(class_map),
-    "score": MapMethod(score_map),
-    "fused": MapMethod(fused_map, normalised=True),
-    "foreground": MapMethod(foreground_map),
-    "backprop": MapMethod(gradients.backprop, source="image", normalised=True),
-    "gradcam": MapMethod(gradients.gradcam, source="layer", normalised=True),
-    "layercam": MapMethod(gradients.layercam, source="layer", normalised=True),
-    "dgl": MapMethod(gradients.dgl, source="layer", normalised=True),
-}

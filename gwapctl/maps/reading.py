@@ -1,93 +1,137 @@
-"""Which settings of a ``Localizer`` go together, found out before anything runs, and the map that a model means."""
+"""How maps are read, as one value: it is made on the command line or in Python, and travels to the document. No torch.
+
+What is asked for is a ``MapReading``. When it meets a model, ``resolve_reading`` fills in what the model stores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
-
-import torch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from gwapctl.errors import UsageError, unknown_name
-from gwapctl.maps.forward import blank_pass
-from gwapctl.maps.methods import FUSIONS, MAPS
-from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.heads import Head
-from gwapctl.regions.refine import SEGMENTATIONS
+
+if TYPE_CHECKING:
+    from gwapctl.networks.classifier import ModelInfo
 
 RESIZES = ("warp", "keep")
 CROPS = ("none", "ten")
+OPTION_NAMES = {"method": "map"}  # field -> what the Python API and the command line call it, where that differs
 
 
-@torch.no_grad()
-def default_map(model: Classifier) -> str:
-    """Return the map that the head prefers, else the weight map, the class map, and where it has neither, backprop."""
-    head = cast(Head, model.head)
-    if head.map is not None:
-        return head.map
-    if blank_pass(model).output.weight_map is not None:
-        return "weight"
-    try:
-        require_map(model, "class")
-    except UsageError:
-        return "backprop"
-    return "class"
+@dataclass(frozen=True)
+class MapReading:
+    """What is asked about reading maps; None is what the model stores.
 
-
-@torch.no_grad()
-def require_map(model: Classifier, map_method: str) -> None:
-    """Find out whether the head of ``model`` has a map, gradients apart, which every head has.
+    Attributes:
+        method: a name in ``MAPS``.
+        scales: input sizes whose maps are averaged. ``resize="warp"`` makes S x S inputs, as the paper does, ``"keep"``
+            scales the shorter side to S.
+        layer: names or numbers of the layers that a gradient map is read at (``maps.layers``).
+        fuse: how maps of several layers become one: ``mean``, ``max`` or ``product``.
+        resize: ``warp`` or ``keep``.
+        flip: average over the mirrored image, too.
+        close: share of the shorter side up to which gaps in the map are closed, such as 0.05.
+        crops: ``ten``: CAM's ten crops at the model's own input size, in place of scales.
+        backprop_seg: ``mean`` or ``grabcut``: cut the saliency of ``backprop`` into a map of 0 and 1.
 
     Raises:
-        UsageError: it has not; the message names one that it has.
+        UsageError: an unknown name, a size that is none, or ten crops along with what they take the place of. Names
+            that only a model can judge are checked when it is there.
+
+    Example:
+        >>> MapReading(scales=[224, 448], flip=True).flags
+        ('--scales', '--flip')
 
     """
-    if MAPS[map_method].source is None:
-        trial = blank_pass(model)
-        MAPS[map_method].read(trial, torch.zeros(1, 1, dtype=torch.long, device=trial.features.device))
+
+    method: str | None = None
+    scales: Sequence[int] | None = None
+    layer: Sequence[str | int] | None = None
+    fuse: str | None = None
+    resize: str | None = None
+    flip: bool = False
+    close: float | None = None
+    crops: str = "none"
+    backprop_seg: str = "none"
+
+    def __post_init__(self) -> None:
+        """Make sequences tuples and check what the network is to see of an image."""
+        for name in ("scales", "layer"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        if self.resize is not None and self.resize not in RESIZES:
+            raise unknown_name("resize", self.resize, RESIZES)
+        if self.crops not in CROPS:
+            raise unknown_name("crops", self.crops, CROPS)
+        if min(self.scales or (1,)) < 1:
+            raise UsageError(f"scales {self.scales} are not sizes in pixels. Write them like 224,448,672.")
+        if self.crops == "ten" and (self.scales or self.flip or self.resize == "keep"):
+            raise UsageError("ten crops are of one size, warped and mirrored. Drop --scales, --flip and --resize keep.")
+        if self.close is not None and not 0 <= self.close < 1:
+            raise UsageError(
+                f"close {self.close} is not a share of the shorter side from 0 to below 1. Write it like 5%."
+            )
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is asked for, by the command line's names."""
+        asked = (field.name for field in fields(self) if getattr(self, field.name) != field.default)
+        return tuple(f"--{OPTION_NAMES.get(name, name).replace('_', '-')}" for name in asked)
 
 
-def check_sizes(
-    scales: Sequence[int] | None, *, resize: str | None, flip: bool, crops: str, close: float | None
-) -> None:
-    """Check what the network sees of an image.
+AS_STORED = MapReading()
+READING_OPTIONS = {OPTION_NAMES.get(field.name, field.name): field.name for field in fields(MapReading)}
+
+
+@dataclass(frozen=True)
+class ResolvedReading(MapReading):
+    """How maps were read: nothing is left open, and ``layer`` holds the layers' full names.
+
+    Its makers checked it; one that ``maps.json`` tells of is taken as it stands there. No ``scales`` stand for the
+    model's own input size where that is not square.
+    """
+
+    method: str = "unknown"
+    scales: tuple[int, ...] = ()
+    layer: tuple[str, ...] = ()
+    fuse: str = "mean"
+    resize: str = "warp"
+    close: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+
+UNKNOWN = ResolvedReading()
+
+
+def split_options(options: Mapping[str, Any], reading: MapReading = AS_STORED) -> tuple[MapReading, dict[str, Any]]:
+    """Return ``reading`` with those of ``options`` that are about it, by the Python API's names, and the other options.
 
     Raises:
-        UsageError: an unknown name, a size that is none, or ten crops along with what they take the place of.
+        UsageError: a value that the reading cannot have.
 
     """
-    if resize is not None and resize not in RESIZES:
-        raise unknown_name("resize", resize, RESIZES)
-    if crops not in CROPS:
-        raise unknown_name("crops", crops, CROPS)
-    if min(scales or (1,)) < 1:
-        raise UsageError(f"scales {tuple(scales or ())} are not sizes in pixels. Write them like 224,448,672.")
-    if crops == "ten" and (scales or flip or resize == "keep"):
-        raise UsageError("ten crops are of one size, warped and mirrored. Drop --scales, --flip and --resize keep.")
-    if close is not None and not 0 <= close < 1:
-        raise UsageError(f"close {close} is not a share of the shorter side from 0 to below 1. Write it like 5%.")
+    asked = {READING_OPTIONS[name]: value for name, value in options.items() if name in READING_OPTIONS}
+    others = {name: value for name, value in options.items() if name not in READING_OPTIONS}
+    return replace(reading, **asked), others
 
 
-def check_map(map_method: str, *, layer: Sequence[str | int], fuse: str, backprop_seg: str) -> None:
-    """Check how the map is read.
-
-    Raises:
-        UsageError: an unknown name, or an option that this map has no use for.
-
-    """
-    if map_method not in MAPS:
-        raise unknown_name("map method", map_method, MAPS)
-    if fuse not in FUSIONS:
-        raise unknown_name("fusion", fuse, FUSIONS)
-    if backprop_seg not in ("none", *SEGMENTATIONS):
-        raise unknown_name("segmentation", backprop_seg, ("none", *SEGMENTATIONS))
-    of_layers = [name for name, method in MAPS.items() if method.source == "layer"]
-    if layer and map_method not in of_layers:
-        raise UsageError(f"map {map_method} is not read at a layer. Drop --layer, or choose --map {_or(of_layers)}.")
-    if fuse != "mean" and len(layer) < 2:
-        raise UsageError(f"--fuse {fuse} needs several layers. Give them like --layer 3,4, or drop it.")
-    if backprop_seg != "none" and map_method != "backprop":
-        raise UsageError(f"--backprop-seg cuts the map of backprop, not of {map_method}. Choose --map backprop.")
+def stored_reading(info: ModelInfo) -> MapReading:
+    """Return how the model that ``info`` describes is read unless told otherwise."""
+    return MapReading(info.map, info.scales, info.layer, info.fuse, info.resize, close=info.close)
 
 
-def _or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+def store_reading(info: ModelInfo, reading: ResolvedReading) -> ModelInfo:
+    """Return ``info`` of a model that is read by ``reading`` from now on; ``flip``, crops and cuts are not stored."""
+    return info.model_copy(
+        update={
+            "map": reading.method,
+            "scales": reading.scales,
+            "layer": reading.layer,
+            "fuse": reading.fuse if len(reading.layer) > 1 else None,
+            "resize": reading.resize,
+            "close": reading.close,
+        }
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, iou
+from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, iou, scale
 from gwapctl.regions.sweep import component_boxes
 
 THRESHOLDS: FloatArray = np.arange(0, 1, 0.001)
@@ -69,8 +69,8 @@ class BoxAccuracy:
         """
         array = np.asarray(heatmap)
         boxes, sizes = component_boxes(array, self.curve.thresholds)
-        to_image = np.array([width / array.shape[1], height / array.shape[0]] * 2)
-        found = iou(boxes * to_image, as_boxes(objects)).max(axis=1, initial=0.0)
+        rows, columns = array.shape
+        found = iou(scale(boxes, columns, rows, width, height), as_boxes(objects)).max(axis=1, initial=0.0)
         self.curve.add(np.where(sizes > 0, found, 0.0))
         self.n_degenerate += not sizes.any()
 

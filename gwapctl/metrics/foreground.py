@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes
 from gwapctl.errors import DataError
-from gwapctl.regions.components import BoolMask, FloatMap, normalise, otsu_mask
+from gwapctl.regions.components import BoolMask, FloatMap, normalise, otsu_mask, resize_map
 
 BETA_SQUARED = 0.3  # precision counts more than recall, as in salient object detection
 IGNORED = 255
@@ -144,7 +144,7 @@ class ForegroundIoU:
 def _resize(heat: FloatMap, width: int, height: int) -> FloatMap:
     if heat.shape == (height, width):
         return heat
-    return np.asarray(cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+    return resize_map(heat, (width, height))
 
 
 def _levels(heatmap: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[np.uint8]:

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from gwapctl.datasets.base import ClassName
 from gwapctl.errors import ModelError
 from gwapctl.files import atomic_path, read_json, write_json
-from gwapctl.networks.backbones import build_backbone, caffe_weights, imagenet_weights, own_names
+from gwapctl.networks.backbones import build_backbone, imagenet_weights, own_names, packaged_weights
+from gwapctl.networks.backbones.caffemodel import caffe_weights
 from gwapctl.networks.backbones.efficientnet_lite import read_package_file, timm_names
-from gwapctl.networks.heads import HeadOutput, build_head
-from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES, package_file
+from gwapctl.networks.heads import build_head
+from gwapctl.networks.heads.base import HeadOutput
+from gwapctl.networks.weights_packages import package_file
 
 SCHEMA_VERSION = 1
 
@@ -153,7 +155,7 @@ def load_classifier(folder: Path) -> Classifier:
     info = load_info(folder)
     if info.weights_package is None:
         return load_saved(build_classifier(info), folder)
-    package = WEIGHTS_PACKAGES.get(info.backbone)
+    package = packaged_weights().get(info.backbone)
     if package is None or package.distribution != info.weights_package:
         raise ModelError(f"{folder / 'model.json'}: {info.weights_package!r} holds no weights of {info.backbone}.")
     return _filled(build_classifier(info), imagenet_weights(info.backbone, info.head), folder)
@@ -206,7 +208,7 @@ def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
     """Read first weights for a classifier of ``network`` and ``head``, whoever wrote them, under our names.
 
     A safetensors file may hold a model of ours, or the network's plain state dict as torchvision, timm or its hub write
-    it. A ``.caffemodel`` is read without Caffe. Of pickles only the files of ``WEIGHTS_PACKAGES`` are read.
+    it. A ``.caffemodel`` is read without Caffe. Of pickles only the files of ``packaged_weights`` are read.
 
     Raises:
         ModelError: the file is missing, broken, or another pickle.
@@ -214,7 +216,7 @@ def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
     """
     if path.suffix == ".caffemodel":
         return caffe_weights(path, network)
-    data = package_file(path) if path.is_file() else None
+    data = package_file(path, packaged_weights().values()) if path.is_file() else None
     tensors = load_tensors(path) if data is None else read_package_file(data)
     if "_conv_stem.weight" in tensors:  # that file's tensors, converted to safetensors by someone
         tensors = timm_names(tensors)

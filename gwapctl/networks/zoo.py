@@ -11,7 +11,8 @@ import numpy as np
 
 from gwapctl.errors import DataError, ModelError, closest
 from gwapctl.files import read_json
-from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES, WeightsPackage
+from gwapctl.networks.backbones import packaged_weights
+from gwapctl.networks.weights_packages import WeightsPackage
 
 if TYPE_CHECKING:
     from gwapctl.networks.classifier import Classifier
@@ -45,7 +46,7 @@ def weights_package(folder: Path) -> WeightsPackage | None:
     stated = document.get("weights_package") if isinstance(document, dict) else None
     if stated is None:
         return None
-    known = {package.distribution: package for package in WEIGHTS_PACKAGES.values()}
+    known = {package.distribution: package for package in packaged_weights().values()}
     if stated not in known:
         raise ModelError(f"{folder / 'model.json'} wants the weights package {stated!r}. Known: {', '.join(known)}.")
     return known[stated]

@@ -19,6 +19,7 @@ from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.errors import DataError, GwapctlError, unknown_name
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.files import prepare_output_folder
+from gwapctl.maps.reading import split_options
 from gwapctl.paper.lookup import cell_config, cell_key, concerned, home_ground, run_name
 from gwapctl.paper.measured import Config, run_config, run_rows, settings_hash
 from gwapctl.paper.specification import Column, Row, TableSpec
@@ -283,8 +284,14 @@ def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> None:
     if wanted.scales == "own":  # said, because a calibrated run may store others
         sides = set(getattr(work.config, "image_size", ()))
         asked["scales"] = tuple(sides) if len(sides) == 1 else None
+    maps, others = split_options(asked)
     options = Options(
-        dataset=plan.evaluated_on, root=machine.root, device=machine.device, workers=machine.workers, **asked
+        dataset=plan.evaluated_on,
+        root=machine.root,
+        reading=maps,
+        device=machine.device,
+        workers=machine.workers,
+        **others,
     )
     with watch(f"evaluating {work.run.name}") as progress:
         document = evaluate(str(work.run.folder), options, progress=progress)

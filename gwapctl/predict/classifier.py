@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray
-from gwapctl.errors import DataError, UsageError
+from gwapctl.boxes import FloatArray, scale
+from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.map_folder import MapsInfo, maps_info
 from gwapctl.predict.result import Localization, Source, load
 from gwapctl.predict.sources import OnError, checked, source_name, sources
-from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule, refined
+from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer, MapResult
     from gwapctl.maps.heatmap import FloatArray as FloatMap
     from gwapctl.maps.heatmap import PreparedImage
+    from gwapctl.maps.localizer import Localizer, MapResult
     from gwapctl.networks.classifier import Classifier, ModelInfo
 
 
@@ -83,7 +85,7 @@ class Model:
     def localize(
         self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
     ) -> list[Localization]:
-        """Localize one or many images and return the results in order. See ``stream`` for the options.
+        """Localize one or many images and return the results in order. The options are those of ``stream``.
 
         Raises:
             DataError: an image cannot be read; with ``on_error="keep"`` its result says so in ``error`` instead.
@@ -96,105 +98,68 @@ class Model:
         self,
         images: Source | Iterable[Source],
         *,
-        scales: Sequence[int] | None = None,
-        map: str | None = None,
-        box_rule: str | None = None,
-        refine: str | None = None,
-        top_k: int = 1,
-        flip: bool = False,
-        resize: str | None = None,
-        layer: Sequence[str | int] | None = None,
-        fuse: str | None = None,
-        close: float | None = None,
-        crops: str = "none",
-        backprop_seg: str = "none",
-        batch_size: int | None = None,
         workers: int | None = None,
         on_error: OnError = "raise",
+        **options: Any,
     ) -> Iterator[Localization]:
         """Yield one result per image, in order, while later images are worked on; memory stays flat.
 
         Args:
             images: a path, a folder (its images, sorted), an array ``(H, W, 3)`` uint8 RGB, or an iterable of these.
-            scales: input sizes whose maps are averaged. None, here and below: what the model stores.
-            map: ``weight``, ``class``, ``fused``, or another of ``gwapctl.maps.MAPS``.
-            box_rule: ``paper20``, ``otsu`` or ``fixed:0.3``; ``otsu+grabcut`` names a refinement as well.
-            refine: ``grabcut`` on top of the box rule (boxes follow the image's edges), or ``none``.
-            top_k: how many classes per image.
-            flip: average over the mirrored image, too.
-            resize: ``warp`` each image to a square, or ``keep`` its aspect ratio (the shorter side gets the size).
-            layer: names or numbers of the convolutions that ``gradcam``, ``layercam`` and ``dgl`` are read at.
-            fuse: how maps of several layers become one: ``mean``, ``max`` or ``product``.
-            close: share of the shorter side up to which gaps in a map are closed, such as 0.05.
-            crops: ``ten``: CAM's ten crops, in place of scales.
-            backprop_seg: ``mean`` or ``grabcut``: cut the map of ``backprop`` into object and rest.
-            batch_size: images per forward pass.
             workers: threads; None: one per core; 0: none.
             on_error: whether an image that cannot be read raises, or is kept as a result with ``error``.
+            options: those of ``predictor``.
 
         """
-        finder = self.finder(
-            scales=scales,
-            map=map,
-            box_rule=box_rule,
-            refine=refine,
-            top_k=top_k,
-            flip=flip,
-            resize=resize,
-            layer=layer,
-            fuse=fuse,
-            close=close,
-            crops=crops,
-            backprop_seg=backprop_seg,
-            batch_size=batch_size,
-        )
-        if warning := scale_warning(self.info, finder.localizer.scales):
+        predictor = self.predictor(**options)
+        if warning := scale_warning(self.info, predictor.scales):
             warnings.warn(warning, stacklevel=2)
-        return checked(finder.stream(sources(images), workers), on_error)
+        return checked(predictor.stream(sources(images), workers), on_error)
 
-    def finder(
+    def predictor(
         self,
         *,
-        scales: Sequence[int] | None = None,
-        map: str | None = None,
-        box_rule: str | None = None,
+        reading: MapReading = AS_STORED,
+        box_rule: str | BoxRule | None = None,
         refine: str | None = None,
         top_k: int = 1,
-        flip: bool = False,
-        resize: str | None = None,
-        layer: Sequence[str | int] | None = None,
-        fuse: str | None = None,
-        close: float | None = None,
-        crops: str = "none",
-        backprop_seg: str = "none",
         batch_size: int | None = None,
-    ) -> Finder:
-        """Return the object that does the work, every option checked; they mean what they mean in ``stream``."""
-        from gwapctl.maps import Localizer
+        **options: Any,
+    ) -> Predictor:
+        """Return the object that does the work, every option checked.
 
+        Args:
+            reading: how maps are read, as one value.
+            box_rule: ``paper20``, ``otsu`` or ``fixed:0.3``; ``otsu+grabcut`` names a refinement as well. None: what
+                the model stores.
+            refine: ``grabcut`` on top of the box rule (boxes follow the image's edges), or ``none``.
+            top_k: how many classes per image.
+            batch_size: images per forward pass.
+            options: fields of ``MapReading`` by name, ``map`` for its method: they replace those of ``reading``.
+
+        Raises:
+            UsageError: there is no such option, or a value does not do.
+
+        """
+        from gwapctl.maps.localizer import Localizer
+
+        reading, others = split_options(options, reading)
+        if others:
+            own = (
+                inspect.signature(Model.stream).parameters.keys() | inspect.signature(Model.predictor).parameters.keys()
+            )
+            raise unknown_name("option", next(iter(others)), {*READING_OPTIONS, *own} - {"self", "images", "options"})
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}. Ask for at least one class.")
-        rule = refined(parse_box_rule(box_rule or self.info.box_rule), refine)
+        rule = parse_box_rule(box_rule, refine=refine, default=self.info.box_rule)
         localizer = Localizer(
-            self.classifier,
-            scales=scales,
-            map_method=map,
-            layer=layer,
-            fuse=fuse,
-            flip=flip,
-            resize=resize,
-            close=close,
-            crops=crops,
-            backprop_seg=backprop_seg,
-            precision=self.precision,
-            device=self.device,
-            batch_size=batch_size,
+            self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
         )
-        return Finder(self.info, localizer, rule, top_k)
+        return Predictor(self.info, localizer, rule, top_k)
 
 
 @dataclass(frozen=True)
-class Finder:
+class Predictor:
     """From images to boxes: the localizer, the box rule and the class names in one place. Threads may share it."""
 
     info: ModelInfo
@@ -210,7 +175,7 @@ class Finder:
     @property
     def scales(self) -> tuple[int, ...]:
         """The input sizes whose maps are averaged."""
-        return self.localizer.scales
+        return self.localizer.reading.scales
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
@@ -249,7 +214,7 @@ class Finder:
     def _describe(self, source: Source, image: PreparedImage, rule: BoxRule, result: MapResult) -> Localization:
         chosen = [self.info.classes[index] for index in result.classes]
         size = (image.width, image.height)
-        heatmaps = [result.heatmap(place) for place in range(len(result.heatmaps))]
+        heatmaps = [result.heatmap(index) for index in range(len(result.heatmaps))]
         regions = [next(iter(map_to_boxes(heatmap, rule)), None) for heatmap in heatmaps]
         boxes = [_in_image(region, heatmap, *size) for region, heatmap in zip(regions, heatmaps, strict=True)]
         return Localization(
@@ -271,7 +236,7 @@ def _in_image(region: Region | None, heatmap: FloatMap, width: int, height: int)
     if region is None:
         return np.full(4, np.nan)
     rows, columns = heatmap.shape
-    return np.asarray(region.box * [width / columns, height / rows, width / columns, height / rows])
+    return np.asarray(scale(region.box, columns, rows, width, height)[0])
 
 
 def scale_warning(info: ModelInfo, scales: Sequence[int]) -> str | None:

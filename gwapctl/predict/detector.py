@@ -6,16 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.errors import DataError, UsageError
-from gwapctl.geometry import Geometry
+from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.map_folder import MapsInfo
 from gwapctl.predict.result import Localization, Source, load
 from gwapctl.predict.sources import OnError, checked, source_name, sources
-from gwapctl.regions import parse_box_rule
+from gwapctl.regions import parse_box_rule, resize_map
 
 if TYPE_CHECKING:
     from gwapctl.images.decode import ImageArray
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from gwapctl.networks.rfcn.inference import DetectorReader, FoundObjects
 
 MIN_SCORE = 0.3  # what people want to see; measuring takes every box
-MASK_RULE = parse_box_rule("paper20")
+MASK_RULE = parse_box_rule()
 
 
 class DetectorModel:
@@ -71,17 +70,17 @@ class DetectorModel:
             on_error: whether an image that cannot be read raises, or is kept as a result with ``error``.
 
         """
-        return checked(self.finder(min_score=min_score).stream(sources(images), workers), on_error)
+        return checked(self.predictor(min_score=min_score).stream(sources(images), workers), on_error)
 
-    def finder(self, *, min_score: float = MIN_SCORE, batch_size: int | None = None) -> DetectorFinder:
+    def predictor(self, *, min_score: float = MIN_SCORE, batch_size: int | None = None) -> DetectorPredictor:
         """Return the object that does the work; ``batch_size``: images per forward pass."""
         if not 0 <= min_score <= 1:
             raise UsageError(f"min_score is {min_score}. Scores lie between 0 and 1.")
-        return DetectorFinder(self.reader, min_score, batch_size or self.reader.batch_size)
+        return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size)
 
 
 @dataclass(frozen=True)
-class DetectorFinder:
+class DetectorPredictor:
     """From images to boxes of at least ``min_score``, and the weak branch's maps beside them. Threads may share it."""
 
     reader: DetectorReader
@@ -95,7 +94,8 @@ class DetectorFinder:
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
-        return MapsInfo("weight", model_name, self.scales, resize="keep", values="raw", class_agnostic=False)
+        reading = ResolvedReading("weight", self.scales, resize="keep")
+        return MapsInfo(reading, model_name, "raw", class_agnostic=False)
 
     def mask(self, found: Localization) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map: above 20 % of its range."""
@@ -125,7 +125,7 @@ class DetectorFinder:
         distinct = list(dict.fromkeys(found.labels.tolist()))
         maps = np.zeros((0, 1, 1), np.float16)
         if found.weight_maps is not None and distinct:
-            maps = _on_canvas(found.weight_maps[distinct], found.width, found.height)
+            maps = _as_heatmaps(found.weight_maps[distinct], found.width, found.height)
         return Localization(
             source_name(source),
             found.width,
@@ -146,10 +146,9 @@ def _load(source: Source) -> ImageArray | DataError:
         return error
 
 
-def _on_canvas(maps: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float16]:
+def _as_heatmaps(maps: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float16]:
     """Resize maps ``(k, h, w)`` to the original's shape, at most 512 pixels long, as a classifier's maps are."""
-    from gwapctl.maps import CANVAS
+    from gwapctl.maps.heatmap import heatmap_size
 
-    canvas = Geometry.fit(width, height, CANVAS)
-    size = (canvas.input_width, canvas.input_height)
-    return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in maps]).astype(np.float16)
+    size = heatmap_size(width, height)
+    return np.stack([resize_map(one, size) for one in maps]).astype(np.float16)

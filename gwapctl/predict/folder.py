@@ -31,11 +31,10 @@ from gwapctl.regions import largest_component
 
 SAVES = ("overlay", "map", "mask")
 OVERLAYS, MASKS = "overlays", "masks"
-SETTINGS = ("method", "flip", "resize", "layer", "fuse", "close", "crops", "backprop_seg", "box_rule")  # do not mix
 
 
-class Finds(Protocol):
-    """What looks for objects in images: a classifier's ``Finder``, or a detector's. Threads share it."""
+class Predicts(Protocol):
+    """What looks for objects in images: a classifier's ``Predictor``, or a detector's. Threads share it."""
 
     @property
     def batch_size(self) -> int:
@@ -56,7 +55,7 @@ class Finds(Protocol):
 
 
 def localize_inputs(
-    finder: Finds,
+    predictor: Predicts,
     model_name: str,
     inputs: Sequence[ImageInput],
     *,
@@ -77,11 +76,11 @@ def localize_inputs(
         DataError: a file cannot be written.
 
     """
-    output = _Output(out, tuple(save), finder, model_name) if out is not None else None
+    output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
     todo = [item for item in inputs if item.id not in done]
     failed = 0
-    images = _stream(finder, model_name, todo, output, workers)
+    images = _stream(predictor, model_name, todo, output, workers)
     for count, image in enumerate(output.logged(images) if output else images, start=1):
         failed += image.error is not None
         if progress:
@@ -90,22 +89,22 @@ def localize_inputs(
 
 
 def _stream(
-    finder: Finds, model_name: str, inputs: Sequence[ImageInput], output: _Output | None, workers: int | None
+    predictor: Predicts, model_name: str, inputs: Sequence[ImageInput], output: _Output | None, workers: int | None
 ) -> Iterator[ImagePrediction]:
     from gwapctl.predict.threads import in_threads
 
     def work(items: list[ImageInput]) -> list[ImagePrediction]:
-        results = finder.find([item.path for item in items])
+        results = predictor.find([item.path for item in items])
         return [
-            output.write(item.id, found) if output else _prediction(finder, model_name, item.id, found, None)
+            output.write(item.id, found) if output else _prediction(predictor, model_name, item.id, found, None)
             for item, found in zip(items, results, strict=True)
         ]
 
-    return in_threads(work, inputs, chunk=finder.batch_size, workers=workers)
+    return in_threads(work, inputs, chunk=predictor.batch_size, workers=workers)
 
 
 def _prediction(
-    finder: Finds, model_name: str, image_id: str, found: Localization, map_file: str | None
+    predictor: Predicts, model_name: str, image_id: str, found: Localization, map_file: str | None
 ) -> ImagePrediction:
     """Return what ``predictions.jsonl`` says about an image."""
     rows = zip(found.classes, found.class_ids, found.scores.tolist(), found.boxes, strict=True)
@@ -114,7 +113,7 @@ def _prediction(
         found.width,
         found.height,
         model_name,
-        finder.scales,
+        predictor.scales,
         tuple(Prediction(label, label_id, score, _box(box), map_file) for label, label_id, score, box in rows),
         PredictionError(type(found.error).__name__, str(found.error)) if found.error else None,
         image_id,
@@ -131,7 +130,7 @@ class _Output:
 
     folder: Path
     save: tuple[str, ...]
-    finder: Finds
+    predictor: Predicts
     model_name: str
 
     def prepare(self, *, resume: bool, overwrite: bool) -> set[str]:
@@ -156,15 +155,14 @@ class _Output:
     def _check_settings(self) -> None:
         """Refuse to continue with other settings than those that the folder was written with."""
         first = next(read_predictions(self.folder))
-        now, advice = self.finder.describe(self.model_name), "Repeat them, or replace everything with --overwrite."
-        if (first.model, first.scales) != (self.model_name, now.scales):
+        now, advice = self.predictor.describe(self.model_name), "Repeat them, or replace everything with --overwrite."
+        if (first.model, first.scales) != (self.model_name, now.reading.scales):
             raise UsageError(f"{self.folder} was written with model {first.model!r}, scales {first.scales}. {advice}")
         if (self.folder / MAPS / MAPS_INFO).is_file():
-            info = MapFolder(self.folder / MAPS).info
-            other = [name for name in SETTINGS if getattr(info, name) != getattr(now, name)]
+            written = MapFolder(self.folder / MAPS).info.settings
+            other = [f"{name} {value!r}" for name, value in written.items() if value != now.settings[name]]
             if other:
-                settings = ", ".join(f"{name} {getattr(info, name)!r}" for name in other)
-                raise UsageError(f"{self.folder} was written with {settings}. {advice}")
+                raise UsageError(f"{self.folder} was written with {', '.join(other)}. {advice}")
 
     def logged(self, images: Iterator[ImagePrediction]) -> Iterator[ImagePrediction]:
         """Pass ``images`` on once they stand in ``predictions.jsonl``; maps.json follows at the end."""
@@ -196,11 +194,11 @@ class _Output:
                 draw.write_jpeg(self.folder / OVERLAYS / f"{image_id}.jpg", found.plot())
             if "mask" in self.save and len(found.maps):
                 draw.write_png(self.folder / MASKS / f"{image_id}.png", self._mask(found))
-        return _prediction(self.finder, self.model_name, image_id, found, map_file)
+        return _prediction(self.predictor, self.model_name, image_id, found, map_file)
 
     def _mask(self, found: Localization) -> np.ndarray:
         """Return the largest component of the best class's foreground as 0 and 255, ``(H, W)`` in original pixels."""
-        component = largest_component(self.finder.mask(found))
+        component = largest_component(self.predictor.mask(found))
         if component is None:
             return np.zeros((found.height, found.width), np.uint8)
         size = (found.width, found.height)
@@ -215,4 +213,4 @@ class _Output:
             yield image.id, MapImage(image.width, image.height, labels, ids)
 
     def _describe(self) -> MapsInfo:
-        return self.finder.describe(self.model_name)
+        return self.predictor.describe(self.model_name)

@@ -16,10 +16,11 @@ from pydantic.dataclasses import dataclass
 from gwapctl.errors import DataError, printable
 from gwapctl.files import atomic_path, json_text, read_json
 from gwapctl.images.files import find_file, same_name
+from gwapctl.maps.reading import UNKNOWN, ResolvedReading
 from gwapctl.predict.predictions import SCHEMA_VERSION, check_schema, first_problem
 
 if TYPE_CHECKING:
-    from gwapctl.maps import Localizer
+    from gwapctl.maps.localizer import Localizer
 
 MAPS = "maps"
 MAPS_INFO = "maps.json"
@@ -37,29 +38,24 @@ class MapImage:
 
 @dataclass(frozen=True)
 class MapsInfo:
-    """What ``maps.json`` says: how the maps were made.
+    """What ``maps.json`` says: how the maps were made. There the fields of ``reading`` stand beside the others.
 
     ``values`` is ``raw`` (one scale: the map's own numbers) or ``minmax_mean`` (mean over scales and flips of maps in
     [0, 1]) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all ``labels`` of an image.
-    ``layer``: where a gradient map was read; several are fused by ``fuse``. ``close``: share of the shorter side up to
-    which gaps are closed. ``crops`` and ``backprop_seg`` are ``none`` or what took the place of scales, and of values.
     ``box_rule`` is the one that the boxes beside the maps were made with.
     """
 
-    method: str = "unknown"
+    reading: ResolvedReading = UNKNOWN
     model: str = ""
-    scales: tuple[int, ...] = ()
-    flip: bool = False
-    resize: str = "warp"
     values: Literal["raw", "minmax_mean", "unknown"] = "unknown"
     class_agnostic: bool = True
     box_rule: str = ""
-    layer: tuple[str, ...] = ()
-    fuse: str = "mean"
-    close: float = 0.0
-    crops: str = "none"
-    backprop_seg: str = "none"
     images: dict[str, MapImage] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for maps and boxes that go into one folder."""
+        return {**vars(self.reading), "box_rule": self.box_rule}
 
     @property
     def raw(self) -> bool:
@@ -68,6 +64,7 @@ class MapsInfo:
 
 
 _INFO = TypeAdapter(MapsInfo)
+_READING = TypeAdapter(ResolvedReading)
 _MAP_IMAGE = TypeAdapter(MapImage)
 _MAKE_MAPS = "Make some with: gwapctl localize IMAGES --save map --out OUT."
 
@@ -152,7 +149,7 @@ class MapFolder:
         document = read_json(file)
         check_schema(document, str(file))
         try:
-            return _INFO.validate_python(document)
+            return _INFO.validate_python({**document, "reading": _READING.validate_python(document)})
         except ValidationError as error:
             raise DataError(f"{file}: {first_problem(error)}.") from error
 
@@ -179,7 +176,8 @@ def write_map(folder: Path, image_id: str, heatmaps: npt.NDArray[Any]) -> Path:
 
 def write_maps_info(folder: Path, info: MapsInfo, images: Iterable[tuple[str, MapImage]] = ()) -> None:
     """Write ``folder/maps.json``; ``images`` come one at a time, so that any number of them takes no memory."""
-    document = {"schema_version": SCHEMA_VERSION, **_INFO.dump_python(info, mode="json", exclude={"images"})}
+    about = _INFO.dump_python(info, mode="json", exclude={"images"})
+    document = {"schema_version": SCHEMA_VERSION, **about.pop("reading"), **about}
     with atomic_path(folder / MAPS_INFO) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(json_text(document, indent=2).removesuffix("\n}") + ',\n  "images": {')
         separator = "\n"
@@ -192,18 +190,4 @@ def write_maps_info(folder: Path, info: MapsInfo, images: Iterable[tuple[str, Ma
 
 def maps_info(localizer: Localizer, model: str = "", box_rule: str = "") -> MapsInfo:
     """Return what documents say about the maps that ``localizer`` makes of ``model``."""
-    return MapsInfo(
-        method=localizer.map_method,
-        model=model,
-        scales=localizer.scales,
-        flip=localizer.flip,
-        resize=localizer.resize,
-        layer=localizer.layers,
-        fuse=localizer.fuse,
-        close=localizer.close,
-        crops=localizer.crops,
-        backprop_seg=localizer.backprop_seg,
-        values=localizer.values,
-        class_agnostic=localizer.shared,
-        box_rule=box_rule,
-    )
+    return MapsInfo(localizer.reading, model, localizer.values, localizer.shared, box_rule)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from gwapctl.regions.components import BoolMask, BoxRule, FloatMap, ImageArray, Region, largest_component, normalise
-from gwapctl.regions.rules import (
-    BOX_RULES,
-    REFINEMENTS,
-    five_guesses,
-    map_to_boxes,
-    parse_box_rule,
-    refined,
-    threshold_rule,
+from gwapctl.regions.components import (
+    BoolMask,
+    BoxRule,
+    FloatMap,
+    ImageArray,
+    Region,
+    largest_component,
+    normalise,
+    resize_map,
 )
+from gwapctl.regions.rules import BOX_RULES, REFINEMENTS, five_guesses, map_to_boxes, parse_box_rule
 
 __all__ = [
     "BOX_RULES",
@@ -26,6 +27,5 @@ __all__ = [
     "map_to_boxes",
     "normalise",
     "parse_box_rule",
-    "refined",
-    "threshold_rule",
+    "resize_map",
 ]

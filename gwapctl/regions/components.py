@@ -78,6 +78,11 @@ def normalise(heatmap: npt.ArrayLike) -> FloatMap:
     return _stretch(np.asarray(heatmap, dtype=np.float32))
 
 
+def resize_map(heatmap: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Return a map (h, w) stretched bilinearly to ``size`` (width, height), in its own dtype."""
+    return np.asarray(cv2.resize(np.ascontiguousarray(heatmap), size, interpolation=cv2.INTER_LINEAR))
+
+
 def normalise_double(heatmap: npt.ArrayLike) -> FloatArray:
     """Return the same in double precision, for rules that cut the map into levels without rounding."""
     return _stretch(np.asarray(heatmap, dtype=np.float64))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray, from_xywh, iou
+from gwapctl.boxes import FloatArray, from_xywh, iou, scale
 from gwapctl.errors import UsageError
 from gwapctl.geometry import Geometry
 from gwapctl.regions.components import (
@@ -128,8 +128,8 @@ def _shrink(image: ImageArray) -> ImageArray:
 def _box(piece: BoolMask, shape: tuple[int, ...]) -> FloatArray:
     """Return the box (4,) around a ``piece`` (h, w) in pixels of a map of ``shape`` (H, W)."""
     height, width = piece.shape
-    scale = np.array([shape[1] / width, shape[0] / height] * 2)
-    return np.asarray(from_xywh(cv2.boundingRect(piece.view(np.uint8)))[0] * scale)
+    found = from_xywh(cv2.boundingRect(piece.view(np.uint8)))
+    return np.asarray(scale(found, width, height, shape[1], shape[0])[0])
 
 
 def _closest(region: Region, pieces: list[BoolMask], shape: tuple[int, ...]) -> BoolMask | None:

@@ -42,31 +42,51 @@ REFINEMENTS: dict[str, Callable[[BoxRule], BoxRule]] = {
     "grabcut": with_grabcut,
 }
 UNREFINED = "none"
+DEFAULT_RULE = "paper20"
 
 
-def parse_box_rule(text: str) -> BoxRule:
-    """Return the rule called ``text``: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released``, ``wsoleval[:0.3]``.
+def parse_box_rule(
+    text: str | BoxRule | None = None,
+    *,
+    threshold: str | None = None,
+    refine: str | None = None,
+    default: str | BoxRule = DEFAULT_RULE,
+) -> BoxRule:
+    """Return the box rule that is asked for, the one place where rules are told by name.
 
-    A refinement stands behind it: ``otsu+grabcut``.
+    Args:
+        text: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released`` or ``wsoleval[:0.3]``; a refinement may stand
+            behind it, as in ``otsu+grabcut``. A rule is itself.
+        threshold: short for one: ``otsu``, or a fraction of the map's range such as ``0.3``.
+        refine: ``grabcut`` on top of the rule, ``none``: the rule without any refinement.
+        default: the rule where neither ``text`` nor ``threshold`` is given.
 
     Raises:
-        UsageError: no such rule or refinement (the message lists them), or a wrong value.
+        UsageError: no such rule or refinement (the message lists them), a wrong value, or two rules.
 
     """
+    if text is not None and threshold is not None:
+        raise UsageError(
+            "one of --threshold and --box-rule is enough: the first is short for the second. Give one of them."
+        )
+    if threshold is not None:
+        text = (
+            "otsu" if threshold == "otsu" else ComponentRule(f"fixed:{threshold}", _fraction(threshold, "0.3 or otsu"))
+        )
+    asked = default if text is None else text
+    return _refined(_named(asked) if isinstance(asked, str) else asked, refine)
+
+
+def _named(text: str) -> BoxRule:
     plain, plus, refinement = text.partition("+")
     name, _, value = plain.partition(":")
     if name not in BOX_RULES:
         raise unknown_name("box rule", text, ["fixed:T" if key == "fixed" else key for key in BOX_RULES])
-    return refined(BOX_RULES[name](value), refinement if plus else None)
+    return _refined(BOX_RULES[name](value), refinement if plus else None)
 
 
-def refined(rule: BoxRule, refinement: str | None) -> BoxRule:
-    """Return ``rule`` with ``refinement`` (``grabcut``), without any (``none``), or as it is (None).
-
-    Raises:
-        UsageError: there is no such refinement.
-
-    """
+def _refined(rule: BoxRule, refinement: str | None) -> BoxRule:
+    """Return ``rule`` with ``refinement``, without any (``none``), or as it is (None)."""
     if refinement is None:
         return rule
     if refinement == UNREFINED:
@@ -74,16 +94,6 @@ def refined(rule: BoxRule, refinement: str | None) -> BoxRule:
     if refinement not in REFINEMENTS:
         raise unknown_name("refinement", refinement, [*REFINEMENTS, UNREFINED])
     return REFINEMENTS[refinement](rule.without_image())
-
-
-def threshold_rule(text: str) -> BoxRule:
-    """Return the rule behind ``--threshold``: ``otsu``, or a fraction of the map's range such as ``0.3``.
-
-    Raises:
-        UsageError: neither of them.
-
-    """
-    return parse_box_rule("otsu") if text == "otsu" else ComponentRule(f"fixed:{text}", _fraction(text, "0.3 or otsu"))
 
 
 def _fraction(text: str, example: str) -> float:
@@ -106,8 +116,8 @@ def map_to_boxes(
 ) -> list[Region]:
     """Return the regions that ``rule`` finds in ``heatmap`` (H, W), the best first; ``[]`` for a constant map.
 
-    At most ``max_boxes``, none under ``min_area`` (a fraction of the map's pixels). Boxes are in map pixels: multiply
-    by ``[W / w, H / h, W / w, H / h]`` for an image of ``W x H``. A rule that ``needs_image`` takes the ``image`` that
+    At most ``max_boxes``, none under ``min_area`` (a fraction of the map's pixels). Boxes are in map pixels:
+    ``boxes.scale`` brings them to those of the image. A rule that ``needs_image`` takes the ``image`` that
     the map is of, (H, W, 3) uint8 RGB of any size.
 
     Raises:

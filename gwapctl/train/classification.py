@@ -15,7 +15,7 @@ from gwapctl.config import TrainConfig
 from gwapctl.datasets.base import Dataset
 from gwapctl.device import autocast
 from gwapctl.errors import DataError
-from gwapctl.maps.reading import require_map
+from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.networks.backbones import build_backbone, imagenet_classifier
 from gwapctl.networks.classifier import (
@@ -26,7 +26,8 @@ from gwapctl.networks.classifier import (
     read_weights,
     save_model,
 )
-from gwapctl.networks.heads import Head, HeadOutput, head_class
+from gwapctl.networks.heads import head_class
+from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import (
     EvaluationImages,
     Items,

@@ -26,7 +26,8 @@ from gwapctl.datasets.base import (
     without_boxes,
 )
 from gwapctl.errors import DataError, UsageError
-from gwapctl.networks.heads import Head, head_class
+from gwapctl.networks.heads import head_class
+from gwapctl.networks.heads.base import Head
 from gwapctl.train.box_subset import box_labelled_subset
 
 

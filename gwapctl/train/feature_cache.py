@@ -26,7 +26,7 @@ from gwapctl.device import autocast, has_fast_bf16
 from gwapctl.errors import DataError, ModelError
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.heads import Head, HeadOutput
+from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import EvaluationImages, Key, load_batches
 from gwapctl.progress import Progress, ProgressCallback
 

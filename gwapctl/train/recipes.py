@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gwapctl.config import DEFAULT_BACKBONE, NAMED
-from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES
+from gwapctl.config import DEFAULT_BACKBONE
+from gwapctl.datasets import DATASETS
+from gwapctl.networks.backbones import packaged_weights
 
 
 def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:
@@ -20,8 +21,10 @@ def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:
     backbone = settings.get("backbone", DEFAULT_BACKBONE)
     learns = settings.get("freeze_backbone") is False or {"min_crop", "train_sizes", "cam_conv"} & settings.keys()
     other = (
-        "detector" in settings or backbone not in WEIGHTS_PACKAGES or settings.get("weights", "imagenet") != "imagenet"
+        "detector" in settings
+        or backbone not in packaged_weights()
+        or settings.get("weights", "imagenet") != "imagenet"
     )
-    if learns or other or dataset.partition(":")[0] in NAMED:
+    if learns or other or dataset.partition(":")[0] in DATASETS:
         return None
     return "photos" if backbone == DEFAULT_BACKBONE else f"photos-{backbone}"

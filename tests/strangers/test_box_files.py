@@ -240,13 +240,13 @@ def test_a_list_of_classes_is_named_when_it_does_not_do(tmp_path: Path) -> None:
                           ("cat\ncat\n", r"list of classes .*classes\.txt names a class twice: 'cat'")):  # fmt: skip
         file.write_text(text)
         with pytest.raises(UsageError, match=message):
-            EXPORTERS["yolo"]().write(tmp_path / "yolo", [item], read_class_list(file))
+            EXPORTERS["yolo"].build().write(tmp_path / "yolo", [item], read_class_list(file))
     assert not (tmp_path / "yolo").exists()
 
 
 def test_data_yaml_is_found_from_any_folder(tmp_path: Path) -> None:
     item = ImagePrediction("a.png", 9, 7, predictions=(Prediction("cat", "1", 1.0, (1, 1, 4, 5)),))
-    EXPORTERS["yolo"]().write(tmp_path, [item])
+    EXPORTERS["yolo"].build().write(tmp_path, [item])
     lines = (tmp_path / "data.yaml").read_text().splitlines()
     assert lines == ["train: images", "val: images", "nc: 1", "names:", '  0: "cat"']  # no path: the YAML's own folder
 
@@ -256,5 +256,5 @@ def test_data_yaml_is_found_from_any_folder(tmp_path: Path) -> None:
 def test_images_that_would_share_a_label_file_are_refused(tmp_path: Path, name: str, suffix: str) -> None:
     items = [ImagePrediction(image, 9, 7) for image in ("s/a.jpg", f"s/a.{suffix}")]
     with pytest.raises(UsageError, match=rf"'s/a.jpg' and 's/a.{suffix}' would share the annotation 's/a'"):
-        EXPORTERS[name]().write(tmp_path / "out", items)
+        EXPORTERS[name].build().write(tmp_path / "out", items)
     assert not (tmp_path / "out").exists()

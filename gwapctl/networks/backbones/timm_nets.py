@@ -14,9 +14,8 @@ from torch.nn import functional
 
 from gwapctl.errors import ModelError, UsageError
 from gwapctl.networks.backbones.base import Backbone
-from gwapctl.networks.backbones.pretrained import PretrainedWeights, fetch
+from gwapctl.networks.backbones.pretrained import TIMM, PretrainedWeights, fetch
 
-PREFIX = "timm:"
 # how timm's transformers are told to take any size: ViT and EVA by the first, Swin by the second; the rest take neither
 _FREE_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 _TRIAL_SIZE = (128, 192)
@@ -103,7 +102,7 @@ def _check_name(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         nearest = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
-        hint = f" Nearest: {', '.join(PREFIX + other for other in nearest)}." if nearest else ""
+        hint = f" Nearest: {', '.join(TIMM + other for other in nearest)}." if nearest else ""
         raise UsageError(f'timm has no network {name!r}.{hint} All: python -c "import timm; print(timm.list_models())"')
     tags = [other.partition(".")[2] for other in timm.list_pretrained(architecture)]
     if tag and tag not in tags:

@@ -10,25 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gwapctl.networks.backbones.base import Backbone, LayerChain
-from gwapctl.networks.backbones.pretrained import PretrainedWeights, load_pretrained
-
-_HOST = "https://download.pytorch.org/models"
-WEIGHTS = {  # the paper's generation of weights: IMAGENET1K_V1 throughout
-    "alexnet": PretrainedWeights(f"{_HOST}/alexnet-owt-7be5be79.pth", 244.4),
-    "googlenet": PretrainedWeights(f"{_HOST}/googlenet-1378be20.pth", 52.1),
-    "googlenet-full": PretrainedWeights(f"{_HOST}/googlenet-1378be20.pth", 52.1),
-    "inception-v3-spg": PretrainedWeights(f"{_HOST}/inception_v3_google-0cc3c7bd.pth", 108.9),
-    "resnet18": PretrainedWeights(f"{_HOST}/resnet18-f37072fd.pth", 46.8),
-    "resnet50": PretrainedWeights(f"{_HOST}/resnet50-0676ba61.pth", 102.5),
-    "vgg16": PretrainedWeights(f"{_HOST}/vgg16-397923af.pth", 553.4),
-}
 
 # torchvision's GoogLeNet and Inception weights come from TensorFlow, whose inputs lie in -1..1. torchvision re-scales
 # inside its own forward (transform_input); a cut network states the same as its normalisation: (x - 0.5) / 0.5.
 _TENSORFLOW = (0.5, 0.5, 0.5)
 
 
-def alexnet(*, pretrained: bool = False) -> Backbone:
+def alexnet() -> Backbone:
     """Build AlexNet up to conv5's ReLU: torchvision's variant (one weird trick, arXiv 1404.5997), ``features[:12]``."""
     features = nn.Sequential(
         nn.Conv2d(3, 64, 11, stride=4, padding=2),
@@ -45,10 +33,10 @@ def alexnet(*, pretrained: bool = False) -> Backbone:
         nn.ReLU(inplace=True),
     )
     _initialise(features)
-    return _with_weights(LayerChain({"features": features}, channels=256, stride=16), "alexnet", pretrained)
+    return LayerChain({"features": features}, channels=256, stride=16)
 
 
-def vgg16(*, pretrained: bool = False) -> Backbone:
+def vgg16() -> Backbone:
     """Build VGG-16 (arXiv 1409.1556) up to conv5_3's ReLU, ``features[:30]``: pool5 is not part of it."""
     layers: list[nn.Module] = []
     channels = 3
@@ -59,26 +47,26 @@ def vgg16(*, pretrained: bool = False) -> Backbone:
         layers.append(nn.MaxPool2d(2, stride=2))
     features = nn.Sequential(*layers[:-1])
     _initialise(features)
-    return _with_weights(LayerChain({"features": features}, channels=512, stride=16), "vgg16", pretrained)
+    return LayerChain({"features": features}, channels=512, stride=16)
 
 
-def googlenet(*, pretrained: bool = False) -> Backbone:
+def googlenet() -> Backbone:
     """Build GoogLeNet (arXiv 1409.4842, torchvision's with batch norm) up to inception4e; no auxiliary classifiers."""
-    return _googlenet(last="inception4e", channels=832, stride=16, pretrained=pretrained)
+    return _googlenet(last="inception4e", channels=832, stride=16)
 
 
-def googlenet_full(*, pretrained: bool = False) -> Backbone:
+def googlenet_full() -> Backbone:
     """Build the unmodified GoogLeNet up to inception5b: its own pooling is a mean already, so the head is ``gap``."""
-    return _googlenet(last="inception5b", channels=1024, stride=32, pretrained=pretrained)
+    return _googlenet(last="inception5b", channels=1024, stride=32)
 
 
-def _googlenet(*, last: str, channels: int, stride: int, pretrained: bool) -> Backbone:
+def _googlenet(*, last: str, channels: int, stride: int) -> Backbone:
     network = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
     names = [name for name, _ in network.named_children()]
     layers = dict(itertools.islice(network.named_children(), names.index(last) + 1))
     backbone = LayerChain(layers, channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW)
     _initialise(backbone)
-    return _with_weights(backbone, "googlenet", pretrained)
+    return backbone
 
 
 class Mixed6aStride1(nn.Module):
@@ -100,7 +88,7 @@ class Mixed6aStride1(nn.Module):
         return torch.cat([self.branch3x3(features), double, pooled], dim=1)
 
 
-def inception_v3_spg(*, pretrained: bool = False) -> Backbone:
+def inception_v3_spg() -> Backbone:
     """Build SPG's plain Inception v3 (Zhang et al., ECCV 2018, and its released code), which DGL uses, too.
 
     Inception v3 (arXiv 1512.00567) up to Mixed_6e with Mixed_6a at stride 1 and padding as SPG has it, then two 3x3
@@ -116,7 +104,6 @@ def inception_v3_spg(*, pretrained: bool = False) -> Backbone:
     layers["Mixed_6a"] = Mixed6aStride1(288)
     backbone = LayerChain(layers, channels=1024, stride=8, mean=_TENSORFLOW, std=_TENSORFLOW)
     _initialise(backbone)
-    _with_weights(backbone, "inception-v3-spg", pretrained)
     for name, in_channels in (("add2", 768), ("add1", 1024)):
         conv = nn.Conv2d(in_channels, 1024, 3, padding=1)
         nn.init.xavier_uniform_(conv.weight)
@@ -127,17 +114,27 @@ def inception_v3_spg(*, pretrained: bool = False) -> Backbone:
     return backbone
 
 
-def resnet18(*, pretrained: bool = False, output_stride: int | None = None) -> Backbone:
+def resnet18(*, output_stride: int | None = None) -> Backbone:
     """Build ResNet-18 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
-    return _resnet("resnet18", pretrained, output_stride)
+    return _resnet("resnet18", output_stride)
 
 
-def resnet50(*, pretrained: bool = False, output_stride: int | None = None) -> Backbone:
+def resnet34(*, output_stride: int | None = None) -> Backbone:
+    """Build ResNet-34 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
+    return _resnet("resnet34", output_stride)
+
+
+def resnet50(*, output_stride: int | None = None) -> Backbone:
     """Build ResNet-50 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
-    return _resnet("resnet50", pretrained, output_stride)
+    return _resnet("resnet50", output_stride)
 
 
-def _resnet(name: str, pretrained: bool, output_stride: int | None) -> Backbone:
+def resnet101(*, output_stride: int | None = None) -> Backbone:
+    """Build ResNet-101 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
+    return _resnet("resnet101", output_stride)
+
+
+def _resnet(name: str, output_stride: int | None) -> Backbone:
     network = torchvision.models.get_model(name, weights=None)
     layers = {child: layer for child, layer in network.named_children() if child not in ("avgpool", "fc")}
     stride = output_stride or 32
@@ -147,7 +144,7 @@ def _resnet(name: str, pretrained: bool, output_stride: int | None) -> Backbone:
         dilate_stage(network.layer3, dilation=16 // stride, first=1)
     backbone = LayerChain(layers, channels=int(network.fc.in_features), stride=stride)
     backbone.output_stride = stride
-    return _with_weights(backbone, name, pretrained)
+    return backbone
 
 
 def dilate_stage(stage: nn.Module, *, dilation: int, first: int) -> None:
@@ -175,11 +172,3 @@ def _initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def _with_weights(backbone: Backbone, name: str, pretrained: bool) -> Backbone:
-    if pretrained:
-        own = backbone.state_dict()
-        state = load_pretrained(WEIGHTS[name])
-        backbone.load_state_dict({key: value for key, value in state.items() if key in own})
-    return backbone

@@ -1,37 +1,91 @@
 """Every pooling head by name: from a feature map to logits, and to the map that says where.
 
-A new head is a class, one line in ``HEADS`` and one test row.
+A new head is a class in a file of this folder, one entry in ``HEADS`` and its tests. Names need no torch: a head's
+module is imported when the head is used.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
-from gwapctl.errors import UsageError, closest, unknown_name
-from gwapctl.networks.heads.averaging import GAP, GWAP, GWAPgt, GWAPNoExp, GWAPNoSigmoid, PoolThenClassify
-from gwapctl.networks.heads.background import Background
-from gwapctl.networks.heads.base import Head, HeadOutput
-from gwapctl.networks.heads.original import Original
-from gwapctl.networks.heads.scoring import GMP, LSE, WELDON, WILDCAT, GMPFeatures, GWAPClass
+from gwapctl.errors import UsageError, closest, lookup
 
-__all__ = ["HEADS", "Head", "HeadOutput", "PoolThenClassify", "build_head", "check_head", "head_class", "head_options"]
+if TYPE_CHECKING:
+    from gwapctl.networks.heads.base import Head
 
-HEADS: dict[str, type[Head]] = {
-    "background": Background,
-    "gap": GAP,
-    "gmp": GMP,
-    "gmp-features": GMPFeatures,
-    "gwap": GWAP,
-    "gwap-class": GWAPClass,
-    "gwap-gt": GWAPgt,
-    "gwap-no-exp": GWAPNoExp,
-    "gwap-no-sigmoid": GWAPNoSigmoid,
-    "lse": LSE,
-    "original": Original,
-    "weldon": WELDON,
-    "wildcat": WILDCAT,
+
+@dataclass(frozen=True)
+class HeadEntry:
+    """What is known of a head without importing it.
+
+    Attributes:
+        path: ``module:Class`` of the head.
+        label: what the papers call it, in tables and figures.
+        help: what it does, in one line.
+        in_figures: whether a figure of all heads shows it unasked: not one that needs ground-truth boxes or has no map.
+
+    """
+
+    path: str
+    label: str
+    help: str
+    in_figures: bool = True
+
+    def load(self) -> type[Head]:
+        """Import the head's class."""
+        head: type[Head] = resolve_name(self.path)
+        return head
+
+
+# in the order in which figures show them
+HEADS: dict[str, HeadEntry] = {
+    "gap": HeadEntry("gwapctl.networks.heads.averaging:GAP", "GAP", "mean of the features (CAM)"),
+    "gmp": HeadEntry("gwapctl.networks.heads.scoring:GMP", "GMP", "highest score of each class"),
+    "gmp-features": HeadEntry(
+        "gwapctl.networks.heads.scoring:GMPFeatures", "GMP", "highest value of each feature, then one linear layer"
+    ),
+    "lse": HeadEntry("gwapctl.networks.heads.scoring:LSE", "LSE", "log-sum-exp of scores, between mean and maximum"),
+    "weldon": HeadEntry(
+        "gwapctl.networks.heads.scoring:WELDON", "WELDON", "mean of the highest plus mean of the lowest scores"
+    ),
+    "wildcat": HeadEntry(
+        "gwapctl.networks.heads.scoring:WILDCAT", "WILDCAT", "several maps per class, pooled over their extremes"
+    ),
+    "gwap-no-sigmoid": HeadEntry(
+        "gwapctl.networks.heads.averaging:GWAPNoSigmoid", "GWAP w/o σ", "gwap without its sigmoid: soft attention"
+    ),
+    "gwap-no-exp": HeadEntry(
+        "gwapctl.networks.heads.averaging:GWAPNoExp", "GWAP w/o exp", "gwap without its exponential"
+    ),
+    "gwap": HeadEntry(
+        "gwapctl.networks.heads.averaging:GWAP",
+        "GWAP",
+        "mean of the features, weighted by a learnt map for all classes",
+    ),
+    "gwap-class": HeadEntry(
+        "gwapctl.networks.heads.scoring:GWAPClass", "class-specific GWAP", "gwap with a learnt map per class"
+    ),
+    "gwap-gt": HeadEntry(
+        "gwapctl.networks.heads.averaging:GWAPgt",
+        "GWAP-gt",
+        "mean of the features inside ground-truth boxes: an upper bound, not weakly supervised",
+        in_figures=False,
+    ),
+    "background": HeadEntry(
+        "gwapctl.networks.heads.background:Background",
+        "background images",
+        "gap that also learns from images without objects",
+    ),
+    "original": HeadEntry(
+        "gwapctl.networks.heads.original:Original",
+        "original",
+        "the fully connected layers of AlexNet, CaffeNet and VGG, without a map of its own",
+        in_figures=False,
+    ),
 }
 
 
@@ -42,9 +96,7 @@ def head_class(name: str) -> type[Head]:
         UsageError: there is no such head; the message names the nearest.
 
     """
-    if name not in HEADS:
-        raise unknown_name("head", name, HEADS)
-    return HEADS[name]
+    return lookup("head", name, HEADS).load()
 
 
 def head_options(name: str) -> dict[str, Any]:
@@ -88,4 +140,4 @@ def build_head(name: str, channels: int, classes: int, options: Mapping[str, Any
 
     """
     check_head(name, options or {})
-    return HEADS[name](channels, classes, **(options or {}))
+    return head_class(name)(channels, classes, **(options or {}))

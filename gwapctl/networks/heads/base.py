@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Head(nn.Module):
 
     sees_boxes: bool = False
     learns_from_background: bool = False
-    map: Literal["weight", "class", "fused"] | None = None
+    map: str | None = None
 
     def forward(self, feature_map: Tensor) -> HeadOutput:
         """Map ``(B, K, h, w)`` to logits ``(B, C)`` and the maps that the head has."""

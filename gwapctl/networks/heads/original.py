@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, any_of
+from gwapctl.networks.backbones import BACKBONES
 from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32
 
 # channels of the feature map: kernel of the last max pooling (stride 2) and the grid that the first FC layer wants
@@ -30,7 +31,8 @@ class Original(Head):
     def __init__(self, channels: int, classes: int, hidden: int = 4096, dropout: float = 0.5) -> None:
         super().__init__()
         if channels not in _POOLING:
-            raise UsageError(f"head original belongs to alexnet, caffenet and vgg16, not to {channels} channels.")
+            owners = any_of([name for name, entry in BACKBONES.items() if entry.own_head == "original"], "and")
+            raise UsageError(f"head original belongs to {owners}, not to {channels} channels.")
         self.kernel, self.grid = _POOLING[channels]
         inputs = channels * self.grid**2
         first, second, last = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, classes)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from gwapctl.errors import ModelError
 from gwapctl.files import read_json, write_json
-from gwapctl.networks.backbones import own_names
+from gwapctl.networks.backbones import imagenet_tensors, own_names
 from gwapctl.networks.classifier import describe_network, load_saved, save_tensors
 from gwapctl.networks.rfcn.base import DetectorInfo
 from gwapctl.networks.rfcn.rfcn import Detector
-from gwapctl.networks.rfcn.trunk import build_trunk, imagenet_trunk
+from gwapctl.networks.rfcn.trunk import build_trunk
 
 
 def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
@@ -30,7 +30,7 @@ def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
     """
     model = Detector(info, build_trunk(info.backbone))
     if pretrained:
-        load_trunk(model, imagenet_trunk(info.backbone), "the file of ImageNet weights")
+        load_trunk(model, imagenet_tensors(info.backbone), "the file of ImageNet weights")
         freeze_trunk(model)
     return model
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from pkgutil import resolve_name
 
 import torchvision
 from torch import Tensor, nn
 
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import unknown_name
+from gwapctl.networks.backbones import BACKBONES, require_weights
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
-from gwapctl.networks.backbones.efficientnet_lite import EfficientNetLite, package_weights
-from gwapctl.networks.backbones.pretrained import PretrainedWeights, load_pretrained
+from gwapctl.networks.backbones.efficientnet_lite import EfficientNetLite
+from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.backbones.resnet_s import ResNetS
 from gwapctl.networks.backbones.torchvision_nets import dilate_stage
-from gwapctl.networks.weights_packages import WEIGHTS_PACKAGES
 
 
 class Trunk(nn.Module):
     """A network without pooling and classifier, cut once more in front of its last stage.
 
-    Layers keep the names that they have in a classifier, so that its weights load.
+    A backbone's entry names its trunk, which is made from the backbone's name. Layers keep the names that they have in
+    a classifier, so that its weights load.
 
     Attributes:
         stages: the names of the layers of conv1, conv2, ... conv5.
@@ -113,7 +113,7 @@ class ResNetSTrunk(Trunk):
     stages = (("layers.0", "layers.1"), ("layers.2",), ("layers.3",), ("layers.4",), ("layers.5",))
     stride, conv4_channels, channels, neck_channels, proposal_channels = 8, 96, 256, 256, 128
 
-    def __init__(self) -> None:
+    def __init__(self, _name: str) -> None:
         super().__init__()
         self.layers = ResNetS(stride=self.stride).layers
 
@@ -133,70 +133,44 @@ class EfficientNetLiteTrunk(Trunk):
     )
     stride, conv4_channels, channels, neck_channels, proposal_channels = 16, 112, 1280, 256, 256
 
-    def __init__(self) -> None:
+    def __init__(self, _name: str) -> None:
         super().__init__()
         backbone = EfficientNetLite(0, output_stride=self.stride)
         self.mean, self.std = backbone.mean, backbone.std
         self.network = backbone.network
 
 
-TRUNKS: dict[str, Callable[[], Trunk]] = {
-    "efficientnet-lite0": EfficientNetLiteTrunk,
-    "resnet-s": ResNetSTrunk,
-    "resnet18": partial(ResNetTrunk, "resnet18"),
-    "resnet34": partial(ResNetTrunk, "resnet34"),
-    "resnet50": partial(ResNetTrunk, "resnet50"),
-    "resnet101": partial(ResNetTrunk, "resnet101"),
-}
-
-
 def check_trunk(name: str) -> None:
-    """Refuse a trunk that does not exist.
+    """Refuse a backbone that serves no detector.
 
     Raises:
         UsageError: there is no such trunk; the message names the nearest.
 
     """
-    if name not in TRUNKS:
-        raise unknown_name("backbone of a detector", name, TRUNKS)
+    trunks = [known for known, entry in BACKBONES.items() if entry.trunk]
+    if name not in trunks:
+        raise unknown_name("backbone of a detector", name, trunks)
 
 
 def build_trunk(name: str) -> Trunk:
-    """Build the trunk ``name`` with fresh weights.
+    """Build the trunk that the backbone ``name`` offers, with fresh weights.
 
     Raises:
         UsageError: there is no such trunk.
 
     """
     check_trunk(name)
-    return TRUNKS[name]()
+    trunk: Trunk = resolve_name(BACKBONES[name].trunk)(name)
+    return trunk
 
 
 def trunk_weights(name: str) -> PretrainedWeights | None:
-    """Return the download of the ImageNet weights of the trunk ``name``: torchvision's IMAGENET1K_V1; None: a package.
+    """Return the download of the ImageNet weights of the trunk ``name``; None: a package holds them.
 
     Raises:
         UsageError: there is no such trunk, or it has no ImageNet weights.
 
     """
     check_trunk(name)
-    if name in WEIGHTS_PACKAGES:
-        return None
-    if name == "resnet-s":
-        raise UsageError(
-            "resnet-s has no ImageNet weights to download. Use --weights none, a run or a zoo entry of ours."
-        )
-    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
-    return PretrainedWeights(weights.url, weights.meta["_file_size"])
-
-
-def imagenet_trunk(name: str) -> dict[str, Tensor]:
-    """Return the ImageNet weights of the trunk ``name``, under torchvision's or timm's names.
-
-    Raises:
-        UsageError: there is no such trunk, or it has no ImageNet weights.
-        ModelError: the weights cannot be found or fetched.
-
-    """
-    weights = trunk_weights(name)
-    return package_weights(name) if weights is None else load_pretrained(weights)
+    weights = require_weights(name)
+    return weights if isinstance(weights, PretrainedWeights) else None

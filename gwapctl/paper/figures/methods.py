@@ -53,14 +53,14 @@ def _given(scene: Scene) -> str:
 
 
 def _read(method: Method, scene: Scene) -> Panel:
-    finder = method.model.finder(map=method.map, box_rule=method.box_rule)
+    predictor = method.model.predictor(map=method.map, box_rule=method.box_rule)
     width, height = scene.size
     more: dict[str, Any] = {}
-    if sees_boxes(finder.localizer):
+    if sees_boxes(predictor.localizer):
         more["regions"] = [boxes_mask(scene.boxes, width, height).astype(np.uint8)]
-    (result,) = finder.localizer.run([scene.pixels], [[_index(method, scene)]], top_k=0, **more)
+    (result,) = predictor.localizer.run([scene.pixels], [[_index(method, scene)]], top_k=0, **more)
     heat = result.heatmap(0)
-    boxes = boxes_from_maps({0: heat}, finder.rule.on_image(scene.pixels), width, height, [0])[0]
+    boxes = boxes_from_maps({0: heat}, predictor.rule.on_image(scene.pixels), width, height, [0])[0]
     return Panel(draw_overlay(scene.pixels, heat, []), scene.size, tuple(Outline(box) for box in boxes.tolist()[:1]))
 
 

@@ -9,43 +9,16 @@ from functools import cached_property
 from pathlib import Path
 
 from gwapctl.errors import DataError, UsageError
+from gwapctl.networks.heads import HEADS
 from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.runs import Run, find_runs
 
-# how the papers call the heads; figures show them in this order
-HEAD_NAMES = {
-    "gap": "GAP",
-    "gmp": "GMP",
-    "gmp-features": "GMP",
-    "lse": "LSE",
-    "weldon": "WELDON",
-    "wildcat": "WILDCAT",
-    "gwap-no-sigmoid": "GWAP w/o σ",
-    "gwap-no-exp": "GWAP w/o exp",
-    "gwap": "GWAP",
-    "gwap-class": "class-specific GWAP",
-    "gwap-gt": "GWAP-gt",
-    "background": "background images",
-    "original": "original",
-}
 DETECTOR_NAMES = {
     "none": "R-FCN",
     "gap": "R-FCN + GAP",
     "gwap": "R-FCN + GWAP",
     "gwap+gap": "R-FCN + GWAP + GAP",
-}
-NOT_BY_DEFAULT = ("gwap-gt", "original")  # one needs ground-truth boxes, the other has neither of the two maps
-MAP_NAMES = {
-    "weight": "weight map",
-    "class": "class map",
-    "fused": "weight and class map",
-    "score": "score map",
-    "foreground": "foreground map",
-    "backprop": "saliency",
-    "gradcam": "Grad-CAM",
-    "layercam": "LayerCAM",
-    "dgl": "dual gradients",
 }
 
 
@@ -72,7 +45,7 @@ class Subject:
     def map(self) -> str:
         """Where its head looks: the weight map, or the class map where the head pools with fixed weights."""
         try:
-            self.classifier.finder(map="weight")
+            self.classifier.predictor(map="weight")
         except UsageError:
             return "class"
         return "weight"
@@ -101,11 +74,11 @@ def find_subjects(models: Sequence[str], runs: Path, *, detectors: bool = False)
 def _name(model: Model | DetectorModel) -> str:
     if isinstance(model, DetectorModel):
         return DETECTOR_NAMES.get(model.info.weak, model.info.weak)
-    return HEAD_NAMES.get(model.info.head, model.info.head)
+    return HEADS[model.info.head].label
 
 
 def newest_runs(runs: Path, *, detectors: bool = False) -> list[str]:
-    """Return the newest finished run of each head below ``runs``, in the order of ``HEAD_NAMES``.
+    """Return the newest finished run of each head below ``runs``, in the order of ``HEADS``.
 
     ``detectors``: of each weak branch, the last of ``DETECTOR_NAMES`` first; classifiers where there is no detector.
 
@@ -122,7 +95,7 @@ def newest_runs(runs: Path, *, detectors: bool = False) -> list[str]:
                 newest[kind] = run
     of_detectors = [f"detector {weak}" for weak in reversed(DETECTOR_NAMES)]
     chosen = [kind for kind in of_detectors if detectors and kind in newest]
-    chosen = chosen or [head for head in HEAD_NAMES if head in newest]
+    chosen = chosen or [head for head in HEADS if head in newest]
     if not chosen:
         raise DataError(f"{runs} holds no finished run. Give models with --models, or a folder of runs with --runs.")
     return [str(newest[kind].folder) for kind in chosen]
@@ -134,7 +107,7 @@ def _kind(run: Run) -> str | None:
     if config.get("detector"):
         return f"detector {config.get('weak')}"
     head = config.get("head")
-    return None if head in NOT_BY_DEFAULT else head
+    return head if head in HEADS and HEADS[head].in_figures else None
 
 
 def _started(run: Run) -> str:

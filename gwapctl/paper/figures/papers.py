@@ -14,11 +14,12 @@ import numpy as np
 from gwapctl.draw import COLOURS, draw_overlay
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.images.decode import ImageArray
+from gwapctl.maps import MAPS
 from gwapctl.paper.figures.images import Scene
 from gwapctl.paper.figures.layout import Caption, Outline, Panel, Plate, PlateRow
-from gwapctl.paper.figures.models import MAP_NAMES, Subject
-from gwapctl.predict.classifier import Finder, scale_warning
-from gwapctl.predict.detector import DetectorFinder, DetectorModel
+from gwapctl.paper.figures.models import Subject
+from gwapctl.predict.classifier import Predictor, scale_warning
+from gwapctl.predict.detector import DetectorModel, DetectorPredictor
 from gwapctl.predict.result import Localization
 
 SURE = 0.5  # a class of a multi-label model is shown above this score
@@ -42,10 +43,10 @@ def figure_7(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
 
     Of a map per class the one of the most probable class is shown, which its caption names.
     """
-    finders = [_finder(subject, wishes.map or subject.map, wishes.scales, note) for subject in subjects]
-    pairs = zip(subjects, finders, strict=True)
-    heads = [_head(subject, finder.localizer.map_method) for subject, finder in pairs]
-    rows = [PlateRow((_input(scene), *[_map(scene, finder) for finder in finders])) for scene in scenes]
+    predictors = [_predictor(subject, wishes.map or subject.map, wishes.scales, note) for subject in subjects]
+    pairs = zip(subjects, predictors, strict=True)
+    heads = [_head(subject, predictor.localizer.reading.method) for subject, predictor in pairs]
+    rows = [PlateRow((_input(scene), *[_map(scene, predictor) for predictor in predictors])) for scene in scenes]
     return Plate(("input", *heads), tuple(rows))
 
 
@@ -59,13 +60,13 @@ def figure_8(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
     side = own.classifier.info.input_size[0]
     scales = wishes.scales or (side, 2 * side, 3 * side)
     method = wishes.map or own.map
-    single = [_finder(own, method, (scale,), lambda _: None) for scale in scales]
-    mean = _finder(own, method, scales, note)
-    last = _finder(other, "class", other.classifier.info.input_size[:1], note)
-    name = f"{own.name} {MAP_NAMES.get(method, method)}"
+    single = [_predictor(own, method, (scale,), lambda _: None) for scale in scales]
+    mean = _predictor(own, method, scales, note)
+    last = _predictor(other, "class", other.classifier.info.input_size[:1], note)
+    name = f"{own.name} {MAPS[method].label}"
     heads = [f"{name}\n{scale} px" for scale in scales] + [f"{name}\nmean of {len(scales)}"] * (len(scales) > 1)
-    finders = [*single, *([mean] * (len(scales) > 1)), last]
-    rows = [PlateRow((_input(scene), *[_map(scene, finder) for finder in finders])) for scene in scenes]
+    predictors = [*single, *([mean] * (len(scales) > 1)), last]
+    rows = [PlateRow((_input(scene), *[_map(scene, predictor) for predictor in predictors])) for scene in scenes]
     return Plate(("input", *heads, _head(other, "class")), tuple(rows))
 
 
@@ -77,12 +78,12 @@ def figure_9(subjects: Sequence[Subject], scenes: Sequence[Scene], wishes: Wishe
     """
     subject = subjects[0]
     if isinstance(subject.model, DetectorModel):
-        finder: DetectorFinder | Finder = subject.model.finder()
+        predictor: DetectorPredictor | Predictor = subject.model.predictor()
         method = "weight"
     else:
-        finder = _class_finder(subject, wishes, note)
-        method = finder.localizer.map_method
-    found = [_sure(_find(finder, scene), subject) for scene in scenes]
+        predictor = _class_predictor(subject, wishes, note)
+        method = predictor.localizer.reading.method
+    found = [_sure(_find(predictor, scene), subject) for scene in scenes]
     columns = max(min(len(one.maps), MOST_MAPS) for one in found)
     rows = [_detections(scene, one, columns) for scene, one in zip(scenes, found, strict=True)]
     heads = ("input", f"{subject.name}\nwhat is found", *[_head(subject, method)] * columns)
@@ -122,30 +123,32 @@ def _pair(subjects: Sequence[Subject]) -> tuple[Subject, Subject]:
     return own, [*gap, *others, own][0]
 
 
-def _finder(subject: Subject, method: str, scales: tuple[int, ...] | None, note: Note, *, top_k: int = 1) -> Finder:
+def _predictor(
+    subject: Subject, method: str, scales: tuple[int, ...] | None, note: Note, *, top_k: int = 1
+) -> Predictor:
     model = subject.classifier
-    finder = model.finder(map=method, scales=scales, top_k=min(top_k, len(model.classes)))
-    if warning := scale_warning(model.info, finder.localizer.scales):
+    predictor = model.predictor(map=method, scales=scales, top_k=min(top_k, len(model.classes)))
+    if warning := scale_warning(model.info, predictor.scales):
         note(f"{model.name}: {warning}")
-    return finder
+    return predictor
 
 
-def _class_finder(subject: Subject, wishes: Wishes, note: Note) -> Finder:
+def _class_predictor(subject: Subject, wishes: Wishes, note: Note) -> Predictor:
     """Return what finds several classes, each by a map of its own."""
-    finder = _finder(subject, wishes.map or subject.map, wishes.scales, note, top_k=MOST_MAPS)
-    if finder.localizer.shared and wishes.map is None:
-        finder = _finder(subject, "class", wishes.scales, note, top_k=MOST_MAPS)
-    if finder.localizer.shared:
+    predictor = _predictor(subject, wishes.map or subject.map, wishes.scales, note, top_k=MOST_MAPS)
+    if predictor.localizer.shared and wishes.map is None:
+        predictor = _predictor(subject, "class", wishes.scales, note, top_k=MOST_MAPS)
+    if predictor.localizer.shared:
         raise UsageError(f"figure 9 needs a map per class, and map {wishes.map} is one for all. Choose --map class.")
-    return finder
+    return predictor
 
 
 def _head(subject: Subject, method: str) -> str:
-    return f"{subject.name}\n{MAP_NAMES.get(method, method)}"
+    return f"{subject.name}\n{MAPS[method].label}"
 
 
-def _find(finder: Finder | DetectorFinder, scene: Scene) -> Localization:
-    (found,) = finder.find([scene.pixels])
+def _find(predictor: Predictor | DetectorPredictor, scene: Scene) -> Localization:
+    (found,) = predictor.find([scene.pixels])
     return found
 
 
@@ -173,9 +176,9 @@ def _input(scene: Scene) -> Panel:
     return Panel(draw_overlay(scene.pixels, None, []), scene.size, outlines, captions)
 
 
-def _map(scene: Scene, finder: Finder) -> Panel:
+def _map(scene: Scene, predictor: Predictor) -> Panel:
     """Show the map of the most probable class, or the one for all classes."""
-    found = _find(finder, scene)
+    found = _find(predictor, scene)
     captions = () if found.shared else (Caption(_scored(found, found.classes[0])),)
     return Panel(_heated(scene, found, 0), scene.size, captions=captions)
 

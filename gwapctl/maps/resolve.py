@@ -1,0 +1,99 @@
+"""What is asked about maps meets a model: names are looked up, and what was left open becomes what the model stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+
+from gwapctl.errors import UsageError, any_of, unknown_name
+from gwapctl.maps import MAPS, layer_maps
+from gwapctl.maps.forward import blank_forward
+from gwapctl.maps.layers import resolve_layers
+from gwapctl.maps.methods import FUSIONS
+from gwapctl.maps.reading import MapReading, ResolvedReading, stored_reading
+from gwapctl.networks.classifier import Classifier
+from gwapctl.networks.heads.base import Head
+from gwapctl.regions.refine import SEGMENTATIONS
+
+
+def resolve_reading(reading: MapReading, model: Classifier) -> ResolvedReading:
+    """Return how maps of ``model`` are read where ``reading`` is asked for.
+
+    Raises:
+        UsageError: an unknown name, options that do not go together, or a layer that the model does not have.
+
+    """
+    asked = MapReading(**vars(reading))  # a resolved one has not been checked
+    stored = stored_reading(model.info)
+    width, height = model.info.input_size
+    own = (width,) * (width == height)
+    ten = asked.crops == "ten"
+    method = asked.method or stored.method or default_map(model)
+    layer, fuse = asked.layer or (), asked.fuse
+    if not layer and asked.method in (None, stored.method):  # the stored layers are those of the stored map
+        layer, fuse = stored.layer or (), fuse or stored.fuse
+    fuse = fuse or "mean"
+    _check_map(method, layer, fuse, asked.backprop_seg)
+    return ResolvedReading(
+        method,
+        own if ten else tuple(asked.scales or stored.scales or own),
+        resolve_layers(model.backbone, layer),
+        fuse,
+        "warp" if ten else asked.resize or model.info.resize,
+        asked.flip,
+        model.info.close if asked.close is None else asked.close,
+        asked.crops,
+        asked.backprop_seg,
+    )
+
+
+def _check_map(method: str, layer: Sequence[str | int], fuse: str, backprop_seg: str) -> None:
+    """Check how the map is read.
+
+    Raises:
+        UsageError: an unknown name, or an option that this map has no use for.
+
+    """
+    if method not in MAPS:
+        raise unknown_name("map method", method, MAPS)
+    if fuse not in FUSIONS:
+        raise unknown_name("fusion", fuse, FUSIONS)
+    if backprop_seg not in ("none", *SEGMENTATIONS):
+        raise unknown_name("segmentation", backprop_seg, ("none", *SEGMENTATIONS))
+    of_layers = layer_maps()
+    if layer and method not in of_layers:
+        raise UsageError(f"map {method} is not read at a layer. Drop --layer, or choose --map {any_of(of_layers)}.")
+    if fuse != "mean" and len(layer) < 2:
+        raise UsageError(f"--fuse {fuse} needs several layers. Give them like --layer 3,4, or drop it.")
+    if backprop_seg != "none" and method != "backprop":
+        raise UsageError(f"--backprop-seg cuts the map of backprop, not of {method}. Choose --map backprop.")
+
+
+@torch.no_grad()
+def default_map(model: Classifier) -> str:
+    """Return the map that the head prefers, else the weight map, the class map, and where it has neither, backprop."""
+    head = cast(Head, model.head)
+    if head.map is not None:
+        return head.map
+    if blank_forward(model).output.weight_map is not None:
+        return "weight"
+    try:
+        require_map(model, "class")
+    except UsageError:
+        return "backprop"
+    return "class"
+
+
+@torch.no_grad()
+def require_map(model: Classifier, map_method: str) -> None:
+    """Find out whether the head of ``model`` has a map, gradients apart, which every head has.
+
+    Raises:
+        UsageError: it has not; the message names one that it has.
+
+    """
+    if MAPS[map_method].source is None:
+        trial = blank_forward(model)
+        MAPS[map_method].read(trial, torch.zeros(1, 1, dtype=torch.long, device=trial.features.device))
