@@ -1,8 +1,6 @@
-"""Write docs/methods.md: the table of all methods from the result files in docs/results, and its picture.
+"""Write docs/methods.md: the table of all methods from models/results.csv, and its picture.
 
 python benchmarks/write_methods.py                   the page from what is committed: the same text every time
-python benchmarks/write_methods.py --collect RUNS    first copy the finished runs of this table below RUNS to
-                                                     docs/results, without weights and anything of this machine
 python benchmarks/write_methods.py --picture RUNS    first draw docs/images/methods.jpg with these runs' weights, on the
                                                      first test images of the synthetic set they were trained on
 
@@ -14,27 +12,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import pandas as pd
 from methods_picture import Method, method_layout
 
-from gwapctl.paper.build import fill_table
+from gwapctl.paper.build import build_table
 from gwapctl.paper.figures.images import find_images
 from gwapctl.paper.figures.layout import save_layout
+from gwapctl.paper.measured import read_results
 from gwapctl.paper.profile import apply_profile, load_profile
 from gwapctl.paper.render import render_markdown
-from gwapctl.paper.results import collect_results
 from gwapctl.paper.specification import TableSpec, load_table
-from gwapctl.paper.strip import collect_slim
 from gwapctl.predict.classifier import load_model
 from gwapctl.runs import Run, find_runs
 
 TABLE, PROFILE = "methods", "quick"
 SCENES = "data/scenes"
-RESULTS, PAGE, PICTURE = Path("docs/results"), Path("docs/methods.md"), Path("docs/images/methods.jpg")
+PAGE, PICTURE = Path("docs/methods.md"), Path("docs/images/methods.jpg")
 IMAGES, DPI = 5, 90
 
 HEAD = f"""# Every head and map method, side by side
 
-Made by `python benchmarks/write_methods.py` from the result files in `docs/results`; nothing here is written by hand.
+Made by `python benchmarks/write_methods.py` from `models/results.csv`; nothing here is written by hand.
 
 One small network (`resnet-s`, whose backbone starts from the bundled model), one budget, no choice on the images that
 are reported on, one seed: small differences mean nothing. The budget is that of two CPU cores, far below any paper's.
@@ -46,7 +44,8 @@ gwapctl data synth --images 400 --out {SCENES}
 gwapctl reproduce {TABLE} --profile {PROFILE}                      # Tiny ImageNet, 40 classes
 gwapctl reproduce {TABLE} --profile {PROFILE} --dataset {SCENES}
 python benchmarks/map_cost.py RUN --maps class,gradcam --store     # img/s and MiB of the maps of each run
-python benchmarks/write_methods.py --collect runs --picture runs
+gwapctl report --runs runs --record models/results.csv
+python benchmarks/write_methods.py --picture runs
 ```
 
 The images of `{SCENES}` are those that version 0.1.0 drew; since then `gwapctl data synth` draws other scenes.
@@ -69,17 +68,13 @@ synthetic. The class of the largest object is given, its boxes are dashed; the s
 def main() -> None:
     """Do what is asked for, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--collect", type=Path, metavar="RUNS")
     parser.add_argument("--picture", type=Path, metavar="RUNS")
     arguments = parser.parse_args()
     spec = apply_profile(load_table(TABLE), load_profile(PROFILE))
-    if arguments.collect:
-        for run in runs_of(spec, arguments.collect):
-            collect_slim(run.folder, RESULTS)
     if arguments.picture:
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
         draw_picture(spec, arguments.picture)
-    PAGE.write_text(page(spec), encoding="utf-8")
+    PAGE.write_text(page(spec, read_results()), encoding="utf-8")
 
 
 def runs_of(spec: TableSpec, folder: Path) -> list[Run]:
@@ -88,9 +83,9 @@ def runs_of(spec: TableSpec, folder: Path) -> list[Run]:
     return [run for run in find_runs(folder) if run.finished and run.document["config"].get("recipe") in recipes]
 
 
-def page(spec: TableSpec) -> str:
+def page(spec: TableSpec, rows: pd.DataFrame) -> str:
     """Return the page: each data set's table, and the picture where there is one."""
-    tables = [table for table in fill_table(spec, collect_results(RESULTS)) if table.results()]
+    tables = [table for table in build_table(spec, rows.assign(shipped=False)) if len(table.measured)]
     text = render_markdown(tables) if tables else "Nothing is measured yet.\n"
     return "\n".join([HEAD, text]) + (UNDER if PICTURE.is_file() else "")
 

@@ -1,27 +1,40 @@
-"""Claims: the rule, the comparisons on made-up numbers, slim runs, and the committed page."""
+"""Claims: the rule, the comparisons on made-up numbers, and the committed page."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from gwapctl.paper.build import FilledTable, fill_table
-from gwapctl.paper.claims import Claim, Comparison, Outcome, judge_claim, measure_comparison, paper_claims, spearman
+from gwapctl.paper.build import BuiltTable, build_table
+from gwapctl.paper.lookup import cell_config
+from gwapctl.paper.measured import measured_rows, read_results, settings_hash
 from gwapctl.paper.profile import apply_profile, load_profile
-from gwapctl.paper.results import Result, collect_results
 from gwapctl.paper.specification import TableSpec, load_table
-from gwapctl.paper.strip import collect_slim
-from gwapctl.runs import Run
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))  # the page's scripts are no package
+import write_claims  # noqa: E402
+from claims import (  # noqa: E402
+    Claim,
+    Comparison,
+    Outcome,
+    judge_claim,
+    measure_comparison,
+    paper_claims,
+    spearman,
+)
+
+TOY = {
+    **{"run": "run", "source": "toy", "trained_on": "toy", "dataset": "toy", "split": "test", "n": 9},
+    **{"backbone": "toy", "method": "toy", "changed": {}, "floors": {}, "date": "2026-01-01", "shipped": False},
+}
 NAMES = ("i", "ii", "iii", "iv", "fused", "dgl", "background", "v")
 
 
@@ -43,7 +56,7 @@ def outcome(*values: float) -> Outcome:
     ],
 )
 def test_the_rule_on_hand_worked_differences(values: tuple[float, ...], verdict: str) -> None:
-    assert outcome(*values).verdict == verdict
+    assert outcome(*values).result == verdict
 
 
 def test_a_claim_needs_all_and_falls_with_one() -> None:
@@ -68,26 +81,23 @@ def paper_specs() -> dict[str, TableSpec]:
     return {name: load_table(name) for name in NAMES}
 
 
-def filled(numbers: Mapping[tuple[str, str, str], list[float]]) -> dict[str, FilledTable]:
+def filled(numbers: Mapping[tuple[str, str, str], list[float]]) -> dict[str, BuiltTable]:
     """Return the tables with numbers per seed in some cells, given by (table, row, column)."""
     tables = {}
     for name, spec in paper_specs().items():
-        results = []
+        rows: list[dict[str, Any]] = []
         for row in (row for row in spec.rows if row.quoted is None):
             for column in spec.columns:
+                config = cell_config(row, column, "toy")
+                options = {name: getattr(row.evaluate, name) for name in row.evaluate.asked()}
+                if options.get("scales") == "own":
+                    options["scales"] = sorted(set(getattr(config, "image_size", ())))
                 for seed, value in enumerate(numbers.get((name, row.id, column.key), [])):
-                    options = {name: getattr(row.evaluate, name) for name in row.evaluate.asked()}
-                    several = isinstance(row.evaluate.scales, tuple) and len(row.evaluate.scales) > 1
-                    options |= {"scales": [64, 96] if several else [64]}
-                    settings = {**row.config, **column.config, "recipe": row.recipe, "image_size": [64, 64]}
-                    results.append(
-                        Result(
-                            *("run", settings, row.recipe, "toy", seed, "toy", "test", spec.protocol, 9, "2026-01-01"),
-                            options=options,
-                            metrics={str(column.metric): value},
-                        )
-                    )
-        (tables[name],) = fill_table(spec, results, dataset="toy")
+                    key = {"recipe": row.recipe, "settings": settings_hash(config), "options": options, "seed": seed}
+                    rows.append({**TOY, **key, "protocol": spec.protocol, str(column.metric): value})
+        (tables[name],) = build_table(
+            spec, pd.DataFrame(rows) if rows else measured_rows(Path("nowhere")), dataset="toy"
+        )
     return tables
 
 
@@ -150,76 +160,25 @@ def test_nothing_measured_is_not_decidable() -> None:
     assert {verdict(one.title, {}) for one in paper_claims(paper_specs())} == {"not decidable here"}
 
 
-# --- slim runs and the page -----------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    folder = tmp_path / "runs"
-    config = {"dataset": "/home/somebody/data/fruits-voc", "weights": "/home/somebody/w.safetensors", "seed": 0}
-    data = {"name": "fruits-voc", "root": "/home/somebody/data/fruits-voc", "n_train": 240, "classes": [{"name": "a"}]}
-    run = Run.create(folder / "a", {"config": config, "dataset": data, "seed": 0, "device": "NVIDIA of somebody"})
-    run.save_evaluation(
-        {"schema_version": 1, "model": "/home/somebody/runs/a", "run": "a", "dataset": "fruits-voc", "split": "test",
-         "protocol": "paper", "n": 60, "metrics": {"f_measure": 0.5}, "floors": {}, "options": {"map": "weight"},
-         "created": "2026-01-01T00:00:00+00:00", "examples": [{"path": "/home/somebody/x.jpg"}], "per_class": [{}]}
-    )  # fmt: skip
-    run.update(status="finished")
-    (folder / "a" / "weights.safetensors").write_bytes(b"0" * 1000)
-    Run.create(folder / "half", {"config": config, "dataset": data, "seed": 1})
-    return folder
-
-
-def test_slim_runs_give_the_same_results_and_name_no_machine(runs: Path, tmp_path: Path) -> None:
-    (copy,) = collect_slim(runs, tmp_path / "slim")
-    assert sorted(path.name for path in copy.rglob("*.json")) == ["fruits-voc-test-paper-weight.json", "run.json"]
-    assert len(list(copy.rglob("*"))) == 3
-    text = "".join(path.read_text() for path in copy.rglob("*.json"))
-    assert "somebody" not in text
-    (one,), (other,) = collect_results(runs), collect_results(tmp_path / "slim")
-    assert (one.metrics, one.options, one.n, one.seed, one.created) == (
-        other.metrics,
-        other.options,
-        other.n,
-        other.seed,
-        other.created,
-    )
-    assert other.settings["dataset"] == "fruits-voc"
-    assert collect_slim(runs, tmp_path / "slim") == [copy]  # again over the first
-
-
-@pytest.fixture(scope="module")
-def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("write_claims", ROOT / "benchmarks" / "write_claims.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_page_without_results_decides_nothing_and_says_what_to_run(writer: ModuleType, tmp_path: Path) -> None:
-    text = writer.page(tmp_path)
-    summary = text[text.index("## Summary") :].split("\n## ")[0]
-    verdicts = re.findall(r"^\| [^|]* \| \S+ \| ([^|]*) \| [^|]* \|$", summary, re.MULTILINE)
-    assert set(verdicts) == {"not decidable here"}
-    assert len(verdicts) > 15
+def test_a_page_without_results_decides_nothing_and_says_what_to_run() -> None:
+    details = write_claims.judge(measured_rows(Path("nowhere")))
+    assert set(details["result"]) == set(details["claim_result"]) == {"not decidable here"}
+    assert details["claim"].nunique() > 15
+    text = write_claims.page(details)
+    assert "holds (" not in text.split("## Summary")[1].replace("open (", "")
     assert "gwapctl reproduce ii --profile quick --dataset data/fruits-voc --seeds 3" in text
-    assert "gwapctl reproduce iii --profile quick --rows googlenet-gap" in text
 
 
-def test_the_committed_page_is_what_its_command_writes(writer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_committed_page_is_what_its_command_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert writer.PAGE.read_text(encoding="utf-8") == writer.page(writer.RESULTS)
-
-
-def test_committed_results_are_slim_and_name_no_machine() -> None:
-    files = [path for path in (ROOT / "docs" / "results").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".json"}
-    for path in files:
-        assert not re.search(r'": "(/|[A-Za-z]:\\\\)', path.read_text()), path
-        assert path.stat().st_size < 20_000
-        json.loads(path.read_text())
+    details = write_claims.judge(read_results())
+    text = write_claims.PAGE.read_text(encoding="utf-8")
+    assert text == write_claims.page(details)
+    assert len(text.splitlines()) <= 150
+    assert write_claims.DETAILS.read_text(encoding="utf-8") == details.to_csv(index=False, lineterminator="\n")
 
 
 def test_profile_quick_has_every_row_that_a_claim_needs() -> None:

@@ -6,15 +6,15 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.maps import MAPS
 from gwapctl.networks.heads import HEADS
-from gwapctl.paper.build import FilledTable, fill_table
-from gwapctl.paper.lookup import recipe_file
+from gwapctl.paper.build import BuiltTable, build_table
+from gwapctl.paper.measured import measured_rows, read_results, recipe_file, record
 from gwapctl.paper.profile import apply_profile, load_profile
-from gwapctl.paper.results import collect_results
 from gwapctl.paper.specification import load_table
 from gwapctl.paper.tables import FORMATS, render_tables
 from gwapctl.runs import Run
@@ -39,14 +39,13 @@ def make_run(runs: Path, head: str, evaluations: list[tuple[str, dict[str, float
         run.save_evaluation({"schema_version": 1, "model": head, **document})
 
 
-def tables(runs: Path) -> list[FilledTable]:
-    return fill_table(SPEC, collect_results(runs))
+def tables(runs: Path) -> list[BuiltTable]:
+    return build_table(SPEC, measured_rows(runs))
 
 
-def row_of(table: FilledTable, identity: str) -> dict[str, float | None]:
-    row = next(row for row in table.rows if row.id == identity)
-    cells = zip(table.spec.columns, row.cells, strict=True)
-    return {column.key: None if cell.measured is None else cell.measured.value for column, cell in cells}
+def row_of(table: BuiltTable, identity: str) -> dict[str, float | None]:
+    row = table.cells[table.cells["id"] == identity]
+    return {key: None if pd.isna(value) else value for key, value in zip(row["key"], row["value"], strict=True)}
 
 
 def test_every_row_is_of_a_head_and_a_map_of_the_toolkit() -> None:
@@ -84,10 +83,9 @@ def test_numbers_land_in_the_row_of_their_map(tmp_path: Path) -> None:
     }
     assert row_of(table, "gwap-fused")["gt_known"] == 35.0
     assert set(row_of(table, "gap-class").values()) == {None}
-    best = {row.id: [cell.measured_bold for cell in row.cells] for row in table.rows}
-    assert best["gwap-fused"][1]
-    assert not best["gwap-weight"][1]
-    assert not any(bold[-1] for bold in best.values())  # speed is no contest
+    best = table.cells[table.cells["bold"]]
+    assert list(best.loc[best["key"] == "gt_known", "id"]) == ["gwap-fused"]
+    assert "speed" not in set(best["key"])  # speed is no contest
 
 
 def test_another_data_set_has_its_own_table_and_columns(tmp_path: Path) -> None:
@@ -95,7 +93,7 @@ def test_another_data_set_has_its_own_table_and_columns(tmp_path: Path) -> None:
     home, scenes = tables(tmp_path)
     assert home.title == "All methods on tiny-imagenet:40 val"
     assert scenes.title == "All methods on scenes val (1,000 images)"
-    assert [row.id for row in scenes.rows] == ["gap-class"]
+    assert set(scenes.cells["id"]) == {"gap-class"}
     assert [column.key for column in scenes.spec.columns][:1] == ["map"]
     assert "px_ap" in row_of(scenes, "gap-class")
 
@@ -103,21 +101,21 @@ def test_another_data_set_has_its_own_table_and_columns(tmp_path: Path) -> None:
 def test_another_budget_is_left_out(tmp_path: Path) -> None:
     make_run(tmp_path, "gap", [("class", METRICS)], iterations=5000)
     (table,) = tables(tmp_path)
-    assert not any(cell.measured for row in table.rows for cell in row.cells)
+    assert table.measured.empty
 
 
 def test_the_mark_has_no_bold(tmp_path: Path) -> None:
     make_run(tmp_path, "gwap-gt", [("class", METRICS | {"gt_known_error": 1.0})])
     make_run(tmp_path, "gap", [("class", METRICS), ("dgl", METRICS | {"gt_known_error": 60.0})])
     (table,) = tables(tmp_path)
-    bold = {row.id for row in table.rows if row.cells[0].measured_bold}
-    assert bold == {"gap-class"}
+    first = table.cells[table.cells["key"] == table.spec.columns[0].key]
+    assert set(first.loc[first["bold"], "id"]) == {"gap-class"}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_no_format_speaks_of_a_paper(tmp_path: Path, kind: str) -> None:
     make_run(tmp_path, "gwap", [("weight", METRICS | {"top1_error": 30.125})])
-    text = render_tables(tables(tmp_path), kind)
+    text = render_tables(tables(tmp_path), kind, commands=True)
     assert "30.1" in text
     if kind not in ("html", "json"):
         assert "paper" not in text.lower()
@@ -129,7 +127,7 @@ def test_no_format_speaks_of_a_paper(tmp_path: Path, kind: str) -> None:
 
 def test_commands_train_and_evaluate(tmp_path: Path) -> None:
     (table,) = tables(tmp_path)
-    commands = [cell.command or "" for row in table.rows for cell in row.cells]
+    commands = list(table.cells["command"])
     assert all(command.startswith("gwapctl train tiny-imagenet:40 --recipe methods-") for command in commands)
     assert all(command.endswith("--box-rule otsu") for command in commands)
 
@@ -150,10 +148,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_the_page_has_a_table_per_data_set(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "RESULTS", tmp_path / "results")
+def test_the_page_has_a_table_per_data_set(script: Any, tmp_path: Path) -> None:
     spec = apply_profile(SPEC, load_profile("quick"))
-    assert "Nothing is measured yet" in script.page(spec)
+    assert "Nothing is measured yet" in script.page(spec, measured_rows(tmp_path))
     photos, scenes = (
         {key: value for key, value in spec.on(name).rows[0].instead.items() if key != "head"}
         for name in ("tiny-imagenet:40", "data/scenes")
@@ -163,18 +160,17 @@ def test_the_page_has_a_table_per_data_set(script: Any, tmp_path: Path, monkeypa
     make_run(tmp_path / "runs", "gwap", [("fused", METRICS | {"px_ap": 70.0})], dataset="scenes", **scenes)
     (tmp_path / "runs" / "other").mkdir()
     Run.create(tmp_path / "runs" / "other", {"config": {"recipe": "voc-caffenet-gap"}}).update(status="finished")
-    for run in script.runs_of(spec, tmp_path / "runs"):
-        script.collect_slim(run.folder, tmp_path / "results")
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["gap-tiny", "gwap-scen"]
-    page = script.page(spec)
+    assert [run.name for run in script.runs_of(spec, tmp_path / "runs")] == ["gap-tiny", "gwap-scen"]
+    record(measured_rows(tmp_path / "runs"), tmp_path / "results.csv")
+    page = script.page(spec, read_results(tmp_path / "results.csv"))
     assert "**All methods on tiny-imagenet:40 val.**" in page
     assert "**All methods on scenes val (1,000 images).**" in page
     assert "| GAP | class | 12.50 |" in page
-    assert str(tmp_path) not in page.replace(str(tmp_path / "results"), "")
+    assert str(tmp_path) not in page
 
 
 def test_the_committed_page_is_what_the_command_writes(script: Any) -> None:
     if not script.PAGE.is_file():
         pytest.skip("nothing is measured yet")
     spec = apply_profile(SPEC, load_profile("quick"))
-    assert script.PAGE.read_text(encoding="utf-8") == script.page(spec)
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(spec, read_results())

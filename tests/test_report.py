@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from gwapctl.config import build_train_config
 from gwapctl.errors import DataError, UsageError
-from gwapctl.paper.build import FilledTable, fill_table
-from gwapctl.paper.results import Result, collect_results
+from gwapctl.paper.build import BuiltTable, build_table
+from gwapctl.paper.measured import measured_rows, recipe_file
 from gwapctl.paper.specification import TABLES, load_table, read_table, tables_folder
 from gwapctl.paper.tables import build_tables, render_tables
 from gwapctl.paper.text import wrap_command
@@ -37,6 +39,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         split: str = "test",
         n: int = 4952,
         trained_on: str | None = None,
+        recipe: str | None = "voc-caffenet-gap",
         settings: dict[str, Any] | None = None,
         options: dict[str, Any] | None = None,
         floors: dict[str, Any] | None = None,
@@ -47,11 +50,12 @@ def make_run(tmp_path: Path) -> MakeRun:
         val_split: str = "0.1 of train, seed 0",
     ) -> Path:
         folder = tmp_path / "runs" / name
-        config = {"dataset": trained_on or dataset, "backbone": "caffenet", "head": "gap", "seed": seed}
-        config |= {"image_size": [600, 600], "recipe": None, **(settings or {})}
+        file = None if recipe is None else recipe_file(recipe)
+        config = build_train_config(trained_on or dataset, file, {**(settings or {}), "seed": seed})
         if not (folder / "run.json").is_file():
             data = {"name": trained_on or dataset, "val_split": val_split}
-            Run.create(folder, {"config": config, "dataset": data, "seed": seed, "device": "cpu"})
+            stated = config.model_dump(mode="json") | {"dataset": (settings or {}).get("dataset", config.dataset)}
+            Run.create(folder, {"config": stated, "dataset": data, "seed": seed, "device": "cpu"})
         run = Run.open(folder)
         run.update(status=status)
         where = {"dataset": dataset, "split": split, "protocol": protocol, "n": n}
@@ -62,23 +66,38 @@ def make_run(tmp_path: Path) -> MakeRun:
     return make
 
 
-def results_of(tmp_path: Path) -> list[Result]:
-    return collect_results(tmp_path / "runs")
+def results_of(tmp_path: Path) -> pd.DataFrame:
+    return measured_rows(tmp_path / "runs")
 
 
-def measured(table: FilledTable, row_id: str, column: int = 0) -> float | None:
-    row = next(row for row in table.rows if row.id == row_id)
-    found = row.cells[column].measured
-    return None if found is None else found.value
+NO_ROWS = measured_rows(Path("nowhere"))
+
+
+def cell(table: BuiltTable, row_id: str, column: int = 0) -> Any:
+    return table.cells[table.cells["id"] == row_id].iloc[column]
+
+
+def measured(table: BuiltTable, row_id: str, column: int = 0) -> float | None:
+    value = cell(table, row_id, column)["value"]
+    return None if pd.isna(value) else float(value)
+
+
+def ids(cells: pd.DataFrame) -> list[str]:
+    """Return the rows' ids, each once."""
+    return list(cells.drop_duplicates("row")["id"])
+
+
+def commands_of(table: BuiltTable) -> list[str]:
+    return list(table.cells["command"].dropna())
 
 
 DGL = {"map": "dgl", "box_rule": "paper20", "resize": "warp", "fuse": "mean", "scales": [324]}
 BRANCHES = ["Mixed_6e.branch7x7_3", "Mixed_6e.branch7x7dbl_5"]
-SPG = {"backbone": "inception-v3-spg", "image_size": [224, 224]}
+SPG = "imagenet-inception-v3-spg-gap"
 
 
 def test_dgl_rows_need_their_layers_scales_and_closing_and_are_in_percent(make_run: MakeRun, tmp_path: Path) -> None:
-    lid = {"dataset": "lid", "split": "val", "n": 23151, "trained_on": "imagenet", "settings": SPG}
+    lid = {"dataset": "lid", "split": "val", "n": 23151, "trained_on": "imagenet", "recipe": SPG}
     floors = {"full_image": {"fg_iou": 0.3}, "centred_box": {"fg_iou": 0.4}}
     for value, options in (
         (0.5, {"layer": BRANCHES}),
@@ -89,12 +108,11 @@ def test_dgl_rows_need_their_layers_scales_and_closing_and_are_in_percent(make_r
         (0.93, {"layer": BRANCHES, "scales": [224, 324, 448], "close": 0.1}),
     ):
         make_run("spg", {"fg_iou": value}, options={**DGL, **options}, floors=floors, **lid)
-    (table, *_) = fill_table(load_table("dgl"), results_of(tmp_path))
-    found = {row.id: measured(table, row.id) for row in table.rows if not row.extra}
+    (table, *_) = build_table(load_table("dgl"), results_of(tmp_path))
+    own, extra = table.cells[~table.cells["extra"]], table.cells[table.cells["extra"]]
+    found = dict(zip(own["id"], own["value"], strict=True))
     assert found == pytest.approx({"dgl": 50, "dgl-multi-scale": 60, "dgl-multi-scale-close": 70})
-    assert sorted(cell.measured.value for row in table.rows if row.extra for cell in row.cells if cell.measured) == (
-        pytest.approx([91, 92, 93])
-    )
+    assert sorted(extra["value"]) == pytest.approx([91, 92, 93])
     markdown = render_tables([table], "markdown")
     assert "70.00" in markdown
     assert "30.00 (full image), 40.00 (centred box)" in markdown
@@ -113,15 +131,14 @@ def test_dgl_rows_need_their_layers_scales_and_closing_and_are_in_percent(make_r
 def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
     make_run: MakeRun, tmp_path: Path, extra: dict[str, Any]
 ) -> None:
-    settings = {"backbone": "googlenet", "head": "gap", "cam_conv": True, "image_size": [224, 224]}
-    common = {"dataset": "imagenet", "split": "val", "n": 50_000, "settings": settings}
+    common = {"dataset": "imagenet", "split": "val", "n": 50_000, "recipe": "imagenet-googlenet-gap"}
     options = {"map": "class", "box_rule": "paper20", "scales": [224], "resize": "warp"}
     make_run("g", {"top5_loc_error": 40.0}, options={**options, **extra}, **common)
-    (table,) = fill_table(load_table("cam"), results_of(tmp_path))
+    (table,) = build_table(load_table("cam"), results_of(tmp_path))
     assert measured(table, "googlenet-gap", column=1) is None
-    assert any(row.extra for row in table.rows)
+    assert table.cells["extra"].any()
     make_run("g", {"top5_loc_error": 43.0}, options=options, **common)
-    (table,) = fill_table(load_table("cam"), results_of(tmp_path))
+    (table,) = build_table(load_table("cam"), results_of(tmp_path))
     assert measured(table, "googlenet-gap", column=1) == 43
 
 
@@ -130,10 +147,10 @@ def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
 
 def test_a_number_on_the_papers_data_stands_beside_the_papers(tmp_path: Path, make_run: MakeRun) -> None:
     make_run("a", {"voc_map_11pt": 67.25})
-    (table,) = fill_table(load_table("i"), results_of(tmp_path))
+    (table,) = build_table(load_table("i"), results_of(tmp_path))
     assert table.ground.home
     assert measured(table, "caffenet-gap") == 67.25
-    assert [row.id for row in table.rows if any(cell.measured for cell in row.cells)] == ["caffenet-gap"]
+    assert ids(table.measured) == ["caffenet-gap"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +167,9 @@ def test_a_number_on_the_papers_data_stands_beside_the_papers(tmp_path: Path, ma
         {"status": "interrupted"},
         {"settings": {"freeze_backbone": True}},
         {"settings": {"cam_conv": True}},
-        {"settings": {"backbone": "resnet-s", "recipe": "voc-caffenet-gap"}},
+        {"settings": {"backbone": "resnet-s"}},
+        {"settings": {"lr": 0.1}},
+        {"recipe": None, "settings": {"backbone": "caffenet", "head": "gap"}},
     ],
     ids=str,
 )
@@ -158,25 +177,25 @@ def test_any_other_number_never_stands_in_the_papers_rows(
     tmp_path: Path, make_run: MakeRun, foreign: dict[str, Any]
 ) -> None:
     make_run("a", {"voc_map_11pt": 12.34}, **foreign)
-    home, *others = fill_table(load_table("i"), results_of(tmp_path))
-    assert all(cell.measured is None for row in home.rows if not row.extra for cell in row.cells)
+    home, *others = build_table(load_table("i"), results_of(tmp_path))
+    assert home.measured["extra"].all()
     for other in others:
         assert not other.ground.home
-        assert all(cell.paper is None for row in other.rows for cell in row.cells)
+        assert other.cells["paper"].isna().all()
 
 
 def test_each_other_data_set_gets_a_table_that_carries_its_name(tmp_path: Path, make_run: MakeRun) -> None:
     make_run("a", {"voc_map_11pt": 67.2})
     make_run("f", {"voc_map_11pt": 88.8}, dataset="fruits-voc", n=60)
     make_run("part", {"voc_map_11pt": 99.9}, n=10)
-    home, fruits, part = fill_table(load_table("i"), results_of(tmp_path))
+    home, fruits, part = build_table(load_table("i"), results_of(tmp_path))
     assert [table.title for table in (home, fruits, part)] == [
         "TABLE I",
         "TABLE I on fruits-voc test (60 images)",
         "TABLE I on voc test (10 images)",
     ]
     assert "Not comparable" in fruits.caption
-    assert [row.id for row in fruits.rows] == ["caffenet-gap"]
+    assert ids(fruits.cells) == ["caffenet-gap"]
     assert measured(fruits, "caffenet-gap") == 88.8
     for kind in ("table", "markdown", "latex", "html"):
         text = render_tables([fruits], kind)
@@ -189,51 +208,52 @@ def test_each_other_data_set_gets_a_table_that_carries_its_name(tmp_path: Path, 
 def test_dataset_asks_for_that_data_set_alone_with_all_rows(tmp_path: Path, make_run: MakeRun, name: str) -> None:
     make_run("a", {"voc_map_11pt": 67.2})
     make_run("f", {"voc_map_11pt": 88.8}, dataset="fruits-voc", n=60)
-    (table,) = fill_table(load_table("i"), results_of(tmp_path), dataset=name)
+    (table,) = build_table(load_table("i"), results_of(tmp_path), dataset=name)
     assert table.ground.dataset == "fruits-voc"
-    assert len(table.rows) == 10
-    commands = [cell.command for row in table.rows for cell in row.cells if cell.command]
+    assert len(ids(table.cells)) == 10
+    commands = commands_of(table)
     assert len(commands) == 9
     assert all(command.startswith(f"gwapctl train {name} ") for command in commands)
 
 
 def test_a_folder_is_known_by_the_data_set_in_it(tmp_path: Path, make_run: MakeRun) -> None:
     settings = {"dataset": "data/tiny-imagenet-200", "backbone": "resnet-s", "head": "gwap"}
-    make_run("t", {"top1_error": 45.0}, dataset="tiny-imagenet", split="val", n=10_000, settings=settings)
-    (table,) = fill_table(load_table("iii"), results_of(tmp_path), dataset="data/tiny-imagenet-200")
+    more = {"split": "val", "n": 10_000, "recipe": None, "settings": settings}
+    make_run("t", {"top1_error": 45.0}, dataset="tiny-imagenet", **more)
+    (table,) = build_table(load_table("iii"), results_of(tmp_path), dataset="data/tiny-imagenet-200")
     assert table.ground.dataset == "tiny-imagenet"
-    assert table.rows[-1].labels == ("resnet-s-gwap",)
+    assert table.cells["labels"].iloc[-1] == ("resnet-s-gwap",)
 
 
 def test_dataset_without_any_run_shows_what_to_run(tmp_path: Path) -> None:
-    (table,) = fill_table(load_table("ii"), [], dataset="cats")
+    (table,) = build_table(load_table("ii"), NO_ROWS, dataset="cats")
     assert table.title == "TABLE II on cats"
-    assert all(cell.paper is None and cell.command for row in table.rows for cell in row.cells)
+    assert table.cells["paper"].isna().all()
+    assert table.cells["command"].notna().all()
 
 
 def test_other_networks_follow_as_rows_of_their_own(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run("a", {"voc_map_11pt": 77.7}, settings={"backbone": "resnet50", "head": "gwap"})
-    (table,) = fill_table(load_table("i"), results_of(tmp_path))
-    *paper_rows, extra = table.rows
-    assert len(paper_rows) == 10
-    assert extra.extra
-    assert extra.labels == ("gwap", "resnet50")
-    assert extra.cells[0].paper is None
-    assert extra.cells[0].measured is not None
+    make_run("a", {"voc_map_11pt": 77.7}, recipe=None, settings={"backbone": "resnet50", "head": "gwap"})
+    (table,) = build_table(load_table("i"), results_of(tmp_path))
+    (extra,) = table.cells[table.cells["extra"]].to_dict("records")
+    assert len(ids(table.cells)) == 10 + 1
+    assert extra["labels"] == ("gwap", "resnet50")
+    assert pd.isna(extra["paper"])
+    assert extra["value"] == 77.7
 
 
-def test_away_from_home_a_small_network_stands_in_for_a_recipes(tmp_path: Path, make_run: MakeRun) -> None:
-    settings = {"backbone": "resnet-s", "recipe": "voc-caffenet-gap"}
-    make_run("f", {"voc_map_11pt": 88.8}, dataset="fruits-voc", n=60, settings=settings)
-    _, fruits = fill_table(load_table("i"), results_of(tmp_path))
-    assert [row.id for row in fruits.rows] == ["caffenet-gap"]
-    assert "resnet-s stands in for caffenet" in render_tables([fruits], "markdown")
+def test_a_recipe_with_another_network_is_a_row_of_its_own_that_says_so(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("f", {"voc_map_11pt": 88.8}, dataset="fruits-voc", n=60, settings={"backbone": "resnet-s"})
+    _, fruits = build_table(load_table("i"), results_of(tmp_path))
+    assert list(fruits.cells["labels"]) == [("gap", "resnet-s")]
+    text = " ".join(render_tables([fruits], "table").split())
+    assert "departs from recipe voc-caffenet-gap: backbone resnet-s (caffenet)" in text
 
 
 # --- evaluation options, seeds, experiments -------------------------------------------------------------------------
 
 IMAGENET = {"dataset": "imagenet", "split": "val", "n": 50_000}
-GOOGLENET_GWAP = {"backbone": "googlenet", "head": "gwap", "cam_conv": True, "image_size": [224, 224]}
+GOOGLENET_GWAP = "imagenet-googlenet-gwap"
 SINGLE = {"map": "weight", "scales": [224], "box_rule": "paper20", "resize": "warp"}
 
 
@@ -254,78 +274,87 @@ SINGLE = {"map": "weight", "scales": [224], "box_rule": "paper20", "resize": "wa
 def test_table_iv_places_a_number_by_its_evaluation_options(
     tmp_path: Path, make_run: MakeRun, options: dict[str, Any], row: str | None
 ) -> None:
-    make_run("g", {"top1_loc_error": 55.5}, options=options, settings=GOOGLENET_GWAP, **IMAGENET)
-    (table,) = fill_table(load_table("iv"), results_of(tmp_path))
-    filled = [one.id for one in table.rows if one.cells[0].measured and not one.extra]
-    assert filled == ([] if row is None else [row])
-    assert len([one for one in table.rows if one.extra]) == (1 if row is None else 0)
+    make_run("g", {"top1_loc_error": 55.5}, options=options, recipe=GOOGLENET_GWAP, **IMAGENET)
+    (table,) = build_table(load_table("iv"), results_of(tmp_path))
+    found = table.measured
+    assert ids(found[~found["extra"]]) == ([] if row is None else [row])
+    assert table.cells["extra"].sum() == (1 if row is None else 0)
 
 
 def test_both_counts_of_the_blacklist_are_the_papers_data(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run("g", {"top1_loc_error": 55.5}, options=SINGLE, settings=GOOGLENET_GWAP, **{**IMAGENET, "n": 48_238})
-    (table,) = fill_table(load_table("iv"), results_of(tmp_path))
+    make_run("g", {"top1_loc_error": 55.5}, options=SINGLE, recipe=GOOGLENET_GWAP, **{**IMAGENET, "n": 48_238})
+    (table,) = build_table(load_table("iv"), results_of(tmp_path))
     assert measured(table, "googlenet-gwap") == 55.5
 
 
 def test_seeds_of_one_experiment_give_mean_and_sample_deviation(tmp_path: Path, make_run: MakeRun) -> None:
     for seed, value in enumerate([70.0, 71.0, 75.0]):
-        make_run(f"a{seed}", {"voc_map_11pt": value}, seed=seed, settings={"head": "gwap"})
+        make_run(f"a{seed}", {"voc_map_11pt": value}, seed=seed, recipe="voc-caffenet-gwap")
     make_run("a2", {"voc_map_11pt": 10.0}, options={"map": "class"}, created="2026-11-19T10:00:00+00:00")  # older
-    (table,) = fill_table(load_table("i"), results_of(tmp_path))
-    cell = next(row for row in table.rows if row.id == "caffenet-gwap").cells[0].measured
-    assert cell is not None
-    assert cell.value == pytest.approx(72.0)
-    assert cell.sd == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
-    assert [result.seed for result in cell.results] == [0, 1, 2]
+    (table,) = build_table(load_table("i"), results_of(tmp_path))
+    found = cell(table, "caffenet-gwap")
+    assert found["value"] == pytest.approx(72.0)
+    assert found["sd"] == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
+    assert [source["seed"] for source in found["sources"]] == [0, 1, 2]
     assert "72.0 ± 2.6" in render_tables([table], "table")
     assert "seeds 0, 1, 2, 2026-11-20" in render_tables([table], "markdown")
 
 
 def test_two_experiments_are_not_averaged(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run("long", {"voc_map_11pt": 70.0}, settings={"iterations": 60_000})
+    make_run("long", {"voc_map_11pt": 70.0})
     newer = "2026-11-21T10:00:00+00:00"
     make_run("short", {"voc_map_11pt": 20.0}, settings={"iterations": 20}, seed=1, created=newer)
-    (table,) = fill_table(load_table("i"), results_of(tmp_path))
-    assert measured(table, "caffenet-gap") == 20.0  # the newest
-    text = " ".join(render_tables([table], "table").split())
-    assert "iterations 20 (60000)" in text  # and its departure from the paper is said
-    assert "1 older experiment not shown" in text
-
-
-def test_a_run_of_the_rows_recipe_goes_before_a_newer_one(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run("recipe", {"voc_map_11pt": 70.0}, settings={"recipe": "voc-caffenet-gap"})
-    make_run("newer", {"voc_map_11pt": 20.0}, settings={"lr": 0.1}, created="2026-11-21T10:00:00+00:00")
-    (table,) = fill_table(load_table("i"), results_of(tmp_path))
+    (table,) = build_table(load_table("i"), results_of(tmp_path))
     assert measured(table, "caffenet-gap") == 70.0
+    assert measured(table, f"run:{tmp_path / 'runs' / 'short'}") == 20.0  # never in the paper's row
+    text = " ".join(render_tables([table], "table").split())
+    assert "iterations 20 (60000)" in text  # and its departure from the recipe is said
+
+
+def test_of_one_seed_the_newest_run_counts(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("first", {"voc_map_11pt": 70.0})
+    make_run("again", {"voc_map_11pt": 69.0}, created="2026-11-21T10:00:00+00:00")
+    (table,) = build_table(load_table("i"), results_of(tmp_path))
+    assert measured(table, "caffenet-gap") == 69.0
+    assert not table.cells["extra"].any()
+
+
+def test_ones_own_runs_go_before_what_ships(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run("own", {"voc_map_11pt": 70.0})
+    own = results_of(tmp_path)
+    ours = own.assign(run="ours", seed=1, shipped=True, voc_map_11pt=60.0)
+    (table,) = build_table(load_table("i"), pd.concat([own, ours], ignore_index=True))
+    assert measured(table, "caffenet-gap") == 70.0
+    (table,) = build_table(load_table("i"), ours)
+    assert measured(table, "caffenet-gap") == 60.0
+    assert "--no-shipped" in render_tables([table], "table")
 
 
 def test_the_best_measured_of_each_network_is_bold_but_never_the_upper_bound(tmp_path: Path, make_run: MakeRun) -> None:
     for head, value in [("gap", 60.0), ("gwap", 62.0), ("gwap-gt", 70.0)]:
-        make_run(head, {"voc_map_11pt": value}, settings={"head": head})
-    make_run("alone", {"voc_map_11pt": 80.0}, settings={"backbone": "googlenet"})
-    (table,) = fill_table(load_table("i"), results_of(tmp_path))
-    assert [row.id for row in table.rows if row.cells[0].measured_bold] == ["caffenet-gwap"]
+        make_run(head, {"voc_map_11pt": value}, recipe=f"voc-caffenet-{head}")
+    make_run("alone", {"voc_map_11pt": 80.0}, recipe="voc-googlenet-gap")
+    (table,) = build_table(load_table("i"), results_of(tmp_path))
+    assert ids(table.cells[table.cells["bold"]]) == ["caffenet-gwap"]
 
 
 def test_lower_is_better_for_errors(tmp_path: Path, make_run: MakeRun) -> None:
-    settings = {"head": "gap", "cam_conv": True}
     for backbone, value in [("vgg16", 33.0), ("googlenet", 36.0)]:
         metrics = {"top1_error": value, "top5_error": value / 3}
-        make_run(backbone, metrics, settings={**settings, "backbone": backbone}, **IMAGENET)
-    (table,) = fill_table(load_table("iii"), results_of(tmp_path))
-    assert [row.id for row in table.rows if row.cells[0].measured_bold] == ["vgg16-gap"]
+        make_run(backbone, metrics, recipe=f"imagenet-{backbone}-gap", **IMAGENET)
+    (table,) = build_table(load_table("iii"), results_of(tmp_path))
+    assert ids(table.cells[table.cells["bold"]]) == ["vgg16-gap"]
 
 
 def test_table_v_has_one_training_per_proportion(tmp_path: Path, make_run: MakeRun) -> None:
-    base = {"backbone": "resnet50", "detector": "rfcn", "weak": "gwap"}
+    recipe = "voc-resnet50-rfcn-gwap"
     for part, value in [(0.01, 40.0), (0.1, 63.0)]:
-        settings = {**base, "box_proportion": part}
-        make_run(f"v{part}", {"det_map_11pt": value}, trained_on="voc07+12", settings=settings)
-    (table,) = fill_table(load_table("v"), results_of(tmp_path))
+        settings = {"box_proportion": part}
+        make_run(f"v{part}", {"det_map_11pt": value}, trained_on="voc07+12", recipe=recipe, settings=settings)
+    (table,) = build_table(load_table("v"), results_of(tmp_path))
     assert [measured(table, "rfcn-gwap", column) for column in range(4)] == [40.0, None, None, 63.0]
-    assert not [row for row in table.rows if row.extra]
-    command = next(row for row in table.rows if row.id == "rfcn-gwap").cells[1].command
-    assert command is not None
+    assert not table.cells["extra"].any()
+    command = cell(table, "rfcn-gwap", 1)["command"]
     assert "--box-proportion 0.02" in command
     assert command.endswith("--dataset voc")
 
@@ -335,18 +364,16 @@ def test_table_v_has_one_training_per_proportion(tmp_path: Path, make_run: MakeR
 
 def test_every_cell_is_filled_or_says_how(tmp_path: Path) -> None:
     for name in TABLES:
-        (table,) = fill_table(load_table(name), [], runs=tmp_path / "my runs")
-        for row in table.rows:
-            for cell in row.cells:
-                assert (cell.command is None) == (cell.quoted is not None)
-                if cell.command is not None:
-                    assert re.match(r"gwapctl train .+ --out '.+' && gwapctl evaluate '.+'", cell.command)
+        (table,) = build_table(load_table(name), NO_ROWS, runs=tmp_path / "my runs")
+        assert (table.cells["command"].isna() == table.cells["quoted"].notna()).all()
+        for command in commands_of(table):
+            assert re.match(r"gwapctl train .+ --out '.+' && gwapctl evaluate '.+'", command)
 
 
 def test_where_the_training_exists_only_the_evaluation_is_missing(tmp_path: Path, make_run: MakeRun) -> None:
-    folder = make_run("g", {"top1_loc_error": 55.5}, options=SINGLE, settings=GOOGLENET_GWAP, **IMAGENET)
-    (table,) = fill_table(load_table("iv"), results_of(tmp_path))
-    command = next(row for row in table.rows if row.id == "googlenet-gwap-multi-scale").cells[0].command
+    folder = make_run("g", {"top1_loc_error": 55.5}, options=SINGLE, recipe=GOOGLENET_GWAP, **IMAGENET)
+    (table,) = build_table(load_table("iv"), results_of(tmp_path))
+    command = cell(table, "googlenet-gwap-multi-scale")["command"]
     assert command == f"gwapctl evaluate {folder} --map weight --scales 224,448,672 --box-rule paper20"
 
 
@@ -362,7 +389,7 @@ def test_commands_are_wrapped_so_that_they_can_be_pasted() -> None:
 
 
 @pytest.fixture
-def filled(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> list[FilledTable]:
+def filled(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> list[BuiltTable]:
     """Table II with one measured row at home, and one on another data set whose name wants escaping."""
     monkeypatch.chdir(tmp_path)
     options = {"map": "class", "scales": [600]}
@@ -372,8 +399,15 @@ def filled(tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -
     return build_tables("ii")
 
 
-def test_text_fits_80_columns_and_shows_provenance(filled: list[FilledTable]) -> None:
+def test_one_line_names_what_fills_all_empty_cells(filled: list[BuiltTable]) -> None:
     text = render_tables(filled, "table")
+    assert "7 empty cells: `gwapctl reproduce ii` fills them." in text
+    assert "gwapctl train" not in text
+    assert render_tables(filled, "table", commands=True).count("empty; to fill it:") == 7
+
+
+def test_text_fits_80_columns_and_shows_provenance(filled: list[BuiltTable]) -> None:
+    text = render_tables(filled, "table", commands=True)
     assert max(map(len, text.splitlines())) <= 80
     gap, gwap = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("GAP  ", "GWAP  "))
     assert gap.split() == ["GAP", "C", "0.3517", "0.3333", "[a]"]
@@ -386,14 +420,15 @@ def test_text_fits_80_columns_and_shows_provenance(filled: list[FilledTable]) ->
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_empty_tables_fit_80_columns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_fit_80_columns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no runs are
-    lines = render_tables(build_tables(name), "table").splitlines()
-    assert max(map(len, lines)) <= 80
+    for commands in (True, False):
+        lines = render_tables(build_tables(name, shipped=True), "table", commands=commands).splitlines()
+        assert max(map(len, lines)) <= 80
 
 
-def test_markdown(filled: list[FilledTable]) -> None:
-    lines = render_tables(filled, "markdown").splitlines()
+def test_markdown(filled: list[BuiltTable]) -> None:
+    lines = render_tables(filled, "markdown", commands=True).splitlines()
     assert lines[2] == "| method | net | F-measure (paper) | F-measure (measured) |"
     assert lines[3] == "| :--- | :--- | ---: | ---: |"
     assert lines[4] == "| GAP | C | 0.3517 | 0.3333 [a] |"
@@ -404,8 +439,8 @@ def test_markdown(filled: list[FilledTable]) -> None:
     assert {line.count(" | ") for line in rows[:10]} == {3}
 
 
-def test_latex(filled: list[FilledTable]) -> None:
-    text = render_tables(filled, "latex")
+def test_latex(filled: list[BuiltTable]) -> None:
+    text = render_tables(filled, "latex", commands=True)
     assert "\\begin{tabular}{llrr}\n\\toprule\nmethod & net & \\multicolumn{2}{c}{F-measure} \\\\\n" in text
     assert "\\cmidrule(lr){3-4}\n &  & paper & measured \\\\\n\\midrule\n" in text
     assert "GAP & C & 0.3517 & 0.3333\\textsuperscript{a} \\\\" in text
@@ -421,7 +456,7 @@ def test_latex(filled: list[FilledTable]) -> None:
     assert "% empty; to fill it: gwapctl train voc" in text
 
 
-def test_csv_has_one_line_per_number(filled: list[FilledTable]) -> None:
+def test_csv_has_one_line_per_number(filled: list[BuiltTable]) -> None:
     rows = list(csv.DictReader(io.StringIO(render_tables(filled, "csv"))))
     assert len(rows) == 8 + 1 + 7 + 1
     paper, ours, empty = rows[0], rows[1], rows[3]
@@ -434,7 +469,7 @@ def test_csv_has_one_line_per_number(filled: list[FilledTable]) -> None:
     assert {row["kind"] for row in rows if row["dataset"] != "voc"} == {"measured"}
 
 
-def test_json_says_of_every_number_whose_it_is(filled: list[FilledTable]) -> None:
+def test_json_says_of_every_number_whose_it_is(filled: list[BuiltTable]) -> None:
     document = json.loads(render_tables(filled, "json"))
     assert document["schema_version"] == 1
     home, other = document["tables"]

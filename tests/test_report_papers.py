@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gwapctl.paper.build import fill_table
+from gwapctl.paper.build import build_table
+from gwapctl.paper.measured import measured_rows
 from gwapctl.paper.specification import TABLES, load_table, table_names, tables_folder
 from gwapctl.paper.tables import FORMATS, build_tables, render_tables
 
@@ -152,16 +153,17 @@ OURS = {name for name in TABLES if not load_table(name).of_a_paper}  # tables of
 
 @pytest.mark.parametrize("name", PAPER)
 def test_every_number_row_column_and_caption_is_the_papers(name: str) -> None:
-    (table,) = fill_table(load_table(name), [])
-    assert [(row.labels, [cell.paper for cell in row.cells]) for row in table.rows] == PAPER[name]
+    (table,) = build_table(load_table(name), measured_rows(Path("nowhere")))
+    rows = [cells for _, cells in table.cells.groupby("row")]
+    paper = [(cells["labels"].iloc[0], [None if n != n else n for n in cells["paper"]]) for cells in rows]
+    assert paper == PAPER[name]
     labels, columns = COLUMNS[name]
     assert list(table.spec.label_columns) == labels
     assert [column.name for column in table.spec.columns] == columns
     assert table.caption == CAPTIONS[name]
     assert table.spec.number == NUMBERS.get(name, f"TABLE {name.upper()}")
-    keys = [column.key for column in table.spec.columns]
-    bold = {(row.id, key) for row in table.rows for key, cell in zip(keys, row.cells, strict=True) if cell.paper_bold}
-    assert bold == BOLD[name]
+    bold = table.cells[table.cells["paper_bold"].astype(bool)]
+    assert set(zip(bold["id"], bold["key"], strict=True)) == BOLD[name]
 
 
 def test_the_folder_holds_these_tables_and_no_other() -> None:

@@ -80,6 +80,28 @@ def report(
             rich_help_panel=options.DATA,
         ),
     ] = "paper",
+    shipped: Annotated[
+        bool,
+        typer.Option(
+            "--shipped/--no-shipped",
+            help="Below a table: what we measured in its stead, on other data.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = True,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record",
+            metavar="FILE",
+            help="Add the finished runs below --runs to a CSV of results, one row per evaluation.",
+            rich_help_panel=options.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    commands: Annotated[
+        bool,
+        typer.Option("--commands", help="One command per empty cell of a table.", rich_help_panel=options.OUTPUT),
+    ] = False,
     root: options.Root = None,
     format: Annotated[
         str | None,
@@ -103,9 +125,12 @@ def report(
       gwapctl report runs/a
       gwapctl report --table all --format markdown
       gwapctl report --figure 7 --models runs/gap,runs/gwap --out heads.pdf
+      gwapctl report --runs runs --record results.csv
 
     """
-    if figure is not None and table is None:
+    if record is not None and table is None and figure is None:
+        _record(run or runs or Path("runs"), record)
+    elif figure is not None and table is None and record is None:
         from gwapctl.paper import figures
 
         path = out or Path(f"figure-{figure}.png")
@@ -117,33 +142,36 @@ def report(
         wishes = figures.Wishes(map, options.parse_scales(scales))
         figures.save_layout(figures.build_figure(figure, shown, known, wishes, console.warn), path, dpi=dpi)
         console.print_text(str(path))
-    elif run is not None and table is None:
+    elif run is not None and table is None and figure is None:
         from gwapctl.paper.run_page import write_run_page
 
         console.print_text(str(write_run_page(run, out, root=root, overwrite=overwrite)))
-    elif table is not None and run is None and figure is None:
-        _table(table, runs, dataset, profile, format, out, overwrite)
+    elif table is not None and run is None and figure is None and record is None:
+        from gwapctl.paper.tables import build_tables, render_tables
+
+        kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
+        tables = build_tables(table, runs=runs, dataset=dataset, profile=profile, shipped=shipped)
+        _write(render_tables(tables, kind, commands=commands), out, overwrite)
     else:
         raise UsageError(
-            "give a run for its page (gwapctl report runs/a), a table (gwapctl report --table i, or all) or a figure "
-            "(gwapctl report --figure 7)."
+            "give a run for its page (gwapctl report runs/a), a table (gwapctl report --table i, or all), a figure "
+            "(gwapctl report --figure 7) or a file of results (gwapctl report --record results.csv)."
         )
 
 
-def _table(
-    name: str,
-    runs: Path | None,
-    dataset: str | None,
-    profile: str,
-    format: str | None,
-    out: Path | None,
-    overwrite: bool,
-) -> None:
-    from gwapctl.paper.output import write_report
-    from gwapctl.paper.tables import build_tables, render_tables
+def _record(runs: Path, file: Path) -> None:
+    from gwapctl.paper.measured import measured_rows, record
 
-    kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
-    text = render_tables(build_tables(name, runs=runs, dataset=dataset, profile=profile), kind)
+    if not runs.is_dir():
+        raise UsageError(f"{runs} is not a folder. Give the folder that holds the runs with --runs.")
+    rows = measured_rows(runs)
+    record(rows, file)
+    console.note(f"recorded {len(rows)} evaluations of {rows['run'].nunique()} runs in {file}")
+
+
+def _write(text: str, out: Path | None, overwrite: bool) -> None:
+    from gwapctl.paper.pages import write_report
+
     if out is None:
         console.print_text(text)
     else:

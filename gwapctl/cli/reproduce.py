@@ -221,14 +221,14 @@ def _duration(seconds: float | None) -> str:
 
 def _show_tables(plans: list[Plan], json: bool) -> None:
     """Print the tables, each on the data set of its plan."""
-    from gwapctl.paper.build import fill_table
-    from gwapctl.paper.results import collect_results
+    from gwapctl.paper.build import build_table
+    from gwapctl.paper.measured import measured_rows
     from gwapctl.paper.tables import render_tables
 
     tables = []
     for plan in plans:
-        results = collect_results(plan.machine.runs)
-        tables += fill_table(plan.spec, results, dataset=plan.evaluated_on, runs=plan.machine.runs)
+        runs = plan.machine.runs
+        tables += build_table(plan.spec, measured_rows(runs), dataset=plan.evaluated_on, runs=runs)
     console.print_text(render_tables(tables, "json" if json else "table"))
 
 

@@ -1,4 +1,4 @@
-"""Fill a paper's table with what finished runs measured. A number is the paper's or measured, and says which.
+"""Build a paper's table from measured rows. A number is the paper's or measured, and says which.
 
 A number measured on other images than the paper's never stands beside the paper's: each other data set (and each other
 split, or part of one) gets a table of its own, named after it.
@@ -6,69 +6,48 @@ split, or part of one) gets a table of its own, named after it.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
-from gwapctl.paper.lookup import Ground, concerns, fill_command, fits_options, fits_training, ground_of, home_ground
-from gwapctl.paper.results import Result
+from gwapctl.paper.lookup import Ground, build_command, cell_key, concerned, home_ground, is_home
+from gwapctl.paper.measured import usual_settings
 from gwapctl.paper.specification import EXTRAS, Column, Row, TableSpec
 
-# settings that do not make two runs different experiments (the data set is part of the ground; its path may differ)
-NOT_THE_EXPERIMENT = frozenset(("seed", "dataset", "compile"))
+if TYPE_CHECKING:
+    import pandas as pd
+
+# what is asked of a measured row to find its cell or its name
+KNOWN = ("run", "recipe", "settings", "changed", "backbone", "method", "source", "options")
+LABELS = ("id", "labels", "recipe", "group", "extra", "key", "quoted", "note", "paper", "paper_bold")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A measured number: the mean over the seeds of one experiment, with the result of each seed.
+class BuiltTable:
+    """A paper's table on one ground: the paper's own, with its numbers, or another with measured numbers only.
 
-    ``sd`` is the sample standard deviation, None for one seed. ``others`` counts further experiments that would fit.
+    ``cells`` has one row per cell, row after row of the table (``row`` counts them). Beside ``LABELS`` it says of a
+    measured number ``value`` (the mean over the seeds), ``sd`` (the sample standard deviation, NaN for one seed),
+    ``sources`` (the run of each seed), ``floors``, ``n``, ``split``, whether it is ``bold`` and ``shipped``, and of an
+    empty cell the ``command`` that measures it. ``extra`` marks a row of other runs, not one of the paper's.
     """
-
-    value: float
-    sd: float | None
-    results: tuple[Result, ...]
-    others: int = 0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One column of one row: the paper's number, the measured one, and what to do or to know where that is missing."""
-
-    paper: float | None = None
-    paper_bold: bool = False
-    measured: Measured | None = None
-    measured_bold: bool = False
-    command: str | None = None
-    quoted: str | None = None
-
-
-@dataclass(frozen=True)
-class FilledRow:
-    """One row, its cells in the order of the columns. ``extra``: a row of another run, not one of the paper's."""
-
-    id: str
-    labels: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    recipe: str | None = None
-    group: str | None = None
-    extra: bool = False
-
-
-@dataclass(frozen=True)
-class FilledTable:
-    """A paper's table on one ground: the paper's own, with its numbers, or another with measured numbers only."""
 
     spec: TableSpec
     ground: Ground
-    rows: tuple[FilledRow, ...]
+    cells: pd.DataFrame
 
     @property
     def title(self) -> str:
         """The paper's number of the table, and what it was measured on where that is not the paper's data."""
-        at_home = self.ground.home and self.spec.of_a_paper
-        return self.spec.number if at_home else f"{self.spec.number} on {self.ground.name}"
+        spec, ground = self.spec, self.ground
+        if ground.home and spec.of_a_paper:
+            return spec.number
+        stand_in = "Stand-in for " if spec.profile is not None and spec.of_a_paper else ""
+        return f"{stand_in}{spec.number} on {ground.name}"
 
     @property
     def caption(self) -> str:
@@ -84,182 +63,247 @@ class FilledTable:
             f"Not comparable with the paper's numbers, which were measured on {paper}.{profile}"
         )
 
-    def results(self) -> list[Result]:
-        """Return every result that stands in the table, each once."""
-        measured = [cell.measured for row in self.rows for cell in row.cells if cell.measured is not None]
-        return list({id(result): result for one in measured for result in one.results}.values())
+    @property
+    def measured(self) -> pd.DataFrame:
+        """The cells that have a measured number."""
+        return self.cells[self.cells["value"].notna()]
+
+    def rows(self) -> list[list[dict[Any, Any]]]:
+        """Return the cells of each row, as plain dicts."""
+        return [[*cells] for _, cells in groupby(self.cells.to_dict("records"), key=itemgetter("row"))]
+
+    def runs(self) -> set[str]:
+        """Return the runs whose numbers stand in the table."""
+        return {source["run"] for sources in self.measured["sources"] for source in sources}
 
 
-def fill_table(
-    spec: TableSpec, results: Sequence[Result], *, dataset: str | None = None, runs: Path = Path("runs")
-) -> list[FilledTable]:
-    """Place ``results`` in the paper's table, and in a further table for each other ground they were measured on.
+def build_table(
+    spec: TableSpec,
+    rows: pd.DataFrame,
+    *,
+    dataset: str | None = None,
+    runs: Path = Path("runs"),
+    others: bool = True,
+) -> list[BuiltTable]:
+    """Place measured ``rows`` in the paper's table, and in a further table for each other ground they were measured on.
 
     ``dataset`` (a name or folder) asks for tables on this data set alone, with every row; otherwise other data sets'
-    tables show the rows that were measured. ``runs`` is where the commands for empty cells put their runs.
+    tables show the rows that were measured. ``runs`` is where the commands of empty cells put their runs. ``others``:
+    experiments of one's own that are none of the table's follow as rows of their own.
     """
-    name = None if dataset is None else dataset_name(dataset, results)
+    name = None if dataset is None else dataset_name(dataset, rows)
     home = home_ground(spec)
-    grounds: dict[Ground, list[Result]] = {home: []} if name in (None, home.dataset) else {}
-    for result in results:
-        if concerns(spec, result) and name in (None, result.dataset):
-            grounds.setdefault(ground_of(spec, result), []).append(result)
-    if not grounds and dataset is not None and name is not None:
-        grounds[Ground(name, name, None, None, False, dataset)] = []
+    ours = concerned(spec, rows)
+    ours = ours if name is None else ours[ours["dataset"] == name]
+    parts: dict[Ground, list[Any]] = {home: []} if name in (None, home.dataset) else {}
+    for _, part in ours.groupby(["trained_on", "dataset", "split", "n"], sort=False):
+        trained_on, evaluated_on, split, n, source = part.iloc[0][["trained_on", "dataset", "split", "n", "source"]]
+        ground = Ground(trained_on, evaluated_on, split, int(n), False, dataset or source)
+        parts.setdefault(home if is_home(spec, ground) else ground, []).append(part.index)
+    if dataset is not None and name is not None and not parts:
+        parts[Ground(name, name, None, None, False, dataset)] = []
     tables = []
-    for ground, members in sorted(grounds.items(), key=lambda item: _order(item[0])):
-        every_row = ground.home or (name is not None and name != home.dataset)
-        named = replace(ground, argument=dataset) if dataset is not None and not ground.home else ground
-        tables.append(_fill(spec, members, named, runs, every_row=every_row))
+    for ground, indices in sorted(parts.items(), key=lambda item: _order(item[0])):
+        members = ours.loc[[index for one in indices for index in one]].reset_index(drop=True)
+        on = spec.on(ground.train_dataset)
+        cells, found = _match(on, members, ground, others=others)
+        whole = ground.home or (dataset is not None and name != home.dataset)
+        if found or (whole and (members.empty or not members["shipped"].all())):
+            table = _built(on, members, ground, cells, found)
+            tables.append(_with_commands(table if whole else _with_numbers(table), members, runs))
+    if not tables and dataset is not None:
+        return build_table(spec, rows.iloc[:0], dataset=dataset, runs=runs)
     return tables
 
 
-def dataset_name(dataset: str, results: Sequence[Result]) -> str:
+def dataset_name(dataset: str, rows: pd.DataFrame) -> str:
     """Return the name under which results on ``dataset`` (a name, a folder or a file) are stored.
 
     A folder may hold a data set that has a name of its own: then the runs that were trained on it say so.
     """
     path = PurePath(dataset)
     last = path.stem if path.suffix in (".csv", ".tsv", ".json") else path.name or Path(dataset).resolve().name
-    known = {result.dataset for result in results}
-    trained = {PurePath(str(r.settings.get("dataset", ""))).name: r.train_dataset for r in results}
-    return last if last in known else trained.get(path.name, last)
+    if last in set(rows["dataset"]):
+        return last
+    trained = {PurePath(source).name: name for source, name in zip(rows["source"], rows["trained_on"], strict=True)}
+    return str(trained.get(path.name, last))
 
 
 def _order(ground: Ground) -> tuple[bool, str, str, int]:
     return not ground.home, ground.dataset, ground.split or "", -(ground.n or 0)
 
 
-def _fill(spec: TableSpec, results: Sequence[Result], ground: Ground, runs: Path, *, every_row: bool) -> FilledTable:
-    spec = spec.on(ground.train_dataset)
-    rows = [_fill_row(spec, row, results, ground, runs) for row in spec.rows]
-    if not every_row:
-        rows = [row for row in rows if any(cell.measured for cell in row.cells)]
-    table = _without_idle_columns(FilledTable(spec, ground, tuple(rows)))
-    placed = {id(result) for result in table.results()}
-    others = [r for r in results if id(r) not in placed] if spec.of_a_paper else []
-    return _mark_best(replace(table, rows=(*table.rows, *_other_rows(table.spec, others))))
+def _with_numbers(table: BuiltTable) -> BuiltTable:
+    """Leave the rows that were measured."""
+    return replace(table, cells=table.cells[table.cells["row"].isin(table.measured["row"])].reset_index(drop=True))
 
 
-def _without_idle_columns(table: FilledTable) -> FilledTable:
-    """Leave out optional columns for which nothing was measured, where something was."""
-    columns = list(enumerate(table.spec.columns))
-    filled = {place for place, _ in columns if any(row.cells[place].measured for row in table.rows)}
-    kept = [place for place, column in columns if place in filled or not (filled and column.optional)]
-    spec = table.spec.model_copy(update={"columns": tuple(table.spec.columns[place] for place in kept)})
-    rows = tuple(replace(row, cells=tuple(row.cells[place] for place in kept)) for row in table.rows)
-    return replace(table, spec=spec, rows=rows)
+def _match(
+    spec: TableSpec, rows: pd.DataFrame, ground: Ground, *, others: bool
+) -> tuple[list[dict[str, Any]], list[tuple[int, int]]]:
+    """Return the table's cells, and pairs of a cell and a measured row that has its key."""
+    records = rows[[*KNOWN]].to_dict("records")
+    of_recipe = rows.groupby("recipe").indices
+    cells: list[dict[str, Any]] = []
+    found: list[tuple[int, int]] = []
+    for row in spec.rows:
+        for column in spec.columns:
+            candidates = of_recipe.get(row.recipe, ()) if (row.quoted or column.quoted) is None else ()
+            for index in candidates:
+                if cell_key(row, column, records[index]["source"]).fits(records[index]):
+                    found.append((len(cells), index))
+            cells.append(_paper_cell(row, column, home=ground.home))
+    if others and spec.of_a_paper:
+        placed = {index for _, index in found} | {*rows.index[rows["shipped"]]}
+        _add_others(spec, {index: row for index, row in enumerate(records) if index not in placed}, cells, found)
+    return cells, found
 
 
-def _fill_row(spec: TableSpec, row: Row, results: Sequence[Result], ground: Ground, runs: Path) -> FilledRow:
-    cells = tuple(_fill_cell(spec, row, column, results, ground, runs) for column in spec.columns)
-    return FilledRow(row.id, row.labels, cells, row.recipe, row.group)
+def _built(
+    spec: TableSpec, rows: pd.DataFrame, ground: Ground, cells: list[dict[str, Any]], found: list[tuple[int, int]]
+) -> BuiltTable:
+    """Return the table with the mean of the rows that were ``found`` for each cell."""
+    import pandas as pd
+
+    frame = pd.DataFrame(cells, columns=[*LABELS]).astype({"paper": "float64"})
+    frame = frame.assign(row=frame.index // len(spec.columns), bold=False, command=None)
+    frame = frame.join(_means(spec, rows, frame["key"], found))
+    frame["sources"] = frame["sources"].where(frame["value"].notna(), None)
+    frame["shipped"] = frame["shipped"].eq(True)
+    idle = frame["extra"] & ~frame["row"].isin(frame.loc[frame["value"].notna(), "row"])
+    return _mark_best(_without_idle_columns(BuiltTable(spec, ground, frame[~idle].reset_index(drop=True))))
 
 
-def _fill_cell(
-    spec: TableSpec, row: Row, column: Column, results: Sequence[Result], ground: Ground, runs: Path
-) -> Cell:
-    cell = Cell(quoted=row.quoted or column.quoted)
-    if ground.home:
-        cell = replace(cell, paper=row.paper.get(column.key), paper_bold=column.key in row.bold)
-    if cell.quoted is not None:
-        return cell
-    trained = [result for result in results if fits_training(row, column, result, ground)]
-    exact = ground.home or spec.profile is not None
-    fitting = [result for result in trained if fits_options(row.evaluate, result, exact=exact)]
-    measured = measure(column, fitting, options=row.evaluate.asked(), recipe=row.recipe)
-    if measured is not None:
-        return replace(cell, measured=measured)
-    newest = max(trained, key=lambda result: result.created, default=None)
-    return replace(cell, command=fill_command(spec, row, column, ground, None if newest is None else newest.run, runs))
+def _paper_cell(row: Row, column: Column, *, home: bool) -> dict[str, Any]:
+    usual, used = row.config.get("backbone"), row.instead.get("backbone", row.config.get("backbone"))
+    return {
+        **{"id": row.id, "labels": row.labels, "recipe": row.recipe, "group": row.group, "extra": False},
+        **{"key": column.key, "quoted": row.quoted or column.quoted},
+        "note": None if used == usual else f"{used} stands in for {usual}",
+        "paper": row.paper.get(column.key) if home else None,
+        "paper_bold": home and column.key in row.bold,
+    }
 
 
-def measure(
-    column: Column, results: Iterable[Result], *, options: Sequence[str] = (), recipe: str | None = None
-) -> Measured | None:
-    """Return the mean over seeds of one experiment among ``results``; None where none has the column's metric.
+def _means(spec: TableSpec, rows: pd.DataFrame, keys: pd.Series[str], found: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """Return the mean over seeds of each cell's rows, by cell.
 
-    Several experiments: one that names the row's ``recipe`` goes first, then the newest. Of one seed the newest counts.
-    ``options``: the evaluation options that matter to the number.
+    Of one seed the newest row counts; rows of one's own go before those that ship, and the newest count of images.
     """
-    having = [result for result in results if column.value(result.metrics) is not None]
-    experiments = _by(having, lambda result: experiment(result, options))
-    if not experiments:
-        return None
-    chosen = max(experiments, key=lambda group: (group[0].recipe == recipe, max(result.created for result in group)))
-    seeds = [max(group, key=lambda result: result.created) for group in _by(chosen, lambda result: result.seed)]
-    values = [value for result in seeds if (value := column.value(result.metrics)) is not None]
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return Measured(statistics.fmean(values), sd, tuple(seeds), others=len(experiments) - 1)
+    import pandas as pd
+
+    values = {column.key: column.values(rows) for column in spec.columns}
+    long = rows.loc[[index for _, index in found], ["run", "seed", "date", "n", "split", "shipped", "floors"]]
+    long["cell"] = [cell for cell, _ in found]
+    long["value"] = pd.Series([values[keys[cell]][index] for cell, index in found], long.index, "float64")
+    long = long[long["value"].notna()].sort_values("date", kind="stable")
+    long = long[~long["shipped"] | long.groupby("cell")["shipped"].transform("all")]
+    long = long[long["n"] == long.groupby("cell")["n"].transform("last")]
+    long = long.drop_duplicates(["cell", "seed"], keep="last").sort_values(["cell", "seed"])
+    columns = {column.key: column for column in spec.columns}
+    pairs = zip(long["cell"], long["floors"], strict=True)
+    long["floors"] = pd.Series([_floors(columns[keys[cell]], floors) for cell, floors in pairs], long.index, "object")
+    sources = [
+        {"run": run, "seed": None if pd.isna(seed) else int(seed), "date": date[:10], "value": value}
+        for run, seed, date, value in long[["run", "seed", "date", "value"]].itertuples(index=False)
+    ]
+    groups = long.assign(sources=pd.Series(sources, long.index, "object"), sd=long["value"]).groupby("cell")
+    how: dict[str, Any] = {"value": "mean", "sd": "std", "sources": list, "floors": list}
+    return groups.agg({**how, **dict.fromkeys(("n", "split", "shipped"), "first")})
 
 
-def experiment(result: Result, options: Sequence[str], ignored: Collection[str] = ()) -> Hashable:
-    """Return what two results share that differ in their seed alone; of the evaluation only ``options`` count."""
-    skip = {*NOT_THE_EXPERIMENT, *ignored}
-    settings = sorted((key, repr(value)) for key, value in result.settings.items() if key not in skip)
-    return tuple(settings), tuple(repr(result.options.get(key)) for key in options), result.n
+def _floors(column: Column, floors: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
+    """Return the column's metric of the whole image and of a centred box, where an evaluation has both."""
+    full, centred = (column.value(floors.get(name, {})) for name in ("full_image", "centred_box"))
+    return None if full is None or centred is None else (full, centred)
 
 
-def _by(results: Iterable[Result], key: Callable[[Result], Hashable]) -> list[list[Result]]:
-    groups: dict[Hashable, list[Result]] = {}
-    for result in results:
-        groups.setdefault(key(result), []).append(result)
-    return list(groups.values())
+def _with_commands(table: BuiltTable, rows: pd.DataFrame, runs: Path) -> BuiltTable:
+    """Give each empty cell of the paper's the command that measures it."""
+    import pandas as pd
+
+    spec, ground = table.spec, table.ground
+    own = rows.loc[~rows["shipped"]].sort_values("date", kind="stable")[[*KNOWN]].to_dict("records")
+    rows_by_id, columns = ({row.id: row for row in spec.rows}, {column.key: column for column in spec.columns})
+    commands: list[str | None] = []
+    for cell in table.cells.to_dict("records"):
+        if cell["extra"] or isinstance(cell["quoted"], str) or cell["value"] == cell["value"]:
+            commands.append(None)
+            continue
+        row, column = rows_by_id[cell["id"]], columns[cell["key"]]
+        trained = [one["run"] for one in own if cell_key(row, column, one["source"]).is_network_of(one)]
+        commands.append(build_command(spec, row, column, ground, trained[-1] if trained else None, runs))
+    return replace(table, cells=table.cells.assign(command=pd.Series(commands, table.cells.index, "object")))
+
+
+def _without_idle_columns(table: BuiltTable) -> BuiltTable:
+    """Leave out optional columns for which nothing was measured, where something was."""
+    used = set(table.measured["key"])
+    columns = tuple(one for one in table.spec.columns if one.key in used or not (used and one.optional))
+    kept = table.cells["key"].isin([column.key for column in columns])
+    spec = table.spec.model_copy(update={"columns": columns})
+    return replace(table, spec=spec, cells=table.cells[kept].reset_index(drop=True))
+
+
+def _mark_best(table: BuiltTable) -> BuiltTable:
+    """Put the best measured number of each column and group in bold, where there is something to compare."""
+    cells = table.cells.copy()
+    for column in table.spec.columns:
+        value = cells["value"].where((cells["key"] == column.key) & cells["group"].notna()).round(column.decimals)
+        groups = value.groupby(cells["group"])
+        if column.best != "none":
+            best = groups.transform("max" if column.best == "highest" else "min")
+            cells["bold"] |= (value == best) & (groups.transform("count") > 1)
+    return replace(table, cells=cells)
 
 
 # --- rows that the paper does not have ------------------------------------------------------------------------------
 
 
-def _other_rows(spec: TableSpec, results: Sequence[Result]) -> list[FilledRow]:
-    """Return one row per further experiment on the table's ground: other networks, heads, maps or box rules."""
+def _add_others(
+    spec: TableSpec, rows: Mapping[int, Mapping[Any, Any]], cells: list[dict[str, Any]], found: list[tuple[int, int]]
+) -> None:
+    """Add one row per further experiment on the table's ground: other networks, heads, maps or box rules.
+
+    Settings in which the table's columns differ do not make rows differ.
+    """
     asked = {option for row in spec.rows for option in row.evaluate.asked()}
     options = sorted(asked.union(EXTRAS if asked else ()))  # numbers made with and without one of them never mix
     per_column = {key for column in spec.columns for key in column.config}
-    rows = []
-    for group in _by(results, lambda result: experiment(result, options, per_column)):
-        cells = tuple(_other_cell(column, group, options) for column in spec.columns)
-        if any(cell.measured for cell in cells):
-            rows.append(FilledRow(f"run:{group[0].run}", _labels(spec, group[0], options), cells, extra=True))
-    return rows
+    experiments: dict[str, list[int]] = {}
+    for index, row in rows.items():
+        experiments.setdefault(_experiment(row, options, per_column), []).append(index)
+    for members in experiments.values():
+        first = rows[members[0]]
+        about = {
+            **{"id": f"run:{first['run']}", "labels": _labels(spec, first, options), "extra": True},
+            **{"note": _departures(first, per_column), "paper_bold": False},
+        }
+        for column in spec.columns:
+            found += [(len(cells), one) for one in members if column.config.items() <= rows[one]["changed"].items()]
+            cells.append({**about, "key": column.key, "quoted": column.quoted})
 
 
-def _other_cell(column: Column, results: Sequence[Result], options: Sequence[str]) -> Cell:
-    if column.quoted is not None:
-        return Cell(quoted=column.quoted)
-    fitting = [r for r in results if all(r.settings.get(key) == value for key, value in column.config.items())]
-    return Cell(measured=measure(column, fitting, options=options))
+def _experiment(row: Mapping[Any, Any], options: Iterable[str], ignored: Collection[str]) -> str:
+    """Return what two rows share that differ in their seed alone; of the evaluation only ``options`` count."""
+    network = [row["recipe"], row["backbone"], row["method"], row["changed"] | dict.fromkeys(ignored)]
+    return json.dumps([network, [row["options"].get(option) for option in options]], sort_keys=True)
 
 
-def _labels(spec: TableSpec, result: Result, options: Sequence[str]) -> tuple[str, ...]:
+def _departures(row: Mapping[Any, Any], ignored: Collection[str]) -> str | None:
+    """Say in which settings a run departs from its recipe: a short training is no reproduction."""
+    if not isinstance(row["recipe"], str):
+        return None
+    usual = usual_settings(row["source"], row["recipe"])
+    said = [f"{key} {value} ({usual.get(key)})" for key, value in row["changed"].items() if key not in ignored]
+    return f"departs from recipe {row['recipe']}: {', '.join(said)}" if said else None
+
+
+def _labels(spec: TableSpec, row: Mapping[Any, Any], options: Iterable[str]) -> tuple[str, ...]:
     """Name a row by its head and backbone, and by how its maps became boxes where the table depends on it."""
-    values = [result.options.get(option) for option in options]
+    values = [row["options"].get(option) for option in options]
     texts = ["+".join(map(str, value)) if isinstance(value, list | tuple) else str(value) for value in values if value]
     how = f" ({', '.join(texts)})" if texts else ""
     if len(spec.label_columns) == 1:
-        return (f"{result.backbone}-{result.head}{how}",)
-    return (f"{result.head}{how}", result.backbone, *[""] * (len(spec.label_columns) - 2))
-
-
-# --- bold -----------------------------------------------------------------------------------------------------------
-
-
-def _mark_best(table: FilledTable) -> FilledTable:
-    """Put the best measured number of each column and group in bold, where there is something to compare."""
-    rows = list(table.rows)
-    for place, column in enumerate(table.spec.columns):
-        groups: dict[str, list[tuple[float, int]]] = {}
-        for index, row in enumerate(rows):
-            measured = row.cells[place].measured
-            if row.group is not None and measured is not None and column.best != "none":
-                groups.setdefault(row.group, []).append((round(measured.value, column.decimals), index))
-        for members in groups.values():
-            best = (max if column.best == "highest" else min)(value for value, _ in members)
-            for _, index in [pair for pair in members if pair[0] == best and len(members) > 1]:
-                rows[index] = _with_bold(rows[index], place)
-    return replace(table, rows=tuple(rows))
-
-
-def _with_bold(row: FilledRow, place: int) -> FilledRow:
-    cells = list(row.cells)
-    cells[place] = replace(cells[place], measured_bold=True)
-    return replace(row, cells=tuple(cells))
+        return (f"{row['backbone']}-{row['method']}{how}",)
+    return (f"{row['method']}{how}", row["backbone"], *[""] * (len(spec.label_columns) - 2))

@@ -76,9 +76,9 @@ def draw_chart(title: str, x_label: str, lines: Sequence[Line], *, mark: float |
     with mpl.rc_context({"svg.hashsalt": "gwapctl", "font.size": 9, "axes.edgecolor": FAINT, "text.color": INK}):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
-        for place, line in enumerate(lines):
+        for index, line in enumerate(lines):
             marker = "o" if len(line.x) < 30 else None
-            colour = LINES[place % len(LINES)]
+            colour = LINES[index % len(LINES)]
             axes.plot(line.x, line.y, label=line.label, color=colour, linewidth=1.6, marker=marker, markersize=3)
         if mark is not None:
             axes.axvline(mark, color=FAINT, linewidth=1, linestyle="--")

@@ -33,8 +33,8 @@ def find_examples(evaluation: Mapping[str, Any], dataset: str, root: Path | None
     ordered = sorted(evaluation.get("examples") or [], key=lambda example: -float(example["iou"]))
     count = min(COUNT, (len(ordered) + 1) // 2)
     best, worst = ordered[:count], ordered[count:][::-1][:COUNT]
-    places = _places([*best, *worst], dataset, str(evaluation.get("split")), root)
-    best_drawn, worst_drawn = ([_draw(example, places) for example in chosen] for chosen in (best, worst))
+    files = _image_files([*best, *worst], dataset, str(evaluation.get("split")), root)
+    best_drawn, worst_drawn = ([_draw(example, files) for example in chosen] for chosen in (best, worst))
     return Examples(
         tuple(picture for picture in best_drawn if picture is not None),
         tuple(picture for picture in worst_drawn if picture is not None),
@@ -42,7 +42,7 @@ def find_examples(evaluation: Mapping[str, Any], dataset: str, root: Path | None
     )
 
 
-def _places(examples: Sequence[Mapping[str, Any]], dataset: str, split: str, root: Path | None) -> dict[str, Path]:
+def _image_files(examples: Sequence[Mapping[str, Any]], dataset: str, split: str, root: Path | None) -> dict[str, Path]:
     """Return where the images are now, by id: where they were, else where the data set has them."""
     found = {str(example["image"]): Path(str(example.get("path") or "")) for example in examples}
     if all(path.is_file() for path in found.values()):
@@ -56,14 +56,14 @@ def _places(examples: Sequence[Mapping[str, Any]], dataset: str, split: str, roo
     return {**found, **{sample.id: sample.path for sample in samples if sample.id in found}}
 
 
-def _draw(example: Mapping[str, Any], places: Mapping[str, Path]) -> Picture | None:
+def _draw(example: Mapping[str, Any], files: Mapping[str, Path]) -> Picture | None:
     """Draw one example; None where its image is gone or broken."""
     import cv2
 
     from gwapctl.draw import Mark, draw_overlay
     from gwapctl.images.decode import read_image
 
-    path = places[str(example["image"])]
+    path = files[str(example["image"])]
     if not path.is_file():
         return None
     try:

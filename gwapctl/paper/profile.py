@@ -6,16 +6,13 @@ the same for all of them unless it says otherwise for one, and may choose the da
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from gwapctl.config import DetectorConfig, TrainConfig
 from gwapctl.errors import DataError, UsageError, unknown_name
-from gwapctl.files import read_text
 from gwapctl.networks.zoo import zoo_folder
 from gwapctl.paper.specification import (
     Column,
@@ -25,6 +22,7 @@ from gwapctl.paper.specification import (
     Setting,
     TableSpec,
     load_table,
+    read_toml,
     table_names,
 )
 
@@ -88,23 +86,11 @@ def load_profile(spec: str) -> Profile | None:
     if spec == PAPER:
         return None
     if Path(spec).is_file():
-        return _read(Path(spec), spec)
+        return read_toml(Profile, Path(spec), "profile", lambda _: {"name": spec})
     names = profile_names()
     if spec not in names:
         raise unknown_name("profile", spec, names)
-    return _read(zoo_folder() / "profiles" / f"{spec}.toml", spec)
-
-
-def _read(file: Path, name: str) -> Profile:
-    try:
-        document: dict[str, Any] = tomllib.loads(read_text(file))
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"cannot read the profile {file}: {error}.") from error
-    try:
-        return Profile.model_validate({"name": name, **document})
-    except ValidationError as error:
-        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'profile'}: {item['msg']}" for item in error.errors()]
-        raise DataError(f"{file} is not a profile: {'; '.join(mistakes)}.") from error
+    return read_toml(Profile, zoo_folder() / "profiles" / f"{spec}.toml", "profile", lambda _: {"name": spec})
 
 
 def load_specs(name: str, profile: str = PAPER) -> list[TableSpec]:

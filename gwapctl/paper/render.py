@@ -1,133 +1,118 @@
-"""Filled tables in every format but HTML (``html.py``) and the terminal's (``text.py``)."""
+"""Built tables in every format but the terminal's (``text.py``)."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from gwapctl.paper.build import Cell, FilledRow, FilledTable
-from gwapctl.paper.grid import Entry, Grid, Note, make_grid, note_mark
+from gwapctl.paper.build import BuiltTable
+from gwapctl.paper.grid import Entry, Grid, make_grid
+from gwapctl.paper.pages import render_page
 from gwapctl.paper.specification import Column
 
-# --- markdown -------------------------------------------------------------------------------------------------------
+# --- what people read -----------------------------------------------------------------------------------------------
 
 
-def render_markdown(tables: Sequence[FilledTable]) -> str:
+def render_markdown(tables: Sequence[BuiltTable], *, commands: bool = False) -> str:
     """Write tables as GitHub markdown."""
-    return "\n".join(_markdown(make_grid(table)) for table in tables)
+    return "\n".join(_markdown(make_grid(table, commands=commands)) for table in tables)
 
 
 def _markdown(grid: Grid) -> str:
-    notes = grid.notes()
-    heads = [
-        " ".join(part for part in (head.name, f"({head.whose})" if head.whose else "") if part) for head in grid.heads
-    ]
-    lines = [f"**{_md(grid.title)}.** {_md(grid.caption)}", "", _md_row([_md(head) for head in heads])]
-    lines.append(_md_row([":---" if place < grid.labels else "---:" for place in range(len(heads))]))
-    lines += [_md_row([_md_entry(entry, notes) for entry in row]) for row in grid.rows]
-    lines += ["", *[f"{_md(remark)}\n" for remark in grid.remarks]]
-    for place, note in enumerate(notes):
-        text = f"empty; to fill it: `{note.text}`" if note.kind == "command" else _md(note.text)
-        lines.append(f"- [{note_mark(place)}] {text}")
+    heads = [_md(" ".join(filter(None, (name, f"({whose})" if whose else "")))) for name, whose in grid.heads]
+    rules = [":---" if index < grid.labels else "---:" for index in range(len(heads))]
+    body = [heads, rules, *grid.entries.map(_md_entry).to_numpy().tolist()]
+    lines = [f"**{_md(grid.title)}.** {_md(grid.caption)}", "", *(f"| {' | '.join(cells)} |" for cells in body), ""]
+    lines += [f"{_md(remark)}\n" for remark in grid.remarks]
+    for note in grid.notes:
+        lines.append(f"- [{note.mark}] " + (f"empty; to fill it: `{note.text}`" if note.is_command else _md(note.text)))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _md_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _md_entry(entry: Entry, notes: list[Note]) -> str:
-    text = _md(entry.text)
-    text = f"**{text}**" if entry.bold else text
-    return text if entry.note is None else f"{text} [{note_mark(notes.index(entry.note))}]"
+def _md_entry(entry: Entry) -> str:
+    text = f"**{_md(entry.text)}**" if entry.bold else _md(entry.text)
+    return f"{text} [{entry.mark}]" if entry.mark else text
 
 
 def _md(text: str) -> str:
-    """Escape what markdown would read as markup."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    """Escape what markdown would read as markup, but for code."""
+    parts = text.split("`")
+    for index in range(0, len(parts), 2):
+        for sign in "\\*_[]<>|":
+            parts[index] = parts[index].replace(sign, f"\\{sign}")
+    return "`".join(parts)
 
 
-# --- LaTeX ----------------------------------------------------------------------------------------------------------
+def render_html(tables: Sequence[BuiltTable], *, commands: bool = False) -> str:
+    """Write tables as one page."""
+    numbers = list(dict.fromkeys(table.spec.number for table in tables))
+    title = numbers[0] if len(numbers) == 1 else "The papers' tables"
+    grids = [make_grid(table, commands=commands) for table in tables]
+    names = [[(name, len([*members])) for name, members in groupby(name for name, _ in grid.heads)] for grid in grids]
+    return render_page("tables.html", title=title, grids=[*zip(grids, names, strict=True)])
+
 
 LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "%": r"\%",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "σ": r"$\sigma$",
-    "α": r"$\alpha$",
-    "±": r"$\pm$",
-    "–": "--",
+    **{sign: f"\\{sign}" for sign in "{}$&%#_"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"},
+    **{">": r"\textgreater{}", "σ": r"$\sigma$", "α": r"$\alpha$", "±": r"$\pm$", "–": "--", "…": r"\ldots{}"},
 }
 
 
-def render_latex(tables: Sequence[FilledTable]) -> str:
+def render_latex(tables: Sequence[BuiltTable], *, commands: bool = False) -> str:
     r"""Write tables as LaTeX floats for ``\usepackage{booktabs}``; commands of empty cells stand in comments."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(table) for table in tables)
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(table, commands) for table in tables)
 
 
-def _latex(table: FilledTable) -> str:
-    grid = make_grid(table)
-    notes = [note for note in grid.notes() if note.kind == "measured"]
-    ground = "" if table.ground.home else f"-{table.ground.name}".replace(" ", "-")
-    columns = "l" * grid.labels + "r" * (len(grid.heads) - grid.labels)
-    lines = [
-        "\\begin{table}[t]",
-        "\\centering",
-        f"\\caption{{{tex(grid.caption)}}}",
-        f"\\label{{tab:{table.spec.name}{_label(ground)}}}",
-        f"\\begin{{tabular}}{{{columns}}}",
-        "\\toprule",
-        *_latex_heads(grid),
-        "\\midrule",
-    ]
+def _latex(table: BuiltTable, commands: bool) -> str:
+    grid = make_grid(table, commands=commands)
+    kinds = "l" * grid.labels + "r" * (len(grid.heads) - grid.labels)
+    frame = grid.entries.map(lambda entry: _tex_entry(entry, {note.mark for note in grid.notes if note.is_command}))
+    frame.columns = frame.columns.map(lambda head: (tex(head[0]), tex(head[1])))
+    if not any(whose for _, whose in grid.heads):
+        frame.columns = frame.columns.get_level_values(0)
+    text = frame.to_latex(index=False, escape=False, column_format=kinds, multicolumn_format="c")
+    head, body = text.split("\\midrule\n")
+    lines = body.splitlines()
     for index, row in enumerate(grid.rows):
-        lines += ["\\midrule"] if index in grid.breaks else []
-        commands = [entry.note.text for entry in row if entry.note is not None and entry.note.kind == "command"]
-        lines += [f"% empty; to fill it: {command}" for command in dict.fromkeys(commands)]
-        lines.append(" & ".join(_tex_entry(entry, notes) for entry in row) + r" \\")
-    lines += ["\\bottomrule", "\\end{tabular}"]
-    below = [tex(remark) for remark in grid.remarks]
-    below += [rf"\textsuperscript{{{note_mark(place)}}} {tex(note.text)}" for place, note in enumerate(notes)]
-    lines += [r"\par\smallskip", *(rf"{{\footnotesize {text}\par}}" for text in below)] if below else []
-    return "\n".join([*lines, "\\end{table}"]) + "\n"
+        wanted = [entry.note for entry in row if entry.mark and entry.kind == "empty"]
+        above = (["\\midrule"] if index in grid.breaks else []) + [f"% empty; to fill it: {one}" for one in wanted]
+        lines[index] = "\n".join([*dict.fromkeys(above), lines[index]])
+    ground = "" if table.ground.home else f"-{table.ground.name}"
+    profile = "" if table.spec.profile is None or table.ground.home else f"-{table.spec.profile}"
+    label = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in ground + profile)
+    below = [tex(remark).replace("`", "") for remark in grid.remarks]
+    below += [rf"\textsuperscript{{{note.mark}}} {tex(note.text)}" for note in grid.notes if not note.is_command]
+    return "\n".join(
+        [
+            "\\begin{table}[t]",
+            "\\centering",
+            f"\\caption{{{tex(grid.caption)}}}",
+            f"\\label{{tab:{table.spec.name}{label}}}",
+            *_with_rules(head.splitlines(), grid),
+            "\\midrule",
+            *lines,
+            *([r"\par\smallskip", *(rf"{{\footnotesize {one}\par}}" for one in below)] if below else []),
+            "\\end{table}\n",
+        ]
+    )
 
 
-def _latex_heads(grid: Grid) -> list[str]:
-    """Write the heads; the paper's and the measured column of one number share their name above a thin line."""
-    if not any(head.whose for head in grid.heads):
-        return [" & ".join(tex(head.name) for head in grid.heads) + r" \\"]
-    names, lines, place = [], [], 1
-    for name, members in groupby(grid.heads, key=lambda head: head.name):
-        count = len(list(members))
-        names.append(tex(name) if count == 1 else rf"\multicolumn{{{count}}}{{c}}{{{tex(name)}}}")
-        lines += [] if count == 1 else [rf"\cmidrule(lr){{{place}-{place + count - 1}}}"]
-        place += count
-    whose = " & ".join(tex(head.whose) for head in grid.heads)
-    return [rf"{' & '.join(names)} \\", *lines, rf"{whose} \\"]
+def _with_rules(lines: list[str], grid: Grid) -> list[str]:
+    """Put a thin line below a name that the paper's and the measured column share; pandas draws none."""
+    rules, first = [], 1
+    for _, members in groupby(grid.heads, key=lambda head: head[0]):
+        whose = [one for _, one in members]
+        rules += [rf"\cmidrule(lr){{{first}-{first + len(whose) - 1}}}"] if len(whose) > 1 and any(whose) else []
+        first += len(whose)
+    return [*lines[:3], *rules, *lines[3:]]
 
 
-def _tex_entry(entry: Entry, notes: list[Note]) -> str:
+def _tex_entry(entry: Entry, of_commands: set[str]) -> str:
     text = rf"\textbf{{{tex(entry.text)}}}" if entry.bold else tex(entry.text)
-    return text + (rf"\textsuperscript{{{note_mark(notes.index(entry.note))}}}" if entry.note in notes else "")
-
-
-def _label(text: str) -> str:
-    return "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in text)
+    return text if entry.mark in {"", *of_commands} else rf"{text}\textsuperscript{{{entry.mark}}}"
 
 
 def tex(text: str) -> str:
@@ -143,82 +128,69 @@ CSV_COLUMNS = (
 )
 
 
-def render_csv(tables: Sequence[FilledTable]) -> str:
+def render_csv(tables: Sequence[BuiltTable]) -> str:
     """Write one line per number, the paper's or measured, and one per cell that waits for its command."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    import pandas as pd
+
+    lines = []
     for table in tables:
-        for row in table.rows:
-            common = {"table": table.spec.name, "row": row.id, "labels": " / ".join(row.labels), "recipe": row.recipe}
-            writer.writerows({**common, **_csv_number(number)} for number in _numbers(table, row))
-    return buffer.getvalue()
+        for row in _rows(table):
+            common = {"table": table.spec.name, "row": row["id"], "labels": " / ".join(row["labels"])}
+            for number in row["cells"]:
+                sources = number.pop("runs", [])
+                if sources:
+                    number["seeds"] = " ".join(str(source["seed"]) for source in sources)
+                    number["date"] = max(source["date"] for source in sources)
+                    number["runs"] = " ".join(source["run"] for source in sources)
+                lines.append({**common, "recipe": row["recipe"], **number})
+    return pd.DataFrame(lines, columns=[*CSV_COLUMNS], dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-def _csv_number(number: dict[str, Any]) -> dict[str, Any]:
-    sources = number.pop("runs", [])
-    if sources:
-        number["seeds"] = " ".join(str(source["seed"]) for source in sources)
-        number["date"] = max(source["date"] for source in sources)
-        number["runs"] = " ".join(source["run"] for source in sources)
-    return number
+def render_json(tables: Sequence[BuiltTable]) -> str:
+    """Write the whole of the tables as one JSON document; every number says whether it is the paper's or measured."""
+    document = {"schema_version": 1, "tables": [_document(table) for table in tables]}
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def render_json(tables: Sequence[FilledTable]) -> str:
-    """Write the whole of the tables as one JSON document."""
-    return json.dumps(document(tables), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def document(tables: Sequence[FilledTable]) -> dict[str, Any]:
-    """Return tables as a JSON document; every number says whether it is the paper's or measured."""
-    return {"schema_version": 1, "tables": [_document(table) for table in tables]}
-
-
-def _document(table: FilledTable) -> dict[str, Any]:
+def _document(table: BuiltTable) -> dict[str, Any]:
     spec, ground = table.spec, table.ground
     return {
         "table": spec.name,
         "number": spec.number,
         "caption": table.caption,
         "source": spec.source,
+        "profile": spec.profile or "paper",
         "dataset": ground.dataset,
         "split": ground.split,
         "paper_dataset": ground.home,
         "label_columns": list(spec.label_columns),
         "columns": [{"key": c.key, "name": c.name, "metric": c.metric, "best": c.best} for c in spec.columns],
-        "rows": [
-            {"id": row.id, "labels": list(row.labels), "recipe": row.recipe, "cells": list(_numbers(table, row))}
-            for row in table.rows
-        ],
+        "rows": _rows(table),
     }
 
 
-def _numbers(table: FilledTable, row: FilledRow) -> list[dict[str, Any]]:
-    """Return the numbers of a row, and the commands that would fill what is missing, as plain dicts."""
-    found = []
-    for column, cell in zip(table.spec.columns, row.cells, strict=True):
-        common = {"column": column.name, "metric": column.metric}
-        numbers = (_paper_number(table, cell), _measured_number(table, column, cell))
-        found += [common | number for number in numbers if number is not None]
+def _rows(table: BuiltTable) -> list[dict[str, Any]]:
+    """Return the rows with their numbers, and the commands for what is missing, as plain dicts."""
+    rows = []
+    for cells in table.rows():
+        pairs = zip(table.spec.columns, cells, strict=True)
+        numbers = [number for column, cell in pairs for number in _numbers(table, column, cell)]
+        recipe = cells[0]["recipe"] if isinstance(cells[0]["recipe"], str) else None
+        rows.append({"id": cells[0]["id"], "labels": list(cells[0]["labels"]), "recipe": recipe, "cells": numbers})
+    return rows
+
+
+def _numbers(table: BuiltTable, column: Column, cell: Mapping[Any, Any]) -> list[dict[str, Any]]:
+    """Return the numbers of a cell: the paper's, and the measured one or the command that makes it."""
+    common, found = {"column": column.name, "metric": column.metric}, []
+    if cell["paper"] == cell["paper"]:
+        where = {"dataset": table.spec.dataset, "split": table.spec.split}
+        found.append({**common, "kind": "paper", "value": cell["paper"], "bold": cell["paper_bold"], **where})
+    here = {"dataset": table.ground.dataset, "split": table.ground.split}
+    if cell["sources"]:
+        sd = None if cell["sd"] != cell["sd"] else cell["sd"]
+        number = {"value": cell["value"], "sd": sd, "bold": cell["bold"], **here, "n": int(cell["n"])}
+        found.append({**common, "kind": "measured", **number, "runs": list(cell["sources"])})
+    elif isinstance(cell["command"], str):
+        found.append({**common, "kind": "measured", "value": None, **here, "command": cell["command"]})
     return found
-
-
-def _paper_number(table: FilledTable, cell: Cell) -> dict[str, Any] | None:
-    if cell.paper is None:
-        return None
-    spec = table.spec
-    return {"kind": "paper", "value": cell.paper, "bold": cell.paper_bold, "dataset": spec.dataset, "split": spec.split}
-
-
-def _measured_number(table: FilledTable, column: Column, cell: Cell) -> dict[str, Any] | None:
-    where = {"dataset": table.ground.dataset, "split": table.ground.split}
-    measured = cell.measured
-    if measured is None:
-        empty = {"kind": "measured", "value": None, **where, "command": cell.command}
-        return None if cell.command is None else empty
-    sources = [
-        {"run": result.run, "seed": result.seed, "date": result.date, "value": column.value(result.metrics)}
-        for result in measured.results
-    ]
-    number = {"kind": "measured", "value": measured.value, "sd": measured.sd, "bold": cell.measured_bold}
-    return {**number, **where, "n": measured.results[0].n, "runs": sources}

@@ -1,36 +1,32 @@
 """``gwapctl reproduce``: train and evaluate what a paper's table lacks, each network once, and go on after any end.
 
-A run counts for a row if its resolved settings are the ones that would be trained now, wherever it lies below the runs'
-folder: rows and tables share trainings that way, and an interrupted run is continued.
+A run counts for a row by the same key as in a table, wherever it lies below the runs' folder: rows and tables share
+trainings that way, and an interrupted run is continued.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from gwapctl.config import DetectorConfig, TrainConfig, build_train_config, stored_config
+from gwapctl.config import stored_config
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.errors import DataError, GwapctlError, unknown_name
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.files import prepare_output_folder
 from gwapctl.maps.reading import split_options
-from gwapctl.paper.lookup import concerns, fits_options, ground_of, home_ground, recipe_file, run_name
-from gwapctl.paper.results import run_results
-from gwapctl.paper.specification import Column, Row, Setting, TableSpec
+from gwapctl.paper.lookup import cell_config, cell_key, concerned, home_ground, run_name
+from gwapctl.paper.measured import Config, run_config, run_rows, settings_hash
+from gwapctl.paper.specification import Column, Row, TableSpec
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run, find_runs, new_run_folder
 
-Config = TrainConfig | DetectorConfig
 Watch = Callable[[str], AbstractContextManager[ProgressCallback]]
-
-# settings that decide how a number is computed, not which network comes out; the data set is compared by its name
-NOT_THE_NETWORK = {"dataset", "precision", "deterministic", "compile"}
 
 
 @dataclass(frozen=True)
@@ -45,10 +41,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Reading:
-    """One evaluation that a row asks of a network; ``metrics`` are those that it must have, by the table's columns."""
+    """One evaluation that a row asks of a network, for these columns; ``metrics`` are those that it must have."""
 
     row: Row
-    metrics: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of the columns that every data set has."""
+        return [one.metric for one in self.columns if one.metric is not None and not one.optional]
 
 
 @dataclass
@@ -125,14 +126,13 @@ class Plan:
         """Tell whether a stored evaluation of the finished run of ``work`` is what ``reading`` asks."""
         if work.run is None or not work.run.finished:
             return False
-        for result in run_results(work.run):
-            exact = self.spec.profile is not None or ground_of(self.spec, result).home
-            # a folder's data set may have a name of its own, which its run knows
-            asked = result.train_dataset if self.evaluated_on == self.dataset else self.evaluated_on
-            fits = concerns(self.spec, result) and fits_options(reading.row.evaluate, result, exact=exact)
-            if result.dataset == asked and fits and set(reading.metrics) <= set(result.metrics):
-                return True
-        return False
+        rows = concerned(self.spec, run_rows([work.run]))
+        # a folder's data set may have a name of its own, which its run knows
+        asked = rows["trained_on"] if self.evaluated_on == self.dataset else self.evaluated_on
+        key = cell_key(reading.row, reading.columns[0], self.dataset)
+        rows = rows[rows["dataset"] == asked]
+        found = rows.loc[[index for index, row in rows.to_dict("index").items() if key.fits(row)]]
+        return bool(found.reindex(columns=reading.metrics).notna().all(axis=1).any())
 
     def cost(self, work: Work) -> Cost:
         """Estimate what training takes, and what the missing evaluations take."""
@@ -173,9 +173,10 @@ class Plan:
     def _speeds(self) -> dict[tuple[object, ...], float]:
         """Images per second of each network that some run below the runs' folder trained: the median of its epochs."""
         found: dict[tuple[object, ...], list[float]] = {}
-        for run, config in _configured(find_runs(self.machine.runs)):
-            speeds = [row["images_per_second"] for row in run.history() if "images_per_second" in row]
-            found.setdefault(_network(config), []).extend(speeds)
+        for run in find_runs(self.machine.runs):
+            if (config := run_config(run)) is not None:
+                speeds = [row["images_per_second"] for row in run.history() if "images_per_second" in row]
+                found.setdefault(_network(config), []).extend(speeds)
         return {network: statistics.median(speeds) for network, speeds in found.items() if speeds}
 
 
@@ -187,7 +188,7 @@ def make_plan(
     rows: Sequence[str] = (),
     machine: Machine | None = None,
 ) -> Plan:
-    """List what ``spec`` (a table, ``report.profile.apply_profile`` may have changed it) needs on ``dataset``.
+    """List what ``spec`` (a table, ``paper.profile.apply_profile`` may have changed it) needs on ``dataset``.
 
     Without ``dataset`` it is the profile's, else the paper's. ``rows`` takes these alone, by id; ``seeds`` counts from
     0. Nothing is trained or read but the runs' documents.
@@ -204,19 +205,18 @@ def make_plan(
     for name in rows:
         if name not in [row.id for row in chosen]:
             raise unknown_name("row", name, [row.id for row in chosen])
-    works: dict[str, Work] = {}
+    works: dict[Any, Work] = {}
     for seed in range(seeds):
         for row in [row for row in chosen if row.id in (rows or [row.id])]:
             for columns in _columns(spec):
-                config = _config(spec, row, columns[0], dataset, seed)
+                config = cell_config(row, columns[0], dataset, seed)
                 work = works.setdefault(_key(config), Work(config, _name(spec, row, columns[0], dataset, seed)))
-                metrics = tuple(one.metric for one in columns if one.metric is not None and not one.optional)
-                work.readings.append(Reading(row, metrics))
-    known: dict[str, Run] = {}
-    for run, config in _configured(find_runs(machine.runs)):
-        known[_key(config)] = _better(known.get(_key(config)), run)
-    for key, work in works.items():
-        work.run = known.get(key)
+                work.readings.append(Reading(row, columns))
+    for run in find_runs(machine.runs):
+        known = run_config(run)
+        if known is not None and _key(known) in works:
+            work = works[_key(known)]
+            work.run = _better(work.run, run)
     return Plan(spec, dataset, machine, list(works.values()))
 
 
@@ -241,9 +241,9 @@ def carry_out(
         failures.append(Failure(rows, work.config.seed, f"{what} of {work.name}", _why(error)))
         say(f"{where}: {what} failed: {_why(error)}")
 
-    for place, work in enumerate(plan.works, start=1):
+    for index, work in enumerate(plan.works, start=1):
         rows = tuple(dict.fromkeys(reading.row.id for reading in work.readings))
-        where = f"[{place}/{len(plan.works)}] {', '.join(rows)}, seed {work.config.seed}"
+        where = f"[{index}/{len(plan.works)}] {', '.join(rows)}, seed {work.config.seed}"
         try:
             if work.state != "trained":
                 before(work.config)
@@ -314,19 +314,9 @@ def _columns(spec: TableSpec) -> list[tuple[Column, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def _config(spec: TableSpec, row: Row, column: Column, dataset: str, seed: int) -> Config:
-    """Resolve the settings of one row, column and seed: recipe, then profile, then column."""
-    recipe = recipe_file(str(row.recipe))
-    if recipe is None:
-        raise DataError(f"table {spec.name}, row {row.id}: there is no recipe models/recipes/{row.recipe}.toml.")
-    settings: dict[str, Setting] = {**row.instead, **column.config, "seed": seed}
-    return build_train_config(dataset, recipe, settings)
-
-
-def _key(config: Config) -> str:
+def _key(config: Config) -> tuple[object, ...]:
     """Return what two configs share that give the same network."""
-    stated = config.model_dump(mode="json", exclude=NOT_THE_NETWORK)
-    return repr((PurePath(config.dataset).name, sorted(stated.items(), key=lambda item: item[0])))
+    return PurePath(config.dataset).name, config.recipe, settings_hash(config), config.seed
 
 
 def _network(config: Config) -> tuple[object, ...]:
@@ -342,15 +332,6 @@ def _name(spec: TableSpec, row: Row, column: Column, dataset: str, seed: int) ->
     profile = spec.profile and PurePath(spec.profile).stem
     ending = [text for text in (profile, f"seed{seed}" if seed else None) if text]
     return "-".join([run_name(row, column, ground), *ending])
-
-
-def _configured(runs: Sequence[Run]) -> Iterator[tuple[Run, Config]]:
-    """Yield the runs whose settings this version still understands, with them."""
-    for run in runs:
-        try:
-            yield run, stored_config(run.document["config"])
-        except (KeyError, TypeError, ValueError):
-            continue
 
 
 def _better(known: Run | None, run: Run) -> Run:

@@ -11,9 +11,8 @@ from typing import Any
 from gwapctl.metrics import METRICS, Metric, describe
 from gwapctl.paper.curves import Line, Picture, draw_chart, learning_curves
 from gwapctl.paper.examples import find_examples
-from gwapctl.paper.output import write_report
-from gwapctl.paper.pages import render_page
-from gwapctl.paper.results import is_chosen_on
+from gwapctl.paper.measured import is_chosen_on
+from gwapctl.paper.pages import render_page, write_report
 from gwapctl.runs import Run
 
 PAGE = "report.html"

@@ -7,15 +7,19 @@ the recipe of its training, the settings by which a run is recognised, and the o
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from gwapctl.errors import DataError, closest, unknown_name
+from gwapctl.files import read_text
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
 OURS = "ours"  # the source of a table that no paper has
@@ -32,6 +36,9 @@ EXTRAS: dict[str, Setting | None] = {
     "backprop_seg": "none",
     "guesses": None,
 }
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Frozen(BaseModel):
@@ -94,6 +101,11 @@ class Column(Frozen):
         value = None if self.metric is None else metrics.get(self.metric)
         return 100 * value if value is not None and self.percent else value
 
+    def values(self, rows: pd.DataFrame) -> pd.Series[float]:
+        """Return the column's metric of measured rows as the table prints it, NaN where it was not measured."""
+        values = rows.reindex(columns=[self.metric])[self.metric].astype("float64")
+        return 100 * values if self.percent else values
+
 
 class Row(Frozen):
     """One row: the paper's numbers by column key, and what measures them again.
@@ -126,7 +138,7 @@ class TableSpec(Frozen):
     ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
     number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
     explain what stands in the rows. ``profile``, its caption and its ``default_dataset`` are filled in by
-    ``report.profile``: the table on another budget than the paper's; ``variants`` are the same on yet another budget
+    ``paper.profile``: the table on another budget than the paper's; ``variants`` are the same on yet another budget
     for data sets by name.
     """
 
@@ -206,19 +218,29 @@ def load_table(name: str) -> TableSpec:
 
 
 def read_table(file: Path) -> TableSpec:
-    """Read a table specification from a TOML file.
+    """Read a table specification from a TOML file; ``train_dataset`` is its ``dataset`` where it does not say.
+
+    Raises:
+        DataError: the file is missing or broken; the message lists every mistake.
+
+    """
+    return read_toml(
+        TableSpec, file, "table", lambda stated: {"train_dataset": stated.get("dataset"), "name": file.stem}
+    )
+
+
+def read_toml(model: type[Model], file: Path, what: str, usual: Callable[[dict[str, Any]], dict[str, Any]]) -> Model:
+    """Read a ``model`` from a TOML file; ``usual`` are the values of what it does not state.
 
     Raises:
         DataError: the file is missing or broken; the message lists every mistake.
 
     """
     try:
-        document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"cannot read the table {file}: {error}. Install gwapctl again.") from error
-    document.setdefault("train_dataset", document.get("dataset"))
-    try:
-        return TableSpec.model_validate({"name": file.stem, **document})
+        stated = tomllib.loads(read_text(file))
+        return model.model_validate({**usual(stated), **stated})
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"cannot read the {what} {file}: {error}.") from error
     except ValidationError as error:
-        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'table'}: {item['msg']}" for item in error.errors()]
-        raise DataError(f"{file} is not a table: {'; '.join(mistakes)}.") from error
+        mistakes = [f"{'.'.join(map(str, item['loc'])) or what}: {item['msg']}" for item in error.errors()]
+        raise DataError(f"{file} is not a {what}: {'; '.join(mistakes)}.") from error

@@ -1,19 +1,23 @@
-"""The papers' tables, from specification and runs to text: what ``gwapctl report --table`` calls."""
+"""The papers' tables, from specification and measured rows to text: what ``gwapctl report --table`` calls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gwapctl.errors import UsageError, unknown_name
-from gwapctl.paper.build import FilledTable, fill_table
-from gwapctl.paper.pages import render_html
-from gwapctl.paper.profile import PAPER, load_specs
-from gwapctl.paper.render import render_csv, render_json, render_latex, render_markdown
-from gwapctl.paper.results import collect_results
+from gwapctl.paper.build import BuiltTable, build_table
+from gwapctl.paper.measured import measured_rows, read_results
+from gwapctl.paper.profile import PAPER, apply_profile, load_profile, load_specs, profile_names
+from gwapctl.paper.render import render_csv, render_html, render_json, render_latex, render_markdown
+from gwapctl.paper.specification import TableSpec, load_table
 from gwapctl.paper.text import render_text
 
-FORMATS: dict[str, Callable[[Sequence[FilledTable]], str]] = {
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS: dict[str, Callable[..., str]] = {
     "table": render_text,
     "markdown": render_markdown,
     "latex": render_latex,
@@ -26,12 +30,18 @@ DEFAULT_RUNS = Path("runs")
 
 
 def build_tables(
-    name: str, *, runs: Path | None = None, dataset: str | None = None, profile: str = PAPER
-) -> list[FilledTable]:
-    """Return a paper's table (or ``all`` of them) filled from the finished runs below ``runs``.
+    name: str,
+    *,
+    runs: Path | None = None,
+    dataset: str | None = None,
+    profile: str = PAPER,
+    shipped: bool = False,
+) -> list[BuiltTable]:
+    """Return a paper's table (or ``all`` of them) with what the finished runs below ``runs`` measured.
 
-    Each is followed by a table per other data set that the runs were measured on; ``dataset`` asks for that one alone.
-    In a ``profile`` only its runs count, and of ``all`` tables those that it has.
+    Each is followed by a table per other data set that was measured on; ``dataset`` asks for that one alone. Below the
+    paper's table stands what other profiles measured in its stead, on other data; ``shipped`` adds the numbers that
+    come with gwapctl. In a ``profile`` only its runs count, and of ``all`` tables those that it has.
 
     Raises:
         UsageError: no such table or profile, or ``runs`` was given and is not a folder.
@@ -42,15 +52,48 @@ def build_tables(
     if runs is not None and not runs.is_dir():
         raise UsageError(f"--runs {runs} is not a folder. Give the folder that holds the runs of gwapctl train.")
     folder = DEFAULT_RUNS if runs is None else runs
-    results = collect_results(folder)
+    rows = all_rows(folder, shipped=shipped)
     tables = []
     for spec in specs:
-        tables += fill_table(spec, results, dataset=dataset or spec.default_dataset, runs=folder)
+        stand_ins = _stand_ins(spec, rows, dataset, folder)
+        placed = {run for table in stand_ins for run in table.runs()}
+        left = rows[~rows["run"].isin(placed)]
+        own = build_table(spec, left, dataset=dataset or spec.default_dataset, runs=folder)
+        if stand_ins and not spec.of_a_paper:  # nobody has an own number beside which ours must not stand
+            own = [table for table in own if len(table.measured)]
+        tables += [*own, *stand_ins]
     return tables
 
 
-def render_tables(tables: Sequence[FilledTable], kind: str) -> str:
-    """Return tables as text of format ``kind``.
+def all_rows(runs: Path, *, shipped: bool) -> pd.DataFrame:
+    """Return the measured rows of the runs below ``runs``, and those that ship with gwapctl where they are asked for.
+
+    Raises:
+        DataError: a run's documents, or what ships, are broken.
+
+    """
+    import pandas as pd
+
+    own = measured_rows(runs)
+    return pd.concat([own, read_results()], ignore_index=True) if shipped else own
+
+
+def _stand_ins(spec: TableSpec, rows: pd.DataFrame, dataset: str | None, runs: Path) -> list[BuiltTable]:
+    """Return the paper's table as every profile measured it, on other data than the paper's."""
+    if spec.profile is not None:
+        return []
+    tables = []
+    for name in profile_names()[1:]:
+        profile = load_profile(name)
+        if profile is not None and spec.name in profile.tables:
+            other = apply_profile(load_table(spec.name), profile)
+            built = build_table(other, rows, dataset=dataset, runs=runs, others=False)
+            tables += [one for one in built if len(one.measured) and not (one.ground.home and spec.of_a_paper)]
+    return tables
+
+
+def render_tables(tables: Sequence[BuiltTable], kind: str, *, commands: bool = False) -> str:
+    """Return tables as text of format ``kind``; ``commands`` gives one for each empty cell where people read.
 
     Raises:
         UsageError: there is no such format.
@@ -58,4 +101,6 @@ def render_tables(tables: Sequence[FilledTable], kind: str) -> str:
     """
     if kind not in FORMATS:
         raise unknown_name("format", kind, FORMATS)
-    return FORMATS[kind](tables)
+    if kind in ("csv", "json"):  # which carry every command anyway
+        return FORMATS[kind](tables)
+    return FORMATS[kind](tables, commands=commands)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-from gwapctl.paper.build import FilledTable
-from gwapctl.paper.grid import Entry, Grid, Note, make_grid, note_mark
+from gwapctl.paper.build import BuiltTable
+from gwapctl.paper.grid import Entry, Grid, make_grid
 
 WIDTH = 80
 GAP = "  "
@@ -17,106 +17,88 @@ MANY_HEADS = 7  # from so many columns on, heads are as narrow as their words
 NARROWEST_LABEL = 16
 
 
-@dataclass(frozen=True)
-class _Field:
-    """A cell in two parts, so that digits stay below digits: the number, then its mark and the place of its note."""
-
-    text: str
-    tail: str = ""
-
-
-@dataclass(frozen=True)
-class _Width:
-    """How wide a column is: the text and the tail of its cells, and the whole of it with its head."""
-
-    text: int
-    tail: int
-    whole: int
-
-
-def render_text(tables: Sequence[FilledTable], width: int = WIDTH) -> str:
+def render_text(tables: Sequence[BuiltTable], *, commands: bool = False, width: int = WIDTH) -> str:
     """Draw tables as plain text, at most ``width`` columns wide."""
-    return "\n".join(_draw(make_grid(table), width) for table in tables)
+    return "\n".join(_draw(make_grid(table, commands=commands), width) for table in tables)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column to draw. A number is followed by its mark and note, so that digits stay below digits."""
+
+    head: tuple[str, str]
+    texts: tuple[str, ...]
+    tails: tuple[str, ...]
+    is_label: bool
+    width: int
+
+    def heads(self) -> list[str]:
+        """Return the lines of the head."""
+        return [line for text in self.head for line in textwrap.wrap(text, self.width)]
+
+    def cell(self, text: str, tail: str = "") -> str:
+        """Return ``text`` as wide as the column."""
+        room = self.width - max(map(len, self.tails), default=0)
+        return (text if self.is_label else text.rjust(room) + tail).ljust(self.width)
 
 
 def _draw(grid: Grid, width: int) -> str:
-    notes = grid.notes()
-    rows = [[_field(entry, notes) for entry in row] for row in grid.rows]
-    widths = _widths(grid, rows, width)
-    rule = "─" * (sum(one.whole for one in widths) + len(GAP) * (len(widths) - 1))
-    lines = [*_wrap(f"{grid.title}. {grid.caption}", width), "", *_head_lines(grid, widths), rule]
-    for index, row in enumerate(rows):
-        lines += [rule] if index in grid.breaks else []
-        lines += _row_lines(row, widths, grid.labels)
-    lines += [rule, *_foot_lines(grid, notes, width)]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    columns = [_column(grid, index) for index in range(len(grid.heads))]
+    whole = [column.width for column in columns]
+    gap = " " if sum(whole) + len(GAP) * (len(whole) - 1) > width else GAP
+    excess = sum(whole) + len(gap) * (len(whole) - 1) - width
+    if excess > 0:  # the first column of labels gives way
+        columns[0] = replace(columns[0], width=max(whole[0] - excess, min(whole[0], NARROWEST_LABEL)))
+    labels, blocks = columns[: grid.labels], [columns[: grid.labels]]
+    for column in columns[grid.labels :]:  # what does not fit beside them follows below
+        used = sum(one.width + len(gap) for one in [*blocks[-1], column]) - len(gap)
+        blocks = [*blocks, [*labels, column]] if used > width else [*blocks[:-1], [*blocks[-1], column]]
+    lines = [*_wrap(f"{grid.title}. {grid.caption}", width), ""]
+    for block in blocks:
+        lines += _block(block, gap, grid.breaks)
+    return "\n".join([*lines, *_foot(grid, width)]) + "\n"
 
 
-def _field(entry: Entry, notes: list[Note]) -> _Field:
+def _column(grid: Grid, index: int) -> _Column:
+    entries, head = grid.entries.iloc[:, index], grid.heads[index]
+    texts, tails = tuple(entry.text for entry in entries), tuple(_tail(entry) for entry in entries)
+    tail = max(map(len, tails), default=0)
+    words = [head[0]] if index < grid.labels else [*" ".join(head).split()]
+    room = NARROWEST_HEAD if index >= grid.labels and len(grid.heads) < MANY_HEADS else 0
+    width = max([room, *map(len, words), *(len(text) + tail for text in texts)])
+    return _Column(head, texts, tails, index < grid.labels, width)
+
+
+def _tail(entry: Entry) -> str:
     mark = "*" if entry.bold else ""
-    place = "" if entry.note is None else f"[{note_mark(notes.index(entry.note))}]"
-    return _Field(entry.text, f"{mark:1}{place}" if place else mark)
+    return f"{mark:1}[{entry.mark}]" if entry.mark else mark
 
 
-def _widths(grid: Grid, rows: list[list[_Field]], width: int) -> list[_Width]:
-    """Measure the columns; the first one of labels gives way where the table would be too wide."""
-    widths = []
-    for place, head in enumerate(grid.heads):
-        text = max((len(row[place].text) for row in rows), default=0)
-        tail = max((len(row[place].tail) for row in rows), default=0)
-        words = max((len(word) for word in [*head.name.split(), *head.whose.split()]), default=0)
-        room = NARROWEST_HEAD if head.name and len(grid.heads) < MANY_HEADS else 0
-        floor = len(head.name) if place < grid.labels else max(words, room)
-        widths.append(_Width(text, tail, max(text + tail, floor)))
-    excess = sum(one.whole for one in widths) + len(GAP) * (len(widths) - 1) - width
-    if excess > 0:
-        first = max(widths[0].whole - excess, NARROWEST_LABEL)
-        widths[0] = _Width(first, 0, first)
-    return widths
+def _block(columns: Sequence[_Column], gap: str, breaks: Collection[int]) -> list[str]:
+    """Draw columns side by side; their heads stand on the rule."""
+    rule = "─" * (sum(one.width for one in columns) + len(gap) * (len(columns) - 1))
+    height = max(len(one.heads()) for one in columns)
+    heads = [[""] * (height - len(one.heads())) + one.heads() for one in columns]
+    rows = [[one.cell(head[level]) for one, head in zip(columns, heads, strict=True)] for level in range(height)]
+    lines = [gap.join(row).rstrip() for row in rows] + [rule]
+    for index in range(len(columns[0].texts)):
+        first, *more = textwrap.wrap(columns[0].texts[index], columns[0].width) or [""]
+        cells = [columns[0].cell(first), *(one.cell(one.texts[index], one.tails[index]) for one in columns[1:])]
+        lines += [*([rule] if index in breaks else []), gap.join(cells).rstrip(), *(f"  {line}" for line in more)]
+    return [*lines, rule]
 
 
-def _head_lines(grid: Grid, widths: list[_Width]) -> list[str]:
-    """Wrap the heads to their columns; they stand on the rule."""
-    cells = [
-        [part for text in (head.name, head.whose) for part in textwrap.wrap(text, one.whole)]
-        for head, one in zip(grid.heads, widths, strict=True)
-    ]
-    height = max(len(cell) for cell in cells)
-    lines = []
-    for level in range(height):
-        parts = []
-        for place, (cell, one) in enumerate(zip(cells, widths, strict=True)):
-            text = ([""] * (height - len(cell)) + cell)[level]
-            parts.append(
-                text.ljust(one.whole) if place < grid.labels else text.rjust(one.whole - one.tail).ljust(one.whole)
-            )
-        lines.append(GAP.join(parts))
-    return lines
-
-
-def _row_lines(row: list[_Field], widths: list[_Width], labels: int) -> list[str]:
-    parts = []
-    first, *more = textwrap.wrap(row[0].text, widths[0].whole) or [""]
-    for place, (field, one) in enumerate(zip([_Field(first), *row[1:]], widths, strict=True)):
-        if place < labels:
-            parts.append(field.text.ljust(one.whole))
-        else:
-            parts.append((field.text.rjust(one.whole - one.tail) + field.tail).ljust(one.whole))
-    return [GAP.join(parts), *(f"  {line}" for line in more)]
-
-
-def _foot_lines(grid: Grid, notes: list[Note], width: int) -> list[str]:
+def _foot(grid: Grid, width: int) -> list[str]:
     entries = [entry for row in grid.rows for entry in row]
     said = "bold in the paper; best" if any(entry.kind == "paper" for entry in entries) else "best"
     lines = [f"* {said} of the measured"] if any(entry.bold for entry in entries) else []
     for remark in grid.remarks:
         lines += _wrap(remark, width)
-    for place, note in enumerate(notes):
-        mark = f"[{note_mark(place)}] "
-        if note.kind == "command":
-            lines += [f"{mark}empty; to fill it:", *wrap_command(note.text, width, " " * 4)]
+    for note in grid.notes:
+        if note.is_command:
+            lines += [f"[{note.mark}] empty; to fill it:", *wrap_command(note.text, width, " " * 4)]
         else:
-            lines += _wrap(mark + note.text, width, " " * 4)
+            lines += _wrap(f"[{note.mark}] {note.text}", width, " " * 4)
     return lines
 
 
