@@ -14,7 +14,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from gwapctl.datasets import published
-from gwapctl.datasets.places import data_places
+from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
 from gwapctl.errors import DataError, unknown_name
 
@@ -151,7 +151,7 @@ def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
     whole, count = split_name(name_or_folder)
     if count is not None:
         return evenly_spread(open_dataset(whole, root), count)
-    places = data_places(root)
+    places = data_folders(root)
     if name_or_folder in DATASETS:
         return DATASETS[name_or_folder].load()(places)
     for path in [Path(name_or_folder), *(place / name_or_folder for place in places)]:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gwapctl.datasets import DATASETS, open_dataset, training_splits
-from gwapctl.datasets.base import BoxedSample, Dataset, warn_of_one_class
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample, warn_of_one_class
 from gwapctl.datasets.download import missing_archives
 from gwapctl.errors import DataError
-from gwapctl.images.decode import read_image
+from gwapctl.images.decode import image_size, read_image
 from gwapctl.progress import Progress, ProgressCallback
 
 Document = dict[str, Any]
+DECODED = 5000  # images up to which each is decoded, not only its header read
 
 
 def check_dataset(dataset: Dataset, progress: ProgressCallback | None = None) -> Document:
@@ -41,6 +43,34 @@ def check_dataset(dataset: Dataset, progress: ProgressCallback | None = None) ->
         "broken": list(dict.fromkeys(dataset.problems.errors)),
         "warnings": list(dataset.problems.warnings),
     }
+
+
+def unreadable_images(
+    samples: Sequence[Sample], *, every: bool, progress: ProgressCallback | None = None
+) -> dict[Path, str]:
+    """Map the images that cannot be read to what is wrong with them, in the order of ``samples``.
+
+    All are decoded where there are at most ``DECODED``, or ``every`` says so; else their headers alone are read, which
+    finds what is missing, empty or no image, and not what is truncated.
+    """
+    paths = list(dict.fromkeys(sample.path for sample in samples))
+    check = partial(_problem, read_image if every or len(paths) <= DECODED else image_size)
+    broken = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (path, problem) in enumerate(zip(paths, pool.map(check, paths), strict=True), start=1):
+            if problem is not None:
+                broken[path] = problem
+            if progress is not None:
+                progress(Progress(done, len(paths), "images", "checking"))
+    return broken
+
+
+def _problem(read: Callable[[Path], object], path: Path) -> str | None:
+    try:
+        read(path)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def list_datasets(root: Path | None) -> list[Document]:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import has_images, is_container, split_of
-from gwapctl.datasets.places import list_images
+from gwapctl.datasets.folders import has_images, is_container, list_images, split_of
 from gwapctl.errors import DataError, printable
 from gwapctl.images.files import HEIC_ADVICE, HEIC_SUFFIXES, Overlooked, nfc, walk_images
 

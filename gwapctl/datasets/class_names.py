@@ -8,9 +8,12 @@ like: Label Studio from 0, CVAT from 1. Numbers compare as what they mean: ``1``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from gwapctl.datasets.base import ClassName
+from gwapctl.datasets.folders import read_lines
 from gwapctl.images.files import nfc
 
 FOREIGN = -2  # a class that the data set does not have: always wrong
@@ -92,3 +95,21 @@ def _plain(name: str) -> str:
     """Return a name as people compare it: upper and lower case, underscores and the ways to write a number are one."""
     value = _number(name)
     return str(value) if value is not None else " ".join(nfc(name).casefold().replace("_", " ").split())
+
+
+def read_synonyms(file: Path) -> dict[str, str]:
+    """Read lines ``wnid name, synonym, ...`` (space or tab) into wnid -> synonyms.
+
+    Raises:
+        DataError: the file cannot be read.
+
+    """
+    rows = (line.split(None, 1) for line in read_lines(file))
+    return {row[0]: row[1].strip() for row in rows if len(row) == 2}
+
+
+def name_classes(wnids: Iterable[str], synonyms: Mapping[str, str]) -> tuple[ClassName, ...]:
+    """Name each wnid by its first synonym, or itself; a name used twice gets its wnid behind it."""
+    names = {wnid: synonyms.get(wnid, wnid).split(",")[0].strip() for wnid in wnids}
+    count = Counter(names.values())
+    return tuple(ClassName(name if count[name] == 1 else f"{name} ({wnid})", wnid) for wnid, name in names.items())

@@ -18,7 +18,7 @@ from typing import Any
 
 from gwapctl.boxes import from_xywh
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import file_in, split_in
+from gwapctl.datasets.folders import file_in, split_in
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError
 from gwapctl.files import read_json

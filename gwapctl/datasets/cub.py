@@ -7,9 +7,8 @@ from pathlib import Path
 
 from gwapctl.boxes import from_xywh
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.folders import find_folder, read_lines
 from gwapctl.datasets.objects import LabelledObject, make_sample
-from gwapctl.datasets.places import find_folder
-from gwapctl.datasets.synsets import read_lines
 from gwapctl.errors import DataError
 
 FOLDER = "CUB_200_2011"

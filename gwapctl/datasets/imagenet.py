@@ -19,9 +19,9 @@ from pathlib import Path
 
 from gwapctl.boxes import from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Sample
+from gwapctl.datasets.class_names import name_classes, read_synonyms
+from gwapctl.datasets.folders import candidates, read_lines
 from gwapctl.datasets.objects import LabelledObject, make_sample
-from gwapctl.datasets.places import candidates
-from gwapctl.datasets.synsets import name_classes, read_lines, read_synonyms
 from gwapctl.datasets.voc import read_voc_xml
 from gwapctl.errors import DataError
 from gwapctl.files import read_text

@@ -16,9 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Sample
+from gwapctl.datasets.folders import candidates, read_lines
 from gwapctl.datasets.imagenet import FOLDERS, ImageNet, open_imagenet
-from gwapctl.datasets.places import candidates
-from gwapctl.datasets.synsets import read_lines
 from gwapctl.errors import DataError
 
 FOLDER = "lid"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import SPLIT_NAMES, file_in, split_in, split_of
+from gwapctl.datasets.folders import SPLIT_NAMES, file_in, split_in, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
 from gwapctl.errors import DataError, closest
 from gwapctl.files import read_text, text_encoding

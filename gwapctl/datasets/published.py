@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gwapctl.datasets.places import candidates, data_places
+from gwapctl.datasets.folders import candidates, data_folders
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Archive:
 
     def is_here(self, root: Path | None) -> bool:
         """Tell whether it is unpacked where the data set is looked for."""
-        found = (candidate for place in data_places(root) for candidate in candidates(place, self.folder))
+        found = (candidate for place in data_folders(root) for candidate in candidates(place, self.folder))
         return any((candidate / self.proof).exists() for candidate in found)
 
     def target(self, root: Path | None) -> Path:
         """Return where to unpack it: beside what is there of the same folder, else in the first place."""
         parts = Path(self.folder).parts
-        for place in data_places(root):
+        for place in data_folders(root):
             for candidate in candidates(place, self.folder):
                 if candidate.is_dir() and candidate.resolve().parts[-len(parts) :] == parts:
                     return candidate.resolve().parents[len(parts) - 1]
-        first = data_places(root)[0]
+        first = data_folders(root)[0]
         return first.parent if first.resolve().name == parts[0] else first
 
 

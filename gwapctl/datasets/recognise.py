@@ -6,9 +6,9 @@ from pathlib import Path
 
 from gwapctl.datasets.base import Dataset
 from gwapctl.datasets.class_folders import only_folder, open_class_folders, passed_through, subfolders
+from gwapctl.datasets.folders import list_images
 from gwapctl.datasets.layouts import LAYOUTS
 from gwapctl.datasets.manifest import csv_files, most_likely, what_is_missing
-from gwapctl.datasets.places import list_images
 from gwapctl.datasets.yolo import require_labels
 from gwapctl.errors import DataError
 

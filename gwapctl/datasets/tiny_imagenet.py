@@ -10,8 +10,8 @@ import numpy as np
 
 from gwapctl.boxes import from_inclusive, valid
 from gwapctl.datasets.base import BoxedSample, Dataset
-from gwapctl.datasets.places import find_folder
-from gwapctl.datasets.synsets import name_classes, read_lines, read_synonyms
+from gwapctl.datasets.class_names import name_classes, read_synonyms
+from gwapctl.datasets.folders import find_folder, read_lines
 from gwapctl.errors import DataError
 
 SIZE = (64, 64)

@@ -19,9 +19,8 @@ from defusedxml import ElementTree
 
 from gwapctl.boxes import from_voc
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Problems
-from gwapctl.datasets.names import file_in, has_images, split_of
+from gwapctl.datasets.folders import file_in, find_folder, has_images, list_images, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
-from gwapctl.datasets.places import find_folder, list_images
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
 from gwapctl.images.decode import stored_size

@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 from gwapctl.boxes import from_yolo
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import file_in
+from gwapctl.datasets.folders import file_in, list_images
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
-from gwapctl.datasets.places import list_images
 from gwapctl.datasets.yolo_tree import (
     NO_LABELS,
     Names,

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from gwapctl.datasets.names import has_images, split_in, split_of
+from gwapctl.datasets.folders import has_images, split_in, split_of
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
 from gwapctl.images.files import SUFFIXES, nfc
