@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -80,9 +80,9 @@ class Problems:
             raise DataError(message)
         self.errors.append(message)
 
-    def warn(self, message: str, kind: str = "") -> None:
+    def warn(self, *messages: str, kind: str = "") -> None:
         """Note what was mended. Warnings of one ``kind`` may be many, one per image: ``summary`` counts them."""
-        self.warnings[message] = kind or message
+        self.warnings |= {message: kind or message for message in messages}
 
     def summary(self) -> list[str]:
         """Return one line per kind of warning: the first of that kind, and how many more there are."""
@@ -93,7 +93,7 @@ class Problems:
 
 
 class Dataset(ABC):
-    """A data set on disk. Readers implement ``splits`` and ``boxed_samples``; everything else follows."""
+    """A data set on disk. Readers implement ``splits`` and ``_read``; everything else follows."""
 
     name: str
     root: Path
@@ -106,11 +106,15 @@ class Dataset(ABC):
         """What this reader found wrong so far."""
         return Problems()
 
+    @cached_property
+    def class_index(self) -> dict[str, int]:
+        """The index of each class by its id."""
+        return {item.id: index for index, item in enumerate(self.classes)}
+
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits that are present on disk."""
 
-    @abstractmethod
     def boxed_samples(self, split: str) -> list[BoxedSample]:
         """Return the samples of ``split`` with boxes, in a stable order.
 
@@ -118,6 +122,14 @@ class Dataset(ABC):
             DataError: the split is missing or empty, or an annotation is broken (the message names the file).
 
         """
+        self.require_split(split)
+        samples = [sample for sample in self._read(split) if sample is not None]
+        self.require_images(samples, split)
+        return samples
+
+    def _read(self, split: str) -> Iterable[BoxedSample | None]:
+        """Yield the samples of a split that is there; None for an image that is among the problems."""
+        raise NotImplementedError
 
     def samples(self, split: str) -> list[Sample]:
         """Return the samples of ``split`` without any box: the view of weakly supervised training."""
@@ -140,6 +152,13 @@ class Dataset(ABC):
         if split not in self.splits():
             present = ", ".join(self.splits()) or "none"
             raise DataError(f"{self.name} at {self.root} has no split {split!r}. Present: {present}.")
+
+    def require_images(self, samples: Sequence[Sample], split: str) -> None:
+        """Raise ``DataError`` where a split has no image, unless the problems collected say why."""
+        if not samples and not self.problems.errors:
+            raise DataError(
+                f"{self.name} at {self.root} has no image in split {split!r}. Put images there or choose another split."
+            )
 
 
 def warn_of_one_class(dataset: Dataset, samples: Sequence[Sample], split: str) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
+from typing import TypeVar
 
-from gwapctl.datasets.base import ClassName
+from gwapctl.datasets.base import ClassName, Problems
 from gwapctl.datasets.folders import read_lines
 from gwapctl.images.files import nfc
+
+Key = TypeVar("Key")
 
 FOREIGN = -2  # a class that the data set does not have: always wrong
 _NUMBER = re.compile(r"\s*([+-]?[0-9]+)(?:\.0*)?\s*")
@@ -111,5 +114,22 @@ def read_synonyms(file: Path) -> dict[str, str]:
 def name_classes(wnids: Iterable[str], synonyms: Mapping[str, str]) -> tuple[ClassName, ...]:
     """Name each wnid by its first synonym, or itself; a name used twice gets its wnid behind it."""
     names = {wnid: synonyms.get(wnid, wnid).split(",")[0].strip() for wnid in wnids}
+    return tuple(ClassName(name, wnid) for wnid, name in distinct(names).items())
+
+
+def used_names(names: Mapping[Key, str], used: Set[Key], problems: Problems, text: str) -> dict[Key, str]:
+    """Return the names by number that some object uses, each distinct; warn of the others by ``text`` and their count.
+
+    Tools list more classes than there are.
+    """
+    unused = [name for number, name in names.items() if number not in used]
+    if unused:
+        listed = ", ".join(unused[:5]) + (" ..." if len(unused) > 5 else "")
+        problems.warn(f"{text.format(f'{len(unused)} of {len(names)}')} and are left out: {listed}.")
+    return distinct({number: name for number, name in names.items() if number in used})
+
+
+def distinct(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Return the names by key; one that two keys share gets its key behind it, as in ``crane (n02012849)``."""
     count = Counter(names.values())
-    return tuple(ClassName(name if count[name] == 1 else f"{name} ({wnid})", wnid) for wnid, name in names.items())
+    return {key: name if count[name] == 1 else f"{name} ({key})" for key, name in names.items()}

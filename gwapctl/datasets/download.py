@@ -84,7 +84,7 @@ def get_dataset(
         by_hand = entry.by_hand.format(folder=data_folders(root)[0] / name)
         raise DataError(f"{name} cannot be fetched for you: {by_hand or 'say where it is with --root'}.")
     for file in files:
-        archive = _identify(name, file, progress) if verify else _named_like(name, file)
+        archive = _identify(name, file, verify, progress)
         _unpack(archive, file, archive.target(root), progress)
     if not files:
         for archive in missing_archives(name, root):
@@ -192,27 +192,22 @@ def _fetch(
     file.unlink()
 
 
-def _identify(name: str, file: Path, progress: ProgressCallback | None) -> Archive:
-    """Return the archive that ``file`` is, by its checksum."""
+def _identify(name: str, file: Path, verify: bool, progress: ProgressCallback | None) -> Archive:
+    """Return the archive that ``file`` is, by its checksum, or by its name where it is not to be verified."""
     if not file.is_file():
         raise UsageError(f"{file} does not exist. Give the downloaded archive with --archive.")
+    archives = DATASETS[name].archives
+    if not verify:
+        return next((archive for archive in archives if archive.file == file.name), archives[0])
     if progress is not None:
         progress(Progress(0, None, "files", f"checking {file.name}"))
     digest = md5_of(file)
-    for archive in DATASETS[name].archives:
+    for archive in archives:
         if archive.md5 == digest:
             return archive
-    expected = ", ".join(f"{archive.file} {archive.md5}" for archive in DATASETS[name].archives)
+    expected = ", ".join(f"{archive.file} {archive.md5}" for archive in archives)
     raise DataError(
         f"{file} has MD5 {digest}, which is no archive of {name} ({expected}). Fetch it again, or use --no-verify."
-    )
-
-
-def _named_like(name: str, file: Path) -> Archive:
-    if not file.is_file():
-        raise UsageError(f"{file} does not exist. Give the downloaded archive with --archive.")
-    return next(
-        (archive for archive in DATASETS[name].archives if archive.file == file.name), DATASETS[name].archives[0]
     )
 
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
 from gwapctl.images.files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-    "trainval": "trainval",
-}
+SPLIT_ORDER = ("train", "val", "test", "trainval")
+SPLIT_NAMES = {split: split for split in SPLIT_ORDER} | {
+    "training": "train", "valid": "val", "validation": "val", "testing": "test",
+}  # fmt: skip
 CONTAINERS = frozenset(  # folders that hold parts of a data set; alone, or among themselves, they are no classes
     "images image imgs img jpegimages annotations annotation labels label masks mask data".split()  # noqa: SIM905
 )
@@ -40,6 +34,12 @@ def split_in(text: str) -> str | None:
     return SPLIT_NAMES[match[1]] if match is not None else None
 
 
+def split_folders(folder: Path) -> list[tuple[str, Path]]:
+    """Return the folders in ``folder`` that are called as splits are, sorted by name, and which split each is."""
+    inner = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [(split, path) for path in inner if path.is_dir() and (split := split_of(path.name)) is not None]
+
+
 def is_container(folder: str) -> bool:
     """Tell whether a folder of this name is rather a part of a data set than a class."""
     return folder.lower() in CONTAINERS or split_of(folder) is not None
@@ -52,10 +52,10 @@ def has_images(folder: Path) -> bool:
     return any(os.path.splitext(name)[1].lower() in known and name[0] != "." for name in names)  # noqa: PTH122
 
 
-def file_in(folder: Path, name: str) -> Path | None:
-    """Return the file ``name`` (a posix path) below ``folder``, however its name is spelled on disk, or None."""
-    found = find_file(folder / name)
-    return found if found is not None and found.is_file() else None
+def file_in(folders: Iterable[Path], name: str) -> Path | None:
+    """Return the file ``name`` (a posix path) below the first folder that has it, however it is spelled on disk."""
+    found = (find_file(folder / name) for folder in folders)
+    return next((path for path in found if path is not None and path.is_file()), None)
 
 
 def read_lines(file: Path) -> list[str]:
@@ -81,25 +81,25 @@ def data_folders(root: Path | None = None) -> list[Path]:
     return [*([Path(given)] if given else []), Path("data"), user_cache_path("gwapctl")]
 
 
-def candidates(place: Path, folder: str) -> list[Path]:
-    """Return where ``folder`` (``VOCdevkit/VOC2007``) may be: below ``place``, or ``place`` is a part of it or all."""
+def candidates(root: Path, folder: str) -> list[Path]:
+    """Return where ``folder`` (``VOCdevkit/VOC2007``) may be: below ``root``, or ``root`` is a part of it or all."""
     parts = Path(folder).parts
-    below = [place.joinpath(*parts[start:]) for start in range(len(parts))]
-    return [*below, place] if place.resolve().name == parts[-1] else below
+    below = [root.joinpath(*parts[start:]) for start in range(len(parts))]
+    return [*below, root] if root.resolve().name == parts[-1] else below
 
 
-def find_folder(name: str, folder: str, places: Sequence[Path], proof: str) -> Path:
+def find_folder(name: str, folder: str, roots: Sequence[Path], proof: str) -> Path:
     """Return the first of the candidates for ``folder`` that holds ``proof``.
 
     Raises:
         DataError: it is nowhere; the message says where it was looked for and how to get it.
 
     """
-    for place in places:
-        for candidate in candidates(place, folder):
+    for root in roots:
+        for candidate in candidates(root, folder):
             if (candidate / proof).exists():
                 return candidate
-    looked = ", ".join(str(place / folder) for place in places)
+    looked = ", ".join(str(root / folder) for root in roots)
     raise DataError(f"{name} is not here: no {looked}. Say where with --root, or run: gwapctl data get {name}.")
 
 
@@ -112,8 +112,14 @@ def recorded_path(name: str, root: Path) -> Path | None:
     if last in ("", ".."):
         return root if root.exists() else None
     # a CSV file lies in its root, and the root of ImageNet below the folder that was given
-    places = [*([root] if root.name == last else []), root / last, *(top for top in root.parents if top.name == last)]
-    return next((place for place in [*places, root] if place.exists()), None)
+    paths = [*([root] if root.name == last else []), root / last, *(top for top in root.parents if top.name == last)]
+    return next((path for path in [*paths, root] if path.exists()), None)
+
+
+def relative_id(path: Path, root: Path) -> str:
+    """Return the posix path from ``root``; of a file elsewhere its whole path, without what leads out of a folder."""
+    full, top = Path(os.path.normpath(path.absolute())), Path(os.path.normpath(root.absolute()))
+    return full.relative_to(top if full.is_relative_to(top) else full.anchor).as_posix()
 
 
 def list_images(folder: Path, overlooked: Overlooked | None = None) -> dict[str, Path]:
@@ -124,8 +130,8 @@ def list_images(folder: Path, overlooked: Overlooked | None = None) -> dict[str,
     found: dict[str, Path] = {}
     if not folder.is_dir():
         return found
-    for place, names in walk_images(str(folder), Overlooked() if overlooked is None else overlooked):
-        start = Path(place)
+    for inside, names in walk_images(str(folder), Overlooked() if overlooked is None else overlooked):
+        start = Path(inside)
         prefix = "" if start == folder else f"{start.relative_to(folder).as_posix()}/"
         for name in names:
             found[prefix + name] = start / name

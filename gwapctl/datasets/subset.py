@@ -36,8 +36,8 @@ class ClassSubset(Dataset):
         """Return what there is to know of the whole data set."""
         return self.base.notes(split)
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split`` that show a kept class."""
+    def _read(self, split: str) -> list[BoxedSample]:
+        """Return the samples that show a kept class."""
         samples = self.base.boxed_samples(split)
         return [self._narrowed(sample) for sample in samples if not self._renumbered.keys().isdisjoint(sample.labels)]
 

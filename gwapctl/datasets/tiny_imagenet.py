@@ -34,24 +34,19 @@ class TinyImageNet(Dataset):
             raise DataError(f"{root / 'wnids.txt'} lists no class. Unpack tiny-imagenet-200.zip again.")
         words = root / "words.txt"
         self.classes = name_classes(wnids, read_synonyms(words) if words.is_file() else {})
-        self._index = {wnid: index for index, wnid in enumerate(wnids)}
 
     def splits(self) -> tuple[str, ...]:
         """Return those of ``train`` and ``val`` that are present."""
         present = {"train": self.root / "train", "val": self.root / "val" / "images"}
         return tuple(split for split, folder in present.items() if folder.is_dir())
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split``, sorted by class and file name (train) or by file name (val)."""
-        self.require_split(split)
-        samples = self._train() if split == "train" else self._val()
-        if not samples:
-            raise DataError(f"{self.name} at {self.root} has no image in split {split!r}. Unpack the archive again.")
-        return samples
+    def _read(self, split: str) -> list[BoxedSample]:
+        """Return the samples, sorted by class and file name (train) or by file name (val)."""
+        return self._train() if split == "train" else self._val()
 
     def _train(self) -> list[BoxedSample]:
         samples: list[BoxedSample] = []
-        for wnid, label in self._index.items():
+        for wnid, label in self.class_index.items():
             folder = self.root / "train" / wnid
             rows = _read_rows(folder / f"{wnid}_boxes.txt", columns=5)
             boxes = {row[0]: row[1:] for row in rows}
@@ -67,9 +62,9 @@ class TinyImageNet(Dataset):
             if name not in rows:
                 raise DataError(f"{file} has no line for {folder / name}. Remove the image or restore the file.")
             wnid = rows[name][1]
-            if wnid not in self._index:
+            if wnid not in self.class_index:
                 raise DataError(f"{file}: {name} has class {wnid!r}, which is not in wnids.txt.")
-            labels[name] = self._index[wnid]
+            labels[name] = self.class_index[wnid]
         return _samples(folder, labels, {name: rows[name][2:] for name in labels})
 
 
@@ -78,9 +73,9 @@ def open_if_tiny_imagenet(folder: Path) -> TinyImageNet | None:
     return TinyImageNet(folder) if (folder / "wnids.txt").is_file() else None
 
 
-def open_tiny_imagenet(places: Sequence[Path]) -> TinyImageNet:
+def open_tiny_imagenet(roots: Sequence[Path]) -> TinyImageNet:
     """Open the official folder ``tiny-imagenet-200``."""
-    return TinyImageNet(find_folder("tiny-imagenet", "tiny-imagenet-200", places, proof="wnids.txt"))
+    return TinyImageNet(find_folder("tiny-imagenet", "tiny-imagenet-200", roots, proof="wnids.txt"))
 
 
 def _samples(folder: Path, labels: dict[str, int], boxes: dict[str, list[str]]) -> list[BoxedSample]:
