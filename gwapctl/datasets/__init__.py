@@ -139,6 +139,15 @@ def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
         UsageError: neither a known name nor a path, or more classes than there are.
         DataError: the data set is not there, or cannot be recognised; the message says what was looked for.
 
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from gwapctl.datasets.synthetic import make_synthetic_voc
+        >>> with TemporaryDirectory() as folder:
+        ...     make_synthetic_voc(Path(folder, "photos"), images=5, seed=0, size=(64, 96))
+        ...     dataset = open_dataset("photos", root=Path(folder))
+        ...     training_splits(dataset), reporting_split(dataset), len(dataset.samples("train"))
+        (('train', 'val'), 'test', 3)
+
     """
     from gwapctl.datasets.layouts import recognise
     from gwapctl.datasets.subset import evenly_spread, split_name

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,13 +92,14 @@ class Problems:
         return [first[kind] + more[kind] for kind in count]
 
 
-class Dataset(ABC):
-    """A data set on disk. Readers implement ``splits`` and ``_read``; everything else follows."""
+class Dataset:
+    """A data set on disk. Readers implement ``_read``, and fill ``_splits`` or implement ``splits``."""
 
     name: str
     root: Path
     classes: tuple[ClassName, ...]
     multi_label: bool  # several classes per image (sigmoid, VOC mAP) or exactly one (softmax, top-k error)
+    _splits: Mapping[str, Any]  # splits that are present: where they lie
     blacklist: frozenset[str] = frozenset()  # ids of images that the official localization error leaves out
 
     @cached_property
@@ -111,9 +112,9 @@ class Dataset(ABC):
         """The index of each class by its id."""
         return {item.id: index for index, item in enumerate(self.classes)}
 
-    @abstractmethod
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits that are present on disk."""
+        return tuple(self._splits)
 
     def boxed_samples(self, split: str) -> list[BoxedSample]:
         """Return the samples of ``split`` with boxes, in a stable order.
@@ -191,6 +192,12 @@ def holdout(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list
 
     Raises:
         DataError: the fraction leaves nothing on one of the sides.
+
+    Example:
+        >>> samples = [Sample(f"{i}.jpg", Path(f"{i}.jpg"), labels=(i % 2,)) for i in range(10)]
+        >>> train, held = holdout(samples, 0.2, seed=0)
+        >>> len(train), sorted(sample.labels for sample in held)
+        (8, [(0,), (1,)])
 
     """
     generator = np.random.default_rng(seed)

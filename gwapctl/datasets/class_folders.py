@@ -24,21 +24,17 @@ class ClassFolders(Dataset):
     def __init__(self, root: Path, split_folders: dict[str, Path], notes: Sequence[str] = ()) -> None:
         self.name = root.resolve().name
         self.root = root
-        self._folders = {split: _by_class(folder) for split, folder in split_folders.items()}
-        names = sorted({name for folders in self._folders.values() for name in folders})
+        self._splits = {split: _by_class(folder) for split, folder in split_folders.items()}
+        names = sorted({name for folders in self._splits.values() for name in folders})
         self.classes = tuple(ClassName(name, name) for name in names)
         self.problems.warn(*notes)
-
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits that have a folder."""
-        return tuple(self._folders)
 
     def _read(self, split: str) -> list[BoxedSample]:
         """Return the samples, sorted by class and file name; none has a box."""
         samples: list[BoxedSample] = []
         overlooked = Overlooked()
         for label, item in enumerate(self.classes):
-            for folder in self._folders[split].get(item.name, ()):
+            for folder in self._splits[split].get(item.name, ()):
                 images = list_images(folder, overlooked)
                 if not images:
                     self.problems.error(f"{folder} has no image{_other_files(folder)}.")

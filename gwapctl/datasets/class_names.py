@@ -25,7 +25,14 @@ _WNID = re.compile(r"n[0-9]{8}")  # everybody's ids of the classes of ImageNet
 
 
 class ClassMatcher:
-    """Finds the class of ``classes`` that others call by an id or a name, written as they like."""
+    """Finds the class of ``classes`` that others call by an id or a name, written as they like.
+
+    Example:
+        >>> matcher = ClassMatcher([ClassName("crane", "n02012849"), ClassName("tabby cat", "n02123045")])
+        >>> matcher.index("Tabby_Cat"), matcher.index("bird", "n02012849"), matcher.index("dog") == FOREIGN
+        (1, 0, True)
+
+    """
 
     def __init__(self, classes: Sequence[ClassName]) -> None:
         numbered = list(enumerate(classes))

@@ -38,7 +38,7 @@ class Coco(Dataset):
     def __init__(self, root: Path, files: dict[str, Path]) -> None:
         self.name = root.resolve().name.removesuffix(".json")
         self.root = root
-        self._files = files
+        self._splits = files
         self._documents: dict[str, dict[str, Any]] = {}
 
     @cached_property
@@ -46,7 +46,7 @@ class Coco(Dataset):
         """The categories that an annotation of some file uses, in the order of their ids."""
         categories: dict[Id, str] = {}
         used: set[Id] = set()
-        for split, file in self._files.items():
+        for split, file in self._splits.items():
             document = self._document(split)
             for index, category in enumerate(document["categories"]):
                 number, name = _read_category(category, index, file)
@@ -54,20 +54,16 @@ class Coco(Dataset):
                     raise DataError(f"{file}: category {number} is {name!r}, elsewhere {categories[number]!r}.")
             used |= {found for item in document["annotations"] if (found := _read_id(item, "category_id")) is not None}
         if not categories:
-            raise DataError(f"{next(iter(self._files.values()))} lists no category. Export the file again.")
+            raise DataError(f"{next(iter(self._splits.values()))} lists no category. Export the file again.")
         order = {number: categories[number] for number in sorted(categories, key=lambda n: (isinstance(n, str), n))}
         named = used_names(
             order, used or order.keys(), self.problems, f"{self.root}: {{}} categories have no annotation"
         )
         return tuple(ClassName(name, str(number)) for number, name in named.items())
 
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits that the file names tell."""
-        return tuple(self._files)
-
     def _read(self, split: str) -> Iterator[BoxedSample]:
         """Yield the samples in the order of the file."""
-        file = self._files[split]
+        file = self._splits[split]
         images = self._images(split, file)
         if not self._document(split)["images"]:
             raise DataError(f"{file} lists no image. Export the file again.")
@@ -92,7 +88,7 @@ class Coco(Dataset):
 
     def _document(self, split: str) -> dict[str, Any]:
         if split not in self._documents:
-            self._documents[split] = _read(self._files[split])
+            self._documents[split] = _read(self._splits[split])
         return self._documents[split]
 
     def _images(self, split: str, file: Path) -> dict[Id, dict[str, Any]]:

@@ -29,7 +29,13 @@ def split_of(folder: str) -> str | None:
 
 
 def split_in(text: str) -> str | None:
-    """Return the split that the name of a file contains (``instances_val2017``, ``train_labels``); None if none."""
+    """Return the split that the name of a file contains; None if none.
+
+    Example:
+        >>> split_in("instances_val2017"), split_in("training_labels"), split_in("valley")
+        ('val', 'train', None)
+
+    """
     match = _SPLIT.search(text.lower())
     return SPLIT_NAMES[match[1]] if match is not None else None
 
@@ -50,6 +56,12 @@ def has_images(folder: Path) -> bool:
     names = (entry.name for entry in os.scandir(folder)) if folder.is_dir() else iter(())
     known = SUFFIXES | HEIC_SUFFIXES
     return any(os.path.splitext(name)[1].lower() in known and name[0] != "." for name in names)  # noqa: PTH122
+
+
+def photos_in(folder: Path) -> list[str]:
+    """Return the names of the JPEG and PNG files right in ``folder``, sorted; none are in one that is not there."""
+    names = (entry.name for entry in os.scandir(folder)) if folder.is_dir() else iter(())
+    return sorted(name for name in names if name.lower().endswith((".jpeg", ".jpg", ".png")))
 
 
 def file_in(folders: Iterable[Path], name: str) -> Path | None:

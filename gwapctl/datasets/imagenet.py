@@ -20,7 +20,7 @@ from pathlib import Path
 from gwapctl.boxes import from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Sample
 from gwapctl.datasets.class_names import name_classes, read_synonyms
-from gwapctl.datasets.folders import candidates, read_lines
+from gwapctl.datasets.folders import candidates, photos_in, read_lines
 from gwapctl.datasets.objects import LabelledObject, make_sample
 from gwapctl.datasets.voc import read_voc_xml
 from gwapctl.errors import DataError
@@ -103,9 +103,9 @@ class ImageNet(Dataset):
         folder = self._layout.images / split
         if _class_folders(folder):
             for wnid, label in self.class_index.items():
-                yield from ((path, label) for path in _images_in(folder / wnid))
+                yield from ((folder / wnid / name, label) for name in photos_in(folder / wnid))
             return
-        for path in _images_in(folder):
+        for path in (folder / name for name in photos_in(folder)):
             wnid = self._val_wnid(path)
             if wnid in self.class_index:
                 yield path, self.class_index[wnid]
@@ -219,10 +219,3 @@ def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in os.scandir(folder) if _WNID.fullmatch(entry.name))
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    names = (entry.name for entry in os.scandir(folder))
-    return [folder / name for name in sorted(names) if name.lower().endswith((".jpeg", ".jpg", ".png"))]

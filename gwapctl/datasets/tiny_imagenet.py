@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from gwapctl.boxes import from_inclusive, valid
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.datasets.class_names import name_classes, read_synonyms
-from gwapctl.datasets.folders import find_folder, read_lines
+from gwapctl.datasets.folders import find_folder, photos_in, read_lines
 from gwapctl.errors import DataError
 
 SIZE = (64, 64)
@@ -50,7 +49,7 @@ class TinyImageNet(Dataset):
             folder = self.root / "train" / wnid
             rows = _read_rows(folder / f"{wnid}_boxes.txt", columns=5)
             boxes = {row[0]: row[1:] for row in rows}
-            samples += _samples(folder / "images", {name: label for name in _image_names(folder / "images")}, boxes)
+            samples += _samples(folder / "images", {name: label for name in photos_in(folder / "images")}, boxes)
         return samples
 
     def _val(self) -> list[BoxedSample]:
@@ -58,7 +57,7 @@ class TinyImageNet(Dataset):
         folder = self.root / "val" / "images"
         rows = {row[0]: row for row in _read_rows(file, columns=6)}
         labels: dict[str, int] = {}
-        for name in _image_names(folder):
+        for name in photos_in(folder):
             if name not in rows:
                 raise DataError(f"{file} has no line for {folder / name}. Remove the image or restore the file.")
             wnid = rows[name][1]
@@ -98,12 +97,6 @@ def _samples(folder: Path, labels: dict[str, int], boxes: dict[str, list[str]]) 
         )
         for start, (name, end) in enumerate(zip(names, ends, strict=True))
     ]
-
-
-def _image_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith((".jpeg", ".jpg", ".png")))
 
 
 def _read_rows(file: Path, columns: int) -> list[list[str]]:

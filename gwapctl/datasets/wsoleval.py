@@ -58,22 +58,18 @@ class WsolevalDataset(Dataset):
         self.name = folder.name
         self.multi_label = False
         self._masks = masks
-        self._folders = _split_folders(folder)
-        if not self._folders:
+        self._splits = _split_folders(folder)
+        if not self._splits:
             raise DataError(
                 f"{folder} has no image_ids.txt. Give a metadata folder of wsolevaluation, such as metadata/CUB/test."
             )
-        self._labels = {split: _read_labels(path) for split, path in self._folders.items()}
+        self._labels = {split: _read_labels(path) for split, path in self._splits.items()}
         count = 1 + max(label for labels in self._labels.values() for label in labels.values())
         self.classes = tuple(ClassName(str(index), str(index)) for index in range(count))
 
-    def splits(self) -> tuple[str, ...]:
-        """Return the split folders' names; a folder that is itself one split gives its own name."""
-        return tuple(self._folders)
-
     def _read(self, split: str) -> list[BoxedSample]:
         """Return the samples in the order of ``image_ids.txt``; one of them without label or position is an error."""
-        folder = self._folders[split]
+        folder = self._splits[split]
         positions = _read_rows(folder / "localization.txt")
         sizes = _read_rows(folder / "image_sizes.txt") if (folder / "image_sizes.txt").exists() else {}
         masks = self._mask_folder(folder, positions)

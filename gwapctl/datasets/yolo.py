@@ -65,10 +65,6 @@ class Yolo(Dataset):
                 text = f"{root}: {split} and train are the same images: what is measured there was seen in training."
                 self.problems.warn(text)
 
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits that the folders, or ``data.yaml``, tell."""
-        return tuple(self._splits)
-
     @cached_property
     def classes(self) -> tuple[ClassName, ...]:  # type: ignore[override]  # found only when asked for, then kept
         """The names that some label uses, in the order of their numbers."""
