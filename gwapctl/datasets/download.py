@@ -85,19 +85,19 @@ def get_dataset(
         raise DataError(f"{name} cannot be fetched for you: {by_hand or 'say where it is with --root'}.")
     for file in files:
         archive = _identify(name, file, verify, progress)
-        _unpack(archive, file, archive.target(root), progress)
+        _unpack(archive, file, archive.folder_for(root), progress)
     if not files:
         for archive in missing_archives(name, root):
             _fetch(name, archive, root, offline, progress, announce)
 
 
-def _unpack(archive: Archive, file: Path, target: Path, progress: ProgressCallback | None) -> None:
+def _unpack(archive: Archive, file: Path, folder: Path, progress: ProgressCallback | None) -> None:
     last = str(Path(archive.folder, archive.proof).relative_to(archive.into))
-    unpack(file, target / archive.into, last=last, progress=progress)
+    unpack(file, folder / archive.into, last=last, progress=progress)
 
 
-def download(urls: Sequence[str], target: Path, size: int, md5: str, progress: ProgressCallback | None = None) -> None:
-    """Download to ``target``, which appears only when it is whole and its MD5 is right.
+def download(urls: Sequence[str], file: Path, size: int, md5: str, progress: ProgressCallback | None = None) -> None:
+    """Download to ``file``, which appears only when it is whole and its MD5 is right.
 
     What has arrived stays in ``.<name>.part`` beside it, and the next call goes on from there.
 
@@ -105,10 +105,10 @@ def download(urls: Sequence[str], target: Path, size: int, md5: str, progress: P
         DataError: no mirror delivers the right file.
 
     """
-    part = target.with_name(f".{target.name}.part")
+    part = file.with_name(f".{file.name}.part")
     failure: Exception | str = "no address"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         for url in [url for url in urls for _ in range(_ATTEMPTS)]:
             try:
                 _append(url, part, size, progress)
@@ -119,11 +119,11 @@ def download(urls: Sequence[str], target: Path, size: int, md5: str, progress: P
                 failure = "what arrived has the wrong size or checksum"
                 part.unlink()
                 continue
-            part.replace(target)
+            part.replace(file)
             return
     except OSError as error:
         raise DataError(
-            f"cannot write {target}: {error.strerror or error}. Free space or choose another --root."
+            f"cannot write {file}: {error.strerror or error}. Free space or choose another --root."
         ) from error
     raise DataError(f"cannot download {' or '.join(urls)}: {failure}.")
 
@@ -180,15 +180,15 @@ def _fetch(
     )
     if offline or os.environ.get("GWAPCTL_OFFLINE", "0") not in ("", "0"):
         raise DataError(f"{name} is not here, and --offline forbids to download it. {manual}")
-    target = archive.target(root)
+    folder = archive.folder_for(root)
     if announce is not None:
-        announce(f"downloading {archive.file}: {archive.size / 1e6:.0f} MB from {archive.urls[0]} to {target}")
-    file = target / archive.file
+        announce(f"downloading {archive.file}: {archive.size / 1e6:.0f} MB from {archive.urls[0]} to {folder}")
+    file = folder / archive.file
     try:
         download(archive.urls, file, archive.size, archive.md5, progress)
     except DataError as error:
         raise DataError(f"{error} {manual}") from error
-    _unpack(archive, file, target, progress)
+    _unpack(archive, file, folder, progress)
     file.unlink()
 
 
@@ -229,9 +229,9 @@ def unpack(archive: Path, folder: Path, *, last: str | None = None, progress: Pr
         temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
         names = []
         for name, stream in _members(archive):
-            target = temporary / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
             names.append(name)
             if progress is not None:

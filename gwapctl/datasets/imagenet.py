@@ -134,10 +134,10 @@ class ImageNet(Dataset):
 
             rows = pd.read_csv(io.StringIO(read_text(table)), index_col="ImageId", dtype=str)
             return dict(rows["PredictionString"].str.split(n=1).str[0])
-        truth = self._layout.text("ILSVRC2012_validation_ground_truth.txt")
-        if truth is None:
+        listed = self._layout.text("ILSVRC2012_validation_ground_truth.txt")
+        if listed is None:
             return {}
-        numbers = enumerate(read_lines(truth), start=1)
+        numbers = enumerate(read_lines(listed), start=1)
         return {f"ILSVRC2012_val_{image:08d}": self._devkit[int(label)][0] for image, label in numbers}
 
     @cached_property

@@ -29,7 +29,7 @@ class Archive:
         found = (candidate for top in data_folders(root) for candidate in candidates(top, self.folder))
         return any((candidate / self.proof).exists() for candidate in found)
 
-    def target(self, root: Path | None) -> Path:
+    def folder_for(self, root: Path | None) -> Path:
         """Return where to unpack it: beside what is there of the same folder, else in the first folder of data."""
         parts = Path(self.folder).parts
         for top in data_folders(root):

@@ -114,11 +114,11 @@ def background_samples(dataset: Dataset, names: Sequence[str], split: str) -> li
 
     """
     whole, _ = _whole(dataset)
-    scenery = _indices(whole, names)
+    backgrounds = _indices(whole, names)
     samples = [
         Sample(sample.id, sample.path, (), size=sample.size)
         for sample in whole.samples(split)
-        if sample.labels and scenery.issuperset((*sample.labels, *sample.ignored))
+        if sample.labels and backgrounds.issuperset((*sample.labels, *sample.ignored))
     ]
     if not samples:
         raise DataError(f"split {split!r} of {whole.name} has no image of the --background-classes alone.")

@@ -256,7 +256,7 @@ def make_synthetic_voc(
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Write ``images`` scenes to ``folder``: ``JPEGImages``, ``Annotations``, ``Masks``, ``ImageSets/Main``.
+    """Write ``images`` pictures to ``folder``: ``JPEGImages``, ``Annotations``, ``Masks``, ``ImageSets/Main``.
 
     60 % are ``train``, 20 % ``val``, 20 % ``test``. ``size`` is the range of the longer side in pixels. The masks
     number the objects from 1 (0 is background). The same arguments give the same bytes; image ``i`` is the same for
@@ -294,7 +294,7 @@ def make_backgrounds(
     size: tuple[int, int] = (160, 256),
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Write ``images`` scenes without any object straight into ``folder``, for methods that learn from backgrounds.
+    """Write ``images`` pictures without any object straight into ``folder``, for methods that learn from backgrounds.
 
     Those of an earlier call go away, other files stay.
 
@@ -308,7 +308,7 @@ def make_backgrounds(
     for stale in folder.glob("background-??????.jpg"):
         stale.unlink()
     for index in range(images):
-        rng = np.random.default_rng([seed, index, 1])  # another stream than the scene of the same number
+        rng = np.random.default_rng([seed, index, 1])  # another stream than the image of the same number
         picture = _photograph(_ground(*_random_size(size, rng), rng), rng)
         with atomic_path(folder / f"background-{index:06d}.jpg") as path:
             Image.fromarray(picture).save(path, quality=_QUALITY)
