@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets import open_dataset
-from gwapctl.datasets.backgrounds import background_samples, without_classes
-from gwapctl.datasets.subset import ClassSubset
+from gwapctl.datasets.subset import ClassSubset, background_samples, without_classes
 from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
 from gwapctl.maps.localizer import Localizer

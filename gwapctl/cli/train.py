@@ -257,7 +257,7 @@ def _run(
 def _root_of_run(folder: Path, dataset: str) -> Path | None:
     """Return where a run's data set counts from, if it is a folder's name and lay elsewhere than here."""
     from gwapctl.datasets import DATASETS
-    from gwapctl.datasets.places import recorded_place
+    from gwapctl.datasets.folders import recorded_path
     from gwapctl.datasets.subset import split_name
     from gwapctl.runs import Run
 
@@ -265,7 +265,7 @@ def _root_of_run(folder: Path, dataset: str) -> Path | None:
     root = (Run.open(folder).document.get("dataset") or {}).get("root")
     if root is None or whole in DATASETS or Path(whole).exists():
         return None
-    place = recorded_place(whole, Path(root))
+    place = recorded_path(whole, Path(root))
     tops = [] if place is None else [top for top in place.parents if (top / whole).exists()]
     return tops[0] if tops else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gwapctl.datasets.readable import DECODED, unreadable_images
+from gwapctl.datasets.check import DECODED, unreadable_images
 from gwapctl.errors import DataError
 from gwapctl.train.data import TrainData, require_all_classes
 from gwapctl.train.task import Listener

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
-from gwapctl.datasets.backgrounds import background_folder, background_samples, without_classes
 from gwapctl.datasets.base import (
     BoxedSample,
     Dataset,
@@ -25,6 +24,7 @@ from gwapctl.datasets.base import (
     warn_of_one_class,
     without_boxes,
 )
+from gwapctl.datasets.subset import background_folder, background_samples, without_classes
 from gwapctl.errors import DataError, UsageError
 from gwapctl.networks.heads import head_class
 from gwapctl.networks.heads.base import Head
