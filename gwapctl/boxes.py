@@ -79,6 +79,12 @@ def turn_upright(boxes: BoxesLike, width: float, height: float, orientation: int
     return np.stack([x0, y0, x1, y1], axis=1)
 
 
+def sorted_corners(boxes: BoxesLike) -> FloatArray:
+    """Return boxes with the smaller coordinate first, as they are no longer after a mirror."""
+    corners = as_boxes(boxes).reshape(-1, 2, 2)
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
 def valid(boxes: BoxesLike) -> npt.NDArray[np.bool_]:
     """Return ``(N,)``: True where a box is finite and has a positive width and height."""
     array = as_boxes(boxes)

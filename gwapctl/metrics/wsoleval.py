@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, from_inclusive, iou, to_inclusive
 from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve
-from gwapctl.regions.components import normalise_double
+from gwapctl.regions.components import normalise
 from gwapctl.regions.contours import byte_levels, loose_boxes
 from gwapctl.regions.sweep import contour_boxes, contour_ious
 
@@ -81,10 +81,10 @@ def grid_map(heatmap: npt.ArrayLike) -> FloatArray:
     values = np.asarray(heatmap, dtype=np.float64)
     if values.shape == (SIDE, SIDE) and ((values >= 0) & (values <= 1)).all():
         return values
-    stretched = normalise_double(values)  # refuses what is not a map
+    stretched = normalise(values, np.float64)  # refuses what is not a map
     if values.shape == (SIDE, SIDE):
         return stretched
-    return normalise_double(cv2.resize(stretched, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
+    return normalise(cv2.resize(stretched, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), np.float64)
 
 
 def grid_objects(objects: BoxesLike, width: int, height: int) -> FloatArray:
