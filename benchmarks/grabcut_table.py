@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from needs import run_script
 
 from gwapctl.datasets import open_dataset
 from gwapctl.images.decode import read_image
@@ -112,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from needs import run_script
 
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.ground_truth import true_boxes
@@ -143,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
