@@ -54,8 +54,8 @@ def gwapctl(*arguments: str) -> str:
 
 def evaluate(model: str, dataset: str, root: str, options: list[str], refine: str) -> dict[str, Any]:
     """Return the document of one evaluation."""
-    place = ("--dataset", dataset, "--root", root)
-    return json.loads(gwapctl("evaluate", model, *place, *options, "--refine", refine, "--json"))
+    data = ("--dataset", dataset, "--root", root)
+    return json.loads(gwapctl("evaluate", model, *data, *options, "--refine", refine, "--json"))
 
 
 def milliseconds(model: str, dataset: str, root: str, document: dict[str, Any]) -> float:

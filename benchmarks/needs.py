@@ -56,7 +56,11 @@ def run_script(main: Callable[[], None]) -> None:
         stop(f"{SCRIPT}: {error}", error.exit_code)
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode() if isinstance(error.stderr, bytes) else error.stderr or "see above"
-        stop(f"{SCRIPT}: {' '.join(error.cmd[1:4])} ... failed: {said.strip().splitlines()[-1]}", 1)
+        last = said.strip().splitlines()[-1]
+        stop(
+            last.removeprefix("error: ") if last.startswith("error: ") else f"{SCRIPT}: {error} {last}",
+            error.returncode,
+        )
 
 
 need_package("gwapctl", "pip install -e .")

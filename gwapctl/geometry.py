@@ -45,7 +45,7 @@ class Geometry:
     @classmethod
     def keep(cls, width: int, height: int, short_side: int) -> Geometry:
         """Resize so that the shorter side has ``short_side`` pixels; the aspect ratio stays, to the nearest pixel."""
-        return cls._scaled(width, height, short_side / max(1, min(width, height)))
+        return cls.scaled(width, height, short_side / max(1, min(width, height)))
 
     @classmethod
     def within(cls, width: int, height: int, short_side: int, long_side: int) -> Geometry:
@@ -53,15 +53,16 @@ class Geometry:
 
         The aspect ratio stays, to the nearest pixel (py-faster-rcnn's test.py and minibatch.py).
         """
-        return cls._scaled(width, height, min(short_side / min(width, height), long_side / max(width, height)))
+        return cls.scaled(width, height, min(short_side / min(width, height), long_side / max(width, height)))
 
     @classmethod
     def fit(cls, width: int, height: int, long_side: int) -> Geometry:
         """Shrink so that the longer side has at most ``long_side`` pixels; smaller images stay as they are."""
-        return cls._scaled(width, height, min(1.0, long_side / max(1, width, height)))
+        return cls.scaled(width, height, min(1.0, long_side / max(1, width, height)))
 
     @classmethod
-    def _scaled(cls, width: int, height: int, factor: float) -> Geometry:
+    def scaled(cls, width: int, height: int, factor: float) -> Geometry:
+        """Resize both sides by ``factor``, to the nearest pixel; none vanishes."""
         return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
 
     def crop(self, x: int, y: int, crop_width: int, crop_height: int) -> Geometry:

@@ -47,7 +47,7 @@ def ap_11pt(precision: FloatArray, recall: FloatArray, eps: float = 0.0) -> floa
     ``eps`` is subtracted from the grid. 0, the default, is what the development kit and its ports do.
 
     >>> ap_11pt(np.array([1, 0.5, 2 / 3]), np.array([0.5, 0.5, 1]))
-    0.8484848484848485
+    0.8484848484848484
     """
     best = [precision[recall >= level - eps].max(initial=0.0) for level in RECALL_GRID]
     return float(np.mean(best))

@@ -63,9 +63,7 @@ class BoxAccuracy:
     def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> None:
         """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
 
-        Raises:
-            DataError: the map is not (h, w), or holds NaN or infinity.
-
+        Raises what ``regions.normalise`` does.
         """
         array = np.asarray(heatmap)
         boxes, sizes = component_boxes(array, self.curve.thresholds)

@@ -37,9 +37,7 @@ class WsolevalBoxAccuracy:
     def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> None:
         """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
 
-        Raises:
-            DataError: the map is not (h, w), or holds NaN or infinity.
-
+        Raises what ``regions.normalise`` does.
         """
         levels = byte_levels(grid_map(heatmap))
         true_boxes = grid_objects(objects, width, height)
@@ -65,11 +63,7 @@ def grid_map(heatmap: npt.ArrayLike) -> FloatArray:
     """Return a map as float64 ``(224, 224)`` in [0, 1].
 
     One that is so already stays as it is; others are resized (bicubic), then stretched by minimum and maximum; a
-    constant one gives zeros.
-
-    Raises:
-        DataError: the map is not two-dimensional, is empty, or holds NaN or infinity.
-
+    constant one gives zeros. Raises what ``regions.normalise`` does.
     """
     values = np.asarray(heatmap, dtype=np.float64)
     if values.shape == (SIDE, SIDE) and ((values >= 0) & (values <= 1)).all():

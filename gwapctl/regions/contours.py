@@ -110,13 +110,8 @@ def _rectangles(core: BoolMask) -> list[Rectangle]:
     found = []
     for contour in contours:
         x, y, w, h = cv2.boundingRect(contour)
-        corner = _limit(x, width - 5), _limit(y, height - 5)
-        found.append((*corner, _limit(w, width - x - 5), _limit(h, height - y - 5)))
+        found.append((min(x, width - 5), min(y, height - 5), min(w, width - x - 5), min(h, height - y - 5)))
     return found
-
-
-def _limit(value: int, most: int) -> int:
-    return 0 if value < 0 else min(value, most)
 
 
 def _without_overlapping(rectangles: list[Rectangle]) -> list[Rectangle]:

@@ -43,7 +43,7 @@ def parse_box_rule(
     refine: str | None = None,
     default: str | BoxRule = DEFAULT_RULE,
 ) -> BoxRule:
-    """Return the box rule that is asked for, the one place where rules are told by name.
+    """Return the box rule that is asked for by name.
 
     Args:
         text: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released`` or ``wsoleval[:0.3]``; a refinement may stand

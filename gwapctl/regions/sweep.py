@@ -40,10 +40,7 @@ def component_boxes(heatmap: npt.ArrayLike, thresholds: npt.ArrayLike) -> tuple[
 
     The same as ``map_to_boxes`` with ``fixed:t`` at every t: min-max map, strictly above t, 8-connected, most pixels,
     the first in scan order of equals; half-open in map pixels. Without any pixel the box is zeros and so is the count.
-
-    Raises:
-        DataError: the map is not (H, W), or holds NaN or infinity.
-
+    Raises what ``normalise`` does.
     """
     heat = normalise(heatmap)
     steps = np.asarray(thresholds, dtype=np.float32)
@@ -281,8 +278,10 @@ def _sweep_ious(
     """
     height, stride = len(levels) // width, width + 2
     order, starts, steps, parent, extent = _prepare(levels, width, LEVELS, not inner)
-    if inner:
-        _join_margin(stride, parent, extent)
+    if inner:  # the margin is one component, larger than any other, so that pixel 0 stays its root
+        extent[0] = len(parent)
+        grid = parent.reshape(height + 2, stride)
+        grid[0], grid[-1], grid[:, 0], grid[:, -1] = 0, 0, 0, 0
     ious, best = np.empty(len(parent)), np.zeros(LEVELS)
     alive, count = np.empty(len(levels), np.int32), 0
     around = 1 if inner else 0
@@ -304,17 +303,6 @@ def _sweep_ious(
                 ious[root] = _best_iou(left - around, top - around, right, bottom, objects)
             best[cut] = max(best[cut], ious[root])
     return best
-
-
-@_compiled
-def _join_margin(stride: int, parent: IntArray, extent: IntArray) -> None:
-    """Let the margin be one component with pixel 0 as its root, larger than any other, so that it stays the root."""
-    grid = len(parent)
-    extent[0] = grid
-    for pixel in range(grid):
-        column = pixel % stride
-        if pixel < stride or pixel >= grid - stride or column == 0 or column == stride - 1:
-            parent[pixel] = 0
 
 
 @_compiled
