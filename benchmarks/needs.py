@@ -57,10 +57,8 @@ def run_script(main: Callable[[], None]) -> None:
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode() if isinstance(error.stderr, bytes) else error.stderr or "see above"
         last = said.strip().splitlines()[-1]
-        stop(
-            last.removeprefix("error: ") if last.startswith("error: ") else f"{SCRIPT}: {error} {last}",
-            error.returncode,
-        )
+        own = last.startswith("error: ")  # of a process that ran this script or gwapctl
+        stop(last.removeprefix("error: ") if own else f"{SCRIPT}: {error} {last}", error.returncode)
 
 
 need_package("gwapctl", "pip install -e .")

@@ -179,7 +179,7 @@ def _draw_chip(
 
 
 def _chip_corners(box: Corners, width: int, height: int, size: tuple[int, int], taken: Sequence[Corners]) -> Corners:
-    """Choose the first free corners: above the box, below it, inside at the top or bottom; else the first, moved down."""
+    """Choose what is free first: above the box, below it, inside at the top or bottom; else the first, moved down."""
     x0, y0, x1, y1 = box
     wishes = [
         (x0, y0 - height - 1),
