@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from needs import run_script
+
 CLASSES = 20
 THEIRS = "faster r-cnn"
 WEAK = ("none", "gap", "gwap", "gwap+gap")
@@ -156,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

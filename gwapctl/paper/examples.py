@@ -76,7 +76,7 @@ def _draw(example: Mapping[str, Any], files: Mapping[str, Path]) -> Picture | No
     if factor < 1:
         image = cv2.resize(image, small, interpolation=cv2.INTER_AREA).astype("uint8")
     box, label = example.get("box"), str(example.get("label") or "")
-    marks = [Mark(truth, truth=True) for truth in example.get("truth") or []]
+    marks = [Mark(truth, ground_truth=True) for truth in example.get("truth") or []]
     marks += [] if box is None else [Mark(box, label)]
     picture = draw_overlay(image, None, marks, size=(width, height))
     _, encoded = cv2.imencode(
