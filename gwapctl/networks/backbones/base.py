@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+L = TypeVar("L", nn.Linear, nn.Conv2d)
 
 
 class Backbone(nn.Module):
@@ -55,3 +58,19 @@ class LayerChain(Backbone):
         for layer in self.children():
             features = layer(features)
         return features
+
+
+def start_he(network: nn.Module) -> None:
+    """Draw convolutions as He et al. do (arXiv 1502.01852), so that signals keep their size through a fresh network."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def start_gaussian(layer: L) -> L:
+    """Start a layer as the released files of CAM and R-FCN do, and return it: Gaussian of 0.01, bias 0."""
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # there is a bias by default
+    return layer

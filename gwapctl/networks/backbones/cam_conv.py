@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gwapctl.networks.backbones.base import Backbone
+from gwapctl.networks.backbones.base import Backbone, start_gaussian
 
 
 class WithCamConv(Backbone):
@@ -25,10 +25,7 @@ class WithCamConv(Backbone):
         super().__init__()
         self.base = base
         self.channels, self.stride, self.mean, self.std = 1024, base.stride, base.mean, base.std
-        conv = nn.Conv2d(base.channels, self.channels, 3, padding=1, groups=groups)
-        nn.init.normal_(conv.weight, std=0.01)
-        if conv.bias is not None:
-            nn.init.zeros_(conv.bias)
+        conv = start_gaussian(nn.Conv2d(base.channels, self.channels, 3, padding=1, groups=groups))
         self.cam_conv = nn.Sequential(conv, nn.ReLU(inplace=True))
         untyped: Any = self  # torch leaves these two without types
         untyped.register_state_dict_post_hook(_drop_base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwapctl.networks.backbones.base import Backbone
+from gwapctl.networks.backbones.base import Backbone, start_he
 
 
 class ConvNormReLU(nn.Sequential):
@@ -63,9 +63,8 @@ class ResNetS(Backbone):
             ResidualBlock(96, 96, 1),
             ConvNormReLU(96, 256, 1),
         )
+        start_he(self)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, ResidualBlock):
                 nn.init.zeros_(module.bn2.weight)  # every block starts as its shortcut
 
