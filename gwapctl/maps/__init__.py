@@ -47,8 +47,7 @@ class MapMethod:
     @property
     def read(self) -> Callable[[ForwardPass, Tensor], Sequence[Tensor]]:
         """What makes the maps."""
-        function: Callable[[ForwardPass, Tensor], Sequence[Tensor]] = resolve_name(self.path)
-        return function
+        return resolve_name(self.path)  # type: ignore[no-any-return]
 
 
 MAPS: dict[str, MapMethod] = {

@@ -94,18 +94,16 @@ class Network:
         self.layers = tuple(layers)
         announce_layers(self.model.backbone, self.layers)
         if self.layers:
-            self._try_layers()
-
-    def _try_layers(self) -> None:
-        with torch.enable_grad():
-            _, maps = self._feature_map(torch.zeros(1, 3, *TRIAL_SIZE, dtype=torch.uint8, device=self.device))
-        for name in self.layers:
-            check_is_map(name, maps.get(name), *TRIAL_SIZE)
+            with torch.enable_grad():
+                _, maps = self._feature_map(torch.zeros(1, 3, *TRIAL_SIZE, dtype=torch.uint8, device=device))
+            for name in self.layers:
+                check_is_map(name, maps.get(name), *TRIAL_SIZE)
 
     def __call__(self, inputs: Sequence[ImageArray], *, mirrored: bool = False) -> ForwardPass:
         """Run images of one size, uint8 ``(h, w, 3)`` or, with a region of 0 and 255 behind, ``(h, w, 4)``."""
         with torch.enable_grad() if self.source else torch.inference_mode():
-            images, region = split_region(self._on_device(inputs, mirrored))
+            batch = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2)
+            images, region = split_region(batch.flip(3) if mirrored else batch)
             if self.source == "image":
                 images = images.float().requires_grad_()
             features, maps = self._feature_map(images)
@@ -117,11 +115,6 @@ class Network:
         of_layers = tuple(maps[name] for name in self.layers) or (features,)
         sources = {"image": (images,), "layer": of_layers, None: ()}[self.source]
         return ForwardPass(self.head, features, output, probabilities, sources)
-
-    def _on_device(self, inputs: Sequence[ImageArray], mirrored: bool) -> Tensor:
-        """Return the batch ``(B, 3 | 4, h, w)``, uint8, channels last in memory."""
-        images = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2)
-        return images.flip(3) if mirrored else images
 
     def _feature_map(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the feature map, and those of the layers by name."""

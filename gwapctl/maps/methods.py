@@ -97,11 +97,7 @@ def fuse_maps(maps: Sequence[Tensor], fusion: str) -> Tensor:
     if len(maps) == 1:
         return maps[0]
     classes, height, width = (max(one.shape[axis] for one in maps) for axis in (1, 2, 3))
-    stretched = [_stretch(minmax(one), height, width).expand(-1, classes, -1, -1) for one in maps]
-    return FUSIONS[fusion](torch.stack(stretched))
-
-
-def _stretch(maps: Tensor, height: int, width: int) -> Tensor:
-    if maps.shape[2:] == (height, width):
-        return maps
-    return functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+    stretched = [
+        functional.interpolate(minmax(one), (height, width), mode="bilinear", align_corners=False) for one in maps
+    ]
+    return FUSIONS[fusion](torch.stack([one.expand(-1, classes, -1, -1) for one in stretched]))

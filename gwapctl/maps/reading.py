@@ -125,13 +125,6 @@ def stored_reading(info: ModelInfo) -> MapReading:
 
 def store_reading(info: ModelInfo, reading: ResolvedReading) -> ModelInfo:
     """Return ``info`` of a model that is read by ``reading`` from now on; ``flip``, crops and cuts are not stored."""
-    return info.model_copy(
-        update={
-            "map": reading.method,
-            "scales": reading.scales,
-            "layer": reading.layer,
-            "fuse": reading.fuse if len(reading.layer) > 1 else None,
-            "resize": reading.resize,
-            "close": reading.close,
-        }
-    )
+    stored = {name: getattr(reading, name) for name in ("scales", "layer", "resize", "close")}
+    fuse = reading.fuse if len(reading.layer) > 1 else None
+    return info.model_copy(update={"map": reading.method, "fuse": fuse, **stored})

@@ -21,10 +21,12 @@ from gwapctl.networks.backbones.efficientnet_lite import read_package_file, timm
 from gwapctl.networks.heads import build_head
 from gwapctl.networks.heads.base import HeadOutput
 from gwapctl.networks.weights_packages import package_file
+from gwapctl.networks.zoo import is_detector
 
 SCHEMA_VERSION = 1
 
 M = TypeVar("M", bound=nn.Module)
+Info = TypeVar("Info", bound=BaseModel)
 
 
 class ModelInfo(BaseModel):
@@ -80,8 +82,7 @@ class Classifier(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Map RGB images ``(B, 3, H, W)`` in 0..255 to the feature map ``(B, K, h, w)``."""
-        features: Tensor = self.backbone(images.float() * self.scale + self.shift)
-        return features
+        return self.backbone(images.float() * self.scale + self.shift)  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor, region: Tensor | None = None) -> HeadOutput:
         """Map RGB images ``(B, 3, H, W)`` in 0..255 to logits ``(B, C)`` and the head's maps.
@@ -89,8 +90,7 @@ class Classifier(nn.Module):
         ``region`` (B, 1, H, W) in 0..1 covers the boxes of all objects; a head that ``sees_boxes`` takes it.
         """
         features = self.feature_map(images)
-        output: HeadOutput = self.head(features) if region is None else self.head(features, region)
-        return output
+        return self.head(features) if region is None else self.head(features, region)  # type: ignore[no-any-return]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turn logits ``(B, C)`` into scores in 0..1: one sigmoid per class, or a softmax over classes."""
@@ -118,31 +118,40 @@ def save_tensors(model: nn.Module, folder: Path, *, half: bool = False) -> None:
         save_file(tensors, temporary)
 
 
-def save_info(info: ModelInfo, folder: Path) -> None:
+def save_info(info: BaseModel, folder: Path) -> None:
     """Write ``model.json`` alone: after calibration the weights are the same."""
     write_json(folder / "model.json", info.model_dump(mode="json"))
 
 
 def load_info(folder: Path) -> ModelInfo:
-    """Read ``model.json``.
+    """Read the ``model.json`` of a classifier.
 
     Raises:
-        ModelError: it is missing or not a model description.
+        ModelError: it is missing or describes something else.
+
+    """
+    if (folder / "model.json").is_file() and is_detector(folder):
+        raise ModelError(f"{folder} holds a detector, and what was asked for needs a classifier.")
+    return read_info(folder, ModelInfo, "model")
+
+
+def read_info(folder: Path, kind: type[Info], what: str) -> Info:
+    """Read ``model.json`` as ``kind``; ``what`` is what messages call it.
+
+    Raises:
+        ModelError: it is missing or not such a description.
 
     """
     path = folder / "model.json"
     if not path.is_file():
         raise ModelError(
-            f"{folder} holds no model (no model.json). Give a run folder or a name from `gwapctl models list`."
+            f"{folder} holds no {what} (no model.json). Give a run folder or a name from `gwapctl models list`."
         )
-    document = read_json(path)
-    if isinstance(document, dict) and document.get("task") == "detection":
-        raise ModelError(f"{folder} holds a detector, and what was asked for needs a classifier.")
     try:
-        return ModelInfo.model_validate(document)
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ModelError(f"{path} is not a model description: {first['loc']}: {first['msg']}.") from None
+        raise ModelError(f"{path} is not a {what} description: {first['loc']}: {first['msg']}.") from None
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -150,6 +159,12 @@ def load_classifier(folder: Path) -> Classifier:
 
     Raises:
         ModelError: files are missing, broken, pickled, or do not fit each other.
+
+    Example:
+        >>> from gwapctl.networks.zoo import resolve_model
+        >>> model = load_classifier(resolve_model("resnet-s-gwap-tiny-imagenet"))
+        >>> model.info.head, len(model.info.classes)
+        ('gwap', 200)
 
     """
     info = load_info(folder)
@@ -162,12 +177,7 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def load_saved(model: M, folder: Path) -> M:
-    """Fill any network with the ``weights.safetensors`` of ``folder`` and return it in eval mode.
-
-    Raises:
-        ModelError: they are missing, broken, pickled, or those of another network.
-
-    """
+    """Fill any network with the ``weights.safetensors`` of ``folder`` and return it in eval mode."""
     return _filled(model, load_tensors(folder / "weights.safetensors"), folder)
 
 

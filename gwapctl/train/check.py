@@ -30,8 +30,8 @@ class ImageCheck:
             DataError: an image cannot be read, and none may be left out; or a class has no other image.
 
         """
-        if self.known is not None:
-            data = data.without(self.known) if self.known else data
+        if self.known:
+            data = data.without(self.known)
         skip = self.skip and self.known is None
         samples = [sample for part in data.parts.values() for sample in part]
         if len(samples) > DECODED and not skip:

@@ -56,24 +56,16 @@ class TrainData:
 
     def without(self, skipped: Mapping[str, Sequence[str]]) -> TrainData:
         """Return the data without the images of these ids, by part."""
-        removed = {part: set(ids) for part, ids in skipped.items()}
-        kept = {
-            part: [sample for sample in samples if sample.id not in removed.get(part, ())]
-            for part, samples in self.parts.items()
-        }
-        return replace(
-            self,
-            train=kept["train"],
-            val=kept["val"],
-            background=kept["background"],
-            skipped={part: list(ids) for part, ids in skipped.items()},
-            whole=fingerprint(self.train),
-        )
+        kept = dict(self.parts)
+        for part, ids in skipped.items():
+            left_out = set(ids)
+            kept[part] = [sample for sample in kept[part] if sample.id not in left_out]
+        listed = {part: list(ids) for part, ids in skipped.items()}
+        return replace(self, **kept, skipped=listed, whole=fingerprint(self.train))  # type: ignore[arg-type]
 
     def describe(self) -> dict[str, Any]:
         """Return the ``dataset`` part of ``run.json``."""
-        background = {"n_background": len(self.background), "background_fingerprint": fingerprint(self.background)}
-        return {
+        described: dict[str, Any] = {
             "name": self.dataset.name,
             "root": str(self.dataset.root.resolve()),
             "fingerprint": self.whole or fingerprint(self.train),
@@ -82,9 +74,12 @@ class TrainData:
             "n_train": len(self.train),
             "n_val": len(self.val),
             "classes": [{"name": item.name, "id": item.id} for item in self.dataset.classes],
-            **({"n_skipped": sum(map(len, self.skipped.values())), "skipped": self.skipped} if self.skipped else {}),
-            **(background if self.background else {}),
         }
+        if self.skipped:
+            described |= {"n_skipped": sum(map(len, self.skipped.values())), "skipped": self.skipped}
+        if self.background:
+            described |= {"n_background": len(self.background), "background_fingerprint": fingerprint(self.background)}
+        return described
 
 
 @dataclass(frozen=True)
@@ -150,17 +145,19 @@ def load_train_data(
     if config.cache_features and head.sees_boxes:
         raise UsageError(f"head {config.head} needs boxes beside the feature maps. Drop --cache-features.")
     dataset = open_dataset(config.dataset, root)
-    background: list[Sample] = []
-    if config.background is not None:
-        background = background_folder(config.background)
+    background = [] if config.background is None else background_folder(config.background)
     if config.background_classes:
         background = background_samples(dataset, config.background_classes, training_splits(dataset)[0])
         dataset = without_classes(dataset, config.background_classes)
     data = replace(divide(config, dataset, boxes=head.sees_boxes), background=background)
     if config.keep == "best" and not data.val:
         raise UsageError("keep=best needs validation images. Set --val-fraction above 0, or --set keep=last.")
-    if head.sees_boxes:
-        _require_boxes(config, dataset, data.train, data.val)
+    for part in filter(None, (data.train, data.val)) if head.sees_boxes else ():
+        if not any(isinstance(sample, BoxedSample) and len(sample.boxes) for sample in part):
+            raise DataError(
+                f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
+                "for training or validation. Choose --head gwap."
+            )
     warn_of_one_class(dataset, data.train, data.train_split)
     return data if check is None else check(data)
 
@@ -177,15 +174,6 @@ def _check_background(config: TrainConfig, head: type[Head]) -> None:
             f"head {config.head} needs images without objects. Give a folder of them with --background, or classes of "
             "the data set that show none with --background-classes."
         )
-
-
-def _require_boxes(config: TrainConfig, dataset: Dataset, *parts: Sequence[Sample]) -> None:
-    for part in filter(None, parts):
-        if not any(isinstance(sample, BoxedSample) and len(sample.boxes) for sample in part):
-            raise DataError(
-                f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
-                "for training or validation. Choose --head gwap."
-            )
 
 
 def require_all_classes(dataset: Dataset, train: Sequence[Sample], split: str) -> None:

@@ -37,8 +37,7 @@ class HeadEntry:
 
     def load(self) -> type[Head]:
         """Import the head's class."""
-        head: type[Head] = resolve_name(self.path)
-        return head
+        return resolve_name(self.path)  # type: ignore[no-any-return]
 
 
 # in the order in which figures show them
@@ -100,12 +99,7 @@ def head_class(name: str) -> type[Head]:
 
 
 def head_options(name: str) -> dict[str, Any]:
-    """Return the options of the head ``name`` with their defaults.
-
-    Raises:
-        UsageError: there is no such head; the message names the nearest.
-
-    """
+    """Return the options of the head ``name`` with their defaults."""
     _channels, _classes, *options = inspect.signature(head_class(name)).parameters.values()
     return {option.name: option.default for option in options}
 
@@ -127,16 +121,19 @@ def check_head(name: str, options: Mapping[str, Any]) -> None:
 
 
 def build_head(name: str, channels: int, classes: int, options: Mapping[str, Any] | None = None) -> Head:
-    """Build the head ``name`` for feature maps of ``channels`` and as many logits as ``classes``.
+    """Build the head ``name`` for feature maps of ``channels`` (K) and ``classes`` (C) logits.
 
-    Args:
-        name: one of ``HEADS``.
-        channels: K.
-        classes: C.
-        options: the head's own (``head_options`` lists them), such as ``{"r": 10}`` for ``lse``.
+    ``options`` are the head's own (``head_options`` lists them), such as ``{"r": 10}`` for ``lse``.
 
     Raises:
         UsageError: there is no such head or option, or an option's value makes no sense.
+
+    Example:
+        >>> import torch
+        >>> head = build_head("gwap", channels=256, classes=20)
+        >>> output = head(torch.rand(1, 256, 7, 9))
+        >>> tuple(output.logits.shape), tuple(output.weight_map.shape)
+        ((1, 20), (1, 1, 7, 9))
 
     """
     check_head(name, options or {})

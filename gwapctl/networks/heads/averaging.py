@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gwapctl.errors import UsageError
-from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, new_linear, without_autocast
+from gwapctl.networks.backbones.base import start_gaussian
+from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, without_autocast
 
 
 class PoolThenClassify(Head):
@@ -29,7 +30,7 @@ class PoolThenClassify(Head):
         if not 0 <= dropout < 1:
             raise UsageError(f"head option dropout must be at least 0 and below 1, not {dropout}.")
         self.dropout = dropout
-        self.classifier = new_linear(channels, classes)
+        self.classifier = start_gaussian(nn.Linear(channels, classes))
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Map f, ``(B, K)``, to logits ``(B, C)``."""
@@ -63,9 +64,7 @@ class GWAP(PoolThenClassify):
 
     def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
         super().__init__(channels, classes, dropout)
-        self.weight_score = nn.Conv2d(channels, 1, kernel_size=1)  # w and b of eq. 3
-        nn.init.normal_(self.weight_score.weight, std=0.01)
-        nn.init.zeros_(self.weight_score.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
+        self.weight_score = start_gaussian(nn.Conv2d(channels, 1, kernel_size=1))  # w and b of eq. 3
 
     def score(self, features: Tensor) -> Tensor:
         """Return ``z = w F + b`` of every position, (B, N), of F (B, K, h, w).

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from gwapctl.errors import UsageError, any_of
 from gwapctl.networks.backbones import BACKBONES
+from gwapctl.networks.backbones.base import start_gaussian
 from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32
 
 # channels of the feature map: kernel of the last max pooling (stride 2) and the grid that the first FC layer wants
@@ -37,8 +38,7 @@ class Original(Head):
         inputs = channels * self.grid**2
         first, second, last = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, classes)
         for layer in (first, second, last):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            start_gaussian(layer)
         if channels == 256:
             layers = [nn.Dropout(dropout), first, nn.ReLU(), nn.Dropout(dropout), second, nn.ReLU(), last]
         else:
@@ -46,12 +46,7 @@ class Original(Head):
         self.classifier = nn.Sequential(*layers)
 
     def class_weights(self) -> Tensor:
-        """Refuse: the classifier is not linear.
-
-        Raises:
-            UsageError: always.
-
-        """
+        """Refuse with a ``UsageError``: the classifier is not linear."""
         raise UsageError("head original has no class map, for it is not linear. Choose --map backprop.")
 
     def forward(self, feature_map: Tensor) -> HeadOutput:

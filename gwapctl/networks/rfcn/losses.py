@@ -66,7 +66,7 @@ def label_regions(regions: Tensor, target: BoxTarget) -> tuple[Tensor, Tensor]:
 
 
 def hardest(losses: Tensor, count: int) -> Tensor:
-    """Return the places of the ``count`` largest of ``losses`` (N,), or of all of them."""
+    """Return the indices of the ``count`` largest of ``losses`` (N,), or of all of them."""
     return losses.detach().topk(min(count, len(losses)), sorted=False).indices
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from gwapctl.errors import ModelError
-from gwapctl.files import read_json, write_json
 from gwapctl.networks.backbones import imagenet_tensors, own_names
-from gwapctl.networks.classifier import load_saved, save_tensors
+from gwapctl.networks.classifier import load_saved, read_info, save_info, save_tensors
 from gwapctl.networks.rfcn.base import DetectorInfo
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.trunk import build_trunk
@@ -30,7 +28,7 @@ def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
     model = Detector(info, build_trunk(info.backbone))
     if pretrained:
         load_trunk(model, imagenet_tensors(info.backbone), "the file of ImageNet weights")
-        freeze_trunk(model)
+        model.trunk.freeze()
     return model
 
 
@@ -60,36 +58,10 @@ def load_trunk(model: Detector, tensors: Mapping[str, Tensor], source: Path | st
     model.trunk.load_state_dict(state, strict=False)
 
 
-def freeze_trunk(model: Detector, *, stages: int = 2) -> None:
-    """Fix every batch norm and the first ``stages`` stages, as R-FCN does with its pretrained network.
-
-    Call it after the weights are loaded, and again when a run is resumed: it is not stored. From scratch, leave it out.
-    Stage 1 is everything before the first residual block, stage n + 1 is ``layer n``; 0: only batch norm.
-    """
-    model.trunk.freeze(stages)
-
-
 def save_detector(model: Detector, folder: Path) -> None:
     """Write ``weights.safetensors`` and ``model.json`` into ``folder``."""
     save_tensors(model, folder)
-    write_json(folder / "model.json", model.info.model_dump(mode="json"))
-
-
-def load_detector_info(folder: Path) -> DetectorInfo:
-    """Read ``model.json``.
-
-    Raises:
-        ModelError: it is missing or does not describe a detector.
-
-    """
-    path = folder / "model.json"
-    if not path.is_file():
-        raise ModelError(f"{folder} holds no detector (no model.json). Give a run folder of train --detector.")
-    try:
-        return DetectorInfo.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(f"{path} does not describe a detector: {first['loc']}: {first['msg']}.") from None
+    save_info(model.info, folder)
 
 
 def load_detector(folder: Path) -> Detector:
@@ -99,4 +71,4 @@ def load_detector(folder: Path) -> Detector:
         ModelError: files are missing, broken, pickled, or do not fit each other.
 
     """
-    return load_saved(build_detector(load_detector_info(folder)), folder)
+    return load_saved(build_detector(read_info(folder, DetectorInfo, "detector")), folder)

@@ -53,8 +53,12 @@ class Trunk(nn.Module):
         """Map what ``conv4`` returns to ``(B, channels, H / stride, W / stride)``."""
         return self._run(self.stages[-1:], features)
 
-    def freeze(self, stages: int) -> None:
-        """Fix every batch norm, statistics and affine part, and all of the first ``stages`` stages."""
+    def freeze(self, stages: int = 2) -> None:
+        """Fix every batch norm and the first ``stages`` stages, as R-FCN does with its pretrained network.
+
+        Call it after the weights are loaded, and again when a run is resumed: it is not stored. From scratch, leave it
+        out. 0: only batch norm, its statistics and affine part.
+        """
         self._fixed_norms = True
         for name in (name for stage in self.stages[:stages] for name in stage):
             self.get_submodule(name).requires_grad_(False)
@@ -141,27 +145,16 @@ class EfficientNetLiteTrunk(Trunk):
 
 
 def check_trunk(name: str) -> None:
-    """Refuse a backbone that serves no detector.
-
-    Raises:
-        UsageError: there is no such trunk; the message names the nearest.
-
-    """
+    """Refuse with a ``UsageError``, which names the nearest, a backbone that serves no detector."""
     trunks = [known for known, entry in BACKBONES.items() if entry.trunk]
     if name not in trunks:
         raise unknown_name("backbone of a detector", name, trunks)
 
 
 def build_trunk(name: str) -> Trunk:
-    """Build the trunk that the backbone ``name`` offers, with fresh weights.
-
-    Raises:
-        UsageError: there is no such trunk.
-
-    """
+    """Build the trunk that the backbone ``name`` offers (``check_trunk``), with fresh weights."""
     check_trunk(name)
-    trunk: Trunk = resolve_name(BACKBONES[name].trunk)(name)
-    return trunk
+    return resolve_name(BACKBONES[name].trunk)(name)  # type: ignore[no-any-return]
 
 
 def trunk_weights(name: str) -> PretrainedWeights | None:

@@ -54,7 +54,7 @@ class WeakBranch(nn.Module):
 
         """
         alike = len(set(cells)) == 1
-        groups = [slice(None)] if alike else [slice(place, place + 1) for place in range(len(cells))]
+        groups = [slice(None)] if alike else [slice(index, index + 1) for index in range(len(cells))]
         outputs = [self.head(features[group, :, : cells[group][0][0], : cells[group][0][1]]) for group in groups]
         score_maps = [one for output in outputs if output.score_map is not None for one in output.score_map]
         weight_maps = [one for output in outputs if output.weight_map is not None for one in output.weight_map]
@@ -72,8 +72,8 @@ def image_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
         labels: (B, C) 1 present, 0 absent, -1 neither: that class of that image does not count.
 
     """
-    counts, wanted = (labels >= 0).float(), labels.clamp(min=0).float()
-    losses = [functional.binary_cross_entropy_with_logits(one, wanted, counts, reduction="sum") for one in logits]
+    label_mask, wanted = (labels >= 0).float(), labels.clamp(min=0).float()
+    losses = [functional.binary_cross_entropy_with_logits(one, wanted, label_mask, reduction="sum") for one in logits]
     return torch.stack(losses).sum() / len(labels)
 
 
@@ -101,7 +101,7 @@ def region_loss(
     usable = target.usable()
     if not len(usable.boxes):
         return None
-    margin = functional.softplus if form == "softplus" else _hinge
+    margin = functional.softplus if form == "softplus" else lambda gap: functional.relu(1 + gap)
     scores = score_map.flatten(1)  # (C, N)
     inside = boxes_to_cells(usable.boxes, (score_map.shape[1], score_map.shape[2]), stride).to(scores.dtype)  # (G, N)
     box_means = inside @ scores.mT / inside.sum(1, keepdim=True)  # m_c'(b), (G, C)
@@ -134,7 +134,3 @@ def boxes_to_cells(boxes: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
     in_columns = torch.where(in_columns.any(1, keepdim=True), in_columns, at_column)
     in_rows = torch.where(in_rows.any(1, keepdim=True), in_rows, at_row)
     return (in_rows[:, :, None] & in_columns[:, None, :]).flatten(1)
-
-
-def _hinge(gap: Tensor) -> Tensor:
-    return functional.relu(1 + gap)
