@@ -72,10 +72,8 @@ class Network:
         device: where it runs.
         precision: of the backbone: ``fp32``, ``bf16`` or ``auto``. The head runs in float32.
         source: what gradients will be taken to; None: no graph is built.
-        layers: full names of the layers that ``source="layer"`` means; none: the feature map.
-
-    Raises:
-        UsageError: a layer gives no feature map.
+        layers: full names of the layers that ``source="layer"`` means; none: the feature map. One that gives no feature
+            map is a ``UsageError``.
 
     """
 

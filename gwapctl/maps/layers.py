@@ -29,9 +29,7 @@ MOST_STRETCHED = 2.0  # a map whose aspect ratio is that far from the input's ha
 def resolve_layers(backbone: nn.Module, wanted: Sequence[str | int]) -> tuple[str, ...]:
     """Return the names of the modules that ``wanted`` names, or counts among the convolutions (negative: from the end).
 
-    Raises:
-        UsageError: there is no such layer, or one is there twice.
-
+    A layer that is not there, or is named twice, is a ``UsageError``.
     """
     numbered = list(convolutions(backbone))
     named = dict(backbone.named_modules())

@@ -107,12 +107,7 @@ UNKNOWN = ResolvedReading()
 
 
 def split_options(options: Mapping[str, Any], reading: MapReading = AS_STORED) -> tuple[MapReading, dict[str, Any]]:
-    """Return ``reading`` with those of ``options`` that are about it, by the Python API's names, and the other options.
-
-    Raises:
-        UsageError: a value that the reading cannot have.
-
-    """
+    """Return ``reading`` with those of ``options`` that are about it, by the Python API's names, and the others."""
     asked = {READING_OPTIONS[name]: value for name, value in options.items() if name in READING_OPTIONS}
     others = {name: value for name, value in options.items() if name not in READING_OPTIONS}
     return replace(reading, **asked), others

@@ -124,12 +124,7 @@ def save_info(info: BaseModel, folder: Path) -> None:
 
 
 def load_info(folder: Path) -> ModelInfo:
-    """Read the ``model.json`` of a classifier.
-
-    Raises:
-        ModelError: it is missing or describes something else.
-
-    """
+    """Read the ``model.json`` of a classifier; one of a detector is a ``ModelError``."""
     if (folder / "model.json").is_file() and is_detector(folder):
         raise ModelError(f"{folder} holds a detector, and what was asked for needs a classifier.")
     return read_info(folder, ModelInfo, "model")
@@ -191,12 +186,7 @@ def _filled(model: M, tensors: Mapping[str, Tensor], folder: Path) -> M:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file as float32.
-
-    Raises:
-        ModelError: the file is missing, broken, or a pickle (which is refused: loading one runs its code).
-
-    """
+    """Read a safetensors file as float32. One that is missing, broken or a pickle is a ``ModelError``."""
     if not path.is_file():
         raise ModelError(f"weights file {path} does not exist.")
     with path.open("rb") as file:

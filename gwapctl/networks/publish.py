@@ -25,11 +25,7 @@ def write_entry(run_folder: Path, entry: Path, evaluations: Sequence[Path] = ())
 
     The text of an existing card stays. ``evaluations`` are documents of ``gwapctl evaluate --out`` on the entry itself;
     the first one's metrics are the headline. Where ``run_folder`` is an entry whose weights a package holds, its card
-    is made anew, and nothing else.
-
-    Raises:
-        DataError: the run is not finished, or an evaluation is of another kind or too small.
-
+    is made anew, and nothing else. A run that is not finished, or an evaluation of few images, is a ``DataError``.
     """
     package = weights_package(run_folder) if (run_folder / "model.json").is_file() else None
     if package is not None:

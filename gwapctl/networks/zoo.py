@@ -38,9 +38,7 @@ def entries() -> dict[str, Path]:
 def weights_package(folder: Path) -> WeightsPackage | None:
     """Return the package that holds the weights of the model in ``folder``; None: they lie in the folder.
 
-    Raises:
-        ModelError: no package that is known here has the name that ``model.json`` states.
-
+    A package that is not known here is a ``ModelError``.
     """
     document = read_json(folder / "model.json")
     stated = document.get("weights_package") if isinstance(document, dict) else None
@@ -114,9 +112,7 @@ def find_weights(spec: str) -> Path:
 def find_recipe(spec: str) -> Path:
     """Return the recipe file called ``spec``: a path, a zoo entry, or a name in ``models/recipes``.
 
-    Raises:
-        DataError: there is no such recipe; the message names the nearest.
-
+    An unknown one is a ``DataError`` that names the nearest.
     """
     if Path(spec).is_file():
         return Path(spec)
@@ -128,12 +124,7 @@ def find_recipe(spec: str) -> Path:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read the TOML front matter of ``card.md`` (between two lines of ``+++``).
-
-    Raises:
-        ModelError: there is none, or it is broken.
-
-    """
+    """Read the TOML front matter of ``card.md`` (between two lines of ``+++``), or raise ``ModelError``."""
     path = folder / "card.md"
     try:
         _, front, _ = path.read_text(encoding="utf-8").split("+++\n", 2)
@@ -163,9 +154,7 @@ def list_models() -> list[dict[str, Any]]:
 def verify_entry(folder: Path) -> list[str]:
     """Recompute what the card says of the weights (``checks``), and return one line per check that holds.
 
-    Raises:
-        ModelError: a check does not hold.
-
+    One that does not is a ``ModelError``.
     """
     from gwapctl.networks.classifier import load_classifier
 

@@ -26,9 +26,7 @@ class ImageCheck:
     def __call__(self, data: TrainData) -> TrainData:
         """Return the data without what is left out.
 
-        Raises:
-            DataError: an image cannot be read, and none may be left out; or a class has no other image.
-
+        It is a ``DataError`` that an image cannot be read and none may be left out, or that a class has no other image.
         """
         if self.known:
             data = data.without(self.known)

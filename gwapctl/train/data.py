@@ -195,11 +195,8 @@ def load_detector_data(
 ) -> DetectorData:
     """Open the data set, hold images out where ``val_fraction`` is above 0, and choose those that show their boxes.
 
-    ``check`` says which images are used, before those with boxes are chosen; without one it is all.
-
-    Raises:
-        DataError: the data set or a split is missing or empty, a class has no training image, or there is no box.
-
+    ``check`` says which images are used, before those with boxes are chosen; without one it is all. Errors are those of
+    ``divide``, and a ``DataError`` where there is no box.
     """
     dataset = open_dataset(config.dataset, root)
     data = divide(config, dataset, boxes=True, own_val=config.val_fraction > 0)

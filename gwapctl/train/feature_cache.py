@@ -147,14 +147,8 @@ class FeatureCache:
             ModelError: a feature map does not fit float16.
 
         """
-        missing, needed = self.missing(), self.missing_bytes()
-        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
-        free = shutil.disk_usage(existing).free
-        if needed > free:
-            raise DataError(
-                f"the feature maps need {size_text(needed)} at {self.folder}, where {size_text(free)} are free. Choose "
-                "another disk with --feature-cache, a smaller --image-size, or --set flip=false, which halves them."
-            )
+        missing = self.missing()
+        self._require_space()
         write_json(self.folder / "cache.json", self.description)
         done, total = 0, sum(len(self._images_of(shard)) for shard, _ in missing)
         for shard, variants in missing:
@@ -176,6 +170,16 @@ class FeatureCache:
                     np.save(file, part, allow_pickle=False)
         if self.missing():
             raise DataError(f"{self.folder} cannot be read back after it was written. Is the disk in order?")
+
+    def _require_space(self) -> None:
+        needed = self.missing_bytes()
+        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
+        free = shutil.disk_usage(existing).free
+        if needed > free:
+            raise DataError(
+                f"the feature maps need {size_text(needed)} at {self.folder}, where {size_text(free)} are free. Choose "
+                "another disk with --feature-cache, a smaller --image-size, or --set flip=false, which halves them."
+            )
 
     def announcement(self) -> str:
         """Say in one line what will be read, or computed and written, and where."""

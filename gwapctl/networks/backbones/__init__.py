@@ -207,7 +207,7 @@ def build_backbone(name: str, *, pretrained: bool = False, output_stride: int | 
         ModelError: the weights cannot be found or fetched.
 
     """
-    from gwapctl.networks.backbones.cam_conv import WithCamConv
+    from gwapctl.networks.backbones.base import WithCamConv
     from gwapctl.networks.backbones.timm_nets import timm_backbone
 
     base, groups = _split_cam_conv(name)
@@ -231,12 +231,7 @@ def build_backbone(name: str, *, pretrained: bool = False, output_stride: int | 
 
 
 def require_weights(name: str) -> PretrainedWeights | WeightsPackage:
-    """Return where the ImageNet weights of a backbone come from.
-
-    Raises:
-        UsageError: it has none, or there is no such backbone.
-
-    """
+    """Return where the ImageNet weights of a backbone come from; without any it is a ``UsageError``."""
     weights = backbone_entry(name).weights
     if weights is None:
         raise UsageError(
@@ -257,10 +252,11 @@ def _fill(backbone: Backbone, name: str) -> None:
 def pretrained_weights_info(name: str) -> PretrainedWeights | None:
     """Return ``(url, size_mb)`` of what ``build_backbone(name, pretrained=True)`` downloads; None: nothing.
 
-    ``.cached`` on the result says that the file is here already.
+    ``.cached`` on the result says that the file is here already. An unknown name is a ``UsageError``.
 
-    Raises:
-        UsageError: there is no such backbone.
+    Example:
+        >>> pretrained_weights_info("resnet18").size_mb
+        46.8
 
     """
     name, _ = _split_cam_conv(name)
@@ -279,13 +275,7 @@ def _split_cam_conv(name: str) -> tuple[str, int]:
 
 
 def imagenet_tensors(name: str) -> dict[str, Tensor]:
-    """Return all ImageNet weights of the network ``name``, classifier included, under torchvision's or timm's names.
-
-    Raises:
-        UsageError: it has none, or there is no such backbone.
-        ModelError: the weights cannot be found or fetched.
-
-    """
+    """Return all ImageNet weights of the network ``name``, classifier included, under torchvision's or timm's names."""
     from gwapctl.networks.backbones.efficientnet_lite import read_package_file
 
     weights = require_weights(name)

@@ -71,10 +71,7 @@ def nin() -> Backbone:
 class CaffeInception(nn.Module):
     """An inception block (arXiv 1409.4842, figure 2b) without batch norm and with a true 5x5 branch.
 
-    Args:
-        in_channels: channels of the input.
-        widths: of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5 and pool_proj.
-
+    ``widths`` are the channels of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5 and pool_proj.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int]) -> None:

@@ -28,12 +28,9 @@ _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head",
 
 
 class EfficientNetLite(TimmBackbone):
-    """EfficientNet-Lite (Google's variant of arXiv 1905.11946 without squeeze-and-excitation, ReLU6), K = 1280.
+    """EfficientNet-Lite 0 or 2 (Google's variant of arXiv 1905.11946 without squeeze-and-excitation, ReLU6), K = 1280.
 
-    Args:
-        number: of the variant, 0 or 2.
-        output_stride: 8, 16 (None) or 32 input pixels per cell; below 32 the last stages have stride 1 and are dilated.
-
+    It has 8, 16 (None) or 32 input pixels per cell; below 32 the last stages have stride 1 and are dilated.
     """
 
     def __init__(self, number: int, *, output_stride: int | None = None) -> None:
@@ -55,11 +52,8 @@ def read_package_file(data: bytes) -> dict[str, Tensor]:
 def timm_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate the packages' names (Google's, counted through all stages) to timm's, ``blocks.STAGE.BLOCK``.
 
-    A stage begins where the number of output channels changes: no two stages in a row have the same.
-
-    Raises:
-        ModelError: a name that no EfficientNet-Lite has.
-
+    A stage begins where the number of output channels changes: no two stages in a row have the same. A name that no
+    EfficientNet-Lite has is a ``ModelError``.
     """
     blocks = _block_names(theirs)
     expanding = {name.split(".")[1] for name in theirs if "._expand_conv." in name}

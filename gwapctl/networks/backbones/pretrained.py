@@ -59,11 +59,7 @@ class PretrainedWeights(NamedTuple):
 def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
     """Return the tensors of ``weights`` by name, downloading the file first where it is not cached.
 
-    The file is read with torch's restricted reader, which runs no code.
-
-    Raises:
-        ModelError: the file cannot be downloaded or read; the message names the manual way.
-
+    Torch's restricted reader, which runs no code, reads it. A file that it cannot read is a ``ModelError``.
     """
     import torch
 

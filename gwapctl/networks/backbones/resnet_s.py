@@ -45,9 +45,7 @@ class ResidualBlock(nn.Module):
 class ResNetS(Backbone):
     """Two convolutions with stride 2, three residual blocks, and a 1x1 convolution to 256 channels.
 
-    Args:
-        stride: 8 (default) or 4: input pixels per cell of the feature map.
-
+    ``stride`` is 8 or 4 input pixels per cell of the feature map.
     """
 
     def __init__(self, stride: int = 8) -> None:
@@ -70,5 +68,4 @@ class ResNetS(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images ``(B, 3, H, W)`` to a feature map ``(B, 256, ceil(H/stride), ceil(W/stride))``."""
-        features: Tensor = self.layers(images)
-        return features
+        return self.layers(images)  # type: ignore[no-any-return]

@@ -72,9 +72,7 @@ def timm_backbone(name: str, *, pretrained: bool = False, output_stride: int | N
 def timm_weights(name: str) -> PretrainedWeights | None:
     """Return where the weights of the timm network ``name`` come from and how large they are, None without any.
 
-    Raises:
-        UsageError: timm has no such network.
-
+    A network that timm does not have is a ``UsageError``.
     """
     timm = _timm()
     _check_name(name)
@@ -110,13 +108,7 @@ def _check_name(name: str) -> None:
 
 
 def create_timm(name: str, *, pretrained: bool = False, output_stride: int | None = None) -> nn.Module:
-    """Make timm's network ``name`` without its classifier, for images of any size where it can.
-
-    Raises:
-        UsageError: it has no weights to download, or no choice of strides.
-        ModelError: its weights cannot be fetched or read.
-
-    """
+    """Make timm's network ``name`` without its classifier, for images of any size where it can."""
     weights = timm_weights(name) if pretrained else None
     if pretrained and weights is None:
         raise UsageError(f"timm:{name} has no weights to download. Use --weights none, a run or a zoo entry of ours.")

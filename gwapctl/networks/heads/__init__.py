@@ -89,12 +89,7 @@ HEADS: dict[str, HeadEntry] = {
 
 
 def head_class(name: str) -> type[Head]:
-    """Return the class of the head ``name``, which says what the head needs to be trained.
-
-    Raises:
-        UsageError: there is no such head; the message names the nearest.
-
-    """
+    """Return the class of the head ``name``; an unknown one is a ``UsageError`` that names the nearest."""
     return lookup("head", name, HEADS).load()
 
 
@@ -105,12 +100,7 @@ def head_options(name: str) -> dict[str, Any]:
 
 
 def check_head(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a head or an option of it that does not exist.
-
-    Raises:
-        UsageError: there is no such head or option, or an option is no number.
-
-    """
+    """Refuse with a ``UsageError`` a head or option that does not exist, or an option that is no number."""
     known = head_options(name)
     for option, value in options.items():
         if option not in known:

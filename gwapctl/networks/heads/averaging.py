@@ -18,11 +18,7 @@ from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, with
 class PoolThenClassify(Head):
     """A head that pools the feature map to one vector f and classifies it with one linear layer: ``s = W f + b``.
 
-    Args:
-        channels: K.
-        classes: C.
-        dropout: share of f that is dropped in training (0.5 in CAM's VGGnet-GAP and AlexNet*-GAP).
-
+    ``dropout`` is the share of f that is dropped in training (0.5 in CAM's VGGnet-GAP and AlexNet*-GAP).
     """
 
     def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
@@ -36,8 +32,7 @@ class PoolThenClassify(Head):
         """Map f, ``(B, K)``, to logits ``(B, C)``."""
         if self.training and self.dropout:
             pooled = functional.dropout(pooled, self.dropout)
-        logits: Tensor = self.classifier(pooled)
-        return logits
+        return self.classifier(pooled)  # type: ignore[no-any-return]
 
     def class_weights(self) -> Tensor:
         """Return W, ``(C, K)``."""
@@ -120,14 +115,9 @@ class GWAPgt(PoolThenClassify):
     def forward(self, feature_map: Tensor, region: Tensor | None = None) -> HeadOutput:
         """Map ``(B, K, h, w)`` to logits ``(B, C)`` and the weight map ``(B, 1, h, w)``.
 
-        Args:
-            feature_map: (B, K, h, w).
-            region: (B, 1, H, W), 1 on the union of the boxes of all objects and 0 elsewhere, at the size of the network
-                input; averaged down to the grid here. An image without boxes weights all positions the same.
-
-        Raises:
-            UsageError: there is no ``region``.
-
+        ``region`` (B, 1, H, W) is 1 on the union of the boxes of all objects and 0 elsewhere, at the size of the
+        network input, and averaged down to the grid here; without one it is a ``UsageError``. An image without boxes
+        weights all positions the same.
         """
         if region is None:
             raise UsageError(

@@ -53,13 +53,8 @@ class Head(nn.Module):
     ) -> Tensor:
         """Return the training loss of a batch of n images, behind which there may be background images.
 
-        Args:
-            output: of forward, in training.
-            labels: (n, C) in {0, 1}.
-            label_mask: (n, C), 0 for classes that are neither right nor wrong.
-            multi_label: one sigmoid per class, or a softmax over classes.
-            epoch: how often all images were seen so far.
-
+        ``output`` is that of forward in training; ``labels`` (n, C) are in {0, 1}; ``label_mask`` (n, C) is 0 for
+        classes that are neither right nor wrong; ``epoch`` says how often all images were seen so far.
         """
         del epoch
         return classification_loss(output.logits.float(), labels, label_mask, multi_label)
@@ -71,14 +66,8 @@ class Head(nn.Module):
     def class_map(self, feature_map: Tensor, classes: Tensor) -> Tensor:
         """Return the class activation maps ``sum_k w_k^c f_k(x, y)`` (CAM, arXiv 1512.04150, eq. 2), without bias.
 
-        Args:
-            feature_map: (B, K, h, w).
-            classes: (B, k) class indices, each image's own.
-
-        Returns:
-            (B, k, h, w) in float32. Pooled as the head pools, plus the bias, it is the logit of a head that pools
-            linearly.
-
+        F is (B, K, h, w), ``classes`` (B, k) are each image's own; the maps are (B, k, h, w) in float32. Pooled as the
+        head pools, plus the bias, a map is the logit of a head that pools linearly.
         """
         with without_autocast(feature_map):
             weights = at_least_float32(self.class_weights())[classes]  # (B, k, K)

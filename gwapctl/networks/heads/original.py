@@ -21,12 +21,7 @@ class Original(Head):
     name, so that its weights load; other input sizes are averaged to the grid they want. Logits only: they are not
     linear in the feature map, so there is no class activation map, and maps come by backprop.
 
-    Args:
-        channels: K, 256 or 512.
-        classes: C.
-        hidden: width of the two hidden layers.
-        dropout: in training, of the inputs (AlexNet) or outputs (VGG) of the hidden layers.
-
+    ``hidden`` is the width of the two hidden layers, ``dropout`` that of their inputs (AlexNet) or outputs (VGG).
     """
 
     def __init__(self, channels: int, classes: int, hidden: int = 4096, dropout: float = 0.5) -> None:

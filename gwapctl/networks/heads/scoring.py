@@ -65,11 +65,7 @@ class GMPFeatures(PoolThenClassify):
 class LSE(ScoreThenPool):
     """Log-sum-exp pooling (Pinheiro and Collobert, arXiv 1411.6228): ``s_c = 1/r log(1/N sum exp(r S_c))``.
 
-    Args:
-        channels: K.
-        classes: C.
-        r: sharpness > 0; towards 0 the mean, towards infinity the maximum.
-
+    ``r`` > 0 is its sharpness; towards 0 it is the mean, towards infinity the maximum.
     """
 
     def __init__(self, channels: int, classes: int, r: float = 5.0) -> None:
@@ -86,13 +82,8 @@ class LSE(ScoreThenPool):
 class WELDON(ScoreThenPool):
     """Mean of the highest plus mean of the lowest scores (Durand et al., WELDON, CVPR 2016).
 
-    ``s_c = mean(top-k+ of S_c) + mean(bottom-k- of S_c)``: the lowest ones speak against the class.
-
-    Args:
-        channels: K.
-        classes: C.
-        k_plus, k_minus: how many positions; at most all of them are taken. The paper's number was not found: 3 is ours.
-
+    ``s_c = mean(top-k+ of S_c) + mean(bottom-k- of S_c)``: the lowest ones speak against the class. At most all
+    positions are taken. The paper's k was not found: 3 is ours.
     """
 
     def __init__(self, channels: int, classes: int, k_plus: int = 3, k_minus: int = 3) -> None:
@@ -112,8 +103,6 @@ class WILDCAT(ScoreThenPool):
     the sum where both terms are there; the paper does not, and neither do we. Its VOC 2007 settings are the defaults.
 
     Args:
-        channels: K.
-        classes: C.
         maps: M.
         k_plus: positions taken; below 1 a share of all of them.
         k_minus: the same for the lowest; None: as ``k_plus``, 0: none.

@@ -100,11 +100,7 @@ class Proposals(nn.Module):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the proposals of every image, ``(N, 4)`` in input pixels without gradient, and in training the losses.
 
-        Args:
-            conv4: (B, K, h, w).
-            sizes: (height, width) of each image without its padding.
-            targets: in training, the objects to learn from.
-
+        ``conv4`` is (B, K, h, w); ``targets`` are, in training, the objects to learn from.
         """
         objects = None if targets is None else [{"boxes": target.boxes} for target in targets]
         boxes, losses = self.network(ImageList(conv4, list(sizes)), {"conv4": conv4}, objects)

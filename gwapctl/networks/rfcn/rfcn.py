@@ -24,12 +24,8 @@ class Detector(nn.Module):
     """Trunk, shared features, region proposals, position-sensitive maps, and the weak branch where there is one.
 
     Images go in as RGB in 0..255 (uint8 or float), padded with anything at the right and the bottom to one size; the
-    detector normalises them and pads with the mean colour.
-
-    Args:
-        info: what is built.
-        trunk: the network underneath, from ``build_trunk``.
-
+    detector normalises them and pads with the mean colour. ``sizes`` are everywhere (height, width) of each image
+    without its padding, in input pixels.
     """
 
     scale: Tensor
@@ -66,7 +62,7 @@ class Detector(nn.Module):
 
         Args:
             images: (B, 3, H, W) RGB in 0..255.
-            sizes: (height, width) of each image without its padding, in input pixels.
+            sizes: of each image.
             targets: the objects of each image; None for an image whose boxes are not known.
             labels: (B, C) 1 where a class is present, 0 where it is absent, -1 where it is neither (difficult only).
 
@@ -101,15 +97,9 @@ class Detector(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """Return what is found in each image, in eval mode: after NMS at IoU 0.3, at most 400 boxes.
 
-        Args:
-            features: what ``features`` returns for the images.
-            sizes: (height, width) of each image without its padding, in input pixels.
-            score_threshold: leave out what scores lower; 0 as published.
-
-        Returns:
-            Of each image, as torchvision's detectors do, the highest score first: ``boxes`` (N, 4) half-open in input
-            pixels, ``scores`` (N,) in 0..1, ``labels`` (N,) 0..C-1.
-
+        What scores below ``score_threshold`` is left out; it is 0 as published. Of each image there are, as
+        torchvision's detectors have them, the highest score first: ``boxes`` (N, 4) half-open in input pixels,
+        ``scores`` (N,) in 0..1, ``labels`` (N,) 0..C-1.
         """
         conv4, shared = features
         regions, _ = self.proposals(conv4, sizes)
@@ -139,13 +129,7 @@ class Detector(nn.Module):
         return torch.stack(padded)
 
     def features(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Return conv4 and the shared features, ``(B, ., ceil(H / stride), ceil(W / stride))``.
-
-        Args:
-            images: (B, 3, H, W) RGB in 0..255.
-            sizes: (height, width) of each image without its padding, in input pixels.
-
-        """
+        """Return conv4 and the shared features of ``(B, 3, H, W)``: ``(B, ., ceil(H / stride), ceil(W / stride))``."""
         conv4 = self.trunk.conv4(self._normalise(images, sizes))
         return conv4, functional.relu(self.neck(self.trunk.conv5(conv4)))
 
@@ -214,10 +198,7 @@ class RegionVotes(nn.Module):
     def forward(self, features: Tensor, regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return class scores ``(R, C + 1)`` and box offsets ``(R, 4)`` of all regions, image after image.
 
-        Args:
-            features: (B, K, h, w).
-            regions: of each image, (N, 4) in input pixels.
-
+        Features are (B, K, h, w), the regions of each image (N, 4) in input pixels.
         """
         votes = pool_votes(self.maps(features), regions, self.k, self.stride, self.pooling)
         return votes[:, : self.classes + 1], votes[:, self.classes + 1 :]

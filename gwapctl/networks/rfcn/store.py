@@ -18,12 +18,8 @@ from gwapctl.networks.rfcn.trunk import build_trunk
 def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
     """Build the detector that ``info`` describes, with fresh weights.
 
-    With ``pretrained`` the trunk has ImageNet's, and is frozen as R-FCN freezes it.
-
-    Raises:
-        UsageError: there is no such trunk, or it has no ImageNet weights.
-        ModelError: the weights cannot be fetched.
-
+    With ``pretrained`` the trunk has ImageNet's, and is frozen as R-FCN freezes it. It is a ``UsageError`` that there
+    is no such trunk or no such weights, a ``ModelError`` that they cannot be fetched.
     """
     model = Detector(info, build_trunk(info.backbone))
     if pretrained:
@@ -35,14 +31,8 @@ def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
 def load_trunk(model: Detector, tensors: Mapping[str, Tensor], source: Path | str) -> None:
     """Copy a classifier's weights into the trunk of ``model``.
 
-    Args:
-        model: the detector.
-        tensors: of a classifier of ours (``backbone.*`` of its safetensors), or of torchvision's or timm's network.
-        source: where they come from, for the message.
-
-    Raises:
-        ModelError: a layer of the trunk is missing or has another shape: it is another network.
-
+    ``tensors`` are those of a classifier of ours (``backbone.*``), or of torchvision's or timm's network; ``source``
+    says where they come from. It is a ``ModelError`` that a layer is missing or has another shape: another network's.
     """
     named = own_names(tensors, model.info.backbone, "")
     theirs = {name.removeprefix("backbone."): tensor for name, tensor in named.items()}
@@ -65,10 +55,5 @@ def save_detector(model: Detector, folder: Path) -> None:
 
 
 def load_detector(folder: Path) -> Detector:
-    """Load a saved detector in eval mode, on the CPU, in float32.
-
-    Raises:
-        ModelError: files are missing, broken, pickled, or do not fit each other.
-
-    """
+    """Load a saved detector in eval mode, on the CPU, in float32. Errors are those of ``load_classifier``."""
     return load_saved(build_detector(read_info(folder, DetectorInfo, "detector")), folder)

@@ -158,12 +158,7 @@ def build_trunk(name: str) -> Trunk:
 
 
 def trunk_weights(name: str) -> PretrainedWeights | None:
-    """Return the download of the ImageNet weights of the trunk ``name``; None: a package holds them.
-
-    Raises:
-        UsageError: there is no such trunk, or it has no ImageNet weights.
-
-    """
+    """Return the download of the ImageNet weights of the trunk ``name``; None: a package holds them."""
     check_trunk(name)
     weights = require_weights(name)
     return weights if isinstance(weights, PretrainedWeights) else None

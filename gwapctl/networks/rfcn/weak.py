@@ -46,12 +46,9 @@ class WeakBranch(nn.Module):
         self.head: Head = MeanOfScores(channels, classes) if kind == "gap" else GWAPClass(channels, classes)
 
     def forward(self, features: Tensor, cells: Sequence[tuple[int, int]]) -> WeakOutput:
-        """Score images by their own cells, not by those of the padding.
+        """Score images ``(B, K, h, w)`` by their own cells, not by those of the padding.
 
-        Args:
-            features: (B, K, h, w).
-            cells: (rows, columns) of each image on the grid, without its padding.
-
+        ``cells`` are (rows, columns) of each image on the grid, without its padding.
         """
         alike = len(set(cells)) == 1
         groups = [slice(None)] if alike else [slice(index, index + 1) for index in range(len(cells))]
@@ -67,10 +64,8 @@ class WeakBranch(nn.Module):
 def image_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Return the sum over classes of the binary cross-entropy, averaged over images and summed over poolings.
 
-    Args:
-        logits: (B, C) of each pooling.
-        labels: (B, C) 1 present, 0 absent, -1 neither: that class of that image does not count.
-
+    ``logits`` are (B, C) of each pooling; ``labels`` (B, C) are 1 present, 0 absent, -1 neither: that class of that
+    image is left out.
     """
     label_mask, wanted = (labels >= 0).float(), labels.clamp(min=0).float()
     losses = [functional.binary_cross_entropy_with_logits(one, wanted, label_mask, reduction="sum") for one in logits]
