@@ -168,17 +168,13 @@ def load_classifier(folder: Path) -> Classifier:
     package = packaged_weights().get(info.backbone)
     if package is None or package.distribution != info.weights_package:
         raise ModelError(f"{folder / 'model.json'}: {info.weights_package!r} holds no weights of {info.backbone}.")
-    return _filled(build_classifier(info), imagenet_weights(info.backbone, info.head), folder)
+    return load_saved(build_classifier(info), folder, imagenet_weights(info.backbone, info.head))
 
 
-def load_saved(model: M, folder: Path) -> M:
-    """Fill any network with the ``weights.safetensors`` of ``folder`` and return it in eval mode."""
-    return _filled(model, load_tensors(folder / "weights.safetensors"), folder)
-
-
-def _filled(model: M, tensors: Mapping[str, Tensor], folder: Path) -> M:
+def load_saved(model: M, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> M:
+    """Fill any network with ``tensors``, or with the file of ``folder``, and return it in eval mode."""
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(load_tensors(folder / "weights.safetensors") if tensors is None else tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ModelError(f"{folder}: weights do not fit model.json: {reason}") from None

@@ -41,11 +41,6 @@ class Training:
         self.task.load_state(state)
 
 
-def left_out(folder: Path) -> dict[str, list[str]]:
-    """Return the ids of the images that the run in ``folder`` left out as broken, by part."""
-    return dict(Run.open(folder).document["dataset"].get("skipped") or {})
-
-
 def create_run(folder: Path, task: Task[Any, Any]) -> Run:
     """Start a run in ``folder`` that says what is trained, on what and where."""
     config, device = task.config, task.device

@@ -18,14 +18,7 @@ from gwapctl.errors import DataError
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.networks.backbones import build_backbone, imagenet_classifier
-from gwapctl.networks.classifier import (
-    Classifier,
-    ModelInfo,
-    build_classifier,
-    load_matching,
-    read_weights,
-    save_model,
-)
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
 from gwapctl.networks.heads import head_class
 from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import (

@@ -127,11 +127,12 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         save_detector(self.model, folder)
 
 
-def detector_info(config: DetectorConfig, data: DetectorData) -> DetectorInfo:
-    """Describe the detector that ``config`` asks for."""
+def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | None) -> Detector:
+    """Build the detector with its first weights; a trunk that was trained before is frozen as R-FCN's."""
     with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
         trunk = build_trunk(config.backbone)
-    return DetectorInfo(
+    subset = {"box_proportion": config.box_proportion, "box_subset": data.describe_subset()["hash"]}
+    info = DetectorInfo(
         backbone=config.backbone,
         classes=data.dataset.classes,
         weak=config.weak,
@@ -140,19 +141,9 @@ def detector_info(config: DetectorConfig, data: DetectorData) -> DetectorInfo:
         long_side=config.long_side,
         mean=trunk.mean,
         std=trunk.std,
-        provenance={
-            "dataset": data.dataset.name,
-            "recipe": config.recipe,
-            "seed": config.seed,
-            "box_proportion": config.box_proportion,
-            "box_subset": data.describe_subset()["hash"],
-        },
+        provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **subset},
     )
-
-
-def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | None) -> Detector:
-    """Build the detector with its first weights; a trunk that was trained before is frozen as R-FCN's."""
-    model = build_detector(detector_info(config, data), pretrained=config.weights == "imagenet")
+    model = build_detector(info, pretrained=config.weights == "imagenet")
     if weights is not None:
         load_trunk(model, read_weights(weights, config.backbone, ""), weights)
         model.trunk.freeze()

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.inception import InceptionB
 from torchvision.models.vgg import cfgs, make_layers
 
 from gwapctl.networks.backbones.base import Backbone, LayerChain, start_he
@@ -58,28 +59,24 @@ def googlenet_full() -> Backbone:
 
 def _googlenet(*, last: str, channels: int, stride: int) -> Backbone:
     network = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
-    backbone = LayerChain(_up_to(network, last), channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW)
+    backbone = LayerChain(up_to(network, last), channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW)
     start_he(backbone)
     return backbone
 
 
-def _up_to(network: nn.Module, last: str) -> dict[str, nn.Module]:
+def up_to(network: nn.Module, last: str) -> dict[str, nn.Module]:
     """Return the layers of ``network`` by name, from the first to ``last``."""
     children = dict(network.named_children())
     return dict(itertools.islice(children.items(), list(children).index(last) + 1))
 
 
-class Mixed6aStride1(nn.Module):
+class Mixed6aStride1(InceptionB):  # type: ignore[misc]  # torchvision is untyped
     """Inception v3's first grid reduction without the reduction: stride 1 in every branch, as SPG's."""
 
     def __init__(self, in_channels: int) -> None:
-        super().__init__()
-        theirs = torchvision.models.inception.InceptionB(in_channels)
-        for branch in (theirs.branch3x3, theirs.branch3x3dbl_3):
+        super().__init__(in_channels)
+        for branch in (self.branch3x3, self.branch3x3dbl_3):
             branch.conv.stride, branch.conv.padding = (1, 1), (1, 1)
-        self.branch3x3 = theirs.branch3x3
-        self.branch3x3dbl_1, self.branch3x3dbl_2 = theirs.branch3x3dbl_1, theirs.branch3x3dbl_2
-        self.branch3x3dbl_3 = theirs.branch3x3dbl_3
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, 288, h, w)`` to ``(B, 768, h, w)``."""
@@ -96,7 +93,7 @@ def inception_v3_spg() -> Backbone:
     stride 8: 28 x 28 cells at 224 pixels, 40 x 40 at 324.
     """
     network = torchvision.models.Inception3(aux_logits=False, init_weights=False)
-    layers: dict[str, Any] = _up_to(network, "Mixed_6e")
+    layers: dict[str, Any] = up_to(network, "Mixed_6e")
     layers["Conv2d_1a_3x3"].conv.padding = (1, 1)
     layers["maxpool1"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
     layers["maxpool2"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
@@ -121,7 +118,7 @@ def _resnet(name: str, *, output_stride: int | None = None) -> Backbone:
         dilate_stage(network.layer4, dilation=32 // stride, first=16 // stride)
     if stride < 16:
         dilate_stage(network.layer3, dilation=16 // stride, first=1)
-    backbone = LayerChain(_up_to(network, "layer4"), channels=int(network.fc.in_features), stride=stride)
+    backbone = LayerChain(up_to(network, "layer4"), channels=int(network.fc.in_features), stride=stride)
     backbone.output_stride = stride
     return backbone
 

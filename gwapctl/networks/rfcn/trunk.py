@@ -13,7 +13,7 @@ from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from gwapctl.networks.backbones.efficientnet_lite import EfficientNetLite
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.backbones.resnet_s import ResNetS
-from gwapctl.networks.backbones.torchvision_nets import dilate_stage
+from gwapctl.networks.backbones.torchvision_nets import dilate_stage, up_to
 
 
 class Trunk(nn.Module):
@@ -98,9 +98,8 @@ class ResNetTrunk(Trunk):
     def __init__(self, name: str) -> None:
         super().__init__()
         network = torchvision.models.get_model(name, weights=None)
-        for child, layer in network.named_children():
-            if child not in ("avgpool", "fc"):
-                self.add_module(child, layer)
+        for child, layer in up_to(network, "layer4").items():
+            self.add_module(child, layer)
         self.channels = int(network.fc.in_features)
         self.conv4_channels = self.channels // 2
         bottleneck = isinstance(network.layer4[0], torchvision.models.resnet.Bottleneck)
