@@ -85,14 +85,18 @@ class Localizer:
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 32)
         self._method = MAPS[self.reading.method]
         self._network = Network(
-            model, device=self.device, precision=precision, source=self._method.source, layers=self.reading.layer
+            model,
+            device=self.device,
+            precision=precision,
+            gradient_at=self._method.gradient_at,
+            layers=self.reading.layer,
         )
         self._scales = self.reading.scales or (None,)  # None: the model's own input size, which is not square
         self._own_size = model.info.input_size
         self._try_smallest_scale()
         # whether one map stands for every class; a map that the head does not have is found out here
         self.shared = False
-        if not self._method.source:
+        if not self._method.gradient_at:
             self.shared = self._read_maps(blank_forward(self.model), self._classes([(0, 0)])).shape[1] == 1
 
     @property

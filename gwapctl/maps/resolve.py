@@ -84,6 +84,6 @@ def default_map(model: Classifier) -> str:
 @torch.no_grad()
 def require_map(model: Classifier, map_method: str) -> None:
     """Raise ``UsageError``, which names a map that there is, where the head of ``model`` has no such map."""
-    if MAPS[map_method].source is None:  # every head has those of gradients
+    if MAPS[map_method].gradient_at is None:  # every head has those of gradients
         trial = blank_forward(model)
         MAPS[map_method].read(trial, torch.zeros(1, 1, dtype=torch.long, device=trial.features.device))

@@ -219,7 +219,7 @@ def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
     return own_names(tensors, network, head)
 
 
-def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path) -> list[str]:
+def load_matching(model: Classifier, tensors: Mapping[str, Tensor], origin: Path) -> list[str]:
     """Copy the layers of ``tensors`` whose name and shape match into ``model``; return the names that did not.
 
     The classifier of another class list stays behind this way, everything that fits is taken.
@@ -232,7 +232,7 @@ def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path
     matching = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     of_backbone = [name for name in own if name.startswith("backbone.")]
     if 2 * sum(name in matching for name in of_backbone) < len(of_backbone):
-        raise ModelError(f"{source} matches too few layers of {model.info.backbone}: it is another network.")
+        raise ModelError(f"{origin} matches too few layers of {model.info.backbone}: it is another network.")
     model.load_state_dict(matching, strict=False)
     return sorted((set(own) | set(tensors)) - set(matching))
 

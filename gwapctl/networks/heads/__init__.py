@@ -40,36 +40,24 @@ class HeadEntry:
         return resolve_name(self.path)  # type: ignore[no-any-return]
 
 
+_AVERAGING, _SCORING = "gwapctl.networks.heads.averaging", "gwapctl.networks.heads.scoring"
+
 # in the order in which figures show them
 HEADS: dict[str, HeadEntry] = {
-    "gap": HeadEntry("gwapctl.networks.heads.averaging:GAP", "GAP", "mean of the features (CAM)"),
-    "gmp": HeadEntry("gwapctl.networks.heads.scoring:GMP", "GMP", "highest score of each class"),
-    "gmp-features": HeadEntry(
-        "gwapctl.networks.heads.scoring:GMPFeatures", "GMP", "highest value of each feature, then one linear layer"
-    ),
-    "lse": HeadEntry("gwapctl.networks.heads.scoring:LSE", "LSE", "log-sum-exp of scores, between mean and maximum"),
-    "weldon": HeadEntry(
-        "gwapctl.networks.heads.scoring:WELDON", "WELDON", "mean of the highest plus mean of the lowest scores"
-    ),
-    "wildcat": HeadEntry(
-        "gwapctl.networks.heads.scoring:WILDCAT", "WILDCAT", "several maps per class, pooled over their extremes"
-    ),
+    "gap": HeadEntry(f"{_AVERAGING}:GAP", "GAP", "mean of the features (CAM)"),
+    "gmp": HeadEntry(f"{_SCORING}:GMP", "GMP", "highest score of each class"),
+    "gmp-features": HeadEntry(f"{_SCORING}:GMPFeatures", "GMP", "highest value of each feature, then one linear layer"),
+    "lse": HeadEntry(f"{_SCORING}:LSE", "LSE", "log-sum-exp of scores, between mean and maximum"),
+    "weldon": HeadEntry(f"{_SCORING}:WELDON", "WELDON", "mean of the highest plus mean of the lowest scores"),
+    "wildcat": HeadEntry(f"{_SCORING}:WILDCAT", "WILDCAT", "several maps per class, pooled over their extremes"),
     "gwap-no-sigmoid": HeadEntry(
-        "gwapctl.networks.heads.averaging:GWAPNoSigmoid", "GWAP w/o σ", "gwap without its sigmoid: soft attention"
+        f"{_AVERAGING}:GWAPNoSigmoid", "GWAP w/o σ", "gwap without its sigmoid: soft attention"
     ),
-    "gwap-no-exp": HeadEntry(
-        "gwapctl.networks.heads.averaging:GWAPNoExp", "GWAP w/o exp", "gwap without its exponential"
-    ),
-    "gwap": HeadEntry(
-        "gwapctl.networks.heads.averaging:GWAP",
-        "GWAP",
-        "mean of the features, weighted by a learnt map for all classes",
-    ),
-    "gwap-class": HeadEntry(
-        "gwapctl.networks.heads.scoring:GWAPClass", "class-specific GWAP", "gwap with a learnt map per class"
-    ),
+    "gwap-no-exp": HeadEntry(f"{_AVERAGING}:GWAPNoExp", "GWAP w/o exp", "gwap without its exponential"),
+    "gwap": HeadEntry(f"{_AVERAGING}:GWAP", "GWAP", "mean of the features, weighted by a learnt map for all classes"),
+    "gwap-class": HeadEntry(f"{_SCORING}:GWAPClass", "class-specific GWAP", "gwap with a learnt map per class"),
     "gwap-gt": HeadEntry(
-        "gwapctl.networks.heads.averaging:GWAPgt",
+        f"{_AVERAGING}:GWAPgt",
         "GWAP-gt",
         "mean of the features inside ground-truth boxes: an upper bound, not weakly supervised",
         in_figures=False,

@@ -28,10 +28,10 @@ def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
     return model
 
 
-def load_trunk(model: Detector, tensors: Mapping[str, Tensor], source: Path | str) -> None:
+def load_trunk(model: Detector, tensors: Mapping[str, Tensor], origin: Path | str) -> None:
     """Copy a classifier's weights into the trunk of ``model``.
 
-    ``tensors`` are those of a classifier of ours (``backbone.*``), or of torchvision's or timm's network; ``source``
+    ``tensors`` are those of a classifier of ours (``backbone.*``), or of torchvision's or timm's network; ``origin``
     says where they come from. It is a ``ModelError`` that a layer is missing or has another shape: another network's.
     """
     named = own_names(tensors, model.info.backbone, "")
@@ -42,7 +42,7 @@ def load_trunk(model: Detector, tensors: Mapping[str, Tensor], source: Path | st
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     if missing:
         raise ModelError(
-            f"{source} does not fit the trunk {model.info.backbone}: {len(missing)} of its {len(own)} tensors are "
+            f"{origin} does not fit the trunk {model.info.backbone}: {len(missing)} of its {len(own)} tensors are "
             f"missing or have another shape ({missing[0]}). Give weights of the same network."
         )
     model.trunk.load_state_dict(state, strict=False)
