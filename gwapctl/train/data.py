@@ -147,12 +147,11 @@ def load_train_data(
     data = replace(divide(config, dataset, boxes=head.sees_boxes), background=background)
     if config.keep == "best" and not data.val:
         raise UsageError("keep=best needs validation images. Set --val-fraction above 0, or --set keep=last.")
-    for part in filter(None, (data.train, data.val)) if head.sees_boxes else ():
-        if not any(isinstance(sample, BoxedSample) and len(sample.boxes) for sample in part):
-            raise DataError(
-                f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
-                "for training or validation. Choose --head gwap."
-            )
+    if head.sees_boxes and not all(_has_boxes(part) for part in (data.train, data.val) if part):
+        raise DataError(
+            f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
+            "for training or validation. Choose --head gwap."
+        )
     warn_of_one_class(dataset, data.train, data.train_split)
     return data if check is None else check(data)
 
@@ -169,6 +168,10 @@ def _check_background(config: TrainConfig, head: type[Head]) -> None:
             f"head {config.head} needs images without objects. Give a folder of them with --background, or classes of "
             "the data set that show none with --background-classes."
         )
+
+
+def _has_boxes(samples: Sequence[Sample]) -> bool:
+    return any(isinstance(sample, BoxedSample) and len(sample.boxes) for sample in samples)
 
 
 def require_all_classes(dataset: Dataset, train: Sequence[Sample], split: str) -> None:

@@ -46,8 +46,9 @@ class DetectorReader:
     ) -> list[Detections]:
         """Return what is found in images ``(H, W, 3)`` uint8 RGB, in their order; with ``maps`` also weight maps."""
         step = batch_size or self.batch_size
-        sides, groups = (self.info.short_side, self.info.long_side), dict[tuple[int, int], list[int]]()
+        sides = self.info.short_side, self.info.long_side
         geometries = [Geometry.within(image.shape[1], image.shape[0], *sides) for image in images]
+        groups: dict[tuple[int, int], list[int]] = {}
         for index, geometry in enumerate(geometries):
             groups.setdefault((geometry.input_width, geometry.input_height), []).append(index)
         found: dict[int, Detections] = {}
