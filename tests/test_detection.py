@@ -330,7 +330,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"weights do not fit model\.json"):
         load_detector(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps(info | {"task": "classification"}))
-    with pytest.raises(ModelError, match=r"does not describe a detector.*task"):
+    with pytest.raises(ModelError, match=r"not a detector description.*task"):
         load_detector(tmp_path)
 
 

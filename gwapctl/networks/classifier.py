@@ -21,7 +21,6 @@ from gwapctl.networks.backbones.efficientnet_lite import read_package_file, timm
 from gwapctl.networks.heads import build_head
 from gwapctl.networks.heads.base import HeadOutput
 from gwapctl.networks.weights_packages import package_file
-from gwapctl.networks.zoo import is_detector
 
 SCHEMA_VERSION = 1
 
@@ -125,7 +124,8 @@ def save_info(info: BaseModel, folder: Path) -> None:
 
 def load_info(folder: Path) -> ModelInfo:
     """Read the ``model.json`` of a classifier; one of a detector is a ``ModelError``."""
-    if (folder / "model.json").is_file() and is_detector(folder):
+    document = read_json(folder / "model.json") if (folder / "model.json").is_file() else None
+    if isinstance(document, dict) and document.get("task") == "detection":
         raise ModelError(f"{folder} holds a detector, and what was asked for needs a classifier.")
     return read_info(folder, ModelInfo, "model")
 
