@@ -26,8 +26,7 @@ from gwapctl.maps.reading import MapReading
 from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
 from gwapctl.networks.heads import build_head
 from gwapctl.networks.heads.background import SMALLEST_SPAN, Background
-from gwapctl.networks.heads.base import HeadOutput
-from gwapctl.networks.heads.losses import classification_loss
+from gwapctl.networks.heads.base import HeadOutput, classification_loss
 from gwapctl.networks.transforms import TrainingBatches, TrainingImages, load_batches
 from gwapctl.progress import Progress
 from gwapctl.regions import normalise

@@ -23,7 +23,7 @@ from gwapctl.draw import write_png
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.images.decode import read_image
 from gwapctl.networks.classifier import load_tensors
-from gwapctl.networks.rfcn import load_detector
+from gwapctl.networks.rfcn.store import load_detector
 from gwapctl.networks.zoo import find_recipe
 from gwapctl.progress import Progress
 from gwapctl.runs import Run

@@ -20,7 +20,7 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.draw import COLOURS
 from gwapctl.errors import DataError, UsageError
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
-from gwapctl.networks.rfcn import DetectorInfo
+from gwapctl.networks.rfcn.base import DetectorInfo
 from gwapctl.paper.figures.images import FigureImage, find_images
 from gwapctl.paper.figures.layout import (
     DPI,

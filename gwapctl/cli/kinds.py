@@ -52,7 +52,7 @@ def _dataset(name: str, entry: DatasetEntry) -> Row:
 
 def _map(name: str, entry: MapMethod) -> Row:
     passes = {0: "none", 1: "a backward pass"}.get(entry.backward, f"{entry.backward} backward passes")
-    depth = {None: "", "image": " through all; all activations in memory", "layer": " down to T"}[entry.source]
+    depth = {None: "", "image": " through all; all activations in memory", "layer": " down to T"}[entry.gradient_at]
     about = {"formula": entry.formula, "paper": entry.paper, "needs": entry.needs, "cost": passes + depth}
     return {"name": name, "label": entry.label, "help": entry.help, **about}
 
