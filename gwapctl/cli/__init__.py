@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
-import inspect
 import io
 import itertools
 import os
@@ -50,26 +49,6 @@ def gwapctl(
     """Find objects with image-level labels only: train, localize, evaluate, export boxes, print the papers' tables."""
 
 
-COMMON = {"quiet": options.Quiet, "verbose": options.Verbose, "debug": options.Debug}
-
-
-def with_common_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Add ``-q``, ``-v`` and ``--debug`` to the signature that Typer reads, so that they work after every verb."""
-    signature = inspect.signature(verb, eval_str=True)
-    added = {name: annotation for name, annotation in COMMON.items() if name not in signature.parameters}
-    keyword = inspect.Parameter.KEYWORD_ONLY
-
-    @functools.wraps(verb)
-    def command(**values: Any) -> None:
-        verb(**{name: value for name, value in values.items() if name not in added})
-
-    parameters = [parameter.replace(kind=keyword) for parameter in signature.parameters.values()]
-    parameters += [inspect.Parameter(n, keyword, default=False, annotation=a) for n, a in added.items()]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
-
-
 @functools.cache
 def app() -> typer.Typer:
     """Return the program with every verb."""
@@ -84,7 +63,7 @@ def app() -> typer.Typer:
 
 @functools.cache
 def _verb(name: str) -> Callable[..., None]:
-    return with_common_options(getattr(importlib.import_module(f"gwapctl.cli.{name}"), name))
+    return options.with_common(getattr(importlib.import_module(f"gwapctl.cli.{name}"), name))
 
 
 @functools.cache
@@ -93,7 +72,7 @@ def _group(name: str) -> typer.Typer:
     for info in group.registered_commands:
         assert info.callback is not None
         info.name = info.name or info.callback.__name__.replace("_", "-")
-        info.callback = with_common_options(info.callback)
+        info.callback = options.with_common(info.callback)
     return group
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import DATA, OUTPUT, argument, option
 from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import DataError, UsageError
 
@@ -15,40 +16,21 @@ MANY_CLASSES = 30  # more are summed up, unless -v
 
 app = typer.Typer(help="Data sets: list them, get one, check one, make a synthetic one.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name (gwapctl data list).", show_default=False)]
+Name = Annotated[str, argument("NAME", "A data set's name (gwapctl data list).")]
 Archives = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--archive",
-        help="Unpack this file, which you fetched yourself. Can be given several times.",
-        rich_help_panel=options.DATA,
-        show_default=False,
-    ),
+    option("--archive", "Unpack this file, which you fetched yourself. Can be given several times.", DATA),
 ]
-NoVerify = Annotated[
-    bool,
-    typer.Option("--no-verify", help="Do not compare the checksum of --archive.", rich_help_panel=options.DATA),
-]
-Count = Annotated[int, typer.Option("--images", "-n", help="Number of images.", rich_help_panel=options.DATA)]
-Size = Annotated[
-    str,
-    typer.Option("--image-size", help="Longest side in pixels, or its range: 160-256.", rich_help_panel=options.DATA),
-]
-Background = Annotated[
-    bool,
-    typer.Option("--background", help="Only grounds, without any object.", rich_help_panel=options.DATA),
-]
-Folder = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder to make.", rich_help_panel=options.OUTPUT, show_default=False)
-]
+NoVerify = Annotated[bool, option("--no-verify", "Do not compare the checksum of --archive.", DATA)]
+Count = Annotated[int, option("--images -n", "Number of images.", DATA)]
+Size = Annotated[str, option("--image-size", "Longest side in pixels, or its range: 160-256.", DATA)]
+Background = Annotated[bool, option("--background", "Only grounds, without any object.", DATA)]
+Folder = Annotated[Path, option("--out -o", "Folder to make.", OUTPUT)]
 
 
 LISTED = ("here", "datasets", "formats")
 Kind = Annotated[
-    str,
-    typer.Argument(
-        metavar="KIND", help="here: where data sets are. datasets: what they are. formats: what boxes are written in."
-    ),
+    str, argument("KIND", "here: where data sets are. datasets: what they are. formats: what boxes are written in.")
 ]
 
 

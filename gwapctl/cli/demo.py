@@ -5,21 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from gwapctl.cli import console, options
 from gwapctl.cli.evaluate import print_document
+from gwapctl.cli.options import DATA, OUTPUT, option
 
 if TYPE_CHECKING:
     from gwapctl.predict.prediction import Prediction
 
-Images = Annotated[
-    int,
-    typer.Option(
-        "--images", min=60, help="Scenes to make: 60 % train, 20 % val, 20 % test.", rich_help_panel=options.DATA
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.", rich_help_panel=options.OUTPUT)]
+Images = Annotated[int, option("--images", "Scenes to make: 60 % train, 20 % val, 20 % test.", DATA, min=60)]
+Out = Annotated[Path, option("--out -o", "Where to write.", OUTPUT)]
 
 
 def demo(

@@ -8,24 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import OUTPUT, option
 
 if TYPE_CHECKING:
     from gwapctl.engines.export import Exported
 
 app = typer.Typer(help="A model as one network file for other programs: ONNX or OpenVINO, checked against torch.")
 
-OutFile = Annotated[
-    Path,
-    typer.Option(
-        "--out", "-o", help="File to write; a .json beside it names classes and sizes.", rich_help_panel=options.OUTPUT
-    ),
-]
-TopK = Annotated[
-    int, typer.Option("--top-k", min=1, help="Class maps for this many classes.", rich_help_panel=options.OUTPUT)
-]
-Half = Annotated[
-    bool, typer.Option("--half", help="Weights in float16: half the size.", rich_help_panel=options.OUTPUT)
-]
+OutFile = Annotated[Path, option("--out -o", "File to write; a .json beside it names classes and sizes.", OUTPUT)]
+TopK = Annotated[int, option("--top-k", "Class maps for this many classes.", OUTPUT, min=1)]
+Half = Annotated[bool, option("--half", "Weights in float16: half the size.", OUTPUT)]
 
 
 @app.command()

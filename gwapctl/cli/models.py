@@ -8,17 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import argument, option
 from gwapctl.errors import any_of
 
 app = typer.Typer(help="The models that come with gwapctl: list them, show one, verify its files and numbers.")
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A zoo entry, run folder or model folder.", show_default=False)
-]
+Name = Annotated[str, argument("NAME", "A zoo entry, run folder or model folder.")]
 
 
 LISTED = ("zoo", "heads", "backbones", "maps")
-Kind = Annotated[str, typer.Argument(metavar="KIND", help=f"{any_of(LISTED)}: what to list.")]
+Kind = Annotated[str, argument("KIND", f"{any_of(LISTED)}: what to list.")]
 
 
 @app.command("list")
@@ -79,13 +78,10 @@ def verify(name: Name) -> None:
 
 @app.command()
 def bundle(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
-    entry: Annotated[Path, typer.Argument(metavar="ENTRY", help="The zoo entry's folder.", show_default=False)],
+    run: Annotated[Path, argument("RUN", "A finished run.")],
+    entry: Annotated[Path, argument("ENTRY", "The zoo entry's folder.")],
     evaluation: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--evaluation", help="A document of `evaluate --out` on the entry. Repeatable.", show_default=False
-        ),
+        list[Path] | None, option("--evaluation", "A document of `evaluate --out` on the entry. Repeatable.")
     ] = None,
 ) -> None:
     """Turn a run into a zoo entry: float16 weights, model.json, and a card with the numbers of the evaluations.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.config.settings import all_settings, parse_changes
 from gwapctl.errors import UsageError, unknown_name
 
@@ -17,28 +18,15 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 
-Table = Annotated[
-    str, typer.Argument(metavar="TABLE", help="A table: i, ii, iii, iv, v, cam, dgl, ... or all.", show_default=False)
-]
-ProfileName = Annotated[
-    str, typer.Option("--profile", help="paper, quick (two CPU cores), or a TOML file.", rich_help_panel=options.MODEL)
-]
+Table = Annotated[str, argument("TABLE", "A table: i, ii, iii, iv, v, cam, dgl, ... or all.")]
+ProfileName = Annotated[str, option("--profile", "paper, quick (two CPU cores), or a TOML file.", MODEL)]
 DatasetOption = Annotated[
     str | None,
-    typer.Option(
-        "--dataset",
-        help="Train and measure on this data set (name or folder).",
-        rich_help_panel=options.DATA,
-        show_default="the profile's or the paper's",
-    ),
+    option("--dataset", "Train and measure on this data set (name or folder).", DATA, "the profile's or the paper's"),
 ]
-Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Train each network with seeds 0 to N-1.")]
-Rows = Annotated[
-    str | None, typer.Option("--rows", help="Only these rows, by id: googlenet-gap,googlenet-gwap.", show_default="all")
-]
-Runs = Annotated[
-    Path, typer.Option("--runs", help="Folder of the runs, found and new.", rich_help_panel=options.OUTPUT)
-]
+Seeds = Annotated[int, option("--seeds", "Train each network with seeds 0 to N-1.", min=1)]
+Rows = Annotated[str | None, option("--rows", "Only these rows, by id: googlenet-gap,googlenet-gwap.", unset="all")]
+Runs = Annotated[Path, option("--runs", "Folder of the runs, found and new.", OUTPUT)]
 
 
 def reproduce(

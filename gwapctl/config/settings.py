@@ -86,9 +86,7 @@ class RunSettings:
     warmup: Annotated[int, Bounds(ge=0), About("Iterations of linear warm-up.", SCHEDULE)] = 0
     flip: Annotated[bool, About("Mirror half of the images.", IMAGES)] = True
     val_fraction: Annotated[
-        float,
-        Bounds(ge=0, lt=1),
-        About("Share of train held out where there is no val split.", IMAGES, flag=True),
+        float, Bounds(ge=0, lt=1), About("Share of train held out where there is no val split.", IMAGES, flag=True)
     ] = 0.1
     precision: Annotated[Literal["auto", "fp32", "bf16"], About("auto: bf16 where native.", MACHINE, flag=True)] = (
         "auto"
