@@ -122,9 +122,9 @@ def print_table(
 ) -> None:
     """Write a table to stdout: drawn on a terminal, aligned plain text without any cutting otherwise.
 
-    Cells are shown as ``str(cell)``, None as nothing. Columns of numbers are aligned to the right.
+    Columns of numbers are aligned to the right.
     """
-    cells = [["" if cell is None else _encodable(printable(str(cell))) for cell in row] for row in rows]
+    cells = [[_encodable(printable(_cell(value))) for value in row] for row in rows]
     columns, title, caption = [_encodable(name) for name in columns], _encodable(title), _encodable(caption)
     right = [_is_numeric([row[i] for row in cells]) for i in range(len(columns))]
     if sys.stdout.isatty():
@@ -136,6 +136,21 @@ def print_table(
         fields = [text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True)]
         lines.append("  ".join(fields).rstrip())
     print_text("\n".join([*lines, caption] if caption else lines))
+
+
+def print_rows(kind: str, rows: list[dict[str, Any]], columns: Sequence[str], json: bool) -> None:
+    """Write ``rows`` to stdout: all of them as a JSON document, or those ``columns`` as a table."""
+    if json:
+        print_json({"schema_version": 1, kind: rows})
+    else:
+        print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+def _cell(value: object) -> str:
+    """Write the value of a cell: None as nothing, yes and no, lists with commas."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)
 
 
 def _draw_table(columns: Sequence[str], cells: list[list[str]], right: list[bool], title: str, caption: str) -> None:

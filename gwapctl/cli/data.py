@@ -26,8 +26,6 @@ Count = Annotated[int, option("--images -n", "Number of images.", DATA)]
 Size = Annotated[str, option("--image-size", "Longest side in pixels, or its range: 160-256.", DATA)]
 Background = Annotated[bool, option("--background", "Only grounds, without any object.", DATA)]
 Folder = Annotated[Path, option("--out -o", "Folder to make.", OUTPUT)]
-
-
 LISTED = ("here", "datasets", "formats")
 Kind = Annotated[
     str, argument("KIND", "here: where data sets are. datasets: what they are. formats: what boxes are written in.")
@@ -54,11 +52,10 @@ def list_all(kind: Kind = LISTED[0], root: options.Root = None, json: options.Js
     if json:
         console.print_json({"schema_version": 1, "datasets": rows})
         return
-    cells = [
-        (row["name"], row["root"] or "-", ", ".join(row["splits"]), _megabytes(row["download_mb"]), row["how"])
-        for row in rows
-    ]
-    console.print_table(["name", "here", "splits", "to download", "how"], cells)
+    console.print_table(
+        ("name", "here", "splits", "to download", "how"),
+        [(row["name"], row["root"] or "-", row["splits"], _megabytes(row["download_mb"]), row["how"]) for row in rows],
+    )
     console.note(f"Any folder works, too: {folder_layouts()}.")
 
 
@@ -81,15 +78,8 @@ def get(
     from gwapctl.datasets.download import get_dataset
 
     with console.progress(f"getting {name}") as progress:
-        get_dataset(
-            name,
-            root,
-            files=archive or [],
-            verify=not no_verify,
-            offline=offline,
-            progress=progress,
-            announce=console.note,
-        )
+        how: dict[str, Any] = {"files": archive or [], "verify": not no_verify, "offline": offline}
+        get_dataset(name, root, **how, progress=progress, announce=console.note)
     dataset = open_dataset(name, root)
     console.print_text(f"{name} is at {dataset.root}: {', '.join(dataset.splits())}")
 
@@ -137,17 +127,14 @@ def synth(
     from gwapctl.files import prepare_output_folder
 
     size = _parse_range(image_size)
-    if background:
-        prepare_output_folder(out, overwrite=overwrite)
-        with console.progress("drawing") as progress:
-            make_backgrounds(out, images=images, seed=seed, size=size, progress=progress)
-        console.print_text(
-            f"{images} images in {out}. Next: gwapctl train DATASET --head background --background {out}"
-        )
-        return
     with console.progress("drawing") as progress:
-        make_synthetic_voc(out, images=images, seed=seed, size=size, overwrite=overwrite, progress=progress)
-    console.print_text(f"{images} images in {out}. Next: gwapctl train {out}")
+        if background:
+            prepare_output_folder(out, overwrite=overwrite)
+            make_backgrounds(out, images=images, seed=seed, size=size, progress=progress)
+        else:
+            make_synthetic_voc(out, images=images, seed=seed, size=size, overwrite=overwrite, progress=progress)
+    data = f"DATASET --head background --background {out}" if background else out
+    console.print_text(f"{images} images in {out}. Next: gwapctl train {data}")
 
 
 def _megabytes(size: int) -> str:

@@ -34,11 +34,11 @@ def demo(
 
     console.note("This takes about three minutes on two cores. Training sees image-level labels only, never a box.")
     show = (lambda _: None) if json else _print_photos
-    result = run_demo(out, step=console.progress, seed=seed, images=images, overwrite=overwrite, show=show)
-    console.print_json(result.evaluation) if json else print_document(result.evaluation)
-    console.note(f"photos    {result.photos}\npictures  {result.found}/overlays")
-    console.note(f"boxes     {result.boxes}\nreport    {result.page}")
-    console.note(f"next      gwapctl localize YOUR_PHOTO.jpg --model {result.run}")
+    document = run_demo(out, step=console.progress, seed=seed, images=images, overwrite=overwrite, show=show)
+    console.print_json(document) if json else print_document(document)
+    console.note(f"photos    {out}/photos.jpg\npictures  {out}/found/overlays")
+    console.note(f"boxes     {out}/boxes.json\nreport    {out}/report.html")
+    console.note(f"next      gwapctl localize YOUR_PHOTO.jpg --model {out}/run")
 
 
 def _print_photos(photos: list[Prediction]) -> None:

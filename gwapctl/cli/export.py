@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,10 +36,8 @@ def onnx(
 
     """
     from gwapctl.engines.export import export_onnx
-    from gwapctl.networks.zoo import resolve_model
 
-    folder = resolve_model(options.model_or_default(model))
-    _show(export_onnx(folder, out, top_k=top_k, half=half, overwrite=overwrite))
+    _export(export_onnx, model, out, top_k=top_k, half=half, overwrite=overwrite)
 
 
 @app.command()
@@ -56,13 +55,14 @@ def openvino(
 
     """
     from gwapctl.engines.export import export_openvino
+
+    _export(export_openvino, model, out, top_k=top_k, half=half, overwrite=overwrite)
+
+
+def _export(write: Callable[..., Exported], model: str | None, out: Path, **asked: Any) -> None:
     from gwapctl.networks.zoo import resolve_model
 
-    folder = resolve_model(options.model_or_default(model))
-    _show(export_openvino(folder, out, top_k=top_k, half=half, overwrite=overwrite))
-
-
-def _show(exported: Exported) -> None:
+    exported = write(resolve_model(options.model_or_default(model)), out, **asked)
     for path in exported.files:
         console.print_text(str(path))
     console.note(f"agrees with torch within {exported.difference:.1g} of the largest value of each output")

@@ -17,7 +17,6 @@ from gwapctl.files import json_text
 from gwapctl.maps.reading import AS_STORED, MapReading
 
 if TYPE_CHECKING:
-    from gwapctl.predict.folder import Predicts
     from gwapctl.predict.prediction import Prediction
 
 SAVES = ("overlay", "map", "mask")
@@ -84,7 +83,11 @@ def localize(
     predictor = loaded.predictor(
         reading=reading, box_rule=rule, refine=refine, top_k=top_k, min_score=min_score, batch_size=batch_size
     )
-    _say_how(predictor, loaded.name, len(images), out, saved, dry_run=dry_run)
+    where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
+    say = console.note if dry_run else console.detail
+    say(f"{len(images)} images, {predictor.summary(loaded.name)} on {predictor.device}{where}")
+    if predictor.warning:
+        console.warn(predictor.warning)
     if dry_run:
         return
     tally = Tally()
@@ -110,16 +113,6 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
     if out is None and needs_out:
         raise UsageError(f"{needs_out[0]} needs a folder. Give one with --out.")
     return SAVES if save is None else options.parse_names(save, "--save", SAVES)
-
-
-def _say_how(
-    predictor: Predicts, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
-) -> None:
-    where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
-    say = console.note if dry_run else console.detail
-    say(f"{images} images, {predictor.summary(model)} on {predictor.device}{where}")
-    if predictor.warning:
-        console.warn(predictor.warning)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,8 +14,6 @@ from gwapctl.errors import any_of
 app = typer.Typer(help="The models that come with gwapctl: list them, show one, verify its files and numbers.")
 
 Name = Annotated[str, argument("NAME", "A zoo entry, run folder or model folder.")]
-
-
 LISTED = ("zoo", "heads", "backbones", "maps")
 Kind = Annotated[str, argument("KIND", f"{any_of(LISTED)}: what to list.")]
 
@@ -35,12 +33,7 @@ def list_all(kind: Kind = LISTED[0], json: options.Json = False) -> None:
     if kind != LISTED[0]:
         print_kind(kind, LISTED, json)
         return
-    rows = list_models()
-    if json:
-        console.print_json({"schema_version": 1, "models": rows})
-        return
-    columns = ["name", "backbone", "head", "dataset", "available", "default"]
-    console.print_table(columns, [[_text(row[name]) for name in columns] for row in rows])
+    console.print_rows("models", list_models(), ("name", "backbone", "head", "dataset", "available", "default"), json)
 
 
 @app.command()
@@ -58,7 +51,7 @@ def show(name: Name, json: options.Json = False) -> None:
         console.print_json({"schema_version": 1, **document})
         return
     layers = document.pop("layers")
-    console.print_table(["field", "value"], [(key, _text(value)) for key, value in document.items()])
+    console.print_table(["field", "value"], list(document.items()))
     console.print_table(["layer", "name"], list(enumerate(layers)), title="layers")
 
 
@@ -95,9 +88,3 @@ def bundle(
 
     write_entry(run, entry, evaluation or [])
     console.note(f"wrote {entry}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)

@@ -321,8 +321,13 @@ def parse_names(text: str | None, option: str, choices: tuple[str, ...]) -> tupl
         UsageError: an item is unknown; the message lists the choices.
 
     """
-    names = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    names = listed(text)
     for name in names:
         if name not in choices:
             raise UsageError(f"{option} does not know {name!r}. Choose from: {', '.join(choices)}.")
     return names
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Read a comma-separated list: ``"a, b"`` becomes ``("a", "b")``, None ``()``."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

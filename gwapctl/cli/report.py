@@ -87,8 +87,7 @@ def report(
 
         path = out or Path(f"figure-{figure}.png")
         figures.check_figure(figure, path, overwrite=overwrite)
-        named = [part.strip() for part in (models or "").split(",") if part.strip()]
-        specs = [str(run), *named] if run is not None else named
+        specs = [*([] if run is None else [str(run)]), *options.listed(models)]
         shown = figures.find_models(specs, runs or Path("runs"), detectors=figure == "9")
         known = figures.find_images(images or [], shown[0].model.name, dataset=dataset, root=root, count=limit)
         wishes = figures.Wishes(map, options.parse_scales(scales))
