@@ -218,9 +218,7 @@ def _flag(setting: Setting) -> Any:
 
     names = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS}.get(setting.key)
     help = setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
-    return Annotated[
-        _on_the_command_line(setting.plain) | None, option(" ".join(setting.spelling), help, setting.about.panel)
-    ]
+    return Annotated[_on_the_command_line(setting.plain) | None, option(setting.spelling, help, setting.about.panel)]
 
 
 def _on_the_command_line(kind: Any) -> Any:
