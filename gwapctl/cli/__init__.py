@@ -95,12 +95,12 @@ def help_page(words: Sequence[str]) -> tuple[typer.Typer, tuple[str, ...]] | Non
         return page, (first,)
     if first not in GROUPS:
         return None
-    commands = {info.name: info.callback for info in _group(first).registered_commands if info.callback}
-    if len(words) > 1 and words[1] in commands:
-        page.command()(commands[words[1]])
-        return page, (first, words[1])
-    page.info.help = _group(first).info.help
-    page.registered_commands = _group(first).registered_commands
+    group = _group(first)
+    for info in group.registered_commands:
+        if info.callback is not None and info.name in words[1:2]:
+            page.command()(info.callback)
+            return page, (first, info.name)
+    page.info.help, page.registered_commands = group.info.help, group.registered_commands
     return page, (first,)
 
 
@@ -133,11 +133,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _misused(error, words)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        result = INTERRUPTED
     except Exception as error:
         return _failed(error)
-    code = result if isinstance(result, int) else 0
-    return _interrupted() if code == INTERRUPTED else code
+    if result == INTERRUPTED:
+        console.error("interrupted.")
+    return result if isinstance(result, int) else 0
 
 
 def _start(arguments: list[str]) -> Any:
@@ -181,11 +182,6 @@ def _failed(error: Exception) -> int:
         return 4
     console.error(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
     return 1
-
-
-def _interrupted() -> int:
-    console.error("interrupted.")
-    return INTERRUPTED
 
 
 def _closed_pipe() -> int:

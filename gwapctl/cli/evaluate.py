@@ -146,7 +146,7 @@ def evaluate(
     with console.progress("evaluate") as progress:
         document = verb.evaluate(subject, asked, out=out, progress=progress).to_json()
     console.print_json(document) if json else print_document(document)
-    missed = [text for text in (_missed(gate, document["metrics"]) for gate in gates) if text]
+    missed = list(_missed(gates, document["metrics"]))
     for text in missed:
         console.error(text)
     if missed:
@@ -155,8 +155,7 @@ def evaluate(
 
 def _gate(text: str) -> tuple[str, float]:
     """Read ``METRIC=VALUE``."""
-    name, _, value = text.partition("=")
-    key = name.strip()
+    key, _, value = (part.strip() for part in text.partition("="))
     try:
         bound = float(value)
     except ValueError:
@@ -171,27 +170,27 @@ def _gate(text: str) -> tuple[str, float]:
     return key, bound
 
 
-def _missed(gate: tuple[str, float], metrics: dict[str, float]) -> str | None:
-    """Return what to say where a gate is not met, or None."""
-    key, bound = gate
-    value = metrics.get(key)
-    if value is None:
-        raise UsageError(f"--fail-under: {key!r} was not measured. Measured: {', '.join(metrics)}.")
-    if not METRICS[key].is_worse(value, bound):
-        return None
-    side = "above the allowed" if value > bound else "below the required"
-    return f"{key} is {value:.4g}, {side} {bound:g}."
+def _missed(gates: list[tuple[str, float]], metrics: dict[str, float]) -> Iterator[str]:
+    """Yield what to say of each gate that is not met."""
+    for key, bound in gates:
+        value = metrics.get(key)
+        if value is None:
+            raise UsageError(f"--fail-under: {key!r} was not measured. Measured: {', '.join(metrics)}.")
+        if METRICS[key].is_worse(value, bound):
+            side = "above the allowed" if value > bound else "below the required"
+            yield f"{key} is {value:.4g}, {side} {bound:g}."
 
 
 def print_document(document: dict[str, Any]) -> None:
     """Show the document as a table of at most 80 columns, and what was left out on stderr."""
-    floors = document["floors"]
-    options_used = ", ".join(f"{key} {_short(value)}" for key, value in document["options"].items())
+    columns = [document["metrics"], *(document["floors"].get(floor, {}) for floor in ("full_image", "centred_box"))]
+    used = {key: ",".join(map(str, v)) if isinstance(v, list) else v for key, v in document["options"].items()}
+    asked = ", ".join(f"{key} {value}" for key, value in used.items())
     console.print_table(
         ("metric", "value", "full image", "centred box"),
-        _rows(document["metrics"], floors.get("full_image", {}), floors.get("centred_box", {})),
+        [(key, *(describe(key).unit.text(column.get(key)) for column in columns)) for key in document["metrics"]],
         title=f"{document['model']} on {document['dataset']} {document['split']}: {document['n']} images",
-        caption=f"protocol {document['protocol']}; {options_used}; {document['n_degenerate']} images without a box",
+        caption=f"protocol {document['protocol']}; {asked}; {document['n_degenerate']} images without a box",
     )
     if "calibration" in document:
         chosen = document["calibration"]
@@ -201,12 +200,3 @@ def print_document(document: dict[str, Any]) -> None:
         )
     for text in document["notes"]:
         console.warn(text)
-
-
-def _rows(*columns: dict[str, float]) -> Iterator[tuple[str, ...]]:
-    for key in columns[0]:
-        yield (key, *(describe(key).unit.text(column.get(key)) for column in columns))
-
-
-def _short(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -77,41 +77,36 @@ MapMethod = Annotated[str | None, option("--map", f"How the map is made: {any_of
 Scales = Annotated[
     str | None, option("--scales", "Input sizes whose maps are averaged, such as 224,448,672.", MODEL, STORED)
 ]
-Resize = Annotated[
-    Literal["warp", "keep"] | None,
-    option("--resize", "Warp each image to the model's aspect ratio, or keep its own.", MODEL, STORED),
-]
-Flip = Annotated[bool, option("--flip", "Average maps over the mirrored image, too.", MODEL)]
-Layer = Annotated[
-    str | None,
-    option(
-        "--layer",
-        f"Layers of {any_of(layer_maps(), 'and')}: names or numbers of gwapctl models show, such as 3,layers.4.",
-        MODEL,
-        "the last feature map",
-    ),
-]
-Fuse = Annotated[
-    Literal["mean", "max", "product"] | None,
-    option("--fuse", "How the maps of several layers become one.", MODEL, "mean"),
-]
-Close = Annotated[
-    str | None, option("--close", "Close gaps in the map up to a share of the shorter side, such as 5%.", MODEL, STORED)
-]
-Crops = Annotated[Literal["none", "ten"], option("--crops", "ten: CAM's ten crops, in place of scales.", MODEL)]
-BackpropSeg = Annotated[
-    Literal["none", "mean", "grabcut"], option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL)
-]
 READING = {  # the options of a MapReading
     "map": MapMethod,
     "scales": Scales,
-    "resize": Resize,
-    "flip": Flip,
-    "layer": Layer,
-    "fuse": Fuse,
-    "close": Close,
-    "crops": Crops,
-    "backprop_seg": BackpropSeg,
+    "resize": Annotated[
+        Literal["warp", "keep"] | None,
+        option("--resize", "Warp each image to the model's aspect ratio, or keep its own.", MODEL, STORED),
+    ],
+    "flip": Annotated[bool, option("--flip", "Average maps over the mirrored image, too.", MODEL)],
+    "layer": Annotated[
+        str | None,
+        option(
+            "--layer",
+            f"Layers of {any_of(layer_maps(), 'and')}: names or numbers of gwapctl models show, such as 3,layers.4.",
+            MODEL,
+            "the last feature map",
+        ),
+    ],
+    "fuse": Annotated[
+        Literal["mean", "max", "product"] | None,
+        option("--fuse", "How the maps of several layers become one.", MODEL, "mean"),
+    ],
+    "close": Annotated[
+        str | None,
+        option("--close", "Close gaps in the map up to a share of the shorter side, such as 5%.", MODEL, STORED),
+    ],
+    "crops": Annotated[Literal["none", "ten"], option("--crops", "ten: CAM's ten crops, in place of scales.", MODEL)],
+    "backprop_seg": Annotated[
+        Literal["none", "mean", "grabcut"],
+        option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL),
+    ],
 }
 BoxRule = Annotated[
     str | None, option("--box-rule", "How a map becomes a box: paper20, otsu or fixed:0.3.", MODEL, STORED)
@@ -276,7 +271,7 @@ def parse_scales(text: str | None) -> tuple[int, ...] | None:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--scales {text!r} is not a list of sizes in pixels. Write it like --scales 224,448,672.")
-    return tuple(int(part) for part in parts)
+    return tuple(map(int, parts))
 
 
 def parse_layers(text: str | None) -> tuple[str, ...] | None:
@@ -286,10 +281,8 @@ def parse_layers(text: str | None) -> tuple[str, ...] | None:
         UsageError: an empty name.
 
     """
-    if text is None:
-        return None
-    names = tuple(part.strip() for part in text.split(","))
-    if not all(names):
+    names = None if text is None else tuple(part.strip() for part in text.split(","))
+    if names and not all(names):
         raise UsageError(f"--layer {text!r} names no layer. Write it like --layer 3 or --layer 3,layers.4.")
     return names
 

@@ -14,6 +14,18 @@ from gwapctl.datasets import DATASETS
 from gwapctl.errors import DataError, UsageError, closest
 from gwapctl.files import read_text
 
+__all__ = [
+    "DEFAULT_BACKBONE",
+    "DetectorConfig",
+    "RunConfig",
+    "TrainConfig",
+    "all_settings",
+    "build_train_config",
+    "defaults_for",
+    "read_recipe",
+    "resolve",
+    "stored_config",
+]
 LENGTHS = frozenset(("epochs", "iterations"))
 
 

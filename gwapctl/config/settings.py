@@ -253,12 +253,12 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
 
     A key that there is not stays in, with its text: the check of all settings names it together with other mistakes.
 
+    Raises:
+        UsageError: a text is not KEY=VALUE, or names what is no setting but an argument.
+
     Example:
         >>> parse_changes(["momentum=0.8", "image_size=320x240", "flip=no"])
         {'momentum': 0.8, 'image_size': (320, 240), 'flip': False}
-
-    Raises:
-        UsageError: a text is not KEY=VALUE, or names what is no setting but an argument.
 
     """
     changes: dict[str, Any] = {}
