@@ -97,9 +97,9 @@ def help_page(words: Sequence[str]) -> tuple[typer.Typer, tuple[str, ...]] | Non
         return None
     group = _group(first)
     for info in group.registered_commands:
-        if info.callback is not None and info.name in words[1:2]:
+        if info.callback is not None and [info.name] == list(words[1:2]):
             page.command()(info.callback)
-            return page, (first, info.name)
+            return page, (first, words[1])
     page.info.help, page.registered_commands = group.info.help, group.registered_commands
     return page, (first,)
 

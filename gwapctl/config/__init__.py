@@ -6,6 +6,7 @@ stay instant.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    from gwapctl.config import run_config
-
+    run_config = importlib.import_module("gwapctl.config.run_config")
     if name in run_config.__all__:
         return getattr(run_config, name)
     raise AttributeError(f"module 'gwapctl.config' has no attribute {name!r}")
