@@ -121,21 +121,21 @@ def boxes(
     listed = None if classes is None else read_class_list(classes)
     rule = options.asked_rule(box_rule, threshold)
     cutting: dict[str, Any] = {"refine": refine, "max_boxes": max_boxes, "min_area": min_area}
-    source = open_source(Path(input), rule=rule, images=images, **cutting)
-    if source is None:
+    found = open_source(Path(input), rule=rule, images=images, **cutting)
+    if found is None:
         asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
-        source = _from_images(input, exporter, model, device, rule, cutting, asked)
+        found = _from_images(input, exporter, model, device, rule, cutting, asked)
     else:
         _check_unused(input, [*reading.flags, *["--model"] * (model is not None), *["--top-k"] * (top_k > 1)])
-    if source.warning:
-        console.warn(source.warning)
+    if found.warning:
+        console.warn(found.warning)
     if dry_run:
-        total = "an unknown number of" if source.total is None else source.total
-        console.note(f"would write {source.about} ({total} images) as {name} to {path or 'stdout'}")
+        total = "an unknown number of" if found.total is None else found.total
+        console.note(f"would write {found.about} ({total} images) as {name} to {path or 'stdout'}")
         return
     tally = Tally()
     with console.progress("boxes") as progress:
-        items = tally.watch(confident(source.items, min_score), source.total, progress)
+        items = tally.watch(confident(found.items, min_score), found.total, progress)
         if path is not None:
             exporter.write(path, items, listed)
         elif isinstance(exporter, FileExporter):

@@ -234,9 +234,9 @@ def _root_of_run(folder: Path, dataset: str) -> Path | None:
     root = (Run.open(folder).document.get("dataset") or {}).get("root")
     if root is None or whole in DATASETS or Path(whole).exists():
         return None
-    place = recorded_place(whole, Path(root))
-    tops = [] if place is None else [top for top in place.parents if (top / whole).exists()]
-    return tops[0] if tops else None
+    folder_now = recorded_place(whole, Path(root))
+    tops = () if folder_now is None else folder_now.parents
+    return next((top for top in tops if (top / whole).exists()), None)
 
 
 def _announce_training(config: TrainConfig | DetectorConfig, folder: Path) -> None:

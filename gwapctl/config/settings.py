@@ -19,7 +19,7 @@ NETWORK, DETECTOR, IMAGES, SCHEDULE, MACHINE = "Network", "Detector", "Images", 
 READING = "Reading maps"  # what the run stores
 PANELS = (NETWORK, DETECTOR, IMAGES, SCHEDULE, READING, MACHINE)
 
-TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -336,7 +336,7 @@ def _parse(kind: Any, text: str) -> Any:
     if origin is tuple:
         return tuple(_parse(parts[0], part.strip()) for part in text.split(",")) if text else ()
     if kind is bool:
-        return TRUTH.get(text.lower(), text)
+        return BOOLEANS.get(text.lower(), text)
     return _number(text) if kind in (int, float) else text
 
 
