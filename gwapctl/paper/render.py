@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from gwapctl.paper.build import BuiltTable
 from gwapctl.paper.grid import Entry, Grid, make_grid
+from gwapctl.paper.measured import Record
 from gwapctl.paper.pages import render_page
 from gwapctl.paper.specification import Column
 
@@ -23,7 +25,7 @@ def render_markdown(tables: Sequence[BuiltTable], *, commands: bool = False) -> 
 def _markdown(grid: Grid) -> str:
     heads = [_md(" ".join(filter(None, (name, f"({whose})" if whose else "")))) for name, whose in grid.heads]
     rules = [":---" if index < grid.labels else "---:" for index in range(len(heads))]
-    body = [heads, rules, *grid.entries.map(_md_entry).to_numpy().tolist()]
+    body = [heads, rules, *([_md_entry(entry) for entry in row] for row in grid.rows)]
     lines = [f"**{_md(grid.title)}.** {_md(grid.caption)}", "", *(f"| {' | '.join(cells)} |" for cells in body), ""]
     lines += [f"{_md(remark)}\n" for remark in grid.remarks]
     for note in grid.notes:
@@ -67,12 +69,14 @@ def render_latex(tables: Sequence[BuiltTable], *, commands: bool = False) -> str
 
 
 def _latex(table: BuiltTable, commands: bool) -> str:
+    import pandas as pd
+
     grid = make_grid(table, commands=commands)
+    of_commands = {note.mark for note in grid.notes if note.is_command}
+    both = pd.MultiIndex.from_tuples([(tex(name), tex(whose)) for name, whose in grid.heads])
+    heads = both if any(whose for _, whose in grid.heads) else both.get_level_values(0)
     kinds = "l" * grid.labels + "r" * (len(grid.heads) - grid.labels)
-    frame = grid.entries.map(lambda entry: _tex_entry(entry, {note.mark for note in grid.notes if note.is_command}))
-    frame.columns = frame.columns.map(lambda head: (tex(head[0]), tex(head[1])))
-    if not any(whose for _, whose in grid.heads):
-        frame.columns = frame.columns.get_level_values(0)
+    frame = pd.DataFrame([[_tex_entry(entry, of_commands) for entry in row] for row in grid.rows], columns=heads)
     text = frame.to_latex(index=False, escape=False, column_format=kinds, multicolumn_format="c")
     head, body = text.split("\\midrule\n")
     lines = body.splitlines()
@@ -80,9 +84,8 @@ def _latex(table: BuiltTable, commands: bool) -> str:
         wanted = [entry.note for entry in row if entry.mark and entry.kind == "empty"]
         above = (["\\midrule"] if index in grid.breaks else []) + [f"% empty; to fill it: {one}" for one in wanted]
         lines[index] = "\n".join([*dict.fromkeys(above), lines[index]])
-    ground = "" if table.ground.home else f"-{table.ground.name}"
-    profile = "" if table.spec.profile is None or table.ground.home else f"-{table.spec.profile}"
-    label = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in ground + profile)
+    about = "" if table.ground.home else f"-{table.ground.name}-{table.spec.profile or ''}".rstrip("-")
+    label = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in about)
     below = [tex(remark).replace("`", "") for remark in grid.remarks]
     below += [rf"\textsuperscript{{{note.mark}}} {tex(note.text)}" for note in grid.notes if not note.is_command]
     return "\n".join(
@@ -103,7 +106,7 @@ def _latex(table: BuiltTable, commands: bool) -> str:
 def _with_rules(lines: list[str], grid: Grid) -> list[str]:
     """Put a thin line below a name that the paper's and the measured column share; pandas draws none."""
     rules, first = [], 1
-    for _, members in groupby(grid.heads, key=lambda head: head[0]):
+    for _, members in groupby(grid.heads, key=itemgetter(0)):
         whose = [one for _, one in members]
         rules += [rf"\cmidrule(lr){{{first}-{first + len(whose) - 1}}}"] if len(whose) > 1 and any(whose) else []
         first += len(whose)
@@ -175,22 +178,21 @@ def _rows(table: BuiltTable) -> list[dict[str, Any]]:
     for cells in table.rows():
         pairs = zip(table.spec.columns, cells, strict=True)
         numbers = [number for column, cell in pairs for number in _numbers(table, column, cell)]
-        recipe = cells[0]["recipe"] if isinstance(cells[0]["recipe"], str) else None
-        rows.append({"id": cells[0]["id"], "labels": list(cells[0]["labels"]), "recipe": recipe, "cells": numbers})
+        about = {"id": cells[0]["id"], "labels": list(cells[0]["labels"]), "recipe": cells[0]["recipe"]}
+        rows.append({**about, "cells": numbers})
     return rows
 
 
-def _numbers(table: BuiltTable, column: Column, cell: Mapping[Any, Any]) -> list[dict[str, Any]]:
+def _numbers(table: BuiltTable, column: Column, cell: Record) -> list[dict[str, Any]]:
     """Return the numbers of a cell: the paper's, and the measured one or the command that makes it."""
     common, found = {"column": column.name, "metric": column.metric}, []
-    if cell["paper"] == cell["paper"]:
+    if cell["paper"] is not None:
         where = {"dataset": table.spec.dataset, "split": table.spec.split}
         found.append({**common, "kind": "paper", "value": cell["paper"], "bold": cell["paper_bold"], **where})
     here = {"dataset": table.ground.dataset, "split": table.ground.split}
     if cell["sources"]:
-        sd = None if cell["sd"] != cell["sd"] else cell["sd"]
-        number = {"value": cell["value"], "sd": sd, "bold": cell["bold"], **here, "n": int(cell["n"])}
-        found.append({**common, "kind": "measured", **number, "runs": list(cell["sources"])})
-    elif isinstance(cell["command"], str):
+        number = {"value": cell["value"], "sd": cell["sd"], "bold": cell["bold"], **here, "n": cell["n"]}
+        found.append({**common, "kind": "measured", **number, "runs": cell["sources"]})
+    elif cell["command"]:
         found.append({**common, "kind": "measured", "value": None, **here, "command": cell["command"]})
     return found

@@ -21,7 +21,7 @@ from gwapctl.evaluate import Options, evaluate
 from gwapctl.files import prepare_output_folder
 from gwapctl.maps.reading import split_options
 from gwapctl.paper.lookup import cell_config, cell_key, concerned, home_ground, run_name
-from gwapctl.paper.measured import Config, run_config, run_rows, settings_hash
+from gwapctl.paper.measured import Config, records, run_config, run_rows, settings_hash
 from gwapctl.paper.specification import Column, Row, TableSpec
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run, find_runs, new_run_folder
@@ -130,9 +130,8 @@ class Plan:
         # a folder's data set may have a name of its own, which its run knows
         asked = rows["trained_on"] if self.evaluated_on == self.dataset else self.evaluated_on
         key = cell_key(reading.row, reading.columns[0], self.dataset)
-        rows = rows[rows["dataset"] == asked]
-        found = rows.loc[[index for index, row in rows.to_dict("index").items() if key.fits(row)]]
-        return bool(found.reindex(columns=reading.metrics).notna().all(axis=1).any())
+        found = [row for row in records(rows[rows["dataset"] == asked]) if key.fits(row)]
+        return any(all(row.get(metric) is not None for metric in reading.metrics) for row in found)
 
     def cost(self, work: Work) -> Cost:
         """Estimate what training takes, and what the missing evaluations take."""
@@ -280,7 +279,7 @@ def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> None:
     """Measure what one row asks of a finished run; the run keeps it."""
     assert work.run is not None
     wanted, machine = reading.row.evaluate, plan.machine
-    asked: dict[str, Any] = {name: getattr(wanted, name) for name in wanted.asked()}
+    asked: dict[str, Any] = wanted.asked()
     if wanted.scales == "own":  # said, because a calibrated run may store others
         sides = set(getattr(work.config, "image_size", ()))
         asked["scales"] = tuple(sides) if len(sides) == 1 else None

@@ -7,9 +7,9 @@ the recipe of its training, the settings by which a run is recognised, and the o
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -17,9 +17,6 @@ from gwapctl.errors import DataError, closest, unknown_name
 from gwapctl.files import read_text
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
 OURS = "ours"  # the source of a table that no paper has
@@ -36,7 +33,6 @@ EXTRAS: dict[str, Setting | None] = {
     "backprop_seg": "none",
     "guesses": None,
 }
-
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -64,9 +60,9 @@ class EvaluateOptions(Frozen):
     backprop_seg: Literal["mean", "grabcut"] | None = None
     guesses: Literal["five"] | None = None
 
-    def asked(self) -> tuple[str, ...]:
+    def asked(self) -> dict[str, Any]:
         """Return the options that matter."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+        return {name: value for name, value in self if value is not None}
 
 
 class Column(Frozen):
@@ -98,13 +94,8 @@ class Column(Frozen):
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """Return the column's metric as the table prints it, None where it was not measured."""
-        value = None if self.metric is None else metrics.get(self.metric)
+        value = metrics.get(self.metric or "")
         return 100 * value if value is not None and self.percent else value
-
-    def values(self, rows: pd.DataFrame) -> pd.Series[float]:
-        """Return the column's metric of measured rows as the table prints it, NaN where it was not measured."""
-        values = rows.reindex(columns=[self.metric])[self.metric].astype("float64")
-        return 100 * values if self.percent else values
 
 
 class Row(Frozen):
@@ -159,6 +150,11 @@ class TableSpec(Frozen):
     profile_caption: str = ""
     default_dataset: str | None = None
     variants: dict[str, TableSpec] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trained_on_the_same(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {"train_dataset": values.get("dataset"), **values}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -218,18 +214,11 @@ def load_table(name: str) -> TableSpec:
 
 
 def read_table(file: Path) -> TableSpec:
-    """Read a table specification from a TOML file; ``train_dataset`` is its ``dataset`` where it does not say.
-
-    Raises:
-        DataError: the file is missing or broken; the message lists every mistake.
-
-    """
-    return read_toml(
-        TableSpec, file, "table", lambda stated: {"train_dataset": stated.get("dataset"), "name": file.stem}
-    )
+    """Read a table specification from a TOML file; a DataError lists every mistake in it."""
+    return read_toml(TableSpec, file, "table", name=file.stem)
 
 
-def read_toml(model: type[Model], file: Path, what: str, usual: Callable[[dict[str, Any]], dict[str, Any]]) -> Model:
+def read_toml(model: type[Model], file: Path, what: str, **usual: Any) -> Model:
     """Read a ``model`` from a TOML file; ``usual`` are the values of what it does not state.
 
     Raises:
@@ -237,8 +226,7 @@ def read_toml(model: type[Model], file: Path, what: str, usual: Callable[[dict[s
 
     """
     try:
-        stated = tomllib.loads(read_text(file))
-        return model.model_validate({**usual(stated), **stated})
+        return model.model_validate({**usual, **tomllib.loads(read_text(file))})
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"cannot read the {what} {file}: {error}.") from error
     except ValidationError as error:

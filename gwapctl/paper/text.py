@@ -60,7 +60,7 @@ def _draw(grid: Grid, width: int) -> str:
 
 
 def _column(grid: Grid, index: int) -> _Column:
-    entries, head = grid.entries.iloc[:, index], grid.heads[index]
+    entries, head = [row[index] for row in grid.rows], grid.heads[index]
     texts, tails = tuple(entry.text for entry in entries), tuple(_tail(entry) for entry in entries)
     tail = max(map(len, tails), default=0)
     words = [head[0]] if index < grid.labels else [*" ".join(head).split()]
