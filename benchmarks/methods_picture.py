@@ -16,7 +16,7 @@ from gwapctl.errors import DataError
 from gwapctl.evaluate.from_model import sees_boxes
 from gwapctl.evaluate.predictions import boxes_from_maps
 from gwapctl.metrics.foreground import boxes_mask
-from gwapctl.paper.figures.images import FigureImage
+from gwapctl.paper.figures.inputs import FigureImage
 from gwapctl.paper.figures.layout import Layout, Outline, Panel, Row
 from gwapctl.predict.classifier import Model
 

@@ -21,7 +21,7 @@ from gwapctl.draw import COLOURS
 from gwapctl.errors import DataError, UsageError
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
 from gwapctl.networks.rfcn import DetectorInfo
-from gwapctl.paper.figures.images import FigureImage, find_images
+from gwapctl.paper.figures.inputs import FigureImage, FigureModel, find_images, find_models
 from gwapctl.paper.figures.layout import (
     DPI,
     Caption,
@@ -34,7 +34,6 @@ from gwapctl.paper.figures.layout import (
     text_width,
     wrapped,
 )
-from gwapctl.paper.figures.models import FigureModel, find_models
 from gwapctl.paper.figures.papers import Wishes, build_figure
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.detector import DetectorModel

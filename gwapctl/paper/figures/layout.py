@@ -182,13 +182,14 @@ def _rectangles(outline: Outline, width: float, height: float) -> tuple[Rectangl
 
     x0, x1 = np.clip([outline.box[0], outline.box[2]], 0, width)
     y0, y1 = np.clip([outline.box[1], outline.box[3]], 0, height)
-    looks: list[dict[str, Any]] = [
-        {"linewidth": LINE + 0.9, "edgecolor": _rgb(DARK)},
-        {"linewidth": LINE, "edgecolor": _rgb(TRUTH if outline.truth else outline.colour or COLOURS[0])},
-    ]
-    looks[1]["linestyle"] = (0, (3, 1.6)) if outline.truth else "solid"
-    ends: dict[str, Any] = {"joinstyle": "miter", "capstyle": "butt", "fill": False, "clip_on": False}
-    return tuple(Rectangle((x0, y0), x1 - x0, y1 - y0, **look, **ends) for look in looks)
+    colour = TRUTH if outline.truth else outline.colour or COLOURS[0]
+    dashes = (0, (3, 1.6)) if outline.truth else "solid"
+    looks = ((LINE + 0.9, DARK, "solid"), (LINE, colour, dashes))
+    common: dict[str, Any] = {"joinstyle": "miter", "capstyle": "butt", "fill": False, "clip_on": False}
+    return tuple(
+        Rectangle((x0, y0), x1 - x0, y1 - y0, linewidth=line, edgecolor=_rgb(edge), linestyle=style, **common)
+        for line, edge, style in looks
+    )
 
 
 def _explain(figure: Figure, layout: Layout) -> None:
