@@ -153,7 +153,7 @@ def _show_plans(plans: list[Plan], json: bool) -> None:
 
 def _line(plan: Plan, work: Work, cost: Cost) -> tuple[object, ...]:
     return (
-        ", ".join(dict.fromkeys(reading.row.id for reading in work.readings)),
+        ", ".join(work.rows),
         work.config.seed,
         work.state,
         plan.folder(work),
@@ -176,7 +176,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
 
 def _work_as_json(plan: Plan, work: Work, cost: Cost) -> dict[str, Any]:
     return {
-        "rows": list(dict.fromkeys(reading.row.id for reading in work.readings)),
+        "rows": list(work.rows),
         "seed": work.config.seed,
         "state": work.state,
         "run": str(plan.folder(work)),

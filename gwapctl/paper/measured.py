@@ -101,22 +101,14 @@ def _name(value: Any) -> Any:
 def measured_rows(folder: Path) -> pd.DataFrame:
     """Return every evaluation of every finished run below ``folder``, runs in the order of their names.
 
-    Evaluations on images on which a run's settings were chosen are left out: they are no results.
-
-    Raises:
-        DataError: a run's documents are broken.
-
+    Evaluations on images on which a run's settings were chosen are left out: they are no results. A DataError names a
+    broken document.
     """
     return run_rows(run for run in find_runs(folder) if run.finished)
 
 
 def run_rows(runs: Iterable[Run]) -> pd.DataFrame:
-    """Return the evaluations of ``runs``.
-
-    Raises:
-        DataError: a document lacks what a table needs.
-
-    """
+    """Return the evaluations of ``runs``; a DataError names a document that lacks what a table needs."""
     rows = []
     for run in runs:
         about = _about(run)
@@ -170,9 +162,7 @@ def _evaluation(document: Mapping[str, Any]) -> dict[str, Any]:
 def read_results(file: Path | None = None) -> pd.DataFrame:
     """Read the rows of ``file`` (by default what ships with gwapctl); none where there is no such file.
 
-    Raises:
-        DataError: it is no table of results.
-
+    A DataError says that it is no table of results.
     """
     import pandas as pd
 

@@ -76,13 +76,7 @@ def profile_names() -> tuple[str, ...]:
 
 
 def load_profile(spec: str) -> Profile | None:
-    """Read the profile called ``spec``, a name or a TOML file; None is the paper's.
-
-    Raises:
-        UsageError: there is no such profile.
-        DataError: its file is broken; the message lists every mistake.
-
-    """
+    """Read the profile called ``spec``, a name or a TOML file; None is the paper's. A UsageError: there is none."""
     if spec == PAPER:
         return None
     if not Path(spec).is_file() and spec not in profile_names():
@@ -94,10 +88,7 @@ def load_profile(spec: str) -> Profile | None:
 def load_specs(name: str, profile: str = PAPER) -> list[TableSpec]:
     """Read the tables that ``name`` stands for as a profile has them; of several those that it has.
 
-    Raises:
-        UsageError: there is no such table or profile, or the profile has none of the tables.
-        DataError: a file is missing or broken.
-
+    A UsageError says that there is no such table or profile, or that the profile has none of the tables.
     """
     names, budget = table_names(name), load_profile(profile)
     if budget is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.paper.build import BuiltTable, build_table
@@ -12,9 +11,6 @@ from gwapctl.paper.measured import measured_rows, read_results
 from gwapctl.paper.profile import PAPER, apply_profile, load_profile, load_specs, profile_names
 from gwapctl.paper.render import render_csv, render_html, render_json, render_latex, render_markdown
 from gwapctl.paper.text import render_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FORMATS: dict[str, Callable[..., str]] = {
     "table": render_text,
@@ -47,11 +43,14 @@ def build_tables(
         DataError: a run's documents are broken.
 
     """
+    import pandas as pd
+
     specs = load_specs(name, profile)
     if runs is not None and not runs.is_dir():
         raise UsageError(f"--runs {runs} is not a folder. Give the folder that holds the runs of gwapctl train.")
     folder = DEFAULT_RUNS if runs is None else runs
-    rows = all_rows(folder, shipped=shipped)
+    rows = measured_rows(folder)
+    rows = pd.concat([rows, read_results()], ignore_index=True) if shipped else rows
     budgets = [load_profile(one) for one in profile_names()[1:]] if profile == PAPER else []
     tables = []
     for spec in specs:
@@ -69,25 +68,11 @@ def build_tables(
     return tables
 
 
-def all_rows(runs: Path, *, shipped: bool) -> pd.DataFrame:
-    """Return the measured rows of the runs below ``runs``, and those that ship with gwapctl where they are asked for.
-
-    Raises:
-        DataError: a run's documents, or what ships, are broken.
-
-    """
-    import pandas as pd
-
-    own = measured_rows(runs)
-    return pd.concat([own, read_results()], ignore_index=True) if shipped else own
-
-
 def render_tables(tables: Sequence[BuiltTable], kind: str, *, commands: bool = False) -> str:
     """Return tables as text of format ``kind``; ``commands`` gives one for each empty cell where people read.
 
-    Raises:
-        UsageError: there is no such format.
-
+    >>> print(render_tables(build_tables("v", runs=None), "csv").splitlines()[1])
+    v,rfcn,R-FCN,0.01,det_map_11pt,paper,29.89,,False,voc,test,,,,,voc-resnet50-rfcn,
     """
     if kind not in FORMATS:
         raise unknown_name("format", kind, FORMATS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gwapctl.paper.build import BuiltTable
-from gwapctl.paper.grid import Entry, Grid, make_grid
+from gwapctl.paper.grid import Grid, make_grid
 
 WIDTH = 80
 GAP = "  "
@@ -22,13 +22,13 @@ def render_text(tables: Sequence[BuiltTable], *, commands: bool = False, width: 
     return "\n".join(_draw(make_grid(table, commands=commands), width) for table in tables)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Column:
     """A column to draw. A number is followed by its mark and note, so that digits stay below digits."""
 
     head: tuple[str, str]
-    texts: tuple[str, ...]
-    tails: tuple[str, ...]
+    texts: list[str]
+    tails: list[str]
     is_label: bool
     width: int
 
@@ -42,36 +42,33 @@ class _Column:
         return (text if self.is_label else text.rjust(room) + tail).ljust(self.width)
 
 
+def _column(grid: Grid, index: int) -> _Column:
+    entries, head, is_label = [row[index] for row in grid.rows], grid.heads[index], index < grid.labels
+    marks = [("*" if one.bold else "", f"[{one.mark}]" if one.mark else "") for one in entries]
+    tails = [f"{star:1}{note}" if note else star for star, note in marks]
+    room = 0 if is_label or len(grid.heads) >= MANY_HEADS else NARROWEST_HEAD
+    words = [head[0]] if is_label else " ".join(head).split()
+    texts = [entry.text for entry in entries]
+    width = max([room, *map(len, words), *(len(text) + max(map(len, tails)) for text in texts)])
+    return _Column(head, texts, tails, is_label, width)
+
+
 def _draw(grid: Grid, width: int) -> str:
     columns = [_column(grid, index) for index in range(len(grid.heads))]
-    whole = [column.width for column in columns]
-    gap = " " if sum(whole) + len(GAP) * (len(whole) - 1) > width else GAP
-    excess = sum(whole) + len(gap) * (len(whole) - 1) - width
+    whole = sum(column.width for column in columns)
+    gap = " " if whole + len(GAP) * (len(columns) - 1) > width else GAP
+    excess, first = whole + len(gap) * (len(columns) - 1) - width, columns[0]
     if excess > 0:  # the first column of labels gives way
-        columns[0] = replace(columns[0], width=max(whole[0] - excess, min(whole[0], NARROWEST_LABEL)))
+        first.width = max(first.width - excess, min(first.width, NARROWEST_LABEL))
     labels, blocks = columns[: grid.labels], [columns[: grid.labels]]
     for column in columns[grid.labels :]:  # what does not fit beside them follows below
-        used = sum(one.width + len(gap) for one in [*blocks[-1], column]) - len(gap)
-        blocks = [*blocks, [*labels, column]] if used > width else [*blocks[:-1], [*blocks[-1], column]]
+        if sum(one.width + len(gap) for one in [*blocks[-1], column]) - len(gap) > width:
+            blocks.append([*labels])
+        blocks[-1].append(column)
     lines = [*_wrap(f"{grid.title}. {grid.caption}", width), ""]
     for block in blocks:
         lines += _block(block, gap, grid.breaks)
     return "\n".join([*lines, *_foot(grid, width)]) + "\n"
-
-
-def _column(grid: Grid, index: int) -> _Column:
-    entries, head = [row[index] for row in grid.rows], grid.heads[index]
-    texts, tails = tuple(entry.text for entry in entries), tuple(_tail(entry) for entry in entries)
-    tail = max(map(len, tails), default=0)
-    words = [head[0]] if index < grid.labels else [*" ".join(head).split()]
-    room = NARROWEST_HEAD if index >= grid.labels and len(grid.heads) < MANY_HEADS else 0
-    width = max([room, *map(len, words), *(len(text) + tail for text in texts)])
-    return _Column(head, texts, tails, index < grid.labels, width)
-
-
-def _tail(entry: Entry) -> str:
-    mark = "*" if entry.bold else ""
-    return f"{mark:1}[{entry.mark}]" if entry.mark else mark
 
 
 def _block(columns: Sequence[_Column], gap: str, breaks: Collection[int]) -> list[str]:
@@ -108,7 +105,11 @@ def _wrap(text: str, width: int, indent: str = "") -> list[str]:
 
 
 def wrap_command(command: str, width: int, indent: str) -> list[str]:
-    """Break a shell command before its options and ``&&``, with backslashes, so that it can be pasted as it stands."""
+    r"""Break a shell command before its options and ``&&``, with backslashes, so that it can be pasted as it stands.
+
+    >>> wrap_command("gwapctl train voc --out runs/a", 24, "")
+    ['gwapctl train voc \\', '  --out runs/a']
+    """
     lines = [indent]
     for part in re.split(r" (?=--|&& )", command):
         if len(lines[-1]) > len(indent) and len(lines[-1]) + 1 + len(part) + 2 > width:
