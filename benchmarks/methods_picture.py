@@ -84,7 +84,7 @@ def _index(method: Method, image: FigureImage) -> int:
 def _truth(image: FigureImage) -> tuple[Outline, ...]:
     """Return the boxes of the class that is given."""
     return tuple(
-        Outline(box, truth=True)
+        Outline(box, ground_truth=True)
         for box, index in zip(image.boxes.tolist(), image.box_classes.tolist(), strict=True)
         if image.classes[index] == main_class(image)
     )

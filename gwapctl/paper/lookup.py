@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gwapctl.config import build_train_config
 from gwapctl.config.settings import as_arguments
 from gwapctl.errors import DataError
-from gwapctl.paper.measured import Config, Record, recipe_file, settings_hash
+from gwapctl.paper.measured import COLUMNS, Config, Record, recipe_file, settings_hash
 from gwapctl.paper.specification import EXTRAS, Column, EvaluateOptions, Row, TableSpec
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def is_home(spec: TableSpec, ground: Ground) -> bool:
 
 def concerned(spec: TableSpec, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that hold a number of the table's kind: its protocol, its metrics, trained for the data."""
-    metrics = [column.metric for column in spec.columns if column.metric in rows]
-    rows = rows[rows["protocol"] == spec.protocol]
+    metrics = list(dict.fromkeys(column.metric for column in spec.columns if column.metric in rows))
+    rows = rows.loc[rows["protocol"] == spec.protocol, [*COLUMNS, "shipped", *metrics]]
     for_it = (rows["trained_on"] == rows["dataset"]) | (rows["trained_on"] == spec.train_dataset)
     return rows[for_it & rows[metrics].notna().any(axis=1)]
 

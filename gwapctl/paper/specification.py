@@ -46,7 +46,7 @@ class Frozen(BaseModel):
 class EvaluateOptions(Frozen):
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    ``scales = "own"`` is one pass at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops``,
+    ``scales = "own"`` is one forward at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops``,
     ``backprop_seg`` and ``guesses`` change what is measured: None means that the number was made without them.
     """
 

@@ -9,8 +9,7 @@ from gwapctl.errors import UsageError, unknown_name
 from gwapctl.paper.build import BuiltTable, build_table
 from gwapctl.paper.measured import measured_rows, read_results
 from gwapctl.paper.profile import PAPER, apply_profile, load_profile, load_specs, profile_names
-from gwapctl.paper.render import render_csv, render_html, render_json, render_latex, render_markdown
-from gwapctl.paper.text import render_text
+from gwapctl.paper.render import render_csv, render_html, render_json, render_latex, render_markdown, render_text
 
 FORMATS: dict[str, Callable[..., str]] = {
     "table": render_text,

@@ -176,7 +176,7 @@ def _sure(found: Prediction, shown: FigureModel) -> Prediction:
 
 def _input(image: FigureImage) -> Panel:
     """Show an image with its ground truth, and below it the classes it shows."""
-    outlines = tuple(Outline(box, truth=True) for box in image.boxes.tolist())
+    outlines = tuple(Outline(box, ground_truth=True) for box in image.boxes.tolist())
     captions = (Caption(image.names),) if image.classes else ()
     return Panel(draw_overlay(image.pixels, None, []), image.size, outlines, captions)
 
