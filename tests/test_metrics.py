@@ -16,7 +16,7 @@ import pytest
 
 from gwapctl.evaluate import EvaluationResult
 from gwapctl.metrics import FRACTION, METRICS, Metric, describe, needing
-from gwapctl.paper.curves import learning_curves
+from gwapctl.paper.pictures import learning_curves
 from gwapctl.paper.run_page import render_run_page
 from gwapctl.paper.specification import Column
 from gwapctl.runs import Run

@@ -132,7 +132,7 @@ def _show_plans(plans: list[Plan], json: bool) -> None:
 def _as_json(plan: Plan, work: Work) -> dict[str, Any]:
     cost = plan.cost(work)
     return {
-        "rows": list(dict.fromkeys(reading.row.id for reading in work.readings)),
+        "rows": list(work.rows),
         "seed": work.config.seed,
         "state": work.state,
         "run": str(plan.folder(work)),
