@@ -25,7 +25,7 @@ from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.draw import ImageArray, write_jpeg, write_png
 from gwapctl.files import prepare_output_folder
 from gwapctl.formats import EXPORTERS
-from gwapctl.formats.sources import open_source
+from gwapctl.formats.stored import open_stored
 from gwapctl.inputs import find_inputs
 from gwapctl.maps.reading import MapReading
 from gwapctl.paper.run_page import write_run_page
@@ -170,7 +170,7 @@ def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:
 
 
 def _write_boxes(demo: Demo, progress: ProgressCallback) -> None:
-    source = open_source(demo.found)
+    source = open_stored(demo.found)
     assert source is not None  # it was written a moment ago
     EXPORTERS["coco"].build().write(demo.boxes, source.items)
     progress(Progress(1, 1, "file"))

@@ -17,9 +17,10 @@ from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from gwapctl.formats.base import Exporter
-    from gwapctl.formats.sources import Cut, Source
+    from gwapctl.formats.stored import BoxStream
     from gwapctl.inputs import ImageInput
-    from gwapctl.predict.classifier import Predictor
+    from gwapctl.predict.base import Predictor
+    from gwapctl.predict.cut import Cut
     from gwapctl.predict.prediction import Prediction
     from gwapctl.regions import BoxRule as Rule
 
@@ -225,10 +226,10 @@ def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefi
     return name, EXPORTERS[name].build(**chosen, **({} if image_prefix is None else {"image_prefix": image_prefix}))
 
 
-def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Network) -> Source | None:
-    from gwapctl.formats.sources import open_source
+def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Network) -> BoxStream | None:
+    from gwapctl.formats.stored import open_stored
 
-    source = open_source(
+    source = open_stored(
         Path(text),
         rule=cutting.rule,
         refine=cutting.refine,
@@ -241,11 +242,12 @@ def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Networ
     return source
 
 
-def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter, min_score: float) -> Source:
+def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter, min_score: float) -> BoxStream:
     from gwapctl.formats.base import FolderExporter, check_names
-    from gwapctl.formats.sources import Cut, Source
+    from gwapctl.formats.stored import BoxStream
     from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
+    from gwapctl.predict.cut import Cut
     from gwapctl.predict.folder import localize_inputs
     from gwapctl.regions import parse_box_rule
 
@@ -258,16 +260,17 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
         asked |= {"box_rule": cutting.rule, "refine": cutting.refine}
         asked |= {"max_boxes": cutting.max_boxes, "min_area": cutting.min_area}
         found = localize_inputs(model.predictor(**asked, min_score=min_score or None), model.name, inputs)
-        return Source(found, len(inputs), f"boxes of detector {model.name}")
+        return BoxStream(found, len(inputs), f"boxes of detector {model.name}")
     rule = parse_box_rule(cutting.rule, refine=cutting.refine, default=model.info.box_rule)
     cut = Cut(rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
     predictor = model.predictor(**asked, box_rule=rule.without_image())  # the cut comes afterwards
     about = f"boxes by {cut.rule.name} of model {model.name}"
-    return Source(_localized(predictor, model.name, inputs, cut), len(inputs), about, predictor.warning or "")
+    return BoxStream(_localized(predictor, model.name, inputs, cut), len(inputs), about, predictor.warning or "")
 
 
 def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
-    from gwapctl.formats.sources import failed, with_boxes
+    from gwapctl.formats.stored import failed
+    from gwapctl.predict.cut import with_boxes
 
     results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
@@ -307,10 +310,15 @@ class Tally:
 
 
 def _export(
-    exporter: Exporter, suffix: str, source: Source, min_score: float, path: Path | None, listed: list[str] | None
+    exporter: Exporter,
+    suffix: str,
+    source: BoxStream,
+    min_score: float,
+    path: Path | None,
+    listed: list[str] | None,
 ) -> Tally:
     from gwapctl.formats.base import FileExporter
-    from gwapctl.formats.sources import confident
+    from gwapctl.formats.stored import confident
 
     tally = Tally()
     with console.progress("boxes") as progress:

@@ -16,7 +16,7 @@ from gwapctl.files import json_text
 from gwapctl.maps.reading import AS_STORED, MapReading
 
 if TYPE_CHECKING:
-    from gwapctl.predict.folder import Predicts
+    from gwapctl.predict.base import Predictor
     from gwapctl.predict.prediction import Prediction
 
 SAVES = ("overlay", "map", "mask")
@@ -136,7 +136,7 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
 
 
 def _say_how(
-    predictor: Predicts, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
+    predictor: Predictor, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
 ) -> None:
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     say = console.note if dry_run else console.detail

@@ -20,33 +20,20 @@ class Examples:
         self._worst: list[tuple[float, int, dict[str, Any]]] = []
         self._n = 0
 
-    def update(self, sample: BoxedSample, label: str, box: FloatArray | None, ground_truth: FloatArray) -> None:
-        """Look at one image: the box (4,) found for the class called ``label``, and its ``ground_truth`` (N, 4)."""
-        iou = best_iou(box, ground_truth)
+    def update(self, sample: BoxedSample, label: str, box: FloatArray | None, objects: FloatArray) -> None:
+        """Look at one image: the box (4,) found for the class called ``label``, and the true ``objects`` (N, 4)."""
+        iou = best_iou(box, objects)
         self._n += 1
-        self._keep(self._best, iou, sample, label, box, ground_truth)
-        self._keep(self._worst, -iou, sample, label, box, ground_truth)
-
-    def _keep(
-        self,
-        heap: list[tuple[float, int, dict[str, Any]]],
-        worth: float,
-        sample: BoxedSample,
-        label: str,
-        box: FloatArray | None,
-        ground_truth: FloatArray,
-    ) -> None:
-        if len(heap) == KEPT and worth <= heap[0][0]:
-            return
         example = {
             "image": sample.id,
             "path": sample.path.as_posix(),
             "label": label,
-            "iou": abs(worth),
+            "iou": iou,
             "box": None if box is None else to_list(box),
-            "truth": [to_list(item) for item in ground_truth],
+            "truth": [to_list(item) for item in objects],
         }
-        (heapq.heappush if len(heap) < KEPT else heapq.heapreplace)(heap, (worth, -self._n, example))
+        for heap, worth in ((self._best, iou), (self._worst, -iou)):
+            (heapq.heappush if len(heap) < KEPT else heapq.heappushpop)(heap, (worth, -self._n, example))
 
     def chosen(self) -> list[dict[str, Any]]:
         """Return the examples, the best first, each image once."""

@@ -6,6 +6,7 @@ never look at the image. The floors of top-1 and top-5 localization use the judg
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from gwapctl.evaluate.detections import add_detections, detection_rows
 from gwapctl.evaluate.examples import Examples
 from gwapctl.evaluate.ground_truth import Annotation, Masks
 from gwapctl.evaluate.predictions import FiveGuesses
-from gwapctl.evaluate.result import EvaluationResult
+from gwapctl.evaluate.result import EvaluationResult, class_row
 from gwapctl.metrics import METRICS, Need, needing
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.classification import ClassificationAP, TopKError
@@ -46,9 +47,8 @@ class PaperProtocol:
         self._dataset = dataset
         self._guesses = guesses
         self._masks = masks
-        self._average_precision = ClassificationAP(len(dataset.classes))
+        self._classification = ClassificationAP(len(dataset.classes)) if dataset.multi_label else TopKError()
         self._detections = DetectionAP(coco=True)
-        self._top_k_error = TopKError()
         self._judged = _Candidate(dataset.multi_label)
         self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
         self._predicted, self._predicted_iou = FMeasure(), ForegroundIoU()
@@ -69,12 +69,16 @@ class PaperProtocol:
             self._blacklisted += 1
             return
         annotation = Annotation.of(sample, width, height, self._masks)
-        self._n_degenerate += any(_is_empty(prediction.boxes_of(label)) for label in sample.labels)
+        boxes_present = [prediction.boxes_of(label) for label in sample.labels]
+        self._n_degenerate += any(boxes is not None and not len(boxes) for boxes in boxes_present)
         guesses = None if self._guesses is None else self._guesses.of(prediction)
         self._omissions.update(annotation, prediction, guesses)
         self._judged.update(annotation, prediction, guesses)
         self._judged.update_sweep(annotation, prediction)
-        self._keep_example(sample, annotation, prediction)
+        for label, objects in list(annotation.boxes.items())[:1]:
+            boxes = prediction.boxes_of(label)
+            if boxes is not None:
+                self._examples.update(sample, self._dataset.classes[label].name, _first(boxes), objects)
         heat = _heatmap(prediction, sample.labels)
         if heat is not None:
             self._judged.update_foreground(
@@ -84,12 +88,6 @@ class PaperProtocol:
             self._judge_floor(self._floors[name], floor(width, height), annotation, prediction, guesses)
         self._judge_predicted(annotation, prediction)
 
-    def _keep_example(self, sample: BoxedSample, annotation: Annotation, prediction: Prediction) -> None:
-        for label, objects in list(annotation.boxes.items())[:1]:
-            boxes = prediction.boxes_of(label)
-            if boxes is not None:
-                self._examples.update(sample, self._dataset.classes[label].name, _first(boxes), objects)
-
     def _judge_floor(
         self,
         floor: _Candidate,
@@ -98,20 +96,22 @@ class PaperProtocol:
         prediction: Prediction,
         guesses: tuple[Guess, ...] | None,
     ) -> None:
+        """Judge a box (1, 4) that is the same for all classes and at all thresholds."""
         width, height = prediction.width, prediction.height
         blind = Prediction("", width, height, ranked=prediction.ranked, boxes_by_class={ANY: box})
         floor.update(annotation, blind, guesses and tuple(replace(guess, box=box[0]) for guess in guesses))
         if prediction.maps_by_class:
-            floor.update_fixed(annotation, box)
+            for objects in annotation.boxes.values():
+                floor.accuracy.curve.add(iou(box, objects).max(axis=1))
             inside = boxes_mask(box, width, height)
             floor.update_foreground(annotation, inside, inside.astype(np.float32))
 
     def _judge_classes(self, sample: BoxedSample, prediction: Prediction) -> None:
-        if self._dataset.multi_label:
+        if isinstance(self._classification, ClassificationAP):
             if prediction.probabilities is not None:
-                self._average_precision.update(prediction.probabilities, sample.labels, sample.ignored)
+                self._classification.update(prediction.probabilities, sample.labels, sample.ignored)
         elif prediction.ranked is not None:
-            self._top_k_error.update(prediction.ranked, sample.labels[0])
+            self._classification.update(prediction.ranked, sample.labels[0])
 
     def _judge_predicted(self, annotation: Annotation, prediction: Prediction) -> None:
         """Judge the foreground of the predicted classes' maps, where every class has its own."""
@@ -131,7 +131,7 @@ class PaperProtocol:
         omitted = {key for keys, _ in omissions for key in keys}
         found = self._predicted.compute() | self._predicted_iou.compute()
         predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
-        parts = [self._classification().compute(), self._judged.compute(), predicted, self._detections.compute()]
+        parts = [self._classification.compute(), self._judged.compute(), predicted, self._detections.compute()]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
             name: {k: v for k, v in floor.compute().items() if k in metrics and METRICS[k].floor}
@@ -154,20 +154,16 @@ class PaperProtocol:
             examples=self._examples.chosen(),
         )
 
-    def _classification(self) -> ClassificationAP | TopKError:
-        return self._average_precision if self._dataset.multi_label else self._top_k_error
-
     def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
         parts = [
-            self._classification().per_class(),
+            self._classification.per_class(),
             self._judged.gt_known.per_class(),
             detection_rows(self._detections),
         ]
         rows = []
         for label in np.flatnonzero(self._images).tolist():
-            item = self._dataset.classes[label]
             numbers = {key: value for part in parts for key, value in part.get(label, {}).items() if key not in omitted}
-            rows.append({"class": item.name, "id": item.id, "n": int(self._images[label]), **numbers})
+            rows.append(class_row(self._dataset.classes[label], self._images[label], numbers))
         return rows
 
 
@@ -201,11 +197,6 @@ class _Candidate:
             if heatmap is not None:
                 self.accuracy.update(heatmap, objects, prediction.width, prediction.height)
 
-    def update_fixed(self, annotation: Annotation, box: FloatArray) -> None:
-        """Add one box (1, 4) that is the same for all classes and at all thresholds."""
-        for objects in annotation.boxes.values():
-            self.accuracy.curve.add(iou(box, objects).max(axis=1))
-
     def update_foreground(self, annotation: Annotation, found: BoolMask, heat: FloatMap) -> None:
         """Add the foreground ``found`` (H, W) of ``heat`` (H, W) in [0, 1], both in pixels of the image."""
         if annotation.area is not None:
@@ -226,34 +217,35 @@ class _Omissions:
     def __init__(self, multi_label: bool, classes: int) -> None:
         self._multi_label = multi_label
         self._ranks_needed = min(TOP, classes)
-        self._n = self._unscored = self._unranked = self._short = self._no_box = self._no_map = self._no_guess = 0
+        self._n = 0
+        self._lacking: Counter[Need] = Counter()
 
     def update(self, annotation: Annotation, prediction: Prediction, guesses: tuple[Guess, ...] | None) -> None:
         """Look at one image."""
+        ranked, single = prediction.ranked, not self._multi_label
+        lacks: dict[Need, bool] = {
+            "class scores": self._multi_label and prediction.probabilities is None,
+            "ranked classes": single and ranked is None,
+            "five ranked classes": single and bool(ranked) and len(ranked or ()) < self._ranks_needed,
+            "five guesses": guesses == (),
+            "boxes": any(prediction.boxes_of(label) is None for label in annotation.boxes),
+            "maps": any(prediction.map_of(label) is None for label in annotation.labels),
+        }
         self._n += 1
-        self._unscored += prediction.probabilities is None
-        self._unranked += prediction.ranked is None
-        self._short += bool(prediction.ranked) and len(prediction.ranked or ()) < self._ranks_needed
-        self._no_box += any(prediction.boxes_of(label) is None for label in annotation.boxes)
-        self._no_map += any(prediction.map_of(label) is None for label in annotation.labels)
-        self._no_guess += guesses == ()
+        self._lacking.update(need for need, lacking in lacks.items() if lacking)
 
     def found(self) -> dict[Need, str]:
         """Return ``{what some images lack: how many}``; the metrics that need it are left out."""
-        several = self._multi_label
-        rows: list[tuple[int, Need, str]] = [
-            (several and self._unscored, "class scores", "without a score for every class"),
-            (not several and self._unranked, "ranked classes", "without predicted classes"),
-            (
-                not several and self._short,
-                "five ranked classes",
-                f"with fewer than {self._ranks_needed} ranked classes",
-            ),
-            (self._no_guess, "five guesses", "without maps of their three best classes"),
-            (self._no_box, "boxes", "without a box of a class that is there"),
-            (self._no_map, "maps", "without a map of a class that is there"),
-        ]
-        return {need: f"{count} of {self._n} images are {why}" for count, need, why in rows if count}
+        why: dict[Need, str] = {
+            "class scores": "without a score for every class",
+            "ranked classes": "without predicted classes",
+            "five ranked classes": f"with fewer than {self._ranks_needed} ranked classes",
+            "five guesses": "without maps of their three best classes",
+            "boxes": "without a box of a class that is there",
+            "maps": "without a map of a class that is there",
+        }
+        counts = {need: self._lacking[need] for need in why}
+        return {need: f"{count} of {self._n} images are {why[need]}" for need, count in counts.items() if count}
 
 
 def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:
@@ -286,7 +278,3 @@ def to_bytes(heat: FloatMap) -> npt.NDArray[np.uint8]:
 
 def _first(boxes: FloatArray | None) -> FloatArray | None:
     return None if boxes is None or not len(boxes) else boxes[0]
-
-
-def _is_empty(boxes: FloatArray | None) -> bool:
-    return boxes is not None and not len(boxes)

@@ -5,66 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import json_text, prepare_output_folder
 from gwapctl.inputs import ImageInput
-from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.prediction import Prediction, Source
+from gwapctl.predict.base import Predictor
+from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, write_map, write_maps_info
+from gwapctl.predict.prediction import Prediction
 from gwapctl.predict.predictions import PREDICTIONS, finished_ids, read_predictions
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
-
-if TYPE_CHECKING:
-    import torch
 
 SAVES = ("overlay", "map", "mask")
 OVERLAYS, MASKS = "overlays", "masks"
 
 
-class Predicts(Protocol):
-    """What looks for objects in images: a classifier's ``Predictor``, or a detector's. Threads share it."""
-
-    @property
-    def batch_size(self) -> int:
-        """How many images are worked on together."""
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The input sizes, for the record."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-
-    @property
-    def warning(self) -> str | None:
-        """What makes its results doubtful, or None."""
-
-    def summary(self, model_name: str) -> str:
-        """Say in a few words how objects are found."""
-
-    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
-        """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
-
-    def find(self, sources: Sequence[Source]) -> list[Prediction]:
-        """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
-
-    def describe(self, model_name: str) -> MapsInfo:
-        """Say how the maps are made."""
-
-    def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
-        """Return the foreground of the best class's map, or its object in the image, at any resolution."""
-
-
 def localize_inputs(
-    predictor: Predicts,
+    predictor: Predictor,
     model_name: str,
     inputs: Sequence[ImageInput],
     *,
@@ -98,7 +59,11 @@ def localize_inputs(
 
 
 def _stream(
-    predictor: Predicts, model_name: str, inputs: Sequence[ImageInput], output: _Output | None, workers: int | None
+    predictor: Predictor,
+    model_name: str,
+    inputs: Sequence[ImageInput],
+    output: _Output | None,
+    workers: int | None,
 ) -> Iterator[Prediction]:
     from gwapctl.predict.threads import in_threads
 
@@ -113,7 +78,7 @@ def _stream(
 
 
 def _recorded(
-    predictor: Predicts, model_name: str, image_id: str, found: Prediction, map_file: str | None
+    predictor: Predictor, model_name: str, image_id: str, found: Prediction, map_file: str | None
 ) -> Prediction:
     """Return what ``predictions.jsonl`` says about an image."""
     items = tuple(replace(item, map=map_file) for item in found.predictions) if map_file else found.predictions
@@ -126,27 +91,26 @@ class _Output:
 
     folder: Path
     save: tuple[str, ...]
-    predictor: Predicts
+    predictor: Predictor
     model_name: str
 
     def prepare(self, *, resume: bool, overwrite: bool) -> set[str]:
         """Make the folder ready and return the ids of the images that are done."""
         prepare_output_folder(self.folder, overwrite=overwrite, resume=resume)
-        if not resume:
-            self._clear()
+        if not resume:  # remove what an earlier call wrote, and nothing else, so that two calls never mix
+            written = [self.folder / MAPS / MAPS_INFO, self.folder / PREDICTIONS]
+            for pattern in (f"{MAPS}/**/*.npy", f"{OVERLAYS}/**/*.jpg", f"{MASKS}/**/*.png"):
+                written += self.folder.glob(pattern)
+            for path in written:
+                path.unlink(missing_ok=True)
         done = finished_ids(self.folder / PREDICTIONS)
         if done:
             self._check_settings()
         if "map" in self.save and not (self.folder / MAPS / MAPS_INFO).exists():
-            write_maps_info(self.folder / MAPS, self._describe())  # says how, even if a crash leaves nothing else
+            write_maps_info(
+                self.folder / MAPS, self.predictor.describe(self.model_name)
+            )  # says how, even if a crash leaves nothing else
         return done
-
-    def _clear(self) -> None:
-        """Remove what an earlier call wrote, and nothing else, so that two calls never mix."""
-        written = [*self.folder.glob(f"{MAPS}/**/*.npy"), self.folder / MAPS / MAPS_INFO, self.folder / PREDICTIONS]
-        written += [*self.folder.glob(f"{OVERLAYS}/**/*.jpg"), *self.folder.glob(f"{MASKS}/**/*.png")]
-        for path in written:
-            path.unlink(missing_ok=True)
 
     def _check_settings(self) -> None:
         """Refuse to continue with other settings than those that the folder was written with."""
@@ -161,23 +125,20 @@ class _Output:
                 raise UsageError(f"{self.folder} was written with {', '.join(other)}. {advice}")
 
     def logged(self, images: Iterator[Prediction]) -> Iterator[Prediction]:
-        """Pass ``images`` on once they stand in ``predictions.jsonl``; maps.json follows at the end."""
+        """Pass ``images`` on once they stand in ``predictions.jsonl`` for good; maps.json follows at the end."""
         with (self.folder / PREDICTIONS).open("a", encoding="utf-8") as log:
             try:
                 for image in images:
-                    self._append(log, image)
+                    try:
+                        log.write(json_text(image.to_json()) + "\n")
+                        log.flush()
+                    except OSError as error:
+                        why = f"cannot write {log.name}: {error.strerror}"
+                        raise DataError(f"{why}. Free space, then use --resume.") from error
                     yield image
             finally:
                 if "map" in self.save:
-                    write_maps_info(self.folder / MAPS, self._describe(), self._map_images())
-
-    def _append(self, log: TextIO, image: Prediction) -> None:
-        """Add a line to the open ``predictions.jsonl``, for good."""
-        try:
-            log.write(json_text(image.to_json()) + "\n")
-            log.flush()
-        except OSError as error:
-            raise DataError(f"cannot write {log.name}: {error.strerror}. Free space, then use --resume.") from error
+                    write_maps_info(self.folder / MAPS, self.predictor.describe(self.model_name), self._map_images())
 
     def write(self, image_id: str, found: Prediction) -> Prediction:
         """Write the files of one image and return its prediction."""
@@ -207,6 +168,3 @@ class _Output:
             classes = dict.fromkeys((item.label, item.label_id) for item in image.predictions)  # one map per class
             labels, ids = (tuple(names) for names in zip(*classes, strict=True)) if classes else ((), ())
             yield image.id, MapImage(image.width, image.height, labels, ids)
-
-    def _describe(self) -> MapsInfo:
-        return self.predictor.describe(self.model_name)

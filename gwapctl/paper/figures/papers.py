@@ -18,7 +18,7 @@ from gwapctl.maps import MAPS
 from gwapctl.paper.figures.images import FigureImage
 from gwapctl.paper.figures.layout import Caption, Layout, Outline, Panel, Row
 from gwapctl.paper.figures.models import FigureModel
-from gwapctl.predict.classifier import Predictor, scale_warning
+from gwapctl.predict.classifier import ClassifierPredictor, scale_warning
 from gwapctl.predict.detector import DetectorPredictor
 from gwapctl.predict.prediction import Prediction
 
@@ -78,7 +78,7 @@ def figure_9(models: Sequence[FigureModel], images: Sequence[FigureImage], wishe
     """
     shown = models[0]
     if shown.model.detects:
-        predictor: DetectorPredictor | Predictor = shown.model.predictor()
+        predictor: DetectorPredictor | ClassifierPredictor = shown.model.predictor()
         method = "weight"
     else:
         predictor = _class_predictor(shown, wishes, note)
@@ -125,7 +125,7 @@ def _pair(models: Sequence[FigureModel]) -> tuple[FigureModel, FigureModel]:
 
 def _predictor(
     model: FigureModel, method: str, scales: tuple[int, ...] | None, note: Note, *, top_k: int = 1
-) -> Predictor:
+) -> ClassifierPredictor:
     classifier = model.classifier
     predictor = classifier.predictor(map=method, scales=scales, top_k=min(top_k, len(classifier.classes)))
     if warning := scale_warning(classifier.info, predictor.scales):
@@ -133,7 +133,7 @@ def _predictor(
     return predictor
 
 
-def _class_predictor(model: FigureModel, wishes: Wishes, note: Note) -> Predictor:
+def _class_predictor(model: FigureModel, wishes: Wishes, note: Note) -> ClassifierPredictor:
     """Return what finds several classes, each by a map of its own."""
     predictor = _predictor(model, wishes.map or model.map, wishes.scales, note, top_k=MOST_MAPS)
     if predictor.localizer.shared and wishes.map is None:
@@ -147,7 +147,7 @@ def _head(model: FigureModel, method: str) -> str:
     return f"{model.name}\n{MAPS[method].label}"
 
 
-def _find(predictor: Predictor | DetectorPredictor, image: FigureImage) -> Prediction:
+def _find(predictor: ClassifierPredictor | DetectorPredictor, image: FigureImage) -> Prediction:
     (found,) = predictor.find([image.pixels])
     return found
 
@@ -170,7 +170,7 @@ def _input(image: FigureImage) -> Panel:
     return Panel(draw_overlay(image.pixels, None, []), image.size, outlines, captions)
 
 
-def _map(image: FigureImage, predictor: Predictor) -> Panel:
+def _map(image: FigureImage, predictor: ClassifierPredictor) -> Panel:
     """Show the map of the most probable class, or the one for all classes."""
     found = _find(predictor, image)
     captions = () if found.shared else (Caption(_scored(found, found.classes[0])),)

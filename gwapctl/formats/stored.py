@@ -9,51 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
-
-from gwapctl import boxes
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError, GwapctlError, UsageError
-from gwapctl.images.decode import image_size, read_image
-from gwapctl.predict.images_of_maps import ImageFiles
-from gwapctl.predict.map_folder import MAPS, MapFolder, MapImage
-from gwapctl.predict.prediction import ClassPrediction, Prediction
+from gwapctl.images.decode import image_size
+from gwapctl.predict.cut import Cut, boxed_by, hottest_first, with_boxes
+from gwapctl.predict.image_index import ImageFiles
+from gwapctl.predict.map_folder import MAPS, MapFolder
+from gwapctl.predict.prediction import ClassPrediction, Heatmap, Prediction
 from gwapctl.predict.predictions import PREDICTIONS, read_predictions
-from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
+from gwapctl.regions import BoxRule, parse_box_rule
 from gwapctl.regions.rules import DEFAULT_RULE
 
 UNNAMED = "object"  # the class of a map that says no class
-NO_FILES: Mapping[str, Path] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a map becomes boxes: the rule, at most ``max_boxes`` per class, none under ``min_area`` of the map."""
-
-    rule: BoxRule
-    max_boxes: int = 1
-    min_area: float = 0.0
-
-    def regions(self, heatmap: npt.NDArray[np.generic], width: int, height: int) -> list[Region]:
-        """Return the regions of ``heatmap`` (h, w), their boxes in pixels of the image of ``width x height``."""
-        rows, columns = heatmap.shape
-        found = map_to_boxes(heatmap, self.rule, max_boxes=self.max_boxes, min_area=self.min_area)
-        return [replace(region, box=boxes.scale(region.box, columns, rows, width, height)[0]) for region in found]
-
-    def on_image(self, path: Path | None) -> Cut:
-        """Return the cut for the maps of the image at ``path``, which only a rule that needs it reads.
-
-        Raises:
-            DataError: it cannot be read.
-
-        """
-        if path is None or not self.rule.needs_image:
-            return self
-        return replace(self, rule=self.rule.on_image(read_image(path)))
 
 
 def predictions_file(path: Path) -> Path | None:
@@ -83,7 +52,7 @@ def recorded(file: Path) -> Iterator[Prediction]:
         raise DataError(f"{file} holds no image. Make it with: gwapctl localize IMAGES --out OUT.")
 
 
-def recut(file: Path, maps: MapFolder, cut: Cut, files: Mapping[str, Path] = NO_FILES) -> Iterator[Prediction]:
+def recut(file: Path, maps: MapFolder, cut: Cut, files: Mapping[str, Path]) -> Iterator[Prediction]:
     """Yield predictions with boxes cut anew from ``maps``; an image whose map cannot be used carries the error.
 
     ``files`` are the images by id, for a rule that looks at them.
@@ -103,18 +72,6 @@ def failed(item: Prediction, error: GwapctlError) -> Prediction:
     return replace(item, predictions=(), error=error)
 
 
-def with_boxes(item: Prediction, heatmaps: npt.NDArray[np.generic], channels: Sequence[int], cut: Cut) -> Prediction:
-    """Return ``item`` with boxes cut from ``heatmaps`` (C, h, w); prediction ``i`` is seen in channel ``channels[i]``.
-
-    The hottest box of a class keeps the class's score, others get the part of it that their mean heat has of the
-    hottest's. A class whose map shows nothing stays without a box.
-    """
-    regions = {channel: cut.regions(heatmaps[channel], item.width, item.height) for channel in set(channels)}
-    pairs = zip(item.predictions, channels, strict=True)
-    found = [placed for prediction, channel in pairs for placed in _boxes_of(prediction, regions[channel])]
-    return replace(item, predictions=tuple(found))
-
-
 def _best_of_class(predictions: Sequence[ClassPrediction]) -> tuple[ClassPrediction, ...]:
     best: dict[tuple[str, str], ClassPrediction] = {}
     for prediction in sorted(predictions, key=lambda prediction: -prediction.score):
@@ -122,41 +79,20 @@ def _best_of_class(predictions: Sequence[ClassPrediction]) -> tuple[ClassPredict
     return tuple(best.values())
 
 
-def _boxes_of(prediction: ClassPrediction, regions: list[Region]) -> Iterator[ClassPrediction]:
-    """Yield ``prediction`` once per region, the hottest first, or without a box if there is none."""
-    if not regions:
-        yield replace(prediction, box=None)
-    hottest = max((region.score for region in regions), default=0.0)
-    for region in _hottest_first(regions):
-        part = region.score / hottest if hottest > 0 else 1.0
-        yield _placed(prediction, region, prediction.score * part)
-
-
-def _hottest_first(regions: list[Region]) -> list[Region]:
-    return sorted(regions, key=lambda region: -region.score)
-
-
-def _placed(prediction: ClassPrediction, region: Region, score: float) -> ClassPrediction:
-    x0, y0, x1, y1 = boxes.to_list(region.box)
-    return replace(prediction, box=(x0, y0, x1, y1), score=score)
-
-
-def _channels(maps: MapFolder, item: Prediction) -> tuple[npt.NDArray[np.generic], list[int]]:
+def _channels(maps: MapFolder, item: Prediction) -> tuple[Heatmap, list[int]]:
     """Return the maps ``(C, h, w)`` of an image, and for each of its predictions which of them is its own.
 
     Raises:
         DataError: the map is missing or broken, or none is of that class.
 
     """
-    array = maps.load(item.id)
-    heatmaps = array[None] if array.ndim == 2 else array
+    heatmaps = maps.channels(item.id)
     if len(heatmaps) == 1:
         return heatmaps, [0] * len(item.predictions)
-    about = maps.about(item.id)
-    ids = about.label_ids or about.labels
-    matcher = ClassMatcher([ClassName(label, label_id) for label, label_id in zip(about.labels, ids, strict=True)])
+    classes = maps.about(item.id).classes
+    matcher = ClassMatcher([ClassName(label, label_id) for label, label_id in classes])
     channels = [matcher.index(prediction.label, prediction.label_id) for prediction in item.predictions]
-    if len(ids) == len(heatmaps) and FOREIGN not in channels:
+    if len(classes) == len(heatmaps) and FOREIGN not in channels:
         return heatmaps, channels
     lost = item.predictions[channels.index(FOREIGN) if FOREIGN in channels else 0]
     raise DataError(
@@ -180,37 +116,28 @@ def from_maps(maps: MapFolder, cut: Cut, images: ImageFiles) -> Iterator[Predict
 
 
 def _from_map(item: Prediction, maps: MapFolder, cut: Cut, images: ImageFiles) -> Prediction:
-    array = maps.load(item.id)
-    channels = array[None] if array.ndim == 2 else array
+    heatmaps = maps.channels(item.id)
     about = maps.about(item.id)
     image = images.find(item.id)
     if images.folder is not None and image is None:
         raise DataError(f"no image below the given folder fits the map {item.id!r}.")
-    width, height = (about.width, about.height) if about.width else (channels.shape[2], channels.shape[1])
+    width, height = (about.width, about.height) if about.width else (heatmaps.shape[2], heatmaps.shape[1])
     if image is not None:
         width, height = image_size(image.path)
         item = replace(item, image=image.path.as_posix(), id=image.id)
         cut = cut.on_image(image.path)
-    regions = [cut.regions(channel, width, height) for channel in channels]
+    count, classes = len(heatmaps), about.classes
+    if not classes:
+        classes = ((UNNAMED, UNNAMED),) if count == 1 else tuple((str(i), str(i)) for i in range(count))
+    if count not in (1, len(classes)):
+        raise DataError(f"{item.id!r} has {count} maps but maps.json names {len(classes)} classes for it.")
+    regions = [hottest_first(cut.regions(heatmap, width, height)) for heatmap in heatmaps]
     predictions = [
-        _placed(ClassPrediction(label, label_id, 0.0), region, region.score)
-        for label, label_id, channel in _labels(about, len(channels), item.id)
-        for region in _hottest_first(regions[channel])
+        boxed_by(ClassPrediction(label, label_id, 0.0), region, region.score)
+        for index, (label, label_id) in enumerate(classes)
+        for region in regions[min(index, count - 1)]
     ]
     return replace(item, width=width, height=height, predictions=tuple(predictions))
-
-
-def _labels(about: MapImage, channels: int, image_id: str) -> list[tuple[str, str, int]]:
-    """Return (label, label id, channel) of every class that the maps of an image show."""
-    if not about.labels:
-        return [(UNNAMED, UNNAMED, 0)] if channels == 1 else [(str(i), str(i), i) for i in range(channels)]
-    if channels not in (1, len(about.labels)):
-        raise DataError(f"{image_id!r} has {channels} maps but maps.json names {len(about.labels)} classes for it.")
-    ids = about.label_ids or about.labels
-    return [
-        (label, label_id, min(index, channels - 1))
-        for index, (label, label_id) in enumerate(zip(about.labels, ids, strict=True))
-    ]
 
 
 def confident(items: Iterator[Prediction], min_score: float) -> Iterator[Prediction]:
@@ -220,7 +147,7 @@ def confident(items: Iterator[Prediction], min_score: float) -> Iterator[Predict
 
 
 @dataclass(frozen=True)
-class Source:
+class BoxStream:
     """Images to export: ``items`` come one at a time, ``total`` (None: unknown) of them, made as ``about`` says."""
 
     items: Iterator[Prediction]
@@ -229,7 +156,7 @@ class Source:
     warning: str = ""
 
 
-def open_source(
+def open_stored(
     path: Path,
     *,
     rule: BoxRule | None = None,
@@ -237,7 +164,7 @@ def open_source(
     max_boxes: int | None = None,
     min_area: float | None = None,
     images: Path | None = None,
-) -> Source | None:
+) -> BoxStream | None:
     """Find out what ``path`` holds: predictions, whose boxes are cut anew if anything is asked, or maps, or neither.
 
     None for ``rule`` is the one that was recorded, else ``paper20``; ``refine`` is put on top of it.
@@ -255,7 +182,7 @@ def open_source(
     if file is not None and not file.is_file():
         raise DataError(f"{file} does not exist. Make it with: gwapctl localize IMAGES --out OUT.")
     if file is not None and all(asked is None for asked in (rule, refine, max_boxes, min_area)):
-        return Source(recorded(file), _count(file), f"the boxes recorded in {file}")
+        return BoxStream(recorded(file), _count(file), f"the boxes recorded in {file}")
     folder = path if file is None else file.parent / MAPS
     if not holds_maps(folder):
         if file is None:
@@ -270,18 +197,14 @@ def open_source(
     about = f"boxes by {rule.name} from the maps of {maps.path}"
     below = ImageFiles(images)
     if file is not None:
-        files = below.needed(_paths(file), rule.name) if rule.needs_image else NO_FILES
-        return Source(recut(file, maps, cut, files), _count(file), about)
+        seen = ((item.id, item.image) for item in recorded(file) if item.error is None and item.predictions)
+        files = below.needed(seen, rule.name) if rule.needs_image else {}
+        return BoxStream(recut(file, maps, cut, files), _count(file), about)
     if rule.needs_image:
         below.needed(((image_id, "") for image_id in maps.ids()), rule.name)
     known = images is not None or bool(maps.info.images)
     warning = "" if known else f"{maps.path} does not say how large its images are: boxes are in pixels of the maps."
-    return Source(from_maps(maps, cut, below), len(maps.ids()), about, warning)
-
-
-def _paths(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield id and recorded path of every image in which something was found."""
-    return ((item.id, item.image) for item in recorded(file) if item.error is None and item.predictions)
+    return BoxStream(from_maps(maps, cut, below), len(maps.ids()), about, warning)
 
 
 def _count(file: Path) -> int | None:
