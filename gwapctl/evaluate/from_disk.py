@@ -21,7 +21,6 @@ from gwapctl.files import open_text
 from gwapctl.formats.tables import COLUMNS
 from gwapctl.images.decode import image_size
 from gwapctl.images.files import same_name
-from gwapctl.predict.cut import Cut
 from gwapctl.predict.image_index import ImageFiles, ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage
 from gwapctl.predict.prediction import ANY, Box, ClassPrediction, Heatmap, Prediction, merge
@@ -48,28 +47,20 @@ def from_maps(
         UsageError: the rule needs the images, and one is not there.
 
     """
-    maps = MapFolder(folder)
+    maps, samples, notes = MapFolder(folder), ground_truth.samples, list[str]()
     cut = rule_for(ground_truth, box_rule, refine, maps.info.box_rule or DEFAULT_RULE)
-    found = Predictions((), maps.info.model or str(folder), reading_options(maps.info.reading, cut))
-    found.items = _maps_of(maps, folder, ground_truth, cut, images, found.notes)
-    return found
-
-
-def _maps_of(
-    maps: MapFolder, folder: Path, ground_truth: GroundTruth, cut: Cut | None, images: Path | None, notes: list[str]
-) -> Iterator[Prediction]:
-    samples = ground_truth.samples
     stored = _find_maps(samples, maps)
     matcher = ClassMatcher(ground_truth.dataset.classes)
     file = next((path for beside in (folder, folder.parent) if (path := beside / PREDICTIONS).is_file()), None)
     recorded = {} if file is None else _read_predictions(file, ground_truth, notes)
     files = {} if cut is None or not cut.rule.needs_image else _image_files(file, samples, cut.rule.name, images)
-    for sample, image_id in zip(samples, stored, strict=True):
+
+    def prediction(sample: BoxedSample, image_id: str) -> Prediction:
         about = maps.about(image_id)
         width, height = _original_size(sample, about.width, about.height)
         by_class = _maps_by_class(maps, image_id, about, matcher)
         seen = None if cut is None else cut.on_image(files.get(sample.id))
-        yield replace(
+        return replace(
             recorded.get(sample.id) or Prediction(sample.id, 0, 0),
             width=width,
             height=height,
@@ -77,6 +68,9 @@ def _maps_of(
             boxes_by_class=boxes_from_maps(by_class, seen, width, height, sample.labels),
             detections=None,
         )
+
+    options = reading_options(maps.info.reading, cut)
+    return Predictions(map(prediction, samples, stored), maps.info.model or str(folder), options, notes)
 
 
 def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
@@ -89,13 +83,7 @@ def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
         DataError: the file is broken, or has no image of the samples, or no class of the data set.
 
     """
-    found = Predictions((), str(file))
-    found.items = _boxes_of(file, ground_truth, found.notes)
-    return found
-
-
-def _boxes_of(file: Path, ground_truth: GroundTruth, notes: list[str]) -> Iterator[Prediction]:
-    dataset, samples = ground_truth.dataset, ground_truth.samples
+    dataset, samples, notes = ground_truth.dataset, ground_truth.samples, list[str]()
     images = _read_predictions(file, ground_truth, notes)
     if not images:
         raise DataError(f"{file} has no image of {dataset.name}: expected names like {samples[0].id!r}.")
@@ -105,13 +93,15 @@ def _boxes_of(file: Path, ground_truth: GroundTruth, notes: list[str]) -> Iterat
             f"{some(item.name for item in dataset.classes)}. Give the data set that the boxes are for."
         )
     detects = any(found.detections is not None and len(found.detections.boxes) > 1 for found in images.values())
-    nothing = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
-    for sample in samples:
-        found = images.get(sample.id)
-        if found is None:
-            found = Prediction(sample.id, 0, 0, ranked=(), boxes_by_class={ANY: nothing.boxes}, detections=nothing)
+    none = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
+    nothing = Prediction("", 0, 0, ranked=(), boxes_by_class={ANY: none.boxes}, detections=none)
+
+    def prediction(sample: BoxedSample) -> Prediction:
+        found = images.get(sample.id, nothing)
         width, height = _original_size(sample, found.width, found.height)
-        yield replace(found, width=width, height=height, detections=found.detections if detects else None)
+        return replace(found, width=width, height=height, detections=found.detections if detects else None)
+
+    return Predictions(map(prediction, samples), str(file), notes=notes)
 
 
 def _find_maps(samples: Sequence[BoxedSample], maps: MapFolder) -> list[str]:
@@ -161,12 +151,7 @@ def _image_files(
 
 
 def _read_predictions(file: Path, ground_truth: GroundTruth, notes: list[str]) -> dict[str, Prediction]:
-    """Return the predictions by sample id, in the data set's classes, of those images that are among the samples.
-
-    Raises:
-        DataError: an image failed, or two images fit one sample.
-
-    """
+    """Return the predictions by sample id, in the data set's classes, of those images that are among the samples."""
     dataset = ground_truth.dataset
     images = _stored_images(file, ground_truth.samples, notes)
     for image in images.values():
@@ -247,12 +232,7 @@ def _in_classes_of(dataset: Dataset, image: Prediction, matcher: ClassMatcher) -
 
 
 def _read_csv(file: Path) -> Iterator[Prediction]:
-    """Yield the images of a table of boxes as ``gwapctl boxes --format csv`` writes it, one image per row.
-
-    Raises:
-        DataError: a column is missing, or a cell is not a number.
-
-    """
+    """Yield the images of a table of boxes as ``gwapctl boxes --format csv`` writes it, one image per row."""
     with open_text(file, newline="") as lines:
         rows = csv.DictReader(lines)
         try:

@@ -75,10 +75,6 @@ def predictions_from_model(
 
     One map per image where it stands for all classes, otherwise those of the classes present and of the five best. A
     head that sees boxes gets the union of all objects of an image, difficult ones included.
-
-    Raises:
-        DataError: the classes do not match, or an image cannot be read.
-
     """
     from gwapctl.predict.threads import in_threads
 

@@ -6,6 +6,7 @@ never look at the image. The floors of top-1 and top-5 localization use the judg
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray, iou
+from gwapctl.boxes import FloatArray, iou, to_list
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.detections import add_detections, detection_rows
-from gwapctl.evaluate.examples import Examples
 from gwapctl.evaluate.ground_truth import Annotation, Masks
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, class_row
@@ -27,13 +27,14 @@ from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, 
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
-from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization
+from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization, best_iou
 from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions.components import BoolMask, FloatMap, normalise, resize_map
 
 SURE = 0.5  # a class counts as predicted above this score
 TOP = 5
+EXAMPLES = 12  # of the best and of the worst: more than a report shows, because images may have moved
 ONE_THRESHOLD = np.zeros(1)  # a floor's box is the same at every threshold
 
 
@@ -52,7 +53,7 @@ class PaperProtocol:
         self._judged = _Candidate(dataset.multi_label)
         self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
         self._predicted, self._predicted_iou = FMeasure(), ForegroundIoU()
-        self._examples = Examples()
+        self._examples = _Examples()
         self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
         self._images = np.zeros(len(dataset.classes), np.int64)
         self._n = self._n_degenerate = self._blacklisted = 0
@@ -155,11 +156,7 @@ class PaperProtocol:
         )
 
     def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
-        parts = [
-            self._classification.per_class(),
-            self._judged.gt_known.per_class(),
-            detection_rows(self._detections),
-        ]
+        parts = [self._classification.per_class(), self._judged.gt_known.per_class(), detection_rows(self._detections)]
         rows = []
         for label in np.flatnonzero(self._images).tolist():
             numbers = {key: value for part in parts for key, value in part.get(label, {}).items() if key not in omitted}
@@ -246,6 +243,35 @@ class _Omissions:
         }
         counts = {need: self._lacking[need] for need in why}
         return {need: f"{count} of {self._n} images are {why[need]}" for need, count in counts.items() if count}
+
+
+class _Examples:
+    """Keeps the images with the highest and the lowest IoU; of equals those that came first."""
+
+    def __init__(self) -> None:
+        self._best: list[tuple[float, int, dict[str, Any]]] = []
+        self._worst: list[tuple[float, int, dict[str, Any]]] = []
+        self._n = 0
+
+    def update(self, sample: BoxedSample, label: str, box: FloatArray | None, objects: FloatArray) -> None:
+        """Look at one image: the box (4,) found for the class called ``label``, and the true ``objects`` (N, 4)."""
+        iou = best_iou(box, objects)
+        self._n += 1
+        example = {
+            "image": sample.id,
+            "path": sample.path.as_posix(),
+            "label": label,
+            "iou": iou,
+            "box": None if box is None else to_list(box),
+            "truth": [to_list(item) for item in objects],
+        }
+        for heap, worth in ((self._best, iou), (self._worst, -iou)):
+            (heapq.heappush if len(heap) < EXAMPLES else heapq.heappushpop)(heap, (worth, -self._n, example))
+
+    def chosen(self) -> list[dict[str, Any]]:
+        """Return the examples, the best first, each image once."""
+        every = {example["image"]: example for _, _, example in [*self._worst, *self._best]}
+        return sorted(every.values(), key=lambda example: -example["iou"])
 
 
 def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:

@@ -31,7 +31,7 @@ class Predictions:
         items: the predictions, one at a time.
         name: what the result calls the model.
         options: how it was run, for the record; None: not said.
-        notes: what a reader of the result must know; ``items`` may add to it as they come.
+        notes: what a reader of the result must know.
         detector: all boxes are judged by average precision, and nothing else is.
 
     """

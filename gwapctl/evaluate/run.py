@@ -143,11 +143,7 @@ def _evaluate_on(
         found = from_boxes(subject.path, ground_truth)
     elif subject.kind == "maps":
         found = from_maps(
-            subject.path,
-            ground_truth,
-            box_rule=options.box_rule,
-            refine=options.refine,
-            images=options.images,
+            subject.path, ground_truth, box_rule=options.box_rule, refine=options.refine, images=options.images
         )
     else:
         model = load_model(subject.path, device=options.device, precision=options.precision)
@@ -161,11 +157,12 @@ def _evaluate_on(
                 split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
                 asked = replace(ground_truth, split=split, samples=held_out)
                 chosen = calibrate(localizer, asked, subject.path, refine=options.refine, progress=progress)
+            rule = chosen.get("box_rule") or options.box_rule
             found = from_model(
                 localizer,
                 ground_truth,
                 name=subject.name,
-                box_rule=chosen.get("box_rule") or options.box_rule,
+                box_rule=rule,
                 refine=options.refine,
                 workers=options.workers,
             )
@@ -198,12 +195,13 @@ def evaluate_predictions(
     >>> from gwapctl.boxes import Detections, as_boxes
     >>> from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
     >>> from gwapctl.evaluate import from_detections
-    >>> dataset, label = Dataset(), np.array([0])
-    >>> dataset.name, dataset.classes = "pets", (ClassName("cat", "n02123045"),)
-    >>> box = as_boxes([8, 4, 40, 30])
+    >>> class Pets(Dataset):
+    ...     name, classes, multi_label = "pets", (ClassName("cat", "n02123045"),), True
+    ...     splits = boxed_samples = None
+    >>> box, label = as_boxes([8, 4, 40, 30]), np.array([0])
     >>> sample = BoxedSample("a.jpg", Path("a.jpg"), (0,), (), (80, 60), box, label, np.array([False]))
     >>> found = from_detections([Detections(box, np.array([0.9]), label)], "mine")
-    >>> evaluate_predictions(found, GroundTruth(dataset, "val", [sample])).metrics["det_map_area"]
+    >>> evaluate_predictions(found, GroundTruth(Pets(), "val", [sample])).metrics["det_map_area"]
     100.0
 
     Args:

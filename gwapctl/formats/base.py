@@ -64,15 +64,15 @@ def class_table(found: Iterable[tuple[str, str]], listed: Sequence[str] | None =
     """
     if listed is None:
         return _by_alphabet(set(found))
-    source = f"the list of classes {listed.file}" if isinstance(listed, ClassList) else "the list of classes"
+    where = f"the list of classes {listed.file}" if isinstance(listed, ClassList) else "the list of classes"
     twice = next((name for name, count in Counter(listed).items() if count > 1), None)
     if twice is not None:
-        raise UsageError(f"{source} names a class twice: {twice!r}. Name each once.")
+        raise UsageError(f"{where} names a class twice: {twice!r}. Name each once.")
     matcher = ClassMatcher([ClassName(name, name) for name in listed])
     numbers = {pair: matcher.index(*pair) for pair in sorted(set(found))}
     missing = next((pair for pair, number in numbers.items() if number == FOREIGN), None)
     if missing is not None:
-        raise UsageError(f"class {missing[0]!r} (id {missing[1]!r}) is not in {source}. Add it there.")
+        raise UsageError(f"class {missing[0]!r} (id {missing[1]!r}) is not in {where}. Add it there.")
     return ClassTable(tuple(_one_line(name) for name in listed), numbers)
 
 

@@ -6,7 +6,7 @@ Cut anew means: another box rule, more boxes per class or a smallest area, found
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,40 +52,33 @@ def recorded(file: Path) -> Iterator[Prediction]:
         raise DataError(f"{file} holds no image. Make it with: gwapctl localize IMAGES --out OUT.")
 
 
-def recut(file: Path, maps: MapFolder, cut: Cut, files: Mapping[str, Path]) -> Iterator[Prediction]:
-    """Yield predictions with boxes cut anew from ``maps``; an image whose map cannot be used carries the error.
-
-    ``files`` are the images by id, for a rule that looks at them.
-    """
-    for item in recorded(file):
-        if item.error is None and item.predictions:
-            item = replace(item, predictions=_best_of_class(item.predictions))
-            try:
-                item = with_boxes(item, *_channels(maps, item), cut.on_image(files.get(item.id)))
-            except DataError as error:
-                item = failed(item, error)
-        yield item
-
-
 def failed(item: Prediction, error: GwapctlError) -> Prediction:
     """Return ``item`` without predictions, saying why."""
     return replace(item, predictions=(), error=error)
 
 
-def _best_of_class(predictions: Sequence[ClassPrediction]) -> tuple[ClassPrediction, ...]:
+def _each(items: Iterable[Prediction], cut_anew: Callable[[Prediction], Prediction]) -> Iterator[Prediction]:
+    """Yield images with boxes cut anew; one whose map cannot be used carries the error."""
+    for item in items:
+        try:
+            yield cut_anew(item)
+        except DataError as error:
+            yield failed(item, error)
+
+
+def _recut(item: Prediction, maps: MapFolder, cut: Cut, files: Mapping[str, Path]) -> Prediction:
+    """Return an image with the best prediction of each class boxed anew; ``files`` are for a rule that sees images."""
+    if item.error is not None or not item.predictions:
+        return item
     best: dict[tuple[str, str], ClassPrediction] = {}
-    for prediction in sorted(predictions, key=lambda prediction: -prediction.score):
+    for prediction in sorted(item.predictions, key=lambda prediction: -prediction.score):
         best.setdefault((prediction.label, prediction.label_id), prediction)
-    return tuple(best.values())
+    item = replace(item, predictions=tuple(best.values()))
+    return with_boxes(item, *_channels(maps, item), cut.on_image(files.get(item.id)))
 
 
 def _channels(maps: MapFolder, item: Prediction) -> tuple[Heatmap, list[int]]:
-    """Return the maps ``(C, h, w)`` of an image, and for each of its predictions which of them is its own.
-
-    Raises:
-        DataError: the map is missing or broken, or none is of that class.
-
-    """
+    """Return the maps ``(C, h, w)`` of an image, and for each of its predictions which of them is its own."""
     heatmaps = maps.channels(item.id)
     if len(heatmaps) == 1:
         return heatmaps, [0] * len(item.predictions)
@@ -101,21 +94,12 @@ def _channels(maps: MapFolder, item: Prediction) -> tuple[Heatmap, list[int]]:
     )
 
 
-def from_maps(maps: MapFolder, cut: Cut, images: ImageFiles) -> Iterator[Prediction]:
-    """Yield the boxes of maps that come without predictions. A box's score is its mean heat, in 0..1.
-
-    Classes and sizes are those of ``maps.json``; without it a single map shows an ``object``, channel ``i`` shows
-    class ``i``, and the size is that of the image among ``images``, or the map's own if no folder of them is given.
-    """
-    for image_id in maps.ids():
-        item = Prediction(image_id, 0, 0, maps.info.model, maps.info.reading.scales)
-        try:
-            yield _from_map(item, maps, cut, images)
-        except DataError as error:
-            yield failed(item, error)
-
-
 def _from_map(item: Prediction, maps: MapFolder, cut: Cut, images: ImageFiles) -> Prediction:
+    """Return the boxes of a map that comes without predictions. A box's score is its mean heat, in 0..1.
+
+    Classes and size are those of ``maps.json``; without it a single map shows an ``object``, channel ``i`` shows class
+    ``i``, and the size is that of the image among ``images``, or the map's own if no folder of them is given.
+    """
     heatmaps = maps.channels(item.id)
     about = maps.about(item.id)
     image = images.find(item.id)
@@ -199,12 +183,14 @@ def open_stored(
     if file is not None:
         seen = ((item.id, item.image) for item in recorded(file) if item.error is None and item.predictions)
         files = below.needed(seen, rule.name) if rule.needs_image else {}
-        return BoxStream(recut(file, maps, cut, files), _count(file), about)
+        return BoxStream(_each(recorded(file), lambda item: _recut(item, maps, cut, files)), _count(file), about)
     if rule.needs_image:
         below.needed(((image_id, "") for image_id in maps.ids()), rule.name)
     known = images is not None or bool(maps.info.images)
     warning = "" if known else f"{maps.path} does not say how large its images are: boxes are in pixels of the maps."
-    return BoxStream(from_maps(maps, cut, below), len(maps.ids()), about, warning)
+    ids, info = maps.ids(), maps.info
+    items = (Prediction(image_id, 0, 0, info.model, info.reading.scales) for image_id in ids)
+    return BoxStream(_each(items, lambda item: _from_map(item, maps, cut, below)), len(ids), about, warning)
 
 
 def _count(file: Path) -> int | None:

@@ -46,43 +46,28 @@ def localize_inputs(
         DataError: a file cannot be written.
 
     """
+    from gwapctl.predict.threads import in_threads
+
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
     todo = [item for item in inputs if item.id not in done]
+
+    def recorded(image_id: str, found: Prediction) -> Prediction:
+        map_file = output.write(image_id, found) if output else None
+        items = tuple(replace(item, map=map_file) for item in found.predictions) if map_file else found.predictions
+        return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id)
+
+    def work(items: list[ImageInput]) -> list[Prediction]:
+        results = predictor.find([item.path for item in items])
+        return [recorded(item.id, found) for item, found in zip(items, results, strict=True)]
+
+    images = in_threads(work, todo, chunk=predictor.batch_size, workers=workers)
     failed = 0
-    images = _stream(predictor, model_name, todo, output, workers)
     for count, image in enumerate(output.logged(images) if output else images, start=1):
         failed += image.error is not None
         if progress:
             progress(Progress(count, len(todo), "images", f"{failed} failed" if failed else ""))
         yield image
-
-
-def _stream(
-    predictor: Predictor,
-    model_name: str,
-    inputs: Sequence[ImageInput],
-    output: _Output | None,
-    workers: int | None,
-) -> Iterator[Prediction]:
-    from gwapctl.predict.threads import in_threads
-
-    def work(items: list[ImageInput]) -> list[Prediction]:
-        results = predictor.find([item.path for item in items])
-        return [
-            output.write(item.id, found) if output else _recorded(predictor, model_name, item.id, found, None)
-            for item, found in zip(items, results, strict=True)
-        ]
-
-    return in_threads(work, inputs, chunk=predictor.batch_size, workers=workers)
-
-
-def _recorded(
-    predictor: Predictor, model_name: str, image_id: str, found: Prediction, map_file: str | None
-) -> Prediction:
-    """Return what ``predictions.jsonl`` says about an image."""
-    items = tuple(replace(item, map=map_file) for item in found.predictions) if map_file else found.predictions
-    return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id)
 
 
 @dataclass(frozen=True)
@@ -107,9 +92,8 @@ class _Output:
         if done:
             self._check_settings()
         if "map" in self.save and not (self.folder / MAPS / MAPS_INFO).exists():
-            write_maps_info(
-                self.folder / MAPS, self.predictor.describe(self.model_name)
-            )  # says how, even if a crash leaves nothing else
+            # says how they are made, even if a crash leaves nothing else
+            write_maps_info(self.folder / MAPS, self.predictor.describe(self.model_name))
         return done
 
     def _check_settings(self) -> None:
@@ -140,18 +124,19 @@ class _Output:
                 if "map" in self.save:
                     write_maps_info(self.folder / MAPS, self.predictor.describe(self.model_name), self._map_images())
 
-    def write(self, image_id: str, found: Prediction) -> Prediction:
-        """Write the files of one image and return its prediction."""
+    def write(self, image_id: str, found: Prediction) -> str | None:
+        """Write the files of one image and return the name of its map below the folder, if it has one."""
+        if found.error is not None:
+            return None
         map_file = None
-        if found.error is None:
-            if "map" in self.save and len(found.maps):
-                maps = found.maps[0] if found.shared or len(found.maps) == 1 else found.maps
-                map_file = write_map(self.folder / MAPS, image_id, maps).relative_to(self.folder).as_posix()
-            if "overlay" in self.save:
-                draw.write_jpeg(self.folder / OVERLAYS / f"{image_id}.jpg", found.plot())
-            if "mask" in self.save and len(found.maps):
-                draw.write_png(self.folder / MASKS / f"{image_id}.png", self._mask(found))
-        return _recorded(self.predictor, self.model_name, image_id, found, map_file)
+        if "map" in self.save and len(found.maps):
+            maps = found.maps[0] if found.shared or len(found.maps) == 1 else found.maps
+            map_file = write_map(self.folder / MAPS, image_id, maps).relative_to(self.folder).as_posix()
+        if "overlay" in self.save:
+            draw.write_jpeg(self.folder / OVERLAYS / f"{image_id}.jpg", found.plot())
+        if "mask" in self.save and len(found.maps):
+            draw.write_png(self.folder / MASKS / f"{image_id}.png", self._mask(found))
+        return map_file
 
     def _mask(self, found: Prediction) -> np.ndarray:
         """Return the largest component of the best class's foreground as 0 and 255, ``(H, W)`` in original pixels."""

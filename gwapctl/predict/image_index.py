@@ -63,16 +63,15 @@ def _first(table: Mapping[str, str | None], *names: str) -> str | None:
 
 
 class ImageFiles:
-    """The images below ``folder``, None: none are named."""
+    """The images below ``folder``, None: none are named.
+
+    Raises:
+        UsageError: the folder does not exist.
+        DataError: it holds no image.
+
+    """
 
     def __init__(self, folder: Path | None) -> None:
-        """List the folder.
-
-        Raises:
-            UsageError: it does not exist.
-            DataError: it holds no image.
-
-        """
         self.folder = folder
         self._below = {} if folder is None else {entry.id: entry for entry in find_inputs([str(folder)])}
         self._index = ImageIndex(self._below)

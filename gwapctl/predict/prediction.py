@@ -178,18 +178,18 @@ class Prediction:
         return {"schema_version": SCHEMA_VERSION, **_PREDICTION.dump_python(self, mode="json", include=set(RECORDED))}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], source: str = "prediction") -> Prediction:
-        """Read a document; fields that this version does not know are ignored. ``source`` names it in errors.
+    def from_json(cls, document: Mapping[str, Any], file: str = "prediction") -> Prediction:
+        """Read a document; fields that this version does not know are ignored. ``file`` names it in errors.
 
         Raises:
             DataError: a newer schema, a missing field or a value of the wrong type.
 
         """
-        check_schema(document, source)
+        check_schema(document, file)
         try:
             return _PREDICTION.validate_python({key: document[key] for key in RECORDED if key in document})
         except ValidationError as error:
-            raise DataError(f"{source}: {first_problem(error)}.") from error
+            raise DataError(f"{file}: {first_problem(error)}.") from error
 
     @field_validator("error", mode="before")
     @classmethod
@@ -219,8 +219,8 @@ def load(source: Source) -> ImageArray:
     return source if isinstance(source, np.ndarray) else read_image(Path(source))
 
 
-def merge(parts: Sequence[Prediction], source: str) -> Prediction:
-    """Return what ``source`` says about one image in several places, each prediction once.
+def merge(parts: Sequence[Prediction], file: str) -> Prediction:
+    """Return what ``file`` says about one image in several places, each prediction once.
 
     Of an image that failed and of another try of it, the one that worked counts.
 
@@ -232,19 +232,19 @@ def merge(parts: Sequence[Prediction], source: str) -> Prediction:
     sizes = dict.fromkeys((part.width, part.height) for part in worked if part.width and part.height)
     if len(sizes) > 1:
         stated = " and ".join(f"{width} x {height}" for width, height in sizes)
-        raise DataError(f"{source} says of {parts[0].image} that it is {stated}. Correct its size.")
+        raise DataError(f"{file} says of {parts[0].image} that it is {stated}. Correct its size.")
     width, height = next(iter(sizes), (0, 0))
     predictions = dict.fromkeys(prediction for part in worked for prediction in part.predictions)
     return replace(worked[0], width=width, height=height, predictions=tuple(predictions))
 
 
-def check_schema(document: object, source: str) -> None:
+def check_schema(document: object, file: str) -> None:
     """Raise ``DataError`` unless ``document`` is a JSON object of a schema version that we read."""
     if not isinstance(document, Mapping):
-        raise DataError(f"{source}: expected a JSON object, found {type(document).__name__}.")
+        raise DataError(f"{file}: expected a JSON object, found {type(document).__name__}.")
     version = document.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        raise DataError(f"{source}: schema_version {version!r} is not {SCHEMA_VERSION}. Update gwapctl to read it.")
+        raise DataError(f"{file}: schema_version {version!r} is not {SCHEMA_VERSION}. Update gwapctl to read it.")
 
 
 def first_problem(error: ValidationError) -> str:
