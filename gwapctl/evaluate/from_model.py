@@ -78,6 +78,7 @@ def predictions_from_model(
     """
     from gwapctl.predict.threads import in_threads
 
+    dataset, blind = ground_truth.dataset, not sees_boxes(localizer)
     match = _match(localizer.model.info.classes, ground_truth, name)
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
 
@@ -88,12 +89,25 @@ def predictions_from_model(
     def work(part: list[BoxedSample]) -> list[Prediction]:
         images, cuts = zip(*(seen(sample) for sample in part), strict=True)
         wanted = [[of_model[label] for label in sample.labels] for sample in part]
-        regions = object_regions(localizer, part, images)
+        sizes = [(image.width, image.height) for image in images]
+        pairs = zip(part, sizes, strict=True)
+        regions = None if blind else [boxes_mask(sample.boxes, *size).astype(np.uint8) for sample, size in pairs]
         results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP, regions=regions)
-        return [
-            _prediction(result, match, len(ground_truth.dataset.classes), own, sample, (image.width, image.height))
-            for sample, image, own, result in zip(part, images, cuts, results, strict=True)
-        ]
+        return [prediction(*row) for row in zip(results, cuts, part, sizes, strict=True)]
+
+    def prediction(result: MapResult, seen: Cut | None, sample: BoxedSample, size: tuple[int, int]) -> Prediction:
+        labels = [ANY] if result.shared else match[list(result.classes)].tolist()
+        maps = {label: result.heatmap(index) for index, label in enumerate(labels) if label != FOREIGN}
+        best = np.argsort(-result.probabilities, kind="stable")[:TOP]
+        return Prediction(
+            sample.path.as_posix(),
+            *size,
+            id=sample.id,
+            probabilities=spread(result.probabilities.astype(np.float64), match, len(dataset.classes)),
+            ranked=tuple(match[best].tolist()),
+            maps_by_class=maps,
+            boxes_by_class=boxes_from_maps(maps, seen, *size, sample.labels),
+        )
 
     yield from in_threads(work, ground_truth.samples, chunk=localizer.batch_size, workers=workers)
 
@@ -109,38 +123,6 @@ def sees_boxes(localizer: Localizer) -> bool:
     return cast("Head", localizer.model.head).sees_boxes
 
 
-def object_regions(
-    localizer: Localizer, samples: Sequence[BoxedSample], images: Sequence[PreparedImage]
-) -> list[npt.NDArray[np.uint8]] | None:
-    """Return the union (H, W) of all objects of each image for a head that sees boxes, None for any other."""
-    if not sees_boxes(localizer):
-        return None
-    pairs = zip(samples, images, strict=True)
-    return [boxes_mask(sample.boxes, image.width, image.height).astype(np.uint8) for sample, image in pairs]
-
-
-def _prediction(
-    result: MapResult,
-    match: npt.NDArray[np.int64],
-    classes: int,
-    cut: Cut | None,
-    sample: BoxedSample,
-    size: tuple[int, int],
-) -> Prediction:
-    labels = [ANY] if result.shared else match[list(result.classes)].tolist()
-    maps = {label: result.heatmap(index) for index, label in enumerate(labels) if label != FOREIGN}
-    best = np.argsort(-result.probabilities, kind="stable")[:TOP]
-    return Prediction(
-        sample.path.as_posix(),
-        *size,
-        id=sample.id,
-        probabilities=spread(result.probabilities.astype(np.float64), match, classes),
-        ranked=tuple(match[best].tolist()),
-        maps_by_class=maps,
-        boxes_by_class=boxes_from_maps(maps, cut, *size, sample.labels),
-    )
-
-
 def from_detector(
     predictor: DetectorPredictor, ground_truth: GroundTruth, *, name: str, workers: int | None = None
 ) -> Predictions:
@@ -150,27 +132,21 @@ def from_detector(
         DataError: model and data set share no classes, or an image cannot be read.
 
     """
-    info = predictor.reader.info
-    options = {
-        "short_side": info.short_side,
-        "long_side": info.long_side,
-        "precision": predictor.reader.precision,
-        "box_subset": info.provenance.get("box_subset"),  # the images whose boxes it was trained with
-    }
-    return from_detections(_detections(predictor, ground_truth, name, workers), name, options)
-
-
-def _detections(
-    predictor: DetectorPredictor, ground_truth: GroundTruth, name: str, workers: int | None
-) -> Iterator[Detections]:
-    """Yield what is found in each image, in the data set's classes; foreign ones are negative."""
     from gwapctl.predict.threads import in_threads
 
-    match = _match(predictor.reader.info.classes, ground_truth, name)
+    reader, info = predictor.reader, predictor.reader.info
+    match = _match(info.classes, ground_truth, name)
 
     def work(part: list[BoxedSample]) -> list[Detections]:
         images = [read_image(sample.path) for sample in part]
-        found = predictor.reader.run(images, batch_size=predictor.batch_size)
+        found = reader.run(images, batch_size=predictor.batch_size)
         return [Detections(item.boxes, item.scores, match[item.labels]) for item in found]
 
-    yield from in_threads(work, ground_truth.samples, chunk=predictor.batch_size, workers=workers)
+    options = {
+        "short_side": info.short_side,
+        "long_side": info.long_side,
+        "precision": reader.precision,
+        "box_subset": info.provenance.get("box_subset"),  # the images whose boxes it was trained with
+    }
+    found = in_threads(work, ground_truth.samples, chunk=predictor.batch_size, workers=workers)
+    return from_detections(found, name, options)

@@ -1,7 +1,8 @@
 """The protocol of the papers: VOC AP, ILSVRC's errors, CorLoc, F-measure; boxes in original pixels, largest component.
 
 Every localization metric is computed for three candidates on the same images: what is judged, and the two floors that
-never look at the image. The floors of top-1 and top-5 localization use the judged model's own classes.
+never look at the image. The floors of top-1 and top-5 localization use the judged model's own classes. Detections are
+judged by average precision over all boxes of all images, as VOC's and COCO's development kits do.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray, iou, to_list
+from gwapctl.boxes import Detections, FloatArray, iou, to_list
 from gwapctl.datasets.base import BoxedSample, Dataset
-from gwapctl.evaluate.detections import add_detections, detection_rows
+from gwapctl.errors import DataError
 from gwapctl.evaluate.ground_truth import Annotation, Masks
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, class_row
@@ -65,7 +66,7 @@ class PaperProtocol:
         self._images[list(sample.labels)] += 1
         self._judge_classes(sample, prediction)
         if prediction.detections is not None:
-            add_detections(self._detections, sample, prediction.detections)
+            _add_detections(self._detections, sample, prediction.detections)
         if sample.id in self._dataset.blacklist:
             self._blacklisted += 1
             return
@@ -156,12 +157,61 @@ class PaperProtocol:
         )
 
     def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
-        parts = [self._classification.per_class(), self._judged.gt_known.per_class(), detection_rows(self._detections)]
+        parts = [self._classification.per_class(), self._judged.gt_known.per_class(), _detection_rows(self._detections)]
         rows = []
         for label in np.flatnonzero(self._images).tolist():
             numbers = {key: value for part in parts for key, value in part.get(label, {}).items() if key not in omitted}
             rows.append(class_row(self._dataset.classes[label], self._images[label], numbers))
         return rows
+
+
+class DetectionProtocol:
+    """``det_map_11pt``, ``det_map_area`` (IoU >= 0.5, difficult objects count neither way) and ``coco_map``.
+
+    There are no floors: a box that never looks at the image has no score to be ranked by. ``n_degenerate`` counts the
+    images in which nothing was found.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._precision = DetectionAP(coco=True)
+        self._images = np.zeros(len(dataset.classes), np.int64)
+        self._n = self._n_degenerate = 0
+
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
+        """Judge one image.
+
+        Raises:
+            DataError: nothing says what was found in it.
+
+        """
+        found = prediction.detections
+        if found is None:
+            raise DataError(f"there are no detections for {sample.id!r}. Detect on the whole split.")
+        self._n += 1
+        self._n_degenerate += not len(found.boxes)
+        self._images[list(sample.labels)] += 1
+        _add_detections(self._precision, sample, found)
+
+    def result(self) -> EvaluationResult:
+        """Return the metrics; none where no class has an object that counts."""
+        rows = [
+            class_row(self._dataset.classes[label], self._images[label], numbers)
+            for label, numbers in _detection_rows(self._precision).items()
+        ]
+        return EvaluationResult(self._n, self._n_degenerate, self._precision.compute(), {}, rows)
+
+
+def _add_detections(precision: DetectionAP, sample: BoxedSample, found: Detections) -> None:
+    """Hand one image to the metric; detections of classes that the data set does not have are left out."""
+    known = found.labels >= 0
+    boxes, scores, labels = found.boxes[known], found.scores[known], found.labels[known]
+    precision.update(boxes, scores, labels, sample.boxes, sample.box_labels, sample.difficult)
+
+
+def _detection_rows(precision: DetectionAP) -> dict[int, dict[str, float]]:
+    """Return ``{class: {"det_ap_11pt", "det_ap_area"}}`` in percent: the names tell them from classification's."""
+    return {label: {f"det_{key}": value for key, value in row.items()} for label, row in precision.per_class().items()}
 
 
 class _Candidate:

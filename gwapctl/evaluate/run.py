@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
-from gwapctl.evaluate.detections import DetectionProtocol
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import from_detector, from_model, predictions_from_model
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
-from gwapctl.evaluate.paper import PaperProtocol
+from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol
 from gwapctl.evaluate.subject import HELD_OUT, Subject, find_dataset, find_samples, find_subject

@@ -13,7 +13,7 @@ from gwapctl.errors import UsageError
 from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, split_options
 from gwapctl.predict.base import LocalizingModel, Predictor, source_name
 from gwapctl.predict.map_folder import MapsInfo
-from gwapctl.predict.prediction import ClassPrediction, ImageArray, Prediction, Source
+from gwapctl.predict.prediction import NO_MAPS, ClassPrediction, ImageArray, Prediction, Source
 from gwapctl.regions import parse_box_rule, resize_map
 
 if TYPE_CHECKING:
@@ -95,10 +95,6 @@ class DetectorPredictor(Predictor):
         """Return the foreground of the best class's map: above 20 % of its range."""
         return MASK_RULE.mask(found.maps[0])
 
-    def detect(self, images: Sequence[ImageArray]) -> list[Detections]:
-        """Return all that is found in images ``(H, W, 3)``, whatever its score, in their order, without maps."""
-        return self.reader.run(images, batch_size=self.batch_size)
-
     def _prepare(self, image: ImageArray) -> ImageArray:
         return image
 
@@ -110,7 +106,7 @@ class DetectorPredictor(Predictor):
     def _named(self, source: Source, found: Detections) -> Prediction:
         """Put names to what was found; the maps are of the classes found, each once, the best first."""
         distinct = list(dict.fromkeys(found.labels.tolist()))
-        maps = np.zeros((0, 1, 1), np.float16)
+        maps = NO_MAPS
         if found.weight_maps is not None and distinct:
             maps = _as_heatmaps(found.weight_maps[distinct], found.width, found.height)
         classes = self.reader.info.classes

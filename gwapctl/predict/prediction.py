@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,10 @@ from pydantic.dataclasses import dataclass
 from gwapctl.boxes import Detections, FloatArray
 from gwapctl.errors import DataError, GwapctlError
 
-if TYPE_CHECKING:
-    from gwapctl.draw import Mark
-
 SCHEMA_VERSION = 1
 RECORDED = ("image", "width", "height", "model", "scales", "predictions", "error", "id")  # a line of predictions.jsonl
 NOWHERE = (np.nan,) * 4
+NO_MAPS = np.zeros((0, 1, 1), np.float16)
 ANY = -1  # in place of a class: a map or box that stands for every class (the weight map)
 
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
@@ -57,10 +55,6 @@ class PredictionError(DataError):
     def __hash__(self) -> int:
         """Agree with ``==``."""
         return hash((self.type, self.message))
-
-
-def _no_maps() -> npt.NDArray[np.float16]:
-    return np.zeros((0, 1, 1), np.float16)
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -104,7 +98,7 @@ class Prediction:
     predictions: tuple[ClassPrediction, ...] = ()
     error: GwapctlError | None = None
     id: str = ""
-    maps: npt.NDArray[np.float16] = field(default_factory=_no_maps, repr=False, compare=False)
+    maps: npt.NDArray[np.float16] = field(default_factory=lambda: NO_MAPS, repr=False, compare=False)
     shared: bool = field(default=False, compare=False)
     mask: npt.NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
     source: Source = field(default="", repr=False, compare=False)
@@ -156,18 +150,13 @@ class Prediction:
             DataError: the image cannot be read.
 
         """
-        from gwapctl.draw import draw_overlay  # reading predictions needs no OpenCV
-
-        return draw_overlay(load(self.source), self.maps[0] if heat and len(self.maps) else None, self._marks())
-
-    def _marks(self) -> list[Mark]:
-        from gwapctl.draw import Mark
+        from gwapctl.draw import Mark, draw_overlay  # reading predictions needs no OpenCV
 
         found = ((item.box, f"{item.label} {item.score:.0%}") for item in self.predictions)
         marks = [Mark(box, text) for box, text in found if box is not None]
         if self.shared and marks:  # one box, one chip
-            return [replace(marks[0], text=", ".join(mark.text for mark in marks))]
-        return marks
+            marks = [replace(marks[0], text=", ".join(mark.text for mark in marks))]
+        return draw_overlay(load(self.source), self.maps[0] if heat and len(self.maps) else None, marks)
 
     def recorded(self, **said: Any) -> Prediction:
         """Return it as a document has it, without the arrays, which would fill the memory; ``said`` replaces fields."""
