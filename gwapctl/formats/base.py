@@ -178,12 +178,13 @@ def boxed(item: Prediction) -> list[tuple[ClassPrediction, Box]]:
 
 def json_rows(documents: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield the items of a JSON list, one per line, with a comma behind all but the last."""
-    separator = ""
+    row = ""
     for document in documents:
-        yield separator + json.dumps(document, ensure_ascii=False, allow_nan=False)
-        separator = ",\n"
-    if separator:
-        yield "\n"
+        if row:
+            yield f"{row},\n"
+        row = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    if row:
+        yield f"{row}\n"
 
 
 class Exporter(ABC):
