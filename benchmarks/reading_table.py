@@ -35,6 +35,7 @@ from gwapctl.maps.methods import minmax
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.transforms import resize
+from gwapctl.predict.cut import Cut
 from gwapctl.regions import parse_box_rule
 
 BATCH = 16
@@ -108,7 +109,7 @@ def add_batch(
             heat = compose([term[: len(ground_truth)] for term in terms], PreparedImage(width, height, {}), 0, "none")
             heat = np.broadcast_to(heat, (len(ground_truth), *heat.shape[1:])).astype(np.float32)
             for rule in {reading.rule for reading in readings}:
-                cut = parse_box_rule(rule).on_image(image)
+                cut = Cut(parse_box_rule(rule).on_image(image))
                 boxes = boxes_from_maps(dict(zip(ground_truth, heat, strict=True)), cut, width, height, ground_truth)
                 found = {label: box[0] if len(box) else None for label, box in boxes.items()}
                 meters[Reading(*way, rule)].update(found, ground_truth)

@@ -24,7 +24,7 @@ from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.draw import ImageArray, write_jpeg, write_png
 from gwapctl.files import prepare_output_folder
 from gwapctl.formats import EXPORTERS
-from gwapctl.formats.sources import recorded
+from gwapctl.formats.stored import recorded
 from gwapctl.inputs import find_inputs
 from gwapctl.maps.reading import MapReading
 from gwapctl.paper.run_page import write_run_page

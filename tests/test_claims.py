@@ -34,6 +34,7 @@ from claims import (  # noqa: E402
 TOY = {
     **{"run": "run", "source": "toy", "trained_on": "toy", "dataset": "toy", "split": "test", "n": 9},
     **{"backbone": "toy", "method": "toy", "changed": {}, "floors": {}, "date": "2026-01-01", "shipped": False},
+    **{"fingerprint": None, "n_degenerate": 0, "gwapctl": "0", "torch": "0"},
 }
 NAMES = ("i", "ii", "iii", "iv", "fused", "dgl", "background", "v")
 

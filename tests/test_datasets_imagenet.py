@@ -18,8 +18,9 @@ from gwapctl.datasets import DATASETS, download, open_dataset, reporting_split, 
 from gwapctl.datasets.imagenet import ImageNet
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError
-from gwapctl.evaluate import GroundTruth, evaluate_maps
+from gwapctl.evaluate import GroundTruth
 from gwapctl.predict.map_folder import write_map
+from tests.judging import evaluate_maps
 
 TENCH, CRANE, OTHER_CRANE = "n01440764", "n02012849", "n03126707"
 WNIDS = (TENCH, CRANE, OTHER_CRANE)

@@ -14,8 +14,9 @@ import pytest
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.datasets.check import list_datasets
 from gwapctl.errors import DataError
-from gwapctl.evaluate import GroundTruth, evaluate_maps
+from gwapctl.evaluate import GroundTruth
 from gwapctl.predict.map_folder import write_map
+from tests.judging import evaluate_maps
 
 WNIDS = ("n01440764", "n02012849")
 WIDTH, HEIGHT = 30, 20

@@ -16,12 +16,13 @@ import pytest
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError, ModelError, UsageError
-from gwapctl.evaluate import GroundTruth, Options, evaluate, evaluate_boxes, evaluate_maps
+from gwapctl.evaluate import GroundTruth, Options, evaluate
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.predictions import FOREIGN, ClassMatcher, match_classes
 from gwapctl.maps.reading import MapReading, ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
+from tests.judging import evaluate_boxes, evaluate_maps
 
 WIDTH, HEIGHT = 40, 30  # of every image here; maps are 20 x 15
 BOX = (10.0, 6.0, 30.0, 24.0)

@@ -11,23 +11,16 @@ import cv2
 import numpy as np
 import pytest
 
-from gwapctl.boxes import as_boxes
+from gwapctl.boxes import Detections, as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError, UsageError
-from gwapctl.evaluate import (
-    Detections,
-    GroundTruth,
-    Options,
-    evaluate,
-    evaluate_boxes,
-    evaluate_detections,
-    evaluate_maps,
-)
+from gwapctl.evaluate import GroundTruth, Options, evaluate, evaluate_predictions, from_detections
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.regions import parse_box_rule
+from tests.judging import evaluate_boxes, evaluate_maps
 
 WIDTH, HEIGHT = 60, 40
 NAMES = ("apple", "bell", "cello", "drum")
@@ -89,7 +82,9 @@ FOUND = (
 
 
 def test_detections_of_three_images_by_hand() -> None:
-    document = evaluate_detections(FOUND, ground(SCENES), name="detector", options={"scale": 600}, notes=["trained"])
+    document = evaluate_predictions(
+        from_detections(FOUND, "detector", options={"scale": 600}, notes=["trained"]), ground(SCENES)
+    )
     # apple: 1 of 2 found first, then a wrong one; bell: not found
     rows = {row["class"]: row for row in document.per_class}
     assert rows["apple"]["det_ap_11pt"] == pytest.approx(600 / 11)
@@ -109,9 +104,9 @@ def test_detections_of_three_images_by_hand() -> None:
 
 def test_every_image_needs_its_detections() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        evaluate_detections(FOUND[:2], ground(SCENES), name="detector")
+        evaluate_predictions(from_detections(FOUND[:2], "detector"), ground(SCENES))
     with pytest.raises(DataError, match="nothing can be measured"):
-        evaluate_detections(FOUND[1:2], ground(SCENES[1:2]), name="detector")
+        evaluate_predictions(from_detections(FOUND[1:2], "detector"), ground(SCENES[1:2]))
 
 
 def write_lines(path: Path, images: dict[str, Sequence[tuple[str, float, Sequence[float] | None]]]) -> Path:
@@ -132,7 +127,7 @@ def test_a_file_of_boxes_is_one_of_detections_where_an_image_has_several(tmp_pat
     several = [("apple", 0.9, LEFT), ("apple", 0.8, LEFT), ("bell", 0.7, LEFT), ("a foreign one", 0.95, LEFT)]
     file = write_lines(tmp_path / "boxes.jsonl", {"a.png": several, "b.png": [("apple", 0.99, RIGHT)]})
     document = evaluate_boxes(file, ground(SCENES))  # c is not in the file: nothing was found there
-    called = evaluate_detections(FOUND, ground(SCENES), name="detector")
+    called = evaluate_predictions(from_detections(FOUND, "detector"), ground(SCENES))
     assert called.metrics.items() <= document.metrics.items()
     assert document.metrics["cor_loc"] == 25  # apple in a but not in c, bell not
     apple = next(row for row in document.per_class if row["class"] == "apple")

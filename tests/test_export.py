@@ -534,5 +534,5 @@ def test_a_box_over_the_edge_is_cut_to_the_image() -> None:
 
 
 def test_exporting_needs_no_torch() -> None:
-    code = "import sys, gwapctl.formats, gwapctl.formats.sources; print('torch' in sys.modules)"
+    code = "import sys, gwapctl.formats, gwapctl.formats.stored; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

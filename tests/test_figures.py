@@ -353,7 +353,7 @@ def test_a_run_as_argument_is_the_first_model(tmp_path: Path, data: Path, run_cl
 class FakeReader:
     """Finds the same objects in every image, with a map per class."""
 
-    batch_size = 2
+    batch_size, device = 2, torch.device("cpu")
 
     def __init__(self, weak: str) -> None:
         classes = tuple(ClassName(name, name) for name in NAMES)

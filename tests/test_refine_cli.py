@@ -17,11 +17,11 @@ from gwapctl.boxes import iou
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import UsageError
-from gwapctl.evaluate import Options, evaluate
-from gwapctl.evaluate.from_disk import predictions_from_maps
-from gwapctl.evaluate.predictions import ANY
+from gwapctl.evaluate import GroundTruth, Options, evaluate
+from gwapctl.evaluate.from_disk import from_maps
 from gwapctl.images.decode import read_image
 from gwapctl.predict.map_folder import MapFolder, write_map
+from gwapctl.predict.prediction import ANY
 from gwapctl.regions import map_to_boxes, parse_box_rule
 
 Run = Callable[..., Any]
@@ -250,8 +250,8 @@ def test_evaluating_maps_without_the_images_of_the_data_set(world: Path, tmp_pat
     gone = [replace(sample, path=Path("/nowhere") / sample.id) for sample in there]
 
     def boxes(samples: list[BoxedSample], images: Path | None = None) -> list[list[float]]:
-        predictions = predictions_from_maps(out, dataset, samples, rule, [], images)
-        return [found.boxes_by_class[ANY][0].tolist() for found in predictions]
+        predictions = from_maps(out, GroundTruth(dataset, "train", samples), box_rule=rule, images=images)
+        return [found.boxes_by_class[ANY][0].tolist() for found in predictions.items]
 
     expected = boxes(there)
     assert boxes(gone) == expected

@@ -18,9 +18,10 @@ from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from gwapctl.formats.base import Exporter
-    from gwapctl.formats.sources import Cut, Source
+    from gwapctl.formats.stored import BoxStream
     from gwapctl.inputs import ImageInput
-    from gwapctl.predict.classifier import Predictor
+    from gwapctl.predict.base import Predictor
+    from gwapctl.predict.cut import Cut
     from gwapctl.predict.prediction import Prediction
     from gwapctl.regions import BoxRule
 
@@ -113,7 +114,7 @@ def boxes(
     """
     from gwapctl.formats.base import FileExporter
     from gwapctl.formats.destination import check_destination, format_name, read_class_list
-    from gwapctl.formats.sources import confident, open_source
+    from gwapctl.formats.stored import confident, open_stored
 
     name = format_name(format, out)
     exporter = _exporter(name, yolo_scores, image_prefix)
@@ -121,7 +122,7 @@ def boxes(
     listed = None if classes is None else read_class_list(classes)
     rule = options.asked_rule(box_rule, threshold)
     cutting: dict[str, Any] = {"refine": refine, "max_boxes": max_boxes, "min_area": min_area}
-    found = open_source(Path(input), rule=rule, images=images, **cutting)
+    found = open_stored(Path(input), rule=rule, images=images, **cutting)
     if found is None:
         asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
         found = _from_images(input, exporter, model, device, rule, cutting, asked)
@@ -174,12 +175,13 @@ def _from_images(
     rule: BoxRule | None,
     cutting: dict[str, Any],
     asked: dict[str, Any],
-) -> Source:
+) -> BoxStream:
     """Localize images; a classifier's boxes are cut from its maps afterwards, a detector has its own."""
     from gwapctl.formats.base import FolderExporter, check_names
-    from gwapctl.formats.sources import Cut, Source
+    from gwapctl.formats.stored import BoxStream
     from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
+    from gwapctl.predict.cut import Cut
     from gwapctl.predict.folder import localize_inputs
     from gwapctl.regions import parse_box_rule
 
@@ -189,16 +191,17 @@ def _from_images(
     loaded = load_model(options.model_or_default(model), device=device)
     if loaded.detects:
         found = localize_inputs(loaded.predictor(box_rule=rule, **cutting, **asked), loaded.name, inputs)
-        return Source(found, len(inputs), f"boxes of detector {loaded.name}")
+        return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
     rule = parse_box_rule(rule, refine=cutting["refine"], default=loaded.info.box_rule)
     cut = Cut(rule, cutting["max_boxes"] or 1, cutting["min_area"] or 0.0)
     predictor = loaded.predictor(reading=asked["reading"], top_k=asked["top_k"], box_rule=rule.without_image())
     about = f"boxes by {rule.name} of model {loaded.name}"
-    return Source(_localized(predictor, loaded.name, inputs, cut), len(inputs), about, predictor.warning or "")
+    return BoxStream(_localized(predictor, loaded.name, inputs, cut), len(inputs), about, predictor.warning or "")
 
 
 def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
-    from gwapctl.formats.sources import failed, with_boxes
+    from gwapctl.formats.stored import failed
+    from gwapctl.predict.cut import with_boxes
 
     results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):

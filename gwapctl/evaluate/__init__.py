@@ -1,25 +1,29 @@
 """Numbers for a model, for maps or for boxes: classification, localization, masks; beside the floors that see nothing.
 
-``evaluate`` is what the command line calls; ``evaluate_model``, ``evaluate_maps``, ``evaluate_boxes`` and
-``evaluate_detections`` take a ``GroundTruth`` that is open already. All but the first two judge without torch.
+``evaluate`` is what the command line calls. ``evaluate_predictions`` takes a ``GroundTruth`` that is open already, and
+what ``from_model``, ``from_detector``, ``from_detections``, ``from_maps`` or ``from_boxes`` say of it; judging what
+comes from the last three needs no torch.
 """
 
 from __future__ import annotations
 
-from gwapctl.boxes import Detections
-from gwapctl.evaluate.detections import evaluate_detections
+from gwapctl.evaluate.from_disk import from_boxes, from_maps
+from gwapctl.evaluate.from_model import from_detector, from_model
+from gwapctl.evaluate.predictions import Predictions, from_detections
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth
-from gwapctl.evaluate.run import Options, calibrate, evaluate, evaluate_boxes, evaluate_maps, evaluate_model
+from gwapctl.evaluate.run import Options, calibrate, evaluate, evaluate_predictions
 
 __all__ = [
-    "Detections",
     "EvaluationResult",
     "GroundTruth",
     "Options",
+    "Predictions",
     "calibrate",
     "evaluate",
-    "evaluate_boxes",
-    "evaluate_detections",
-    "evaluate_maps",
-    "evaluate_model",
+    "evaluate_predictions",
+    "from_boxes",
+    "from_detections",
+    "from_detector",
+    "from_maps",
+    "from_model",
 ]

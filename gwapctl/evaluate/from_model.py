@@ -1,70 +1,121 @@
-"""Predictions of a model: images through the network once, with the maps of the classes that the metrics look at."""
+"""Predictions of a classifier or a detector: images through the network once, with the maps that metrics look at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.boxes import Detections
+from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.datasets.class_names import FOREIGN
 from gwapctl.evaluate.paper import TOP
-from gwapctl.evaluate.predictions import boxes_from_maps, match_classes, spread
+from gwapctl.evaluate.predictions import (
+    Predictions,
+    boxes_from_maps,
+    from_detections,
+    match_classes,
+    reading_options,
+    rule_for,
+    spread,
+)
+from gwapctl.evaluate.result import GroundTruth
 from gwapctl.images.decode import read_image
 from gwapctl.metrics.foreground import boxes_mask
-from gwapctl.predict.prediction import ANY, Heatmap, Prediction
+from gwapctl.predict.classifier import scale_warning
+from gwapctl.predict.cut import Cut
+from gwapctl.predict.prediction import ANY, Prediction
 from gwapctl.regions import BoxRule
 
 if TYPE_CHECKING:
     from gwapctl.maps.heatmap import PreparedImage
     from gwapctl.maps.localizer import Localizer, MapResult
     from gwapctl.networks.heads.base import Head
+    from gwapctl.predict.detector import DetectorPredictor
+
+
+def from_model(
+    localizer: Localizer,
+    ground_truth: GroundTruth,
+    *,
+    name: str,
+    box_rule: str | BoxRule | None = None,
+    refine: str | None = None,
+    workers: int | None = None,
+) -> Predictions:
+    """Return what a classifier, as ``localizer`` reads it, says of each sample; ``name`` is what the result calls it.
+
+    None for ``box_rule`` is the rule that the model stores.
+
+    Raises:
+        DataError: model and data set share no classes, or an image cannot be read.
+
+    """
+    info, reading = localizer.model.info, localizer.reading
+    cut = rule_for(ground_truth, box_rule, refine, info.box_rule)
+    of_reading = {"scales": list(reading.scales), "resize": reading.resize, "precision": localizer.precision}
+    warning = scale_warning(info, reading.scales)
+    notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
+    notes += [warning] if warning else []
+    items = predictions_from_model(localizer, ground_truth, cut, name=name, workers=workers)
+    return Predictions(items, name, {**reading_options(reading, cut), **of_reading}, notes)
 
 
 def predictions_from_model(
     localizer: Localizer,
-    dataset: Dataset,
-    samples: Sequence[BoxedSample],
-    rule: BoxRule | None,
+    ground_truth: GroundTruth,
+    cut: Cut | None,
     *,
     name: str = "the model",
     workers: int | None = None,
 ) -> Iterator[Prediction]:
-    """Yield what the model says of each of ``samples``; classes of model and data set are matched by id or name.
+    """Yield what the model says of each sample; classes of model and data set are matched by id or name.
 
     One map per image where it stands for all classes, otherwise those of the classes present and of the five best. A
     head that sees boxes gets the union of all objects of an image, difficult ones included.
-
-    Raises:
-        DataError: the classes do not match, or an image cannot be read.
-
     """
     from gwapctl.predict.threads import in_threads
 
-    classes = localizer.model.info.classes
-    present = {label for sample in samples for label in sample.labels}
-    match = match_classes(classes, dataset.classes, present, name, dataset.name)
+    dataset, blind = ground_truth.dataset, not sees_boxes(localizer)
+    match = _match(localizer.model.info.classes, ground_truth, name)
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
 
+    def seen(sample: BoxedSample) -> tuple[PreparedImage, Cut | None]:
+        image = read_image(sample.path)
+        return localizer.prepare(image), None if cut is None else Cut(cut.rule.on_image(image))
+
     def work(part: list[BoxedSample]) -> list[Prediction]:
-        images, rules = zip(*(_seen(localizer, rule, sample) for sample in part), strict=True)
+        images, cuts = zip(*(seen(sample) for sample in part), strict=True)
         wanted = [[of_model[label] for label in sample.labels] for sample in part]
-        regions = object_regions(localizer, part, images)
+        sizes = [(image.width, image.height) for image in images]
+        pairs = zip(part, sizes, strict=True)
+        regions = None if blind else [boxes_mask(sample.boxes, *size).astype(np.uint8) for sample, size in pairs]
         results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP, regions=regions)
-        return [
-            _prediction(result, match, len(dataset.classes), seen, sample, (image.width, image.height))
-            for sample, image, seen, result in zip(part, images, rules, results, strict=True)
-        ]
+        return [prediction(*row) for row in zip(results, cuts, part, sizes, strict=True)]
 
-    yield from in_threads(work, samples, chunk=localizer.batch_size, workers=workers)
+    def prediction(result: MapResult, seen: Cut | None, sample: BoxedSample, size: tuple[int, int]) -> Prediction:
+        labels = [ANY] if result.shared else match[list(result.classes)].tolist()
+        maps = {label: result.heatmap(index) for index, label in enumerate(labels) if label != FOREIGN}
+        best = np.argsort(-result.probabilities, kind="stable")[:TOP]
+        return Prediction(
+            sample.path.as_posix(),
+            *size,
+            id=sample.id,
+            probabilities=spread(result.probabilities.astype(np.float64), match, len(dataset.classes)),
+            ranked=tuple(match[best].tolist()),
+            maps_by_class=maps,
+            boxes_by_class=boxes_from_maps(maps, seen, *size, sample.labels),
+        )
+
+    yield from in_threads(work, ground_truth.samples, chunk=localizer.batch_size, workers=workers)
 
 
-def _seen(localizer: Localizer, rule: BoxRule | None, sample: BoxedSample) -> tuple[PreparedImage, BoxRule | None]:
-    """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""
-    image = read_image(sample.path)
-    return localizer.prepare(image), None if rule is None else rule.on_image(image)
+def _match(classes: Sequence[ClassName], ground_truth: GroundTruth, name: str) -> npt.NDArray[np.int64]:
+    """Return the data set's index of each of the model's classes, or ``FOREIGN``."""
+    present = {label for sample in ground_truth.samples for label in sample.labels}
+    return match_classes(classes, ground_truth.dataset.classes, present, name, ground_truth.dataset.name)
 
 
 def sees_boxes(localizer: Localizer) -> bool:
@@ -72,39 +123,30 @@ def sees_boxes(localizer: Localizer) -> bool:
     return cast("Head", localizer.model.head).sees_boxes
 
 
-def object_regions(
-    localizer: Localizer, samples: Sequence[BoxedSample], images: Sequence[PreparedImage]
-) -> list[npt.NDArray[np.uint8]] | None:
-    """Return the union (H, W) of all objects of each image for a head that sees boxes, None for any other."""
-    if not sees_boxes(localizer):
-        return None
-    pairs = zip(samples, images, strict=True)
-    return [boxes_mask(sample.boxes, image.width, image.height).astype(np.uint8) for sample, image in pairs]
+def from_detector(
+    predictor: DetectorPredictor, ground_truth: GroundTruth, *, name: str, workers: int | None = None
+) -> Predictions:
+    """Return all boxes that a detector finds, whatever their score, after NMS; its ``min_score`` is not looked at.
 
+    Raises:
+        DataError: model and data set share no classes, or an image cannot be read.
 
-def _prediction(
-    result: MapResult,
-    match: npt.NDArray[np.int64],
-    classes: int,
-    rule: BoxRule | None,
-    sample: BoxedSample,
-    size: tuple[int, int],
-) -> Prediction:
-    maps = _maps(result, match)
-    best = np.argsort(-result.probabilities, kind="stable")[:TOP]
-    return Prediction(
-        sample.path.as_posix(),
-        *size,
-        id=sample.id,
-        probabilities=spread(result.probabilities.astype(np.float64), match, classes),
-        ranked=tuple(match[best].tolist()),
-        maps_by_class=maps,
-        boxes_by_class=boxes_from_maps(maps, rule, *size, sample.labels),
-    )
+    """
+    from gwapctl.predict.threads import in_threads
 
+    reader, info = predictor.reader, predictor.reader.info
+    match = _match(info.classes, ground_truth, name)
 
-def _maps(result: MapResult, match: npt.NDArray[np.int64]) -> Mapping[int, Heatmap]:
-    if result.shared:
-        return {ANY: result.heatmap(0)}
-    labels = match[list(result.classes)].tolist()
-    return {label: result.heatmap(index) for index, label in enumerate(labels) if label != FOREIGN}
+    def work(part: list[BoxedSample]) -> list[Detections]:
+        images = [read_image(sample.path) for sample in part]
+        found = reader.run(images, batch_size=predictor.batch_size)
+        return [Detections(item.boxes, item.scores, match[item.labels]) for item in found]
+
+    options = {
+        "short_side": info.short_side,
+        "long_side": info.long_side,
+        "precision": reader.precision,
+        "box_subset": info.provenance.get("box_subset"),  # the images whose boxes it was trained with
+    }
+    found = in_threads(work, ground_truth.samples, chunk=predictor.batch_size, workers=workers)
+    return from_detections(found, name, options)

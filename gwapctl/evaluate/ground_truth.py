@@ -34,15 +34,14 @@ def true_boxes(sample: BoxedSample) -> dict[int, FloatArray]:
 
 
 class Masks:
-    """Finds the mask of a sample: in ``folder`` (``<image id>.png``, with or without the image's suffix) or its own."""
+    """Finds the mask of a sample: in ``folder`` (``<image id>.png``, with or without the image's suffix) or its own.
+
+    Raises:
+        DataError: the folder does not exist, or holds no mask.
+
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Look at the folder.
-
-        Raises:
-            DataError: it does not exist, or holds no mask.
-
-        """
         self._folder = folder
         self._files: dict[str, Path] = {}
         if folder is not None:

@@ -1,11 +1,14 @@
 """The protocol of the papers: VOC AP, ILSVRC's errors, CorLoc, F-measure; boxes in original pixels, largest component.
 
 Every localization metric is computed for three candidates on the same images: what is judged, and the two floors that
-never look at the image. The floors of top-1 and top-5 localization use the judged model's own classes.
+never look at the image. The floors of top-1 and top-5 localization use the judged model's own classes. Detections are
+judged by average precision over all boxes of all images, as VOC's and COCO's development kits do.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,25 +17,25 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray, iou
+from gwapctl.boxes import Detections, FloatArray, iou, to_list
 from gwapctl.datasets.base import BoxedSample, Dataset
-from gwapctl.evaluate.detections import add_detections, detection_rows
-from gwapctl.evaluate.examples import Examples
+from gwapctl.errors import DataError
 from gwapctl.evaluate.ground_truth import Annotation, Masks
 from gwapctl.evaluate.predictions import FiveGuesses
-from gwapctl.evaluate.result import EvaluationResult
+from gwapctl.evaluate.result import EvaluationResult, class_row
 from gwapctl.metrics import METRICS, Need, needing
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
-from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization
+from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization, best_iou
 from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions.components import BoolMask, FloatMap, normalise, resize_map
 
 SURE = 0.5  # a class counts as predicted above this score
 TOP = 5
+EXAMPLES = 12  # of the best and of the worst: more than a report shows, because images may have moved
 ONE_THRESHOLD = np.zeros(1)  # a floor's box is the same at every threshold
 
 
@@ -46,13 +49,12 @@ class PaperProtocol:
         self._dataset = dataset
         self._guesses = guesses
         self._masks = masks
-        self._average_precision = ClassificationAP(len(dataset.classes))
+        self._classification = ClassificationAP(len(dataset.classes)) if dataset.multi_label else TopKError()
         self._detections = DetectionAP(coco=True)
-        self._top_k_error = TopKError()
         self._judged = _Candidate(dataset.multi_label)
         self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
         self._predicted, self._predicted_iou = FMeasure(), ForegroundIoU()
-        self._examples = Examples()
+        self._examples = _Examples()
         self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
         self._images = np.zeros(len(dataset.classes), np.int64)
         self._n = self._n_degenerate = self._blacklisted = 0
@@ -64,17 +66,21 @@ class PaperProtocol:
         self._images[list(sample.labels)] += 1
         self._judge_classes(sample, prediction)
         if prediction.detections is not None:
-            add_detections(self._detections, sample, prediction.detections)
+            _add_detections(self._detections, sample, prediction.detections)
         if sample.id in self._dataset.blacklist:
             self._blacklisted += 1
             return
         annotation = Annotation.of(sample, width, height, self._masks)
-        self._n_degenerate += any(_is_empty(prediction.boxes_of(label)) for label in sample.labels)
+        boxes_present = [prediction.boxes_of(label) for label in sample.labels]
+        self._n_degenerate += any(boxes is not None and not len(boxes) for boxes in boxes_present)
         guesses = None if self._guesses is None else self._guesses.of(prediction)
         self._omissions.update(annotation, prediction, guesses)
         self._judged.update(annotation, prediction, guesses)
         self._judged.update_sweep(annotation, prediction)
-        self._keep_example(sample, annotation, prediction)
+        for label, objects in list(annotation.boxes.items())[:1]:
+            boxes = prediction.boxes_of(label)
+            if boxes is not None:
+                self._examples.update(sample, self._dataset.classes[label].name, _first(boxes), objects)
         heat = _heatmap(prediction, sample.labels)
         if heat is not None:
             self._judged.update_foreground(
@@ -84,12 +90,6 @@ class PaperProtocol:
             self._judge_floor(self._floors[name], floor(width, height), annotation, prediction, guesses)
         self._judge_predicted(annotation, prediction)
 
-    def _keep_example(self, sample: BoxedSample, annotation: Annotation, prediction: Prediction) -> None:
-        for label, objects in list(annotation.boxes.items())[:1]:
-            boxes = prediction.boxes_of(label)
-            if boxes is not None:
-                self._examples.update(sample, self._dataset.classes[label].name, _first(boxes), objects)
-
     def _judge_floor(
         self,
         floor: _Candidate,
@@ -98,20 +98,22 @@ class PaperProtocol:
         prediction: Prediction,
         guesses: tuple[Guess, ...] | None,
     ) -> None:
+        """Judge a box (1, 4) that is the same for all classes and at all thresholds."""
         width, height = prediction.width, prediction.height
         blind = Prediction("", width, height, ranked=prediction.ranked, boxes_by_class={ANY: box})
         floor.update(annotation, blind, guesses and tuple(replace(guess, box=box[0]) for guess in guesses))
         if prediction.maps_by_class:
-            floor.update_fixed(annotation, box)
+            for objects in annotation.boxes.values():
+                floor.accuracy.curve.add(iou(box, objects).max(axis=1))
             inside = boxes_mask(box, width, height)
             floor.update_foreground(annotation, inside, inside.astype(np.float32))
 
     def _judge_classes(self, sample: BoxedSample, prediction: Prediction) -> None:
-        if self._dataset.multi_label:
+        if isinstance(self._classification, ClassificationAP):
             if prediction.probabilities is not None:
-                self._average_precision.update(prediction.probabilities, sample.labels, sample.ignored)
+                self._classification.update(prediction.probabilities, sample.labels, sample.ignored)
         elif prediction.ranked is not None:
-            self._top_k_error.update(prediction.ranked, sample.labels[0])
+            self._classification.update(prediction.ranked, sample.labels[0])
 
     def _judge_predicted(self, annotation: Annotation, prediction: Prediction) -> None:
         """Judge the foreground of the predicted classes' maps, where every class has its own."""
@@ -131,7 +133,7 @@ class PaperProtocol:
         omitted = {key for keys, _ in omissions for key in keys}
         found = self._predicted.compute() | self._predicted_iou.compute()
         predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
-        parts = [self._classification().compute(), self._judged.compute(), predicted, self._detections.compute()]
+        parts = [self._classification.compute(), self._judged.compute(), predicted, self._detections.compute()]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
             name: {k: v for k, v in floor.compute().items() if k in metrics and METRICS[k].floor}
@@ -154,21 +156,62 @@ class PaperProtocol:
             examples=self._examples.chosen(),
         )
 
-    def _classification(self) -> ClassificationAP | TopKError:
-        return self._average_precision if self._dataset.multi_label else self._top_k_error
-
     def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
-        parts = [
-            self._classification().per_class(),
-            self._judged.gt_known.per_class(),
-            detection_rows(self._detections),
-        ]
+        parts = [self._classification.per_class(), self._judged.gt_known.per_class(), _detection_rows(self._detections)]
         rows = []
         for label in np.flatnonzero(self._images).tolist():
-            item = self._dataset.classes[label]
             numbers = {key: value for part in parts for key, value in part.get(label, {}).items() if key not in omitted}
-            rows.append({"class": item.name, "id": item.id, "n": int(self._images[label]), **numbers})
+            rows.append(class_row(self._dataset.classes[label], self._images[label], numbers))
         return rows
+
+
+class DetectionProtocol:
+    """``det_map_11pt``, ``det_map_area`` (IoU >= 0.5, difficult objects count neither way) and ``coco_map``.
+
+    There are no floors: a box that never looks at the image has no score to be ranked by. ``n_degenerate`` counts the
+    images in which nothing was found.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._precision = DetectionAP(coco=True)
+        self._images = np.zeros(len(dataset.classes), np.int64)
+        self._n = self._n_degenerate = 0
+
+    def update(self, sample: BoxedSample, prediction: Prediction) -> None:
+        """Judge one image.
+
+        Raises:
+            DataError: nothing says what was found in it.
+
+        """
+        found = prediction.detections
+        if found is None:
+            raise DataError(f"there are no detections for {sample.id!r}. Detect on the whole split.")
+        self._n += 1
+        self._n_degenerate += not len(found.boxes)
+        self._images[list(sample.labels)] += 1
+        _add_detections(self._precision, sample, found)
+
+    def result(self) -> EvaluationResult:
+        """Return the metrics; none where no class has an object that counts."""
+        rows = [
+            class_row(self._dataset.classes[label], self._images[label], numbers)
+            for label, numbers in _detection_rows(self._precision).items()
+        ]
+        return EvaluationResult(self._n, self._n_degenerate, self._precision.compute(), {}, rows)
+
+
+def _add_detections(precision: DetectionAP, sample: BoxedSample, found: Detections) -> None:
+    """Hand one image to the metric; detections of classes that the data set does not have are left out."""
+    known = found.labels >= 0
+    boxes, scores, labels = found.boxes[known], found.scores[known], found.labels[known]
+    precision.update(boxes, scores, labels, sample.boxes, sample.box_labels, sample.difficult)
+
+
+def _detection_rows(precision: DetectionAP) -> dict[int, dict[str, float]]:
+    """Return ``{class: {"det_ap_11pt", "det_ap_area"}}`` in percent: the names tell them from classification's."""
+    return {label: {f"det_{key}": value for key, value in row.items()} for label, row in precision.per_class().items()}
 
 
 class _Candidate:
@@ -201,11 +244,6 @@ class _Candidate:
             if heatmap is not None:
                 self.accuracy.update(heatmap, objects, prediction.width, prediction.height)
 
-    def update_fixed(self, annotation: Annotation, box: FloatArray) -> None:
-        """Add one box (1, 4) that is the same for all classes and at all thresholds."""
-        for objects in annotation.boxes.values():
-            self.accuracy.curve.add(iou(box, objects).max(axis=1))
-
     def update_foreground(self, annotation: Annotation, found: BoolMask, heat: FloatMap) -> None:
         """Add the foreground ``found`` (H, W) of ``heat`` (H, W) in [0, 1], both in pixels of the image."""
         if annotation.area is not None:
@@ -226,34 +264,64 @@ class _Omissions:
     def __init__(self, multi_label: bool, classes: int) -> None:
         self._multi_label = multi_label
         self._ranks_needed = min(TOP, classes)
-        self._n = self._unscored = self._unranked = self._short = self._no_box = self._no_map = self._no_guess = 0
+        self._n = 0
+        self._lacking: Counter[Need] = Counter()
 
     def update(self, annotation: Annotation, prediction: Prediction, guesses: tuple[Guess, ...] | None) -> None:
         """Look at one image."""
+        ranked, single = prediction.ranked, not self._multi_label
+        lacks: dict[Need, bool] = {
+            "class scores": self._multi_label and prediction.probabilities is None,
+            "ranked classes": single and ranked is None,
+            "five ranked classes": single and bool(ranked) and len(ranked or ()) < self._ranks_needed,
+            "five guesses": guesses == (),
+            "boxes": any(prediction.boxes_of(label) is None for label in annotation.boxes),
+            "maps": any(prediction.map_of(label) is None for label in annotation.labels),
+        }
         self._n += 1
-        self._unscored += prediction.probabilities is None
-        self._unranked += prediction.ranked is None
-        self._short += bool(prediction.ranked) and len(prediction.ranked or ()) < self._ranks_needed
-        self._no_box += any(prediction.boxes_of(label) is None for label in annotation.boxes)
-        self._no_map += any(prediction.map_of(label) is None for label in annotation.labels)
-        self._no_guess += guesses == ()
+        self._lacking.update(need for need, lacking in lacks.items() if lacking)
 
     def found(self) -> dict[Need, str]:
         """Return ``{what some images lack: how many}``; the metrics that need it are left out."""
-        several = self._multi_label
-        rows: list[tuple[int, Need, str]] = [
-            (several and self._unscored, "class scores", "without a score for every class"),
-            (not several and self._unranked, "ranked classes", "without predicted classes"),
-            (
-                not several and self._short,
-                "five ranked classes",
-                f"with fewer than {self._ranks_needed} ranked classes",
-            ),
-            (self._no_guess, "five guesses", "without maps of their three best classes"),
-            (self._no_box, "boxes", "without a box of a class that is there"),
-            (self._no_map, "maps", "without a map of a class that is there"),
-        ]
-        return {need: f"{count} of {self._n} images are {why}" for count, need, why in rows if count}
+        why: dict[Need, str] = {
+            "class scores": "without a score for every class",
+            "ranked classes": "without predicted classes",
+            "five ranked classes": f"with fewer than {self._ranks_needed} ranked classes",
+            "five guesses": "without maps of their three best classes",
+            "boxes": "without a box of a class that is there",
+            "maps": "without a map of a class that is there",
+        }
+        counts = {need: self._lacking[need] for need in why}
+        return {need: f"{count} of {self._n} images are {why[need]}" for need, count in counts.items() if count}
+
+
+class _Examples:
+    """Keeps the images with the highest and the lowest IoU; of equals those that came first."""
+
+    def __init__(self) -> None:
+        self._best: list[tuple[float, int, dict[str, Any]]] = []
+        self._worst: list[tuple[float, int, dict[str, Any]]] = []
+        self._n = 0
+
+    def update(self, sample: BoxedSample, label: str, box: FloatArray | None, objects: FloatArray) -> None:
+        """Look at one image: the box (4,) found for the class called ``label``, and the true ``objects`` (N, 4)."""
+        iou = best_iou(box, objects)
+        self._n += 1
+        example = {
+            "image": sample.id,
+            "path": sample.path.as_posix(),
+            "label": label,
+            "iou": iou,
+            "box": None if box is None else to_list(box),
+            "truth": [to_list(item) for item in objects],
+        }
+        for heap, worth in ((self._best, iou), (self._worst, -iou)):
+            (heapq.heappush if len(heap) < EXAMPLES else heapq.heappushpop)(heap, (worth, -self._n, example))
+
+    def chosen(self) -> list[dict[str, Any]]:
+        """Return the examples, the best first, each image once."""
+        every = {example["image"]: example for _, _, example in [*self._worst, *self._best]}
+        return sorted(every.values(), key=lambda example: -example["iou"])
 
 
 def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:
@@ -286,7 +354,3 @@ def to_bytes(heat: FloatMap) -> npt.NDArray[np.uint8]:
 
 def _first(boxes: FloatArray | None) -> FloatArray | None:
     return None if boxes is None or not len(boxes) else boxes[0]
-
-
-def _is_empty(boxes: FloatArray | None) -> bool:
-    return boxes is not None and not len(boxes)

@@ -3,43 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import FloatArray, scale
+from gwapctl.boxes import Detections, FloatArray, as_boxes
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
+from gwapctl.evaluate.result import GroundTruth
+from gwapctl.maps.reading import ResolvedReading
 from gwapctl.metrics.localization import Guess
+from gwapctl.predict.cut import Cut, in_image
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
-from gwapctl.regions import BoxRule, Region, five_guesses, map_to_boxes
+from gwapctl.regions import BoxRule, five_guesses, parse_box_rule
 
 _NOWHERE: Heatmap = np.zeros((1, 1))  # the map of a class that the data set does not have
 
 
+@dataclass
+class Predictions:
+    """What is judged, wherever it comes from: one prediction per sample of the ground truth, in order.
+
+    Attributes:
+        items: the predictions, one at a time.
+        name: what the result calls the model.
+        options: how it was run, for the record; None: not said.
+        notes: what a reader of the result must know.
+        detector: all boxes are judged by average precision, and nothing else is.
+
+    """
+
+    items: Iterable[Prediction]
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    detector: bool = False
+
+
+def from_detections(
+    found: Iterable[Detections],
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Predictions:
+    """Return what a detector found in each sample, in original pixels, to be judged.
+
+    Labels are indices of the data set's classes; negative ones are of no class that it has and do not count.
+    """
+    items = (Prediction("", 0, 0, detections=one) for one in found)
+    return Predictions(items, name, dict(options or {}), list(notes), detector=True)
+
+
+def rule_for(ground_truth: GroundTruth, asked: str | BoxRule | None, refine: str | None, default: str) -> Cut | None:
+    """Return how boxes are cut as it is asked for, or None where the protocol finds its own boxes."""
+    if ground_truth.protocol == "wsoleval":
+        return None
+    return Cut(parse_box_rule(asked, refine=refine, default=default))
+
+
+def reading_options(reading: ResolvedReading, cut: Cut | None) -> dict[str, Any]:
+    """Return how maps were made and cut, for the document; None where there is nothing to say."""
+    return {
+        "map": reading.method,
+        "box_rule": cut and cut.rule.name,
+        "scales": list(reading.scales) or None,
+        "resize": reading.resize if reading.scales else None,
+        "flip": reading.flip or None,
+        "layer": list(reading.layer) or None,
+        "fuse": reading.fuse if len(reading.layer) > 1 else None,
+        "close": reading.close or None,
+        "crops": None if reading.crops == "none" else reading.crops,
+        "backprop_seg": None if reading.backprop_seg == "none" else reading.backprop_seg,
+    }
+
+
 def boxes_from_maps(
-    maps: Mapping[int, Heatmap], rule: BoxRule | None, width: int, height: int, labels: Iterable[int]
+    maps: Mapping[int, Heatmap], cut: Cut | None, width: int, height: int, labels: Iterable[int]
 ) -> dict[int, FloatArray]:
     """Return one box per map, ``(1, 4)`` in pixels of the original image of ``width x height``; ``(0, 4)`` for none.
 
     Cut are the maps of ``labels``, the classes present, and the one for every class: no box of another class is right.
-    ``rule`` has seen the image if it needs to; None cuts nothing.
+    ``cut`` has seen the image if its rule needs to; None cuts nothing.
     """
-    if rule is None:
+    if cut is None:
         return {}
     judged = {ANY, *labels}
-    return {label: _box_from_map(heatmap, rule, width, height) for label, heatmap in maps.items() if label in judged}
-
-
-def _box_from_map(heatmap: Heatmap, rule: BoxRule, width: int, height: int) -> FloatArray:
-    return _to_image(map_to_boxes(heatmap, rule), heatmap, width, height)
-
-
-def _to_image(regions: Sequence[Region], heatmap: Heatmap, width: int, height: int) -> FloatArray:
-    rows, columns = heatmap.shape
-    return scale([region.box for region in regions], columns, rows, width, height)
+    return {
+        label: as_boxes([region.box for region in cut.regions(heatmap, width, height)])
+        for label, heatmap in maps.items()
+        if label in judged
+    }
 
 
 @dataclass(frozen=True)
@@ -62,21 +118,24 @@ class FiveGuesses:
         known = [heatmap for heatmap in maps if heatmap is not None]
         if len(known) < len(maps):
             return ()
-        width, height = prediction.width, prediction.height
-        boxes = [
-            (best[rank], _to_image([region] if region else [], known[rank], width, height))
+        size = prediction.width, prediction.height
+        return tuple(
+            Guess(best[rank], None if region is None else in_image(region, known[rank], *size))
             for rank, region in five_guesses(known, self.tight, self.loose)
-        ]
-        return tuple(Guess(label, box[0] if len(box) else None) for label, box in boxes)
+        )
 
 
 def match_classes(
-    known: Sequence[ClassName], classes: Sequence[ClassName], needed: Iterable[int], source: str, dataset: str
+    known: Sequence[ClassName], classes: Sequence[ClassName], needed: Iterable[int], model: str, dataset: str
 ) -> npt.NDArray[np.int64]:
-    """Return ``(len(known),)``: the data set's index of each class that ``source`` knows, or ``FOREIGN``.
+    """Return ``(len(known),)``: the data set's index of each class that ``model`` knows, or ``FOREIGN``.
+
+    >>> cat, dog = ClassName("cat", "n02123045"), ClassName("dog", "n02084071")
+    >>> match_classes([dog, ClassName("car", "")], [cat, dog], {1}, "mine", "pets").tolist()
+    [1, -2]
 
     Raises:
-        DataError: the two share no class, or ``source`` lacks a class of the data set that is ``needed``.
+        DataError: the two share no class, or ``model`` lacks a class of the data set that is ``needed``.
 
     """
     matcher = ClassMatcher(classes)
@@ -84,12 +143,12 @@ def match_classes(
     missing = [classes[label].name for label in sorted(set(needed) - set(found.tolist()))]
     if not (found >= 0).any():
         raise DataError(
-            f"{source} and {dataset} share no class name or id: {source} knows {some(item.name for item in known)}, "
+            f"{model} and {dataset} share no class name or id: {model} knows {some(item.name for item in known)}, "
             f"{dataset} has {some(item.name for item in classes)}. Evaluate on the data set it was trained for."
         )
     if missing:
         raise DataError(
-            f"{source} does not know {len(missing)} of the classes of {dataset}: {some(missing)}. "
+            f"{model} does not know {len(missing)} of the classes of {dataset}: {some(missing)}. "
             "Use a model trained on these classes."
         )
     return found

@@ -1,17 +1,15 @@
-"""From predictions to the result of ``evaluate``, and to its document."""
+"""What is judged by, and the result of ``evaluate`` with its document."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gwapctl.datasets.base import BoxedSample, Dataset
-from gwapctl.errors import DataError
+from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.predict.prediction import Prediction
-from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import now
 
 SCHEMA_VERSION = 1
@@ -89,36 +87,9 @@ class JudgingProtocol(Protocol):
         """Return all metrics that the data allows."""
 
 
-def judge(
-    protocol: JudgingProtocol,
-    ground_truth: GroundTruth,
-    predictions: Iterable[Prediction],
-    *,
-    name: str,
-    options: dict[str, Any],
-    progress: ProgressCallback | None = None,
-) -> EvaluationResult:
-    """Judge all samples by their ``predictions``, one at a time.
-
-    ``name`` and ``options`` (None: not said) are what the result calls the model, and how it was read.
-
-    Raises:
-        DataError: an image or map cannot be used, or no metric can be computed.
-
-    """
-    samples = ground_truth.samples
-    for done, (sample, found) in enumerate(zip(samples, predictions, strict=True), start=1):
-        protocol.update(sample, found)
-        if progress is not None:
-            progress(Progress(done, len(samples), "images"))
-    result = protocol.result()
-    if not result.metrics:
-        why = "; ".join(result.notes) or "the split has neither boxes nor masks, and there are no predicted classes"
-        raise DataError(f"nothing can be measured: {why}.")
-    result.model, result.dataset, result.split = name, ground_truth.dataset.name, ground_truth.split
-    result.protocol = ground_truth.protocol
-    result.options = {key: value for key, value in options.items() if value is not None}
-    return result
+def class_row(item: ClassName, images: int, numbers: Mapping[str, float]) -> dict[str, Any]:
+    """Return the row of one class, which ``images`` show."""
+    return {"class": item.name, "id": item.id, "n": int(images), **numbers}
 
 
 def _plain(value: Any) -> Any:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
-from gwapctl.evaluate.from_detector import evaluate_detector
-from gwapctl.evaluate.from_disk import predictions_from_boxes, predictions_from_maps
-from gwapctl.evaluate.from_model import predictions_from_model, sees_boxes
+from gwapctl.evaluate.from_disk import from_boxes, from_maps
+from gwapctl.evaluate.from_model import from_detector, from_model, predictions_from_model
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
-from gwapctl.evaluate.paper import PaperProtocol
-from gwapctl.evaluate.predictions import FiveGuesses
-from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol, judge
+from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
+from gwapctl.evaluate.predictions import FiveGuesses, Predictions
+from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol
 from gwapctl.evaluate.subject import HELD_OUT, Subject, find_dataset, find_samples, find_subject
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
-from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, store_reading
+from gwapctl.maps.reading import AS_STORED, MapReading, store_reading
 from gwapctl.metrics.box_accuracy import BoxAccuracy
-from gwapctl.predict.classifier import Model, load_model, scale_warning
-from gwapctl.predict.map_folder import MapFolder
-from gwapctl.predict.prediction import Prediction
+from gwapctl.predict.classifier import load_model
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
-from gwapctl.regions.rules import DEFAULT_RULE
-from gwapctl.runs import Run
 
 if TYPE_CHECKING:
     from gwapctl.maps.localizer import Localizer
@@ -96,43 +90,24 @@ def evaluate(
     result.notes += dataset.warnings()
     if subject.run is not None:
         result.run, result.seed = subject.run.name, subject.run.document.get("seed")
-        _store(result, subject.run, whole=options.limit is None)
+        if not subject.run.finished:  # tables would find it there, and be wrong later
+            result.notes.append(f"not stored in the run: its training is {subject.run.document['status']}")
+        elif options.limit is None:
+            subject.run.save_evaluation(result.to_json())
     if out is not None:
         write_json(out, result.to_json())
     return result
 
 
-def _store(result: EvaluationResult, run: Run, *, whole: bool) -> None:
-    """Keep a result in its run where tables will find it; not what would be wrong there later."""
-    if whole and run.finished:
-        run.save_evaluation(result.to_json())
-    elif not run.finished:
-        result.notes.append(f"not stored in the run: its training is {run.document['status']}")
-
-
 def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
     """Refuse options that a ``kind`` of subject cannot follow, rather than ignore them."""
-    reading = dict.fromkeys(options.reading.flags, True)
-    cutting = {
-        "--box-rule": options.box_rule,
-        "--refine": options.refine,
-        "--images": options.images,
-        "--guesses": options.guesses,
-        "--protocol wsoleval": options.protocol == "wsoleval",
-    }
-    by_kind: dict[str, dict[str, Any]] = {
-        "model": {},
-        "detector": {
-            **reading,
-            **cutting,
-            "--calibrate": options.calibrate,
-            "--masks": options.masks,
-        },
-        "maps": {**reading, "--calibrate": options.calibrate},
-        "boxes": {**reading, **cutting, "--calibrate": options.calibrate, "--masks": options.masks},
-    }
-    given = [name for name, value in by_kind[kind].items() if value]
-    if given:
+    asked: dict[str, Any] = dict.fromkeys(options.reading.flags, True)
+    if kind != "maps":
+        asked |= {"--box-rule": options.box_rule, "--refine": options.refine, "--images": options.images}
+        asked |= {"--guesses": options.guesses, "--protocol wsoleval": options.protocol == "wsoleval"}
+    asked |= {"--calibrate": options.calibrate, "--masks": kind != "maps" and options.masks}
+    given = [name for name, value in asked.items() if value]
+    if given and kind != "model":
         raise UsageError(f"{', '.join(given)} cannot be used on {kind}: {subject.name} is not a classifier.")
 
 
@@ -162,39 +137,35 @@ def _check_options(subject: Subject, options: Options) -> None:
 def _evaluate_on(
     ground_truth: GroundTruth, subject: Subject, options: Options, progress: ProgressCallback | None
 ) -> EvaluationResult:
+    guesses, chosen = _guesses(options), dict[str, Any]()
     if subject.kind == "boxes":
-        return evaluate_boxes(subject.path, ground_truth, progress=progress)
-    if subject.kind == "maps":
-        return evaluate_maps(
-            subject.path,
-            ground_truth,
-            box_rule=options.box_rule,
-            refine=options.refine,
-            images=options.images,
-            guesses=_guesses(options),
-            progress=progress,
+        found = from_boxes(subject.path, ground_truth)
+    elif subject.kind == "maps":
+        found = from_maps(
+            subject.path, ground_truth, box_rule=options.box_rule, refine=options.refine, images=options.images
         )
-    model = load_model(subject.path, device=options.device, precision=options.precision)
-    if model.detects:
-        _refuse_unused(subject, "detector", options)
-        predictor = model.predictor(batch_size=options.batch_size)
-        return evaluate_detector(predictor, ground_truth, name=subject.name, workers=options.workers, progress=progress)
-    localizer = _localizer(model, options)
-    chosen: dict[str, Any] = {}
-    if options.calibrate:
-        split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
-        asked = replace(ground_truth, split=split, samples=held_out)
-        chosen = calibrate(localizer, asked, subject.path, refine=options.refine, progress=progress)
-    result = evaluate_model(
-        localizer,
-        ground_truth,
-        name=subject.name,
-        box_rule=chosen.get("box_rule") or options.box_rule,
-        refine=options.refine,
-        guesses=_guesses(options),
-        workers=options.workers,
-        progress=progress,
-    )
+    else:
+        model = load_model(subject.path, device=options.device, precision=options.precision)
+        if model.detects:
+            _refuse_unused(subject, "detector", options)
+            predictor = model.predictor(batch_size=options.batch_size)
+            found = from_detector(predictor, ground_truth, name=subject.name, workers=options.workers)
+        else:
+            localizer = model.predictor(reading=options.reading, batch_size=options.batch_size).localizer
+            if options.calibrate:
+                split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
+                asked = replace(ground_truth, split=split, samples=held_out)
+                chosen = calibrate(localizer, asked, subject.path, refine=options.refine, progress=progress)
+            rule = chosen.get("box_rule") or options.box_rule
+            found = from_model(
+                localizer,
+                ground_truth,
+                name=subject.name,
+                box_rule=rule,
+                refine=options.refine,
+                workers=options.workers,
+            )
+    result = evaluate_predictions(found, ground_truth, guesses=guesses, progress=progress)
     if chosen:
         metrics = result.metrics
         figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
@@ -210,47 +181,66 @@ def _guesses(options: Options) -> FiveGuesses | None:
     return FiveGuesses(parse_box_rule(threshold=options.tight), parse_box_rule(threshold=options.loose))
 
 
-def _localizer(model: Model, options: Options) -> Localizer:
-    return model.predictor(
-        reading=options.reading,
-        batch_size=options.batch_size,
-    ).localizer
-
-
-def evaluate_model(
-    localizer: Localizer,
+def evaluate_predictions(
+    found: Predictions,
     ground_truth: GroundTruth,
     *,
-    name: str,
-    box_rule: str | BoxRule | None = None,
-    refine: str | None = None,
     guesses: FiveGuesses | None = None,
-    workers: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
-    """Evaluate a model as ``localizer`` reads it; ``name`` is what the result calls it.
+    """Judge predictions, wherever they come from, by the protocol of ``ground_truth``, one image at a time.
 
-    None for ``box_rule`` is the rule that the model stores.
+    >>> import numpy as np
+    >>> from gwapctl.boxes import Detections, as_boxes
+    >>> from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+    >>> from gwapctl.evaluate import from_detections
+    >>> class Pets(Dataset):
+    ...     name, classes, multi_label = "pets", (ClassName("cat", "n02123045"),), True
+    ...     splits = boxed_samples = None
+    >>> box, label = as_boxes([8, 4, 40, 30]), np.array([0])
+    >>> sample = BoxedSample("a.jpg", Path("a.jpg"), (0,), (), (80, 60), box, label, np.array([False]))
+    >>> found = from_detections([Detections(box, np.array([0.9]), label)], "mine")
+    >>> evaluate_predictions(found, GroundTruth(Pets(), "val", [sample])).metrics["det_map_area"]
+    100.0
+
+    Args:
+        found: ``from_model``, ``from_detector``, ``from_detections``, ``from_maps`` or ``from_boxes`` make them.
+        ground_truth: data set, split, samples and protocol; a detector is judged by average precision whatever it is.
+        guesses: what decides the top-5 localization error in place of the five best classes.
+        progress: told after every image.
 
     Raises:
-        DataError: model and data set share no classes, or an image cannot be read.
+        DataError: an image, map or box cannot be used, or no metric can be computed.
 
     """
-    rule = _rule(ground_truth, box_rule, refine, localizer.model.info.box_rule)
-    predictions = predictions_from_model(
-        localizer, ground_truth.dataset, ground_truth.samples, rule, name=name, workers=workers
-    )
-    settings = {
-        **_settings(localizer.reading, rule),
-        "scales": list(localizer.reading.scales),
-        "resize": localizer.reading.resize,
-        "precision": localizer.precision,
-    }
-    info = localizer.model.info
-    warning = scale_warning(info, localizer.reading.scales)
-    notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
-    notes += [warning] if warning else []
-    return _judge(name, ground_truth, predictions, settings, progress, notes, guesses)
+    dataset, samples, options, notes = ground_truth.dataset, ground_truth.samples, dict(found.options), list[str]()
+    protocol: JudgingProtocol
+    if found.detector:
+        protocol = DetectionProtocol(dataset)
+    elif guesses is not None:
+        tight, loose = guesses.tight.name, guesses.loose.name
+        options |= {"guesses": "five", "tight": tight, "loose": loose}
+        notes = [f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
+        protocol = PaperProtocol(dataset, Masks(ground_truth.masks), guesses)
+    else:
+        protocol = PROTOCOLS[ground_truth.protocol](dataset, Masks(ground_truth.masks))
+    for done, (sample, prediction) in enumerate(zip(samples, found.items, strict=True), start=1):
+        protocol.update(sample, prediction)
+        if progress is not None:
+            progress(Progress(done, len(samples), "images"))
+    result = protocol.result()
+    if not result.metrics:
+        why = "; ".join(result.notes) or "the split has neither boxes nor masks, and there are no predicted classes"
+        raise DataError(f"nothing can be measured: {why}.")
+    result.model, result.dataset, result.split = found.name, dataset.name, ground_truth.split
+    result.protocol = ground_truth.protocol
+    result.options = {key: value for key, value in options.items() if value is not None}
+    of_data = [] if found.detector else dataset.notes(ground_truth.split)  # masks, blacklists: nothing of a detector's
+    result.notes += [*found.notes, *notes, *of_data]
+    if result.threshold_curve and options.get("box_rule"):
+        threshold = getattr(parse_box_rule(options["box_rule"]), "threshold", None)  # Otsu's is each map's own
+        result.threshold_curve |= {} if threshold is None else {"chosen": threshold}
+    return result
 
 
 def calibrate(
@@ -274,7 +264,7 @@ def calibrate(
     from gwapctl.networks.classifier import save_info
 
     accuracy = BoxAccuracy()
-    predictions = predictions_from_model(localizer, ground_truth.dataset, ground_truth.samples, None)
+    predictions = predictions_from_model(localizer, ground_truth, None)
     for done, (sample, found) in enumerate(zip(ground_truth.samples, predictions, strict=True), start=1):
         for label, objects in true_boxes(sample).items():
             heatmap = found.map_of(label)
@@ -296,89 +286,3 @@ def calibrate(
     provenance = {**info.provenance, "calibration": chosen}
     save_info(info.model_copy(update={"box_rule": rule, "provenance": provenance}), folder)
     return chosen
-
-
-def evaluate_maps(
-    folder: Path,
-    ground_truth: GroundTruth,
-    *,
-    box_rule: str | BoxRule | None = None,
-    refine: str | None = None,
-    images: Path | None = None,
-    guesses: FiveGuesses | None = None,
-    progress: ProgressCallback | None = None,
-) -> EvaluationResult:
-    """Evaluate a folder of maps, with the predicted classes that ``localize`` recorded beside them, if it did.
-
-    None for ``box_rule`` is the rule that ``localize`` recorded, else ``paper20``.
-
-    Raises:
-        DataError: a map is missing or cannot be used.
-        UsageError: the box rule looks at the images, and they are not there.
-
-    """
-    notes: list[str] = []
-    info = MapFolder(folder).info
-    rule = _rule(ground_truth, box_rule, refine, info.box_rule or DEFAULT_RULE)
-    predictions = predictions_from_maps(folder, ground_truth.dataset, ground_truth.samples, rule, notes, images)
-    settings = _settings(info.reading, rule)
-    return _judge(info.model or str(folder), ground_truth, predictions, settings, progress, notes, guesses)
-
-
-def _settings(reading: ResolvedReading, rule: BoxRule | None) -> dict[str, Any]:
-    """Return how maps were made and cut, for the document; None where there is nothing to say."""
-    return {
-        "map": reading.method,
-        "box_rule": rule and rule.name,
-        "scales": list(reading.scales) or None,
-        "resize": reading.resize if reading.scales else None,
-        "flip": reading.flip or None,
-        "layer": list(reading.layer) or None,
-        "fuse": reading.fuse if len(reading.layer) > 1 else None,
-        "close": reading.close or None,
-        "crops": None if reading.crops == "none" else reading.crops,
-        "backprop_seg": None if reading.backprop_seg == "none" else reading.backprop_seg,
-    }
-
-
-def evaluate_boxes(
-    file: Path, ground_truth: GroundTruth, *, progress: ProgressCallback | None = None
-) -> EvaluationResult:
-    """Evaluate predicted boxes: what ``localize`` or ``boxes`` wrote as JSON lines or CSV.
-
-    Raises:
-        DataError: the file is broken, or is about other images.
-
-    """
-    notes: list[str] = []
-    predictions = predictions_from_boxes(file, ground_truth.dataset, ground_truth.samples, notes)
-    return _judge(str(file), ground_truth, predictions, {}, progress, notes)
-
-
-def _rule(ground_truth: GroundTruth, asked: str | BoxRule | None, refine: str | None, default: str) -> BoxRule | None:
-    """Return the rule that is asked for, or None where the protocol finds its own boxes."""
-    return None if ground_truth.protocol == "wsoleval" else parse_box_rule(asked, refine=refine, default=default)
-
-
-def _judge(
-    name: str,
-    ground_truth: GroundTruth,
-    predictions: Iterable[Prediction],
-    settings: dict[str, Any],
-    progress: ProgressCallback | None,
-    notes: Sequence[str] = (),
-    guesses: FiveGuesses | None = None,
-) -> EvaluationResult:
-    protocol, added = PROTOCOLS[ground_truth.protocol], list[str]()
-    if guesses is not None:
-        tight, loose = guesses.tight.name, guesses.loose.name
-        settings = {**settings, "guesses": "five", "tight": tight, "loose": loose}
-        added = [f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
-        protocol = partial(PaperProtocol, guesses=guesses)
-    judging = protocol(ground_truth.dataset, Masks(ground_truth.masks))
-    result = judge(judging, ground_truth, predictions, name=name, options=settings, progress=progress)
-    result.notes.extend([*notes, *added, *ground_truth.dataset.notes(ground_truth.split)])
-    if result.threshold_curve and settings.get("box_rule"):
-        threshold = getattr(parse_box_rule(settings["box_rule"]), "threshold", None)  # Otsu's is each map's own
-        result.threshold_curve |= {} if threshold is None else {"chosen": threshold}
-    return result

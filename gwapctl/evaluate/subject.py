@@ -29,6 +29,11 @@ class Subject:
     name: str
     run: Run | None = None
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run was trained with; empty for anything else."""
+        return dict(self.run.document.get("config") or {}) if self.run else {}
+
 
 def find_subject(spec: str) -> Subject:
     """Tell what ``spec`` is by looking at it: a run, a model's folder, maps, boxes, or the name of a zoo entry.
@@ -66,7 +71,7 @@ def find_dataset(subject: Subject, name: str | None, root: Path | None, masks: P
         DataError: the data set is not there.
 
     """
-    trained_on = _config(subject).get("dataset")
+    trained_on = subject.config.get("dataset")
     if name is None and trained_on is None:
         raise UsageError(f"{subject.name} does not say on which data set to evaluate it. Give one with --dataset.")
     if name in (None, trained_on) and subject.run is not None:
@@ -75,18 +80,13 @@ def find_dataset(subject: Subject, name: str | None, root: Path | None, masks: P
         dataset = open_dataset(str(name), root)
     if masks is not None and isinstance(dataset, WsolevalDataset):
         return WsolevalDataset(dataset.root, masks)  # its masks are named by its files, not by the images
-    removed = _config(subject).get("background_classes")
+    removed = subject.config.get("background_classes")
     return without_classes(dataset, removed) if removed and name in (None, trained_on) else dataset
 
 
 def _dataset_of_run(subject: Subject, run: Run, *, here_first: bool, root: Path | None) -> Dataset:
-    """Open the data set that a run was trained on, wherever we are now: its name may count from another folder.
-
-    Raises:
-        DataError: it is neither where the run found it nor in any other likely folder.
-
-    """
-    name = str(_config(subject)["dataset"])
+    """Open the data set that a run was trained on, wherever we are now: its name may count from another folder."""
+    name = str(subject.config["dataset"])
     recorded = Path(run.document["dataset"].get("root") or "")
     whole, count = split_name(name)
     if whole in DATASETS:
@@ -112,7 +112,7 @@ def _dataset_of_run(subject: Subject, run: Run, *, here_first: bool, root: Path 
 
 def dataset_name(spec: str, name: str | None) -> str | None:
     """Return the name of the data set to evaluate ``spec`` on: ``name``, else the one that the run was trained on."""
-    return name or _config(find_subject(spec)).get("dataset")
+    return name or find_subject(spec).config.get("dataset")
 
 
 def find_samples(subject: Subject, dataset: Dataset, split: str | None) -> tuple[str, list[BoxedSample]]:
@@ -131,7 +131,7 @@ def find_samples(subject: Subject, dataset: Dataset, split: str | None) -> tuple
 
 def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample]]:
     """Divide the training split as ``train`` did and return the part that training did not see."""
-    config, run = _config(subject), subject.run
+    config, run = subject.config, subject.run
     train_split, val_split = training_splits(dataset)
     if val_split is not None:
         return val_split, dataset.boxed_samples(val_split)
@@ -148,13 +148,9 @@ def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample
     if fingerprint(trained) != run.document["dataset"]["fingerprint"]:
         raise DataError(
             f"{dataset.name} at {dataset.root} is not what {subject.name} was trained on, so the images that it kept "
-            "out are not known. Give the place of the same data with --root."
+            "out are not known. Give the folder of the same data with --root."
         )
     skipped = (run.document["dataset"].get("skipped") or {}).get("val", ())
     ids = {sample.id for sample in held} - set(skipped)
     name = f"{HELD_OUT} {fraction:g} of {train_split}, seed {config['seed']}"
     return name, [sample for sample in samples if sample.id in ids]
-
-
-def _config(subject: Subject) -> dict[str, Any]:
-    return dict(subject.run.document.get("config") or {}) if subject.run else {}

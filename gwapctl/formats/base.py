@@ -11,12 +11,12 @@ import json
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 from gwapctl import boxes
 from gwapctl.datasets.base import ClassName
@@ -49,9 +49,7 @@ class ClassTable:
 class ClassList(list[str]):
     """Names of classes in the order of their numbers, and the ``file`` they were read from."""
 
-    def __init__(self, names: Iterable[str], file: Path) -> None:
-        super().__init__(names)
-        self.file = file
+    file: Path
 
 
 def class_table(found: Iterable[tuple[str, str]], listed: Sequence[str] | None = None) -> ClassTable:
@@ -66,29 +64,26 @@ def class_table(found: Iterable[tuple[str, str]], listed: Sequence[str] | None =
     """
     if listed is None:
         return _by_alphabet(set(found))
-    source = f"the list of classes {listed.file}" if isinstance(listed, ClassList) else "the list of classes"
+    where = f"the list of classes {listed.file}" if isinstance(listed, ClassList) else "the list of classes"
     twice = next((name for name, count in Counter(listed).items() if count > 1), None)
     if twice is not None:
-        raise UsageError(f"{source} names a class twice: {twice!r}. Name each once.")
+        raise UsageError(f"{where} names a class twice: {twice!r}. Name each once.")
     matcher = ClassMatcher([ClassName(name, name) for name in listed])
     numbers = {pair: matcher.index(*pair) for pair in sorted(set(found))}
     missing = next((pair for pair, number in numbers.items() if number == FOREIGN), None)
     if missing is not None:
-        raise UsageError(f"class {missing[0]!r} (id {missing[1]!r}) is not in {source}. Add it there.")
+        raise UsageError(f"class {missing[0]!r} (id {missing[1]!r}) is not in {where}. Add it there.")
     return ClassTable(tuple(_one_line(name) for name in listed), numbers)
 
 
 def _by_alphabet(found: set[tuple[str, str]]) -> ClassTable:
-    ids: dict[str, set[str]] = {}  # of each label, those that are names
+    ids: defaultdict[str, set[str]] = defaultdict(set)  # of each label, those that are names
     for label, label_id in found:
-        ids.setdefault(label, set()).update([label_id] if is_name(label_id) else [])
-    shared = {label for label, names in ids.items() if len(names) > 1}
-    owners = {(label, label_id): (label, label_id if label in shared else "") for label, label_id in found}
+        ids[label] |= {label_id} if is_name(label_id) else set()
+    owners = {(label, label_id): (label, label_id if len(ids[label]) > 1 else "") for label, label_id in found}
     classes = sorted(set(owners.values()))
-    names = [f"{label} ({label_id})" if label_id else label for label, label_id in classes]
-    return ClassTable(
-        tuple(_one_line(name) for name in names), {pair: classes.index(owner) for pair, owner in owners.items()}
-    )
+    names = tuple(_one_line(f"{label} ({label_id})" if label_id else label) for label, label_id in classes)
+    return ClassTable(names, {pair: classes.index(owner) for pair, owner in owners.items()})
 
 
 def _one_line(name: str) -> str:
@@ -98,56 +93,45 @@ def _one_line(name: str) -> str:
 class Spool:
     """Images in a temporary file: written once, read any number of times, one at a time."""
 
-    def __init__(self, items: Iterable[Prediction]) -> None:
+    def __init__(self, file: TextIO, items: Iterable[Prediction]) -> None:
         """Take all ``items``; those that failed are left out, boxes are cut to their image, one listed twice is one."""
-        self._file = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="gwapctl-")  # noqa: SIM115 (closed below)
+        self._file = file
         self.classes: set[tuple[str, str]] = set()
-        self._again: dict[str, list[Prediction]] = {}
-        seen: set[str] = set()
-        try:
-            for item in usable(items):
-                self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
-                if item.id in seen:
-                    self._again.setdefault(item.id, []).append(item)
-                else:
-                    self._file.write(json.dumps(item.to_json()) + "\n")
-                seen.add(item.id)
-            self._file.flush()  # a full disk shows here
-        except BaseException:
-            self.close()
-            raise
+        self._again: dict[str, list[Prediction]] = {}  # by id, what is said of an image after its first line
+        for item in usable(items):
+            self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
+            if item.id in self._again:
+                self._again[item.id].append(item)
+            else:
+                self._again[item.id] = []
+                file.write(json.dumps(item.to_json()) + "\n")
+        file.flush()  # a full disk shows here
 
     def __iter__(self) -> Iterator[Prediction]:
         """Yield the images in the order they came."""
         self._file.seek(0)
         for line in self._file:
             item = Prediction.from_json(json.loads(line))
-            again = self._again.get(item.id)
+            again = self._again[item.id]
             yield merge([item, *again], "the input") if again else item
-
-    def close(self) -> None:
-        """Remove the temporary file."""
-        self._file.close()
 
 
 @contextmanager
 def spooled(items: Iterable[Prediction]) -> Iterator[Spool]:
-    """Yield a ``Spool`` of ``items`` and remove it afterwards.
+    """Yield a ``Spool`` of ``items`` and remove its file afterwards.
 
     Raises:
         DataError: the folder of temporary files is full.
 
     """
-    try:
-        spool = Spool(items)
-    except OSError as error:
-        raise DataError(
-            f"cannot write a temporary file: {error.strerror or error}. Free space or set TMPDIR."
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", prefix="gwapctl-"))
+            spool = Spool(file, items)
+        except OSError as error:
+            why = error.strerror or error
+            raise DataError(f"cannot write a temporary file: {why}. Free space or set TMPDIR.") from error
         yield spool
-    finally:
-        spool.close()
 
 
 def usable(items: Iterable[Prediction], *, keep_failed: bool = False) -> Iterator[Prediction]:
@@ -187,11 +171,9 @@ def _inside(prediction: ClassPrediction, item: Prediction) -> ClassPrediction:
     return replace(prediction, box=(x0, y0, x1, y1))
 
 
-def boxed(item: Prediction) -> Iterator[tuple[ClassPrediction, Box]]:
-    """Yield the predictions of an image that have a box, with it."""
-    for prediction in item.predictions:
-        if prediction.box is not None:
-            yield prediction, prediction.box
+def boxed(item: Prediction) -> list[tuple[ClassPrediction, Box]]:
+    """Return the predictions of an image that have a box, with it."""
+    return [(prediction, prediction.box) for prediction in item.predictions if prediction.box is not None]
 
 
 def json_rows(documents: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -280,9 +262,8 @@ def _listed(folder: Path) -> set[str]:
 
 def annotation_name(image_id: str) -> str:
     """Return the name of an image's annotation, without suffix: its id less its own, never outside the folder."""
-    parts = [part for part in PurePosixPath(image_id).parts if part not in ("/", "//", "..") and not part.endswith(":")]
-    name = "/".join(parts)
-    return stem(name)
+    parts = PurePosixPath(image_id).parts
+    return stem("/".join(part for part in parts if part not in ("/", "//", "..") and not part.endswith(":")))
 
 
 def check_names(image_ids: Iterable[str]) -> None:

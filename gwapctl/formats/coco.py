@@ -19,16 +19,17 @@ class Coco(FileExporter):
         """Yield the document, one image, annotation and category per line."""
         info = {"description": "Boxes found by gwapctl", "version": __version__}
         yield f'{{\n"info": {json.dumps(info)},\n"licenses": [],\n"images": [\n'
-        yield from json_rows(_image(number, item) for number, item in enumerate(items, start=1))
+        yield from json_rows(
+            {"id": number, "file_name": item.id, "width": item.width, "height": item.height}
+            for number, item in enumerate(items, start=1)
+        )
         yield '],\n"annotations": [\n'
         yield from json_rows(_annotations(items, table))
         yield '],\n"categories": [\n'
-        yield from json_rows(_categories(table))
+        yield from json_rows(
+            {"id": number, "name": name, "supercategory": ""} for number, name in enumerate(table.names, start=1)
+        )
         yield "]\n}\n"
-
-
-def _image(number: int, item: Prediction) -> dict[str, Any]:
-    return {"id": number, "file_name": item.id, "width": item.width, "height": item.height}
 
 
 def _annotations(items: Iterable[Prediction], table: ClassTable) -> Iterator[dict[str, Any]]:
@@ -45,8 +46,3 @@ def _annotations(items: Iterable[Prediction], table: ClassTable) -> Iterator[dic
                 "segmentation": [],
                 "score": prediction.score,
             }
-
-
-def _categories(table: ClassTable) -> Iterator[dict[str, Any]]:
-    for number, name in enumerate(table.names, start=1):
-        yield {"id": number, "name": name, "supercategory": ""}

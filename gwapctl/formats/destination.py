@@ -64,7 +64,8 @@ def read_class_list(file: Path) -> ClassList:
         DataError: the file cannot be read, or names no class.
 
     """
-    names = ClassList(filter(None, map(str.strip, read_text(file).split("\n"))), file)
+    names = ClassList(filter(None, map(str.strip, read_text(file).split("\n"))))
     if not names:
         raise DataError(f"{file} names no class. Write one name per line.")
+    names.file = file
     return names

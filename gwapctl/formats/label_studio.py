@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 from gwapctl import boxes
 from gwapctl.formats.base import ClassTable, FileExporter, boxed, json_rows
 from gwapctl.images.files import on_disk
-from gwapctl.predict.prediction import Prediction
+from gwapctl.predict.prediction import Box, ClassPrediction, Prediction
 
 LOCAL_FILES = "/data/local-files/?d="  # how a Label Studio server names files below its document root
 
@@ -32,9 +32,9 @@ class LabelStudio(FileExporter):
         yield "]\n"
 
     def _task(self, item: Prediction, table: ClassTable) -> dict[str, Any]:
-        result = _result(item, table)
-        scores = [region["score"] for region in result]
-        prediction = {"model_version": item.model or "gwapctl", "score": max(scores, default=0.0), "result": result}
+        result = [_region(number, item, *found, table) for number, found in enumerate(boxed(item))]
+        score = max((region["score"] for region in result), default=0.0)
+        prediction = {"model_version": item.model or "gwapctl", "score": score, "result": result}
         return {
             "data": {"image": self.image_prefix + quote(on_disk(item.id), errors="surrogateescape")},
             "predictions": [prediction] if result else [],
@@ -47,22 +47,17 @@ class LabelStudio(FileExporter):
         return f'<View>\n{image}  <RectangleLabels name="label" toName="image">\n{labels}  </RectangleLabels>\n</View>'
 
 
-def _result(item: Prediction, table: ClassTable) -> list[dict[str, Any]]:
-    regions: list[dict[str, Any]] = []
-    for number, (prediction, box) in enumerate(boxed(item)):
-        percent = boxes.to_list(boxes.to_percent_xywh(box, item.width, item.height)[0])
-        value = dict(zip(("x", "y", "width", "height"), percent, strict=True))
-        regions.append(
-            {
-                "id": f"box{number}",
-                "type": "rectanglelabels",
-                "from_name": "label",
-                "to_name": "image",
-                "original_width": item.width,
-                "original_height": item.height,
-                "image_rotation": 0,
-                "value": {**value, "rotation": 0, "rectanglelabels": [table.name(prediction)]},
-                "score": prediction.score,
-            }
-        )
-    return regions
+def _region(number: int, item: Prediction, found: ClassPrediction, box: Box, table: ClassTable) -> dict[str, Any]:
+    percent = boxes.to_list(boxes.to_percent_xywh(box, item.width, item.height)[0])
+    value = dict(zip(("x", "y", "width", "height"), percent, strict=True))
+    return {
+        "id": f"box{number}",
+        "type": "rectanglelabels",
+        "from_name": "label",
+        "to_name": "image",
+        "original_width": item.width,
+        "original_height": item.height,
+        "image_rotation": 0,
+        "value": {**value, "rotation": 0, "rectanglelabels": [table.name(found)]},
+        "score": found.score,
+    }

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from gwapctl.formats.base import ClassTable, FileExporter, usable
-from gwapctl.predict.prediction import ClassPrediction, Prediction
+from gwapctl.predict.prediction import Prediction
 
 COLUMNS = ("image", "width", "height", "label", "label_id", "score", "x0", "y0", "x1", "y1")
 
@@ -22,14 +22,11 @@ class Csv(FileExporter):
         """Yield the header and one row per prediction."""
         yield _row(COLUMNS)
         for item in usable(items):
-            for prediction in item.predictions or (None,):
-                yield _row((item.image, item.width, item.height, *_cells(prediction)))
-
-
-def _cells(prediction: ClassPrediction | None) -> tuple[object, ...]:
-    if prediction is None:
-        return ("",) * 7
-    return (prediction.label, prediction.label_id, prediction.score, *(prediction.box or ("",) * 4))
+            image = (item.image, item.width, item.height)
+            for found in item.predictions:
+                yield _row((*image, found.label, found.label_id, found.score, *(found.box or ("",) * 4)))
+            if not item.predictions:
+                yield _row((*image, *("",) * 7))
 
 
 def _row(cells: Iterable[object]) -> str:

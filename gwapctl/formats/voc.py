@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from xml.etree import ElementTree  # writing only; XML of others is read through defusedxml
 
@@ -31,33 +31,31 @@ def _annotation(item: Prediction, table: ClassTable) -> ElementTree.Element:
     _add(root, "filename", path.name)
     _add(_add(root, "source"), "database", "gwapctl")
     size = _add(root, "size")
-    for name, value in (("width", item.width), ("height", item.height), ("depth", 3)):
-        _add(size, name, value)
+    _add_all(size, {"width": item.width, "height": item.height, "depth": 3})
     _add(root, "segmented", 0)
     for prediction, box in boxed(item):
         element = _add(root, "object")
-        _add(element, "name", table.name(prediction))
-        _add(element, "pose", "Unspecified")
-        _add(element, "truncated", 0)
-        _add(element, "difficult", 0)
-        _add(element, "score", prediction.score)
+        said = {"name": table.name(prediction), "pose": "Unspecified", "truncated": 0, "difficult": 0}
+        _add_all(element, {**said, "score": prediction.score})
         corners = _add(element, "bndbox")
-        for name, value in zip(("xmin", "ymin", "xmax", "ymax"), whole_pixels(box), strict=True):
-            _add(corners, name, value)
+        _add_all(corners, dict(zip(("xmin", "ymin", "xmax", "ymax"), whole_pixels(box), strict=True)))
     return root
 
 
 def whole_pixels(box: Box) -> list[int]:
     """Return VOC corners of ``box``, each edge at the nearest pixel border; a side that would vanish goes outward."""
     low, high = np.array(box[:2]), np.array(box[2:])
-    low_near, high_near = np.rint(low), np.rint(high)
-    vanishes = high_near <= low_near
-    low_whole = np.where(vanishes, np.floor(low), low_near)
-    high_whole = np.where(vanishes, np.ceil(high), high_near)
-    return [int(value) for value in boxes.to_voc(np.concatenate([low_whole, high_whole]))[0]]
+    vanishes = np.rint(high) <= np.rint(low)
+    corners = np.where(vanishes, np.floor(low), np.rint(low)), np.where(vanishes, np.ceil(high), np.rint(high))
+    return [int(value) for value in boxes.to_voc(np.concatenate(corners))[0]]
 
 
 def _add(parent: ElementTree.Element, name: str, value: object = "") -> ElementTree.Element:
     element = ElementTree.SubElement(parent, name)
     element.text = NOT_XML.sub("\ufffd", str(value))
     return element
+
+
+def _add_all(parent: ElementTree.Element, values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        _add(parent, name, value)

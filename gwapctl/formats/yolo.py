@@ -26,12 +26,11 @@ class Yolo(FolderExporter):
         yield "classes.txt", "".join(f"{name}\n" for name in table.names)
         yield "data.yaml", _yaml(table)
         for item in items:
-            yield f"labels/{annotation_name(item.id)}.txt", "".join(self._rows(item, table))
-
-    def _rows(self, item: Prediction, table: ClassTable) -> Iterator[str]:
-        for prediction, box in boxed(item):
-            numbers = [*boxes.to_yolo(box, item.width, item.height)[0], *([prediction.score] if self.scores else [])]
-            yield " ".join([str(table.number(prediction)), *(f"{number:.6f}" for number in numbers)]) + "\n"
+            rows = ""
+            for prediction, box in boxed(item):
+                numbers = [*boxes.to_yolo(box, item.width, item.height)[0], *[prediction.score] * self.scores]
+                rows += " ".join([str(table.number(prediction)), *(f"{number:.6f}" for number in numbers)]) + "\n"
+            yield f"labels/{annotation_name(item.id)}.txt", rows
 
 
 def _yaml(table: ClassTable) -> str:

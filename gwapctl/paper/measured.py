@@ -212,4 +212,6 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in the file's order: what is known of an evaluation, then its metrics by name."""
     metrics, last = sorted({*rows.columns} - {*COLUMNS, "shipped"}), rows.columns.intersection(["shipped"])
-    return rows.reindex(columns=[*COLUMNS, *metrics, *last]).astype(dict.fromkeys(("seed", "n", "n_degenerate"), "Int64"))
+    return rows.reindex(columns=[*COLUMNS, *metrics, *last]).astype(
+        dict.fromkeys(("seed", "n", "n_degenerate"), "Int64")
+    )

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import scale
-from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.errors import UsageError, unknown_name
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
+from gwapctl.predict.base import LocalizingModel, Predictor, source_name
+from gwapctl.predict.cut import Cut
 from gwapctl.predict.detector import DetectorModel
-from gwapctl.predict.map_folder import MapsInfo, maps_info
-from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, Source, load
-from gwapctl.predict.sources import OnError, checked, source_name, sources
-from gwapctl.regions import BoxRule, Region, map_to_boxes, parse_box_rule
+from gwapctl.predict.map_folder import MapsInfo
+from gwapctl.predict.prediction import ClassPrediction, ImageArray, Prediction, Source
+from gwapctl.regions import BoxRule, parse_box_rule
 
 if TYPE_CHECKING:
-    import torch
-
-    from gwapctl.maps.heatmap import FloatArray as FloatMap
     from gwapctl.maps.heatmap import PreparedImage
     from gwapctl.maps.localizer import Localizer, MapResult
     from gwapctl.networks.classifier import Classifier, ModelInfo
@@ -65,7 +61,7 @@ def load_model(
     return Model(load_classifier(folder), name, device=device, precision=precision)
 
 
-class Model:
+class Model(LocalizingModel):
     """A trained classifier that localizes. Made by ``gwapctl.load_model``."""
 
     detects: Literal[False] = False  # boxes are cut from maps; a detector's come from the network, each with its score
@@ -81,50 +77,11 @@ class Model:
         """Classes, input size, and the scales, map and box rule that are used unless told otherwise."""
         return self.classifier.info
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The readable names of all classes."""
-        return tuple(item.name for item in self.info.classes)
-
     def describe(self) -> dict[str, Any]:
         """Return what a person wants to know of the model; ``layers`` are its convolutions in order, by name."""
         from gwapctl.networks.classifier import describe_network
 
         return describe_network(self.classifier, self.info, self.classifier.backbone)
-
-    def localize(
-        self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
-    ) -> list[Prediction]:
-        """Localize one or many images and return the results in order. The options are those of ``stream``.
-
-        Raises:
-            DataError: an image cannot be read; with ``on_error="keep"`` its result says so in ``error`` instead.
-            UsageError: an option's value is unknown.
-
-        """
-        return list(self.stream(images, on_error=on_error, **options))
-
-    def stream(
-        self,
-        images: Source | Iterable[Source],
-        *,
-        workers: int | None = None,
-        on_error: OnError = "raise",
-        **options: Any,
-    ) -> Iterator[Prediction]:
-        """Yield one result per image, in order, while later images are worked on; memory stays flat.
-
-        Args:
-            images: a path, a folder (its images, sorted), an array ``(H, W, 3)`` uint8 RGB, or an iterable of these.
-            workers: threads; None: one per core; 0: none.
-            on_error: whether an image that cannot be read raises, or is kept as a result with ``error``.
-            options: those of ``predictor``.
-
-        """
-        predictor = self.predictor(**options)
-        if warning := predictor.warning:
-            warnings.warn(warning, stacklevel=2)
-        return checked(predictor.stream(sources(images), workers), on_error)
 
     def predictor(
         self,
@@ -136,7 +93,7 @@ class Model:
         min_score: float | None = None,
         batch_size: int | None = None,
         **options: Any,
-    ) -> Predictor:
+    ) -> ClassifierPredictor:
         """Return the object that does the work, every option checked.
 
         Args:
@@ -169,37 +126,19 @@ class Model:
         localizer = Localizer(
             self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
         )
-        return Predictor(self.info, localizer, rule, top_k)
+        return ClassifierPredictor(self.info, localizer, rule, top_k)
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """From images to boxes: the localizer, the box rule and the class names in one place. Threads may share it."""
+class ClassifierPredictor(Predictor):
+    """From images to boxes: the localizer, the box rule and the class names in one object."""
 
-    info: ModelInfo
-    localizer: Localizer
-    rule: BoxRule
-    top_k: int
-
-    @property
-    def batch_size(self) -> int:
-        """Images per forward pass."""
-        return self.localizer.batch_size
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The input sizes whose maps are averaged."""
-        return self.localizer.reading.scales
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-        return self.localizer.device
-
-    @property
-    def warning(self) -> str | None:
-        """What makes its results doubtful: scales far above those of training."""
-        return scale_warning(self.info, self.scales)
+    def __init__(self, info: ModelInfo, localizer: Localizer, rule: BoxRule, top_k: int) -> None:
+        scales = localizer.reading.scales
+        super().__init__(localizer.batch_size, scales, localizer.device, scale_warning(info, scales))
+        self.info = info
+        self.localizer = localizer
+        self.rule = rule
+        self.top_k = top_k
 
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
@@ -208,43 +147,26 @@ class Predictor:
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
-        return maps_info(self.localizer, model_name, self.rule.name)
+        made = self.localizer
+        return MapsInfo(made.reading, model_name, made.values, made.shared, self.rule.name)
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
         return self.rule.without_image().mask(found.maps[0]) if found.mask is None else found.mask
 
-    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
-        """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
-        from gwapctl.predict.threads import in_threads
-
-        return in_threads(self.find, sources, chunk=self.localizer.batch_size, workers=workers)
-
-    def find(self, sources: Sequence[Source]) -> list[Prediction]:
-        """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
-        prepared = [self._prepare(source) for source in sources]
-        readable = [item[0] for item in prepared if not isinstance(item, DataError)]
-        results = iter(self.localizer.run(readable, top_k=self.top_k))
-        return [
-            Prediction(source_name(source), 0, 0, error=item, source=source)
-            if isinstance(item, DataError)
-            else self._describe(source, *item, next(results))
-            for source, item in zip(sources, prepared, strict=True)
-        ]
-
-    def _prepare(self, source: Source) -> tuple[PreparedImage, BoxRule] | DataError:
+    def _prepare(self, image: ImageArray) -> tuple[PreparedImage, Cut]:
         """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""
-        try:
-            image = load(source)
-            return self.localizer.prepare(image), self.rule.on_image(image)
-        except DataError as error:
-            return error
+        return self.localizer.prepare(image), Cut(self.rule.on_image(image))
 
-    def _describe(self, source: Source, image: PreparedImage, rule: BoxRule, result: MapResult) -> Prediction:
+    def _predict(self, images: Sequence[tuple[Source, tuple[PreparedImage, Cut]]]) -> Iterable[Prediction]:
+        results = self.localizer.run([image for _, (image, _) in images], top_k=self.top_k)
+        for (source, (image, cut)), result in zip(images, results, strict=True):
+            yield self._named(source, image, cut, result)
+
+    def _named(self, source: Source, image: PreparedImage, cut: Cut, result: MapResult) -> Prediction:
         size = (image.width, image.height)
-        heatmaps = [result.heatmap(index) for index in range(len(result.heatmaps))]
-        regions = [next(iter(map_to_boxes(heatmap, rule)), None) for heatmap in heatmaps]
-        boxes = [_in_image(region, heatmap, *size) for region, heatmap in zip(regions, heatmaps, strict=True)]
+        regions = [next(iter(cut.regions(result.heatmap(index), *size)), None) for index in range(len(result.heatmaps))]
+        boxes = [None if region is None else tuple(region.box.tolist()) for region in regions]
         count = len(result.classes)
         return Prediction(
             source_name(source),
@@ -263,15 +185,6 @@ class Predictor:
             mask=None if not regions or regions[0] is None else regions[0].mask,
             source=source,
         )
-
-
-def _in_image(region: Region | None, heatmap: FloatMap, width: int, height: int) -> Box | None:
-    """Return the box of a region of ``heatmap`` (h, w) in original pixels; None where there is none."""
-    if region is None:
-        return None
-    rows, columns = heatmap.shape
-    x0, y0, x1, y1 = scale(region.box, columns, rows, width, height)[0].tolist()
-    return x0, y0, x1, y1
 
 
 def scale_warning(info: ModelInfo, scales: Sequence[int]) -> str | None:

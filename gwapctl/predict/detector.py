@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import Detections
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import UsageError
 from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, split_options
+from gwapctl.predict.base import LocalizingModel, Predictor, source_name
 from gwapctl.predict.map_folder import MapsInfo
-from gwapctl.predict.prediction import ClassPrediction, Prediction, Source, load
-from gwapctl.predict.sources import OnError, checked, source_name, sources
+from gwapctl.predict.prediction import NO_MAPS, ClassPrediction, ImageArray, Prediction, Source
 from gwapctl.regions import parse_box_rule, resize_map
 
 if TYPE_CHECKING:
-    import torch
-
     from gwapctl.images.decode import ImageArray
     from gwapctl.networks.rfcn.base import DetectorInfo
     from gwapctl.networks.rfcn.inference import DetectorReader
@@ -28,7 +25,7 @@ MIN_SCORE = 0.3  # what people want to see; measuring takes every box
 MASK_RULE = parse_box_rule()
 
 
-class DetectorModel:
+class DetectorModel(LocalizingModel):
     """A trained detector. Made by ``gwapctl.load_model``, as ``Model`` is; results have one class per box."""
 
     detects: Literal[True] = True
@@ -42,46 +39,11 @@ class DetectorModel:
         """Classes, input size and weak branch."""
         return self.reader.info
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The readable names of all classes."""
-        return tuple(item.name for item in self.info.classes)
-
     def describe(self) -> dict[str, Any]:
         """Return what a person wants to know of the detector; ``layers`` are its trunk's convolutions in order."""
         from gwapctl.networks.classifier import describe_network
 
         return describe_network(self.reader.model, self.info, self.reader.model.trunk)
-
-    def localize(
-        self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
-    ) -> list[Prediction]:
-        """Detect in one or many images and return the results in order. See ``stream`` for the options.
-
-        Raises:
-            DataError: an image cannot be read; with ``on_error="keep"`` its result says so in ``error`` instead.
-
-        """
-        return list(self.stream(images, on_error=on_error, **options))
-
-    def stream(
-        self,
-        images: Source | Iterable[Source],
-        *,
-        workers: int | None = None,
-        on_error: OnError = "raise",
-        **options: Any,
-    ) -> Iterator[Prediction]:
-        """Yield one result per image, in order, while later images are worked on; memory stays flat.
-
-        Args:
-            images: a path, a folder (its images, sorted), an array ``(H, W, 3)`` uint8 RGB, or an iterable of these.
-            workers: threads; None: one per core; 0: none.
-            on_error: whether an image that cannot be read raises, or is kept as a result with ``error``.
-            options: ``min_score`` (boxes that score lower are left out) and ``batch_size``.
-
-        """
-        return checked(self.predictor(**options).stream(sources(images), workers), on_error)
 
     def predictor(
         self,
@@ -92,7 +54,7 @@ class DetectorModel:
         top_k: int = 1,
         **cutting: object,
     ) -> DetectorPredictor:
-        """Return the object that does the work; ``batch_size``: images per forward pass.
+        """Return the object that does the work: boxes that score below ``min_score`` are left out.
 
         Raises:
             UsageError: ``min_score`` is no score; or something else is given, by which a classifier's maps are read.
@@ -112,28 +74,13 @@ class DetectorModel:
         return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size)
 
 
-@dataclass(frozen=True)
-class DetectorPredictor:
-    """From images to boxes of at least ``min_score``, and the weak branch's maps beside them. Threads may share it."""
+class DetectorPredictor(Predictor):
+    """From images to boxes of at least ``min_score``, and the weak branch's maps beside them."""
 
-    reader: DetectorReader
-    min_score: float
-    batch_size: int
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The input's shorter side."""
-        return (self.reader.info.short_side,)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-        return self.reader.device
-
-    @property
-    def warning(self) -> str | None:
-        """What makes its results doubtful: nothing that is known beforehand."""
-        return None
+    def __init__(self, reader: DetectorReader, min_score: float, batch_size: int) -> None:
+        super().__init__(batch_size, (reader.info.short_side,), reader.device)
+        self.reader = reader
+        self.min_score = min_score
 
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
@@ -149,32 +96,18 @@ class DetectorPredictor:
         """Return the foreground of the best class's map: above 20 % of its range."""
         return MASK_RULE.mask(found.maps[0])
 
-    def stream(self, images: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
-        """Yield the results of ``images`` in order; those that cannot be read carry an ``error``."""
-        from gwapctl.predict.threads import in_threads
+    def _prepare(self, image: ImageArray) -> ImageArray:
+        return image
 
-        return in_threads(self.find, images, chunk=self.batch_size, workers=workers)
+    def _predict(self, images: Sequence[tuple[Source, ImageArray]]) -> Iterable[Prediction]:
+        pixels = [image for _, image in images]
+        results = self.reader.run(pixels, min_score=self.min_score, maps=True, batch_size=self.batch_size)
+        return [self._named(source, found) for (source, _), found in zip(images, results, strict=True)]
 
-    def detect(self, images: Sequence[ImageArray]) -> list[Detections]:
-        """Return all that is found in images ``(H, W, 3)``, whatever its score, in their order, without maps."""
-        return self.reader.run(images, batch_size=self.batch_size)
-
-    def find(self, images: Sequence[Source]) -> list[Prediction]:
-        """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
-        loaded = [_load(image) for image in images]
-        readable = [pixels for pixels in loaded if not isinstance(pixels, DataError)]
-        results = iter(self.reader.run(readable, min_score=self.min_score, maps=True, batch_size=self.batch_size))
-        return [
-            Prediction(source_name(image), 0, 0, error=pixels, source=image)
-            if isinstance(pixels, DataError)
-            else self._describe(image, next(results))
-            for image, pixels in zip(images, loaded, strict=True)
-        ]
-
-    def _describe(self, source: Source, found: Detections) -> Prediction:
+    def _named(self, source: Source, found: Detections) -> Prediction:
         """Put names to what was found; the maps are of the classes found, each once, the best first."""
         distinct = list(dict.fromkeys(found.labels.tolist()))
-        maps = np.zeros((0, 1, 1), np.float16)
+        maps = NO_MAPS
         if found.weight_maps is not None and distinct:
             maps = _as_heatmaps(found.weight_maps[distinct], found.width, found.height)
         classes = self.reader.info.classes
@@ -189,13 +122,6 @@ class DetectorPredictor:
             maps=maps,
             source=source,
         )
-
-
-def _load(source: Source) -> ImageArray | DataError:
-    try:
-        return load(source)
-    except DataError as error:
-        return error
 
 
 def _as_heatmaps(maps: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float16]:

@@ -5,66 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import json_text, prepare_output_folder
 from gwapctl.inputs import ImageInput
-from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.prediction import Prediction, Source
+from gwapctl.predict.base import Predictor
+from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, write_map, write_maps_info
+from gwapctl.predict.prediction import Prediction
 from gwapctl.predict.predictions import PREDICTIONS, finished_ids, read_predictions
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
-
-if TYPE_CHECKING:
-    import torch
 
 SAVES = ("overlay", "map", "mask")
 OVERLAYS, MASKS = "overlays", "masks"
 
 
-class Predicts(Protocol):
-    """What looks for objects in images: a classifier's ``Predictor``, or a detector's. Threads share it."""
-
-    @property
-    def batch_size(self) -> int:
-        """How many images are worked on together."""
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The input sizes, for the record."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-
-    @property
-    def warning(self) -> str | None:
-        """What makes its results doubtful, or None."""
-
-    def summary(self, model_name: str) -> str:
-        """Say in a few words how objects are found."""
-
-    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
-        """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
-
-    def find(self, sources: Sequence[Source]) -> list[Prediction]:
-        """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
-
-    def describe(self, model_name: str) -> MapsInfo:
-        """Say how the maps are made."""
-
-    def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
-        """Return the foreground of the best class's map, or its object in the image, at any resolution."""
-
-
 def localize_inputs(
-    predictor: Predicts,
+    predictor: Predictor,
     model_name: str,
     inputs: Sequence[ImageInput],
     *,
@@ -85,39 +46,28 @@ def localize_inputs(
         DataError: a file cannot be written.
 
     """
+    from gwapctl.predict.threads import in_threads
+
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
     todo = [item for item in inputs if item.id not in done]
+
+    def recorded(image_id: str, found: Prediction) -> Prediction:
+        map_file = output.write(image_id, found) if output else None
+        items = tuple(replace(item, map=map_file) for item in found.predictions) if map_file else found.predictions
+        return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id)
+
+    def work(items: list[ImageInput]) -> list[Prediction]:
+        results = predictor.find([item.path for item in items])
+        return [recorded(item.id, found) for item, found in zip(items, results, strict=True)]
+
+    images = in_threads(work, todo, chunk=predictor.batch_size, workers=workers)
     failed = 0
-    images = _stream(predictor, model_name, todo, output, workers)
     for count, image in enumerate(output.logged(images) if output else images, start=1):
         failed += image.error is not None
         if progress:
             progress(Progress(count, len(todo), "images", f"{failed} failed" if failed else ""))
         yield image
-
-
-def _stream(
-    predictor: Predicts, model_name: str, inputs: Sequence[ImageInput], output: _Output | None, workers: int | None
-) -> Iterator[Prediction]:
-    from gwapctl.predict.threads import in_threads
-
-    def work(items: list[ImageInput]) -> list[Prediction]:
-        results = predictor.find([item.path for item in items])
-        return [
-            output.write(item.id, found) if output else _recorded(predictor, model_name, item.id, found, None)
-            for item, found in zip(items, results, strict=True)
-        ]
-
-    return in_threads(work, inputs, chunk=predictor.batch_size, workers=workers)
-
-
-def _recorded(
-    predictor: Predicts, model_name: str, image_id: str, found: Prediction, map_file: str | None
-) -> Prediction:
-    """Return what ``predictions.jsonl`` says about an image."""
-    items = tuple(replace(item, map=map_file) for item in found.predictions) if map_file else found.predictions
-    return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id)
 
 
 @dataclass(frozen=True)
@@ -126,27 +76,25 @@ class _Output:
 
     folder: Path
     save: tuple[str, ...]
-    predictor: Predicts
+    predictor: Predictor
     model_name: str
 
     def prepare(self, *, resume: bool, overwrite: bool) -> set[str]:
         """Make the folder ready and return the ids of the images that are done."""
         prepare_output_folder(self.folder, overwrite=overwrite, resume=resume)
-        if not resume:
-            self._clear()
+        if not resume:  # remove what an earlier call wrote, and nothing else, so that two calls never mix
+            written = [self.folder / MAPS / MAPS_INFO, self.folder / PREDICTIONS]
+            for pattern in (f"{MAPS}/**/*.npy", f"{OVERLAYS}/**/*.jpg", f"{MASKS}/**/*.png"):
+                written += self.folder.glob(pattern)
+            for path in written:
+                path.unlink(missing_ok=True)
         done = finished_ids(self.folder / PREDICTIONS)
         if done:
             self._check_settings()
         if "map" in self.save and not (self.folder / MAPS / MAPS_INFO).exists():
-            write_maps_info(self.folder / MAPS, self._describe())  # says how, even if a crash leaves nothing else
+            # says how they are made, even if a crash leaves nothing else
+            write_maps_info(self.folder / MAPS, self.predictor.describe(self.model_name))
         return done
-
-    def _clear(self) -> None:
-        """Remove what an earlier call wrote, and nothing else, so that two calls never mix."""
-        written = [*self.folder.glob(f"{MAPS}/**/*.npy"), self.folder / MAPS / MAPS_INFO, self.folder / PREDICTIONS]
-        written += [*self.folder.glob(f"{OVERLAYS}/**/*.jpg"), *self.folder.glob(f"{MASKS}/**/*.png")]
-        for path in written:
-            path.unlink(missing_ok=True)
 
     def _check_settings(self) -> None:
         """Refuse to continue with other settings than those that the folder was written with."""
@@ -161,36 +109,34 @@ class _Output:
                 raise UsageError(f"{self.folder} was written with {', '.join(other)}. {advice}")
 
     def logged(self, images: Iterator[Prediction]) -> Iterator[Prediction]:
-        """Pass ``images`` on once they stand in ``predictions.jsonl``; maps.json follows at the end."""
+        """Pass ``images`` on once they stand in ``predictions.jsonl`` for good; maps.json follows at the end."""
         with (self.folder / PREDICTIONS).open("a", encoding="utf-8") as log:
             try:
                 for image in images:
-                    self._append(log, image)
+                    try:
+                        log.write(json_text(image.to_json()) + "\n")
+                        log.flush()
+                    except OSError as error:
+                        why = f"cannot write {log.name}: {error.strerror}"
+                        raise DataError(f"{why}. Free space, then use --resume.") from error
                     yield image
             finally:
                 if "map" in self.save:
-                    write_maps_info(self.folder / MAPS, self._describe(), self._map_images())
+                    write_maps_info(self.folder / MAPS, self.predictor.describe(self.model_name), self._map_images())
 
-    def _append(self, log: TextIO, image: Prediction) -> None:
-        """Add a line to the open ``predictions.jsonl``, for good."""
-        try:
-            log.write(json_text(image.to_json()) + "\n")
-            log.flush()
-        except OSError as error:
-            raise DataError(f"cannot write {log.name}: {error.strerror}. Free space, then use --resume.") from error
-
-    def write(self, image_id: str, found: Prediction) -> Prediction:
-        """Write the files of one image and return its prediction."""
+    def write(self, image_id: str, found: Prediction) -> str | None:
+        """Write the files of one image and return the name of its map below the folder, if it has one."""
+        if found.error is not None:
+            return None
         map_file = None
-        if found.error is None:
-            if "map" in self.save and len(found.maps):
-                maps = found.maps[0] if found.shared or len(found.maps) == 1 else found.maps
-                map_file = write_map(self.folder / MAPS, image_id, maps).relative_to(self.folder).as_posix()
-            if "overlay" in self.save:
-                draw.write_jpeg(self.folder / OVERLAYS / f"{image_id}.jpg", found.plot())
-            if "mask" in self.save and len(found.maps):
-                draw.write_png(self.folder / MASKS / f"{image_id}.png", self._mask(found))
-        return _recorded(self.predictor, self.model_name, image_id, found, map_file)
+        if "map" in self.save and len(found.maps):
+            maps = found.maps[0] if found.shared or len(found.maps) == 1 else found.maps
+            map_file = write_map(self.folder / MAPS, image_id, maps).relative_to(self.folder).as_posix()
+        if "overlay" in self.save:
+            draw.write_jpeg(self.folder / OVERLAYS / f"{image_id}.jpg", found.plot())
+        if "mask" in self.save and len(found.maps):
+            draw.write_png(self.folder / MASKS / f"{image_id}.png", self._mask(found))
+        return map_file
 
     def _mask(self, found: Prediction) -> np.ndarray:
         """Return the largest component of the best class's foreground as 0 and 255, ``(H, W)`` in original pixels."""
@@ -207,6 +153,3 @@ class _Output:
             classes = dict.fromkeys((item.label, item.label_id) for item in image.predictions)  # one map per class
             labels, ids = (tuple(names) for names in zip(*classes, strict=True)) if classes else ((), ())
             yield image.id, MapImage(image.width, image.height, labels, ids)
-
-    def _describe(self) -> MapsInfo:
-        return self.predictor.describe(self.model_name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,6 @@ from gwapctl.files import atomic_path, json_text, read_json
 from gwapctl.images.files import find_file, same_name
 from gwapctl.maps.reading import UNKNOWN, ResolvedReading
 from gwapctl.predict.prediction import SCHEMA_VERSION, check_schema, first_problem
-
-if TYPE_CHECKING:
-    from gwapctl.maps.localizer import Localizer
 
 MAPS = "maps"
 MAPS_INFO = "maps.json"
@@ -34,6 +31,11 @@ class MapImage:
     height: int
     labels: tuple[str, ...] = ()
     label_ids: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """The label and the id of each class; the label is the id where none is said."""
+        return tuple(zip(self.labels, self.label_ids or self.labels, strict=True))
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,29 @@ class MapsInfo:
 _INFO = TypeAdapter(MapsInfo)
 _READING = TypeAdapter(ResolvedReading)
 _MAP_IMAGE = TypeAdapter(MapImage)
-_MAKE_MAPS = "Make some with: gwapctl localize IMAGES --save map --out OUT."
+HOW_TO_MAKE = "gwapctl localize IMAGES --save map --out OUT."
 
 
 class MapFolder:
-    """A folder of ``.npy`` maps: ``OUT``, ``OUT/maps``, or any tree of ``<image id>.npy`` files that others made."""
+    """A folder of ``.npy`` maps: ``OUT``, ``OUT/maps``, or any tree of ``<image id>.npy`` files that others made.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = write_map(Path(folder.name), "cats/a.jpg", np.zeros((30, 40), np.float16))
+    >>> maps = MapFolder(folder.name)
+    >>> maps.ids(), maps.load("cats/a.jpg").shape, maps.info.values
+    (['cats/a.jpg'], (30, 40), 'unknown')
+    >>> folder.cleanup()
+
+    Raises:
+        DataError: the folder does not exist.
+
+    """
 
     def __init__(self, path: Path | str) -> None:
-        """Open the folder.
-
-        Raises:
-            DataError: it does not exist.
-
-        """
         path = Path(path)
         if not path.is_dir():
-            raise DataError(
-                f"{path} is not a folder of maps. Make one with: gwapctl localize IMAGES --save map --out OUT."
-            )
+            raise DataError(f"{path} is not a folder of maps. Make one with: {HOW_TO_MAKE}")
         below = path / MAPS
         self.path = below if below.is_dir() and not any(path.glob("*.npy")) else path
 
@@ -98,9 +105,7 @@ class MapFolder:
         files = (file for file in self.path.rglob("*.npy") if not file.name.startswith("."))
         found = sorted(printable(file.relative_to(self.path).as_posix()[: -len(".npy")]) for file in files)
         if not found:
-            raise DataError(
-                f"{self.path} holds no .npy maps. Make them with: gwapctl localize IMAGES --save map --out OUT."
-            )
+            raise DataError(f"{self.path} holds no .npy maps. Make them with: {HOW_TO_MAKE}")
         return found
 
     def load(self, image_id: str) -> npt.NDArray[Any]:
@@ -125,6 +130,11 @@ class MapFolder:
         if not np.isfinite(array).all():
             raise DataError(f"{file} holds values that are not finite (NaN or infinity).")
         return array
+
+    def channels(self, image_id: str) -> npt.NDArray[Any]:
+        """Return the maps ``(C, H, W)`` of one image: what ``load`` returns, a single map as one channel."""
+        array = self.load(image_id)
+        return array[None] if array.ndim == 2 else array
 
     def about(self, image_id: str) -> MapImage:
         """Return what ``maps.json`` says about one image; nothing (a size of 0) where it does not know it."""
@@ -186,8 +196,3 @@ def write_maps_info(folder: Path, info: MapsInfo, images: Iterable[tuple[str, Ma
             file.write(f"{separator}    {json_text(image_id)}: {entry}")
             separator = ",\n"
         file.write("\n  }\n}\n")
-
-
-def maps_info(localizer: Localizer, model: str = "", box_rule: str = "") -> MapsInfo:
-    """Return what documents say about the maps that ``localizer`` makes of ``model``."""
-    return MapsInfo(localizer.reading, model, localizer.values, localizer.shared, box_rule)

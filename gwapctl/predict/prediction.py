@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,10 @@ from pydantic.dataclasses import dataclass
 from gwapctl.boxes import Detections, FloatArray
 from gwapctl.errors import DataError, GwapctlError
 
-if TYPE_CHECKING:
-    from gwapctl.draw import Mark
-
 SCHEMA_VERSION = 1
 RECORDED = ("image", "width", "height", "model", "scales", "predictions", "error", "id")  # a line of predictions.jsonl
 NOWHERE = (np.nan,) * 4
+NO_MAPS = np.zeros((0, 1, 1), np.float16)
 ANY = -1  # in place of a class: a map or box that stands for every class (the weight map)
 
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
@@ -57,10 +55,6 @@ class PredictionError(DataError):
     def __hash__(self) -> int:
         """Agree with ``==``."""
         return hash((self.type, self.message))
-
-
-def _no_maps() -> npt.NDArray[np.float16]:
-    return np.zeros((0, 1, 1), np.float16)
 
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
@@ -104,7 +98,7 @@ class Prediction:
     predictions: tuple[ClassPrediction, ...] = ()
     error: GwapctlError | None = None
     id: str = ""
-    maps: npt.NDArray[np.float16] = field(default_factory=_no_maps, repr=False, compare=False)
+    maps: npt.NDArray[np.float16] = field(default_factory=lambda: NO_MAPS, repr=False, compare=False)
     shared: bool = field(default=False, compare=False)
     mask: npt.NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
     source: Source = field(default="", repr=False, compare=False)
@@ -156,18 +150,13 @@ class Prediction:
             DataError: the image cannot be read.
 
         """
-        from gwapctl.draw import draw_overlay  # reading predictions needs no OpenCV
-
-        return draw_overlay(load(self.source), self.maps[0] if heat and len(self.maps) else None, self._marks())
-
-    def _marks(self) -> list[Mark]:
-        from gwapctl.draw import Mark
+        from gwapctl.draw import Mark, draw_overlay  # reading predictions needs no OpenCV
 
         found = ((item.box, f"{item.label} {item.score:.0%}") for item in self.predictions)
         marks = [Mark(box, text) for box, text in found if box is not None]
         if self.shared and marks:  # one box, one chip
-            return [replace(marks[0], text=", ".join(mark.text for mark in marks))]
-        return marks
+            marks = [replace(marks[0], text=", ".join(mark.text for mark in marks))]
+        return draw_overlay(load(self.source), self.maps[0] if heat and len(self.maps) else None, marks)
 
     def recorded(self, **said: Any) -> Prediction:
         """Return it as a document has it, without the arrays, which would fill the memory; ``said`` replaces fields."""
@@ -178,18 +167,18 @@ class Prediction:
         return {"schema_version": SCHEMA_VERSION, **_PREDICTION.dump_python(self, mode="json", include=set(RECORDED))}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], source: str = "prediction") -> Prediction:
-        """Read a document; fields that this version does not know are ignored. ``source`` names it in errors.
+    def from_json(cls, document: Mapping[str, Any], file: str = "prediction") -> Prediction:
+        """Read a document; fields that this version does not know are ignored. ``file`` names it in errors.
 
         Raises:
             DataError: a newer schema, a missing field or a value of the wrong type.
 
         """
-        check_schema(document, source)
+        check_schema(document, file)
         try:
             return _PREDICTION.validate_python({key: document[key] for key in RECORDED if key in document})
         except ValidationError as error:
-            raise DataError(f"{source}: {first_problem(error)}.") from error
+            raise DataError(f"{file}: {first_problem(error)}.") from error
 
     @field_validator("error", mode="before")
     @classmethod
@@ -219,8 +208,8 @@ def load(source: Source) -> ImageArray:
     return source if isinstance(source, np.ndarray) else read_image(Path(source))
 
 
-def merge(parts: Sequence[Prediction], source: str) -> Prediction:
-    """Return what ``source`` says about one image in several places, each prediction once.
+def merge(parts: Sequence[Prediction], file: str) -> Prediction:
+    """Return what ``file`` says about one image in several places, each prediction once.
 
     Of an image that failed and of another try of it, the one that worked counts.
 
@@ -232,19 +221,19 @@ def merge(parts: Sequence[Prediction], source: str) -> Prediction:
     sizes = dict.fromkeys((part.width, part.height) for part in worked if part.width and part.height)
     if len(sizes) > 1:
         stated = " and ".join(f"{width} x {height}" for width, height in sizes)
-        raise DataError(f"{source} says of {parts[0].image} that it is {stated}. Correct its size.")
+        raise DataError(f"{file} says of {parts[0].image} that it is {stated}. Correct its size.")
     width, height = next(iter(sizes), (0, 0))
     predictions = dict.fromkeys(prediction for part in worked for prediction in part.predictions)
     return replace(worked[0], width=width, height=height, predictions=tuple(predictions))
 
 
-def check_schema(document: object, source: str) -> None:
+def check_schema(document: object, file: str) -> None:
     """Raise ``DataError`` unless ``document`` is a JSON object of a schema version that we read."""
     if not isinstance(document, Mapping):
-        raise DataError(f"{source}: expected a JSON object, found {type(document).__name__}.")
+        raise DataError(f"{file}: expected a JSON object, found {type(document).__name__}.")
     version = document.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        raise DataError(f"{source}: schema_version {version!r} is not {SCHEMA_VERSION}. Update gwapctl to read it.")
+        raise DataError(f"{file}: schema_version {version!r} is not {SCHEMA_VERSION}. Update gwapctl to read it.")
 
 
 def first_problem(error: ValidationError) -> str:

@@ -26,7 +26,11 @@ def read_predictions(path: Path | str) -> Iterator[Prediction]:
         DataError: there is no such file, or a line is broken (the message names it).
 
     """
-    file = _predictions_file(Path(path))
+    path = Path(path)
+    file = path / PREDICTIONS if path.is_dir() else path
+    if not file.is_file():
+        where, out = (f"{path} has no {PREDICTIONS}", path) if path.is_dir() else (f"{path} does not exist", "OUT")
+        raise DataError(f"{where}. Make it with: gwapctl localize IMAGES --out {out}.")
     if file.suffix.lower() == ".json":
         document = read_json(file)
         check_schema(document, str(file))
@@ -40,14 +44,6 @@ def read_predictions(path: Path | str) -> Iterator[Prediction]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield Prediction.from_json(_parse(line, file, number), f"{file}, line {number}")
-
-
-def _predictions_file(path: Path) -> Path:
-    file = path / PREDICTIONS if path.is_dir() else path
-    if not file.is_file():
-        where = f"{path} has no {PREDICTIONS}" if path.is_dir() else f"{path} does not exist"
-        raise DataError(f"{where}. Make it with: gwapctl localize IMAGES --out {path if path.is_dir() else 'OUT'}.")
-    return file
 
 
 def _parse(line: str, file: Path, number: int) -> Any:

@@ -15,13 +15,14 @@ import pytest
 from gwapctl.config import read_recipe
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError, UsageError
-from gwapctl.evaluate import GroundTruth, evaluate_boxes
+from gwapctl.evaluate import GroundTruth
 from gwapctl.files import read_json, read_text
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.destination import read_class_list
 from gwapctl.inputs import find_inputs
 from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError, merge
 from gwapctl.predict.predictions import finished_ids, read_predictions
+from tests.judging import evaluate_boxes
 
 WIDTH, HEIGHT = 40, 30
 CAT, DOG, WRONG = (4, 6, 16, 20), (22, 8, 36, 28), (0, 0, 3, 2)

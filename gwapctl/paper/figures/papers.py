@@ -19,7 +19,7 @@ from gwapctl.images.decode import ImageArray
 from gwapctl.maps import MAPS
 from gwapctl.paper.figures.inputs import FigureImage, FigureModel
 from gwapctl.paper.figures.layout import FORMATS, Caption, Layout, Outline, Panel, Row
-from gwapctl.predict.classifier import Predictor, scale_warning
+from gwapctl.predict.classifier import ClassifierPredictor, scale_warning
 from gwapctl.predict.detector import DetectorPredictor
 from gwapctl.predict.prediction import Prediction
 
@@ -72,7 +72,7 @@ def figure_8(models: Sequence[FigureModel], images: Sequence[FigureImage], wishe
     return _side_by_side(images, [*columns, (_head(other, "class"), last)])
 
 
-def _side_by_side(images: Sequence[FigureImage], columns: Sequence[tuple[str, Predictor]]) -> Layout:
+def _side_by_side(images: Sequence[FigureImage], columns: Sequence[tuple[str, ClassifierPredictor]]) -> Layout:
     rows = [Row((_input(image), *[_map(image, predictor) for _, predictor in columns])) for image in images]
     return Layout(("input", *(head for head, _ in columns)), tuple(rows))
 
@@ -84,7 +84,7 @@ def figure_9(models: Sequence[FigureModel], images: Sequence[FigureImage], wishe
     class's map: its weight map where it has one per class.
     """
     shown = models[0]
-    predictor: DetectorPredictor | Predictor
+    predictor: DetectorPredictor | ClassifierPredictor
     if shown.model.detects:
         predictor, method = shown.model.predictor(), "weight"
     else:
@@ -136,7 +136,7 @@ def build_figure(
 
 def _predictor(
     model: FigureModel, method: str, scales: tuple[int, ...] | None, note: Note, *, top_k: int = 1
-) -> Predictor:
+) -> ClassifierPredictor:
     classifier = model.classifier
     predictor = classifier.predictor(map=method, scales=scales, top_k=min(top_k, len(classifier.classes)))
     if warning := scale_warning(classifier.info, predictor.scales):
@@ -144,7 +144,7 @@ def _predictor(
     return predictor
 
 
-def _class_predictor(model: FigureModel, wishes: Wishes, note: Note) -> Predictor:
+def _class_predictor(model: FigureModel, wishes: Wishes, note: Note) -> ClassifierPredictor:
     """Return what finds several classes, each by a map of its own."""
     predictor = _predictor(model, wishes.map or model.map, wishes.scales, note, top_k=MOST_MAPS)
     if predictor.localizer.shared and wishes.map is None:
@@ -158,7 +158,7 @@ def _head(model: FigureModel, method: str, between: str = "\n") -> str:
     return f"{model.name}{between}{MAPS[method].label}"
 
 
-def _find(predictor: Predictor | DetectorPredictor, image: FigureImage) -> Prediction:
+def _find(predictor: ClassifierPredictor | DetectorPredictor, image: FigureImage) -> Prediction:
     (found,) = predictor.find([image.pixels])
     return found
 
@@ -181,7 +181,7 @@ def _input(image: FigureImage) -> Panel:
     return Panel(draw_overlay(image.pixels, None, []), image.size, outlines, captions)
 
 
-def _map(image: FigureImage, predictor: Predictor) -> Panel:
+def _map(image: FigureImage, predictor: ClassifierPredictor) -> Panel:
     """Show the map of the most probable class, or the one for all classes."""
     found = _find(predictor, image)
     captions = () if found.shared else (Caption(_scored(found, found.classes[0])),)

@@ -1,0 +1,200 @@
+"""Where boxes come from without a network: predictions as recorded, or maps cut anew. No torch.
+
+Cut anew means: another box rule, more boxes per class or a smallest area, found on exactly the arrays that
+``localize`` saved, so the same rule gives the same boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gwapctl.datasets.base import ClassName
+from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
+from gwapctl.errors import DataError, GwapctlError, UsageError
+from gwapctl.images.decode import image_size
+from gwapctl.predict.cut import Cut, boxed_by, hottest_first, with_boxes
+from gwapctl.predict.image_index import ImageFiles
+from gwapctl.predict.map_folder import MAPS, MapFolder
+from gwapctl.predict.prediction import ClassPrediction, Heatmap, Prediction
+from gwapctl.predict.predictions import PREDICTIONS, read_predictions
+from gwapctl.regions import BoxRule, parse_box_rule
+from gwapctl.regions.rules import DEFAULT_RULE
+
+UNNAMED = "object"  # the class of a map that says no class
+
+
+def predictions_file(path: Path) -> Path | None:
+    """Return the predictions that ``path`` is or holds: a ``.jsonl`` or ``.json`` file, ``OUT`` or ``OUT/maps``."""
+    if not path.is_dir():
+        return path if path.suffix.lower() in (".jsonl", ".json") else None
+    folders = [path, path.parent] if path.name == MAPS else [path]
+    return next((folder / PREDICTIONS for folder in folders if (folder / PREDICTIONS).is_file()), None)
+
+
+def holds_maps(folder: Path) -> bool:
+    """Tell whether there is any ``.npy`` file below ``folder``, but for hidden ones: what a killed writer left."""
+    return folder.is_dir() and any(not file.name.startswith(".") for file in folder.rglob("*.npy"))
+
+
+def recorded(file: Path) -> Iterator[Prediction]:
+    """Yield predictions with the boxes that ``localize`` recorded.
+
+    Raises:
+        DataError: the file is broken, or holds no image.
+
+    """
+    item = None
+    for item in read_predictions(file):
+        yield item
+    if item is None:
+        raise DataError(f"{file} holds no image. Make it with: gwapctl localize IMAGES --out OUT.")
+
+
+def failed(item: Prediction, error: GwapctlError) -> Prediction:
+    """Return ``item`` without predictions, saying why."""
+    return replace(item, predictions=(), error=error)
+
+
+def _each(items: Iterable[Prediction], cut_anew: Callable[[Prediction], Prediction]) -> Iterator[Prediction]:
+    """Yield images with boxes cut anew; one whose map cannot be used carries the error."""
+    for item in items:
+        try:
+            yield cut_anew(item)
+        except DataError as error:
+            yield failed(item, error)
+
+
+def _recut(item: Prediction, maps: MapFolder, cut: Cut, files: Mapping[str, Path]) -> Prediction:
+    """Return an image with the best prediction of each class boxed anew; ``files`` are for a rule that sees images."""
+    if item.error is not None or not item.predictions:
+        return item
+    best: dict[tuple[str, str], ClassPrediction] = {}
+    for prediction in sorted(item.predictions, key=lambda prediction: -prediction.score):
+        best.setdefault((prediction.label, prediction.label_id), prediction)
+    item = replace(item, predictions=tuple(best.values()))
+    return with_boxes(item, *_channels(maps, item), cut.on_image(files.get(item.id)))
+
+
+def _channels(maps: MapFolder, item: Prediction) -> tuple[Heatmap, list[int]]:
+    """Return the maps ``(C, h, w)`` of an image, and for each of its predictions which of them is its own."""
+    heatmaps = maps.channels(item.id)
+    if len(heatmaps) == 1:
+        return heatmaps, [0] * len(item.predictions)
+    classes = maps.about(item.id).classes
+    matcher = ClassMatcher([ClassName(label, label_id) for label, label_id in classes])
+    channels = [matcher.index(prediction.label, prediction.label_id) for prediction in item.predictions]
+    if len(classes) == len(heatmaps) and FOREIGN not in channels:
+        return heatmaps, channels
+    lost = item.predictions[channels.index(FOREIGN) if FOREIGN in channels else 0]
+    raise DataError(
+        f"the maps of {item.id!r} in {maps.path} have {len(heatmaps)} channels, and maps.json does not say which "
+        f"shows {lost.label!r}. Localize again with --save map."
+    )
+
+
+def _from_map(item: Prediction, maps: MapFolder, cut: Cut, images: ImageFiles) -> Prediction:
+    """Return the boxes of a map that comes without predictions. A box's score is its mean heat, in 0..1.
+
+    Classes and size are those of ``maps.json``; without it a single map shows an ``object``, channel ``i`` shows class
+    ``i``, and the size is that of the image among ``images``, or the map's own if no folder of them is given.
+    """
+    heatmaps = maps.channels(item.id)
+    about = maps.about(item.id)
+    image = images.find(item.id)
+    if images.folder is not None and image is None:
+        raise DataError(f"no image below the given folder fits the map {item.id!r}.")
+    width, height = (about.width, about.height) if about.width else (heatmaps.shape[2], heatmaps.shape[1])
+    if image is not None:
+        width, height = image_size(image.path)
+        item = replace(item, image=image.path.as_posix(), id=image.id)
+        cut = cut.on_image(image.path)
+    count, classes = len(heatmaps), about.classes
+    if not classes:
+        classes = ((UNNAMED, UNNAMED),) if count == 1 else tuple((str(i), str(i)) for i in range(count))
+    if count not in (1, len(classes)):
+        raise DataError(f"{item.id!r} has {count} maps but maps.json names {len(classes)} classes for it.")
+    regions = [hottest_first(cut.regions(heatmap, width, height)) for heatmap in heatmaps]
+    predictions = [
+        boxed_by(ClassPrediction(label, label_id, 0.0), region, region.score)
+        for index, (label, label_id) in enumerate(classes)
+        for region in regions[min(index, count - 1)]
+    ]
+    return replace(item, width=width, height=height, predictions=tuple(predictions))
+
+
+def confident(items: Iterator[Prediction], min_score: float) -> Iterator[Prediction]:
+    """Yield the images with those predictions that have at least ``min_score``."""
+    for item in items:
+        yield replace(item, predictions=tuple(p for p in item.predictions if p.score >= min_score))
+
+
+@dataclass(frozen=True)
+class BoxStream:
+    """Images to export: ``items`` come one at a time, ``total`` (None: unknown) of them, made as ``about`` says."""
+
+    items: Iterator[Prediction]
+    total: int | None
+    about: str
+    warning: str = ""
+
+
+def open_stored(
+    path: Path,
+    *,
+    rule: BoxRule | None = None,
+    refine: str | None = None,
+    max_boxes: int | None = None,
+    min_area: float | None = None,
+    images: Path | None = None,
+) -> BoxStream | None:
+    """Find out what ``path`` holds: predictions, whose boxes are cut anew if anything is asked, or maps, or neither.
+
+    None for ``rule`` is the one that was recorded, else ``paper20``; ``refine`` is put on top of it.
+    ``images`` is a folder that tells the sizes of maps that come without predictions, and where a rule that looks at
+    the images finds them; without it they are where they were when they were localized.
+
+    Raises:
+        DataError: ``path`` is a file that does not exist, or boxes are to be cut anew, but there are no maps.
+        UsageError: ``path`` is one map, or the rule looks at the images and they are not there.
+
+    """
+    if path.suffix.lower() == ".npy" and not path.is_dir():
+        raise UsageError(f"{path} is one map. Give the folder of maps that it is in.")
+    file = predictions_file(path)
+    if file is not None and not file.is_file():
+        raise DataError(f"{file} does not exist. Make it with: gwapctl localize IMAGES --out OUT.")
+    if file is not None and all(asked is None for asked in (rule, refine, max_boxes, min_area)):
+        return BoxStream(recorded(file), _count(file), f"the boxes recorded in {file}")
+    folder = path if file is None else file.parent / MAPS
+    if not holds_maps(folder):
+        if file is None:
+            return None
+        raise DataError(
+            f"{file.parent} holds no maps to cut boxes from. Localize again with --save map, or leave out --box-rule, "
+            "--threshold, --refine, --max-boxes and --min-area."
+        )
+    maps = MapFolder(folder)
+    rule = parse_box_rule(rule, refine=refine, default=maps.info.box_rule or DEFAULT_RULE)
+    cut = Cut(rule, max_boxes or 1, min_area or 0.0)
+    about = f"boxes by {rule.name} from the maps of {maps.path}"
+    below = ImageFiles(images)
+    if file is not None:
+        seen = ((item.id, item.image) for item in recorded(file) if item.error is None and item.predictions)
+        files = below.needed(seen, rule.name) if rule.needs_image else {}
+        return BoxStream(_each(recorded(file), lambda item: _recut(item, maps, cut, files)), _count(file), about)
+    if rule.needs_image:
+        below.needed(((image_id, "") for image_id in maps.ids()), rule.name)
+    known = images is not None or bool(maps.info.images)
+    warning = "" if known else f"{maps.path} does not say how large its images are: boxes are in pixels of the maps."
+    ids, info = maps.ids(), maps.info
+    items = (Prediction(image_id, 0, 0, info.model, info.reading.scales) for image_id in ids)
+    return BoxStream(_each(items, lambda item: _from_map(item, maps, cut, below)), len(ids), about, warning)
+
+
+def _count(file: Path) -> int | None:
+    if file.suffix.lower() == ".json":
+        return None
+    with file.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())

@@ -1,0 +1,173 @@
+"""What every model does for Python and the command line, a classifier or a detector: images in, predictions out."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gwapctl.errors import DataError, UsageError, printable
+from gwapctl.inputs import find_inputs
+from gwapctl.predict.prediction import ImageArray, Prediction, Source, load
+
+if TYPE_CHECKING:
+    import torch
+
+    from gwapctl.networks.classifier import ModelInfo
+    from gwapctl.networks.rfcn.base import DetectorInfo
+    from gwapctl.predict.map_folder import MapsInfo
+
+OnError = Literal["raise", "keep"]
+
+
+class Predictor(ABC):
+    """Looks for objects in images, every option checked. Threads share it.
+
+    Attributes:
+        batch_size: images per forward pass.
+        scales: the input sizes, for the record.
+        device: where the network runs.
+        warning: what makes its results doubtful, or None.
+
+    """
+
+    def __init__(
+        self, batch_size: int, scales: tuple[int, ...], device: torch.device, warning: str | None = None
+    ) -> None:
+        self.batch_size = batch_size
+        self.scales = scales
+        self.device = device
+        self.warning = warning
+
+    @abstractmethod
+    def summary(self, model_name: str) -> str:
+        """Say in a few words how objects are found."""
+
+    @abstractmethod
+    def describe(self, model_name: str) -> MapsInfo:
+        """Say how the maps are made, and the boxes from them."""
+
+    @abstractmethod
+    def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
+        """Return the foreground of the best class's map, or its object in the image, at any resolution."""
+
+    def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
+        """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
+        from gwapctl.predict.threads import in_threads
+
+        return in_threads(self.find, sources, chunk=self.batch_size, workers=workers)
+
+    def find(self, sources: Sequence[Source]) -> list[Prediction]:
+        """Return the results of a few images, in order; those that cannot be read carry an ``error``."""
+        prepared = [self._loaded(source) for source in sources]
+        pairs = list(zip(sources, prepared, strict=True))
+        results = iter(self._predict([(source, item) for source, item in pairs if not isinstance(item, DataError)]))
+        return [
+            Prediction(source_name(source), 0, 0, error=item, source=source)
+            if isinstance(item, DataError)
+            else next(results)
+            for source, item in pairs
+        ]
+
+    def _loaded(self, source: Source) -> Any:
+        try:
+            return self._prepare(load(source))
+        except DataError as error:
+            return error
+
+    @abstractmethod
+    def _prepare(self, image: ImageArray) -> Any:
+        """Return what is kept of an image (H, W, 3)."""
+
+    @abstractmethod
+    def _predict(self, images: Sequence[tuple[Source, Any]]) -> Iterable[Prediction]:
+        """Yield the results of prepared images in order."""
+
+
+class LocalizingModel(ABC):
+    """A trained model that says where things are. Made by ``gwapctl.load_model``."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def info(self) -> ModelInfo | DetectorInfo:
+        """All that is stored about the model."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The readable names of all classes."""
+        return tuple(item.name for item in self.info.classes)
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what a person wants to know of the model; ``layers`` are its convolutions in order, by name."""
+
+    @abstractmethod
+    def predictor(self, *args: Any, **options: Any) -> Predictor:
+        """Return the object that does the work, every option checked."""
+
+    def localize(
+        self, images: Source | Iterable[Source], *, on_error: OnError = "raise", **options: Any
+    ) -> list[Prediction]:
+        """Localize one or many images and return the results in order. The options are those of ``stream``.
+
+        Raises:
+            DataError: an image cannot be read; with ``on_error="keep"`` its result says so in ``error`` instead.
+            UsageError: an option's value is unknown.
+
+        """
+        return list(self.stream(images, on_error=on_error, **options))
+
+    def stream(
+        self,
+        images: Source | Iterable[Source],
+        *,
+        workers: int | None = None,
+        on_error: OnError = "raise",
+        **options: Any,
+    ) -> Iterator[Prediction]:
+        """Yield one result per image, in order, while later images are worked on; memory stays flat.
+
+        Args:
+            images: a path, a folder (its images, sorted), an array ``(H, W, 3)`` uint8 RGB, or an iterable of these.
+            workers: threads; None: one per core; 0: none.
+            on_error: whether an image that cannot be read raises, or is kept as a result with ``error``.
+            options: those of ``predictor``.
+
+        """
+        predictor = self.predictor(**options)
+        if predictor.warning:
+            warnings.warn(predictor.warning, stacklevel=2)
+        return _checked(predictor.stream(_single(images), workers), on_error)
+
+
+def _single(images: Source | Iterable[Source]) -> Iterator[Source]:
+    """Yield single images; folders become their images."""
+    for image in [images] if isinstance(images, str | Path | np.ndarray) else images:
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                found = f"{image.dtype} {image.shape}"
+                raise UsageError(f"an image is a path or a uint8 array (H, W, 3) in RGB, this one is {found}.")
+            yield image
+        elif Path(image).is_dir():
+            yield from (item.path for item in find_inputs([str(image)], notice=warnings.warn))
+        else:
+            yield image
+
+
+def source_name(source: Source) -> str:
+    """Return the path as given, as it can be written down (``errors.printable``); empty for an array."""
+    return "" if isinstance(source, np.ndarray) else printable(str(source))
+
+
+def _checked(results: Iterable[Prediction], on_error: OnError) -> Iterator[Prediction]:
+    for found in results:
+        if found.error is not None and on_error == "raise":
+            raise found.error
+        yield found
