@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from gwapctl.cli import console, options
 from gwapctl.config.settings import all_settings, parse_changes, settings_of
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
-from gwapctl.errors import UsageError, lookup
+from gwapctl.errors import UsageError
 
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
+    from gwapctl.train.task import Task
 
 COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
 
@@ -79,7 +80,7 @@ def train(
     else:
         config = build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
-    _require_network(config)
+    _task(config).check(config)
     if dry_run:
         _show_plan(config, folder, root, json)
         return
@@ -109,31 +110,6 @@ def train(
             listener=Listener(console.note, console.detail, console.warn, shown, shown),
         )
     _show_result(run, json)
-
-
-def _require_network(config: TrainConfig | DetectorConfig) -> None:
-    """Find out at once whether the network can be built, before anything is promised, downloaded or opened."""
-    import torch
-
-    from gwapctl.config import DetectorConfig
-    from gwapctl.maps import MAPS
-    from gwapctl.networks.backbones import build_backbone, pretrained_weights_info
-    from gwapctl.networks.heads import check_head
-    from gwapctl.networks.rfcn.trunk import check_trunk
-    from gwapctl.regions import parse_box_rule
-
-    if isinstance(config, DetectorConfig):
-        check_trunk(config.backbone)
-        return
-    pretrained_weights_info(config.backbone)
-    if config.output_stride is not None:
-        with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
-            build_backbone(config.backbone, output_stride=config.output_stride)
-    check_head(config.head, config.head_options)
-    if config.map is not None:
-        lookup("map method", config.map, MAPS)
-    if config.box_rule is not None:
-        parse_box_rule(config.box_rule)
 
 
 def _recipe(dataset: str | None, recipe: str | None, asked: dict[str, Any]) -> tuple[str | None, Path | None]:
@@ -239,24 +215,22 @@ def _root_of_run(folder: Path, dataset: str) -> Path | None:
     return next((top for top in tops if (top / whole).exists()), None)
 
 
-def _announce_training(config: TrainConfig | DetectorConfig, folder: Path) -> None:
-    from gwapctl.config import DetectorConfig
-    from gwapctl.networks.heads import head_class
+def _task(config: TrainConfig | DetectorConfig) -> type[Task[Any, Any]]:
+    from gwapctl.train.loop import TASKS
 
+    return TASKS[type(config)]
+
+
+def _announce_training(config: TrainConfig | DetectorConfig, folder: Path) -> None:
     by = f" by recipe {config.recipe}" if config.recipe else ""
     console.note(f"training {config.backbone} + {config.method} on {config.dataset}{by} into {folder}")
-    if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
-        console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
+    for remark in _task(config).remarks(config):
+        console.note(remark)
 
 
 def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> None:
     """Say what will be downloaded, or refuse when nothing may be."""
-    from gwapctl.config import DetectorConfig
-    from gwapctl.networks.backbones import pretrained_weights_info
-    from gwapctl.networks.rfcn.trunk import trunk_weights
-
-    weights = trunk_weights if isinstance(config, DetectorConfig) else pretrained_weights_info
-    info = weights(config.backbone) if config.weights == "imagenet" else None
+    info = _task(config).imagenet_weights(config) if config.weights == "imagenet" else None
     if info is None or info.cached:
         return
     if offline:

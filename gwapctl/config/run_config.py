@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -38,6 +38,8 @@ class RunConfig(RunSettings, BaseModel):
 class TrainConfig(ClassifierSettings, RunConfig):
     """The checked settings of a classifier."""
 
+    detects: ClassVar[bool] = False
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if (self.epochs is None) == (self.iterations is None):
@@ -62,6 +64,8 @@ class TrainConfig(ClassifierSettings, RunConfig):
 
 class DetectorConfig(DetectorSettings, RunConfig):
     """The checked settings of a detector."""
+
+    detects: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _check(self) -> DetectorConfig:

@@ -74,7 +74,7 @@ def settings_hash(config: Config) -> str:
 
 def changed_settings(config: Config) -> dict[str, Any]:
     """Return the settings in which ``config`` differs from its recipe, or from the defaults where it has none."""
-    base = usual_settings(config.dataset, config.recipe, detector=isinstance(config, DetectorConfig))
+    base = usual_settings(config.dataset, config.recipe, detector=config.detects)
     own = config.model_dump(mode="json", exclude=NOT_THE_NETWORK)
     return {key: _name(value) if key in PATHS else value for key, value in own.items() if value != base.get(key)}
 

@@ -14,12 +14,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gwapctl.config import TrainConfig
 from gwapctl.datasets.base import Dataset
 from gwapctl.device import autocast
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, lookup
+from gwapctl.maps import MAPS
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.networks.backbones import build_backbone, imagenet_classifier
+from gwapctl.networks.backbones import build_backbone, imagenet_classifier, pretrained_weights_info
+from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
-from gwapctl.networks.heads import head_class
+from gwapctl.networks.heads import check_head, head_class
 from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import (
     EvaluationImages,
@@ -30,6 +32,7 @@ from gwapctl.networks.transforms import (
     load_batches,
     split_region,
 )
+from gwapctl.regions import parse_box_rule
 from gwapctl.runs import Run
 from gwapctl.train.data import TrainData, load_train_data
 from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, TrainingFeatures, default_folder
@@ -69,6 +72,30 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         self.images_per_step = config.batch_size * config.accumulate
         self.one_size = len(config.train_sizes) <= 1
         self.read(None)
+
+    @staticmethod
+    def check(config: TrainConfig) -> None:
+        """Look up backbone, head, map and box rule, and try the output stride on shapes alone."""
+        pretrained_weights_info(config.backbone)
+        if config.output_stride is not None:
+            with torch.device("meta"):  # nothing is allocated or drawn
+                build_backbone(config.backbone, output_stride=config.output_stride)
+        check_head(config.head, config.head_options)
+        if config.map is not None:
+            lookup("map method", config.map, MAPS)
+        if config.box_rule is not None:
+            parse_box_rule(config.box_rule)
+
+    @staticmethod
+    def imagenet_weights(config: TrainConfig) -> PretrainedWeights | None:
+        """Return the backbone's."""
+        return pretrained_weights_info(config.backbone)
+
+    @staticmethod
+    def remarks(config: TrainConfig) -> list[str]:
+        """Say where a head is no fair rival."""
+        sees = "this head sees ground-truth boxes, in training and in use: it is not weakly supervised"
+        return [sees] if head_class(config.head).sees_boxes else []
 
     def read(self, features: FeatureCache | None) -> None:
         """Take batches from images (None), or from their cached feature maps, from now on."""

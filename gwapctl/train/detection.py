@@ -15,13 +15,14 @@ from gwapctl.errors import DataError
 from gwapctl.files import write_text
 from gwapctl.images.decode import read_image
 from gwapctl.metrics.detection import DetectionAP
+from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.classifier import read_weights
 from gwapctl.networks.rfcn.base import DetectorInfo
 from gwapctl.networks.rfcn.inference import DetectorReader
 from gwapctl.networks.rfcn.losses import total_loss
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import build_detector, load_trunk, save_detector
-from gwapctl.networks.rfcn.trunk import build_trunk
+from gwapctl.networks.rfcn.trunk import build_trunk, check_trunk, trunk_weights
 from gwapctl.networks.transforms import image_labels, read_ahead
 from gwapctl.runs import Run
 from gwapctl.train.data import DetectorData, load_detector_data
@@ -58,6 +59,16 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         self.row_every = max(1, min(MOST_BETWEEN_ROWS, self.total // 10))
         self.images_per_step = config.batch_size * config.accumulate * (2 if self.others else 1)
         self.one_size = False
+
+    @staticmethod
+    def check(config: DetectorConfig) -> None:
+        """Look up the trunk."""
+        check_trunk(config.backbone)
+
+    @staticmethod
+    def imagenet_weights(config: DetectorConfig) -> PretrainedWeights | None:
+        """Return the trunk's."""
+        return trunk_weights(config.backbone)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the whole detector."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gwapctl.config import RunConfig
 from gwapctl.errors import DataError
+from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.zoo import find_weights
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run
@@ -80,6 +81,25 @@ class Task(ABC, Generic[Batch, Output]):
     @abstractmethod
     def load_data(config: Any, root: Path | None, check: Callable[[TrainData], TrainData]) -> TrainData:
         """Open the data set of this task's ``config``; ``check`` says which images are used."""
+
+    @staticmethod
+    def check(config: Any) -> None:
+        """Refuse a network that cannot be built, before anything is promised, downloaded or opened.
+
+        Raises:
+            UsageError: a name or option that does not exist.
+
+        """
+
+    @staticmethod
+    def imagenet_weights(config: Any) -> PretrainedWeights | None:
+        """Return the download of the network's ImageNet weights; None: they are installed, or there are none."""
+        return None
+
+    @staticmethod
+    def remarks(config: Any) -> list[str]:
+        """Return what whoever trains this should know."""
+        return []
 
     @property
     def first_weights(self) -> Path | None:
