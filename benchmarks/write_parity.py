@@ -36,6 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wsolevaluation", type=Path, required=True, help="a checkout of clovaai/wsolevaluation")
     checkout = parser.parse_args().wsolevaluation
+    if not (checkout / "evaluation.py").is_file():
+        parser.error(f"{checkout} is no checkout of clovaai/wsolevaluation: it has no evaluation.py.")
     shutil.rmtree(OUT, ignore_errors=True)
     with tempfile.TemporaryDirectory() as temporary:
         scenes = Path(temporary) / "scenes"

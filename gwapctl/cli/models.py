@@ -9,7 +9,7 @@ import typer
 
 from gwapctl.cli import console, options
 from gwapctl.cli.options import argument, option
-from gwapctl.errors import any_of
+from gwapctl.errors import UsageError, any_of
 
 app = typer.Typer(help="The models that come with gwapctl: list them, show one, verify its files and numbers.")
 
@@ -70,7 +70,7 @@ def verify(name: Name) -> None:
 
 
 @app.command()
-def bundle(
+def publish(
     run: Annotated[Path, argument("RUN", "A finished run.")],
     entry: Annotated[Path, argument("ENTRY", "The zoo entry's folder.")],
     evaluation: Annotated[
@@ -80,11 +80,17 @@ def bundle(
     """Turn a run into a zoo entry: float16 weights, model.json, and a card with the numbers of the evaluations.
 
     Examples:
-      gwapctl models bundle runs/a models/my-model
-      gwapctl models bundle runs/a models/my-model --evaluation val.json
+      gwapctl models publish runs/a models/my-model
+      gwapctl models publish runs/a models/my-model --evaluation val.json
 
     """
     from gwapctl.networks.publish import write_entry
 
     write_entry(run, entry, evaluation or [])
     console.note(f"wrote {entry}")
+
+
+@app.command("bundle", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bundle() -> None:
+    """Name the successor of what version 0.1.0 called it."""
+    raise UsageError("`models bundle` is now `models publish`, with the same arguments.")

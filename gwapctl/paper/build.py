@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from gwapctl.paper.lookup import Ground, build_command, cell_key, concerned, home_ground, is_home
+from gwapctl.paper.lookup import MeasuredOn, build_command, cell_key, concerned, home_ground, is_home
 from gwapctl.paper.measured import Record, records, usual_settings
 from gwapctl.paper.specification import EXTRAS, Column, Row, TableSpec
 
@@ -38,7 +38,7 @@ class BuiltTable:
     """
 
     spec: TableSpec
-    ground: Ground
+    ground: MeasuredOn
     cells: pd.DataFrame
 
     @property
@@ -101,14 +101,14 @@ def build_table(
 
     name = None if dataset is None else dataset_name(dataset, rows)
     home = home_ground(spec)
-    parts: dict[Ground, list[Record]] = {home: []} if name in (None, home.dataset) else {}
+    parts: dict[MeasuredOn, list[Record]] = {home: []} if name in (None, home.dataset) else {}
     for one in records(concerned(spec, rows)):
         if name in (None, one["dataset"]):
             trained_on, evaluated_on, split, n = (one[key] for key in ("trained_on", "dataset", "split", "n"))
-            ground = Ground(trained_on, evaluated_on, split, n, dataset or one["source"])
+            ground = MeasuredOn(trained_on, evaluated_on, split, n, dataset or one["source"])
             parts.setdefault(home if is_home(spec, ground) else ground, []).append(one)
     if dataset is not None and name is not None and not parts:
-        parts[Ground(name, name, None, None, dataset)] = []
+        parts[MeasuredOn(name, name, None, None, dataset)] = []
     tables = []
     for ground, members in sorted(parts.items(), key=lambda part: _order(part[0])):
         on = spec.on(ground.train_dataset)
@@ -143,11 +143,11 @@ def dataset_name(dataset: str, rows: pd.DataFrame) -> str:
     return str(trained.get(path.name, last))
 
 
-def _order(ground: Ground) -> tuple[bool, str, str, int]:
+def _order(ground: MeasuredOn) -> tuple[bool, str, str, int]:
     return not ground.home, ground.dataset, ground.split or "", -(ground.n or 0)
 
 
-def _match(spec: TableSpec, rows: Sequence[Record], ground: Ground, *, others: bool) -> tuple[list[Cells], bool]:
+def _match(spec: TableSpec, rows: Sequence[Record], ground: MeasuredOn, *, others: bool) -> tuple[list[Cells], bool]:
     """Return the cells of the table row by row, and whether a measured row fits any of them."""
     built: list[Cells] = []
     placed: set[int] = set()
@@ -233,7 +233,9 @@ def _mark_best(columns: Sequence[Column], cells: Iterable[Record]) -> None:
             cell["bold"] = round(cell["value"], decimals[cell["key"]]) == choose(values)
 
 
-def _add_commands(spec: TableSpec, ground: Ground, cells: Iterable[Record], rows: Iterable[Record], runs: Path) -> None:
+def _add_commands(
+    spec: TableSpec, ground: MeasuredOn, cells: Iterable[Record], rows: Iterable[Record], runs: Path
+) -> None:
     """Give each empty cell of the paper's the command that measures it."""
     own = sorted((one for one in rows if not one["shipped"]), key=itemgetter("date"))
     by_id, columns = {row.id: row for row in spec.rows}, {column.key: column for column in spec.columns}

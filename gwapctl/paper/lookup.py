@@ -27,7 +27,7 @@ UNSAID: dict[str, Any] = {**EXTRAS, "flip": False, "resize": "warp"}
 
 
 @dataclass(frozen=True)
-class Ground:
+class MeasuredOn:
     """What a table's numbers are measured on: trained on, evaluated on, split, how many images.
 
     ``home``: that of the paper (``n`` is None, the paper's own counts hold). ``split`` and ``n`` are None also where
@@ -49,12 +49,12 @@ class Ground:
         return f"{self.dataset}{split}{count}"
 
 
-def home_ground(spec: TableSpec) -> Ground:
+def home_ground(spec: TableSpec) -> MeasuredOn:
     """Return what the paper measured on."""
-    return Ground(spec.train_dataset, spec.dataset, spec.split, None, spec.train_dataset, home=True)
+    return MeasuredOn(spec.train_dataset, spec.dataset, spec.split, None, spec.train_dataset, home=True)
 
 
-def is_home(spec: TableSpec, ground: Ground) -> bool:
+def is_home(spec: TableSpec, ground: MeasuredOn) -> bool:
     """Tell whether something was measured as in the paper, down to the image count."""
     measured = (ground.train_dataset, ground.dataset, ground.split)
     return measured == (spec.train_dataset, spec.dataset, spec.split) and ground.n in spec.images
@@ -143,7 +143,9 @@ def _network(recipe: str, settings: str, dataset: str) -> tuple[Config, str]:
 # --- commands of empty cells ----------------------------------------------------------------------------------------
 
 
-def build_command(spec: TableSpec, row: Row, column: Column, ground: Ground, trained: str | None, runs: Path) -> str:
+def build_command(
+    spec: TableSpec, row: Row, column: Column, ground: MeasuredOn, trained: str | None, runs: Path
+) -> str:
     """Return the command for an empty cell: the evaluation of the ``trained`` run, or the training and then that.
 
     ``runs`` is the folder into which new runs go. In a profile it is ``gwapctl reproduce`` for this row.
@@ -158,7 +160,7 @@ def build_command(spec: TableSpec, row: Row, column: Column, ground: Ground, tra
     return f"{shlex.join(train)} && {_evaluate(run, row.evaluate, ground)}"
 
 
-def table_command(spec: TableSpec, ground: Ground) -> str:
+def table_command(spec: TableSpec, ground: MeasuredOn) -> str:
     """Return the command that measures every empty cell of a table on ``ground``."""
     profile = [] if spec.profile is None else ["--profile", spec.profile]
     usual = spec.default_dataset or spec.train_dataset
@@ -166,13 +168,13 @@ def table_command(spec: TableSpec, ground: Ground) -> str:
     return shlex.join(["gwapctl", "reproduce", spec.name, *profile, *dataset])
 
 
-def run_name(row: Row, column: Column, ground: Ground) -> str:
+def run_name(row: Row, column: Column, ground: MeasuredOn) -> str:
     """Return the name of a row's run folder: its recipe, the column's settings, and any data set but the paper's."""
     parts = [str(row.recipe), *map(str, column.config.values())]
     return "-".join(parts if ground.home else [*parts, "on", PurePath(ground.argument).name])
 
 
-def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:
+def _evaluate(run: str, wanted: EvaluateOptions, ground: MeasuredOn) -> str:
     options = []
     for key, value in wanted.asked().items():
         if value != "own":
