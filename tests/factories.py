@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,21 @@ def make_manifest(folder: Path, images: int = 24, names: Sequence[str] = FRUITS)
     return folder
 
 
+def copy_with_other_boxes(folder: Path, copy: Path, but: Callable[[str], bool] = lambda _: False) -> Path:
+    """Copy a folder in VOC layout and draw all boxes anew, those of the ids ``but`` excepted."""
+    shutil.copytree(folder, copy)
+    generator = np.random.default_rng(0)
+
+    def drawn(match: re.Match[str]) -> str:
+        low, high = (1, 20) if match[1].endswith("min") else (21, 40)
+        return f"<{match[1]}>{generator.integers(low, high)}<"
+
+    for xml in (copy / "Annotations").glob("*.xml"):
+        if not but(xml.stem):
+            xml.write_text(re.sub("<([xy]m(?:in|ax))>[^<]*<", drawn, xml.read_text()))
+    return copy
+
+
 def found_boxes(dataset: Dataset, split: str = "train") -> dict[str, tuple[list[str], list[list[float]]]]:
     """Map sample ids to the names of their labels and their boxes, rounded to a thousandth of a pixel."""
 
@@ -195,10 +212,15 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
     return load_tensors(folder / "weights.safetensors")
 
 
-def assert_same_weights(first: Path, second: Path) -> None:
+def differing(first: Path, second: Path) -> list[str]:
+    """Return the names of the tensors that both runs have and that are not equal to the bit."""
     a, b = weights_of(first), weights_of(second)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    return [name for name in a.keys() & b.keys() if not torch.equal(a[name], b[name])]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    assert weights_of(first).keys() == weights_of(second).keys()
+    assert differing(first, second) == []
 
 
 def make_run(folder: Path, data: Path, model: Classifier, **state: Any) -> Run:
