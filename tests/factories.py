@@ -40,7 +40,7 @@ def make_images(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
     return [cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image, size in zip(coarse, sizes, strict=True)]
 
 
-def save_image(path: Path, width: int = 60, height: int = 40, orientation: int = 1) -> Path:
+def save_image(path: Path, width: int = 80, height: int = 60, orientation: int = 1) -> Path:
     """Write a gradient, stored as ``width x height``, shown as the EXIF ``orientation`` says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
@@ -92,6 +92,32 @@ def make_voc(
     return root
 
 
+def coco(
+    images: list[dict[str, object]] | None = None,
+    annotations: list[dict[str, object]] | None = None,
+    categories: list[object] | None = None,
+) -> dict[str, object]:
+    """Return a COCO document; what is not given is two images, a cat on the first and a dog on the second."""
+    usual = [{"id": n, "file_name": f"{name}.jpg", "width": 80, "height": 60} for n, name in ((1, "a"), (2, "b"))]
+    return {
+        "images": usual if images is None else images,
+        "annotations": [coco_object(1, 1, 1), coco_object(2, 2, 2)] if annotations is None else annotations,
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}] if categories is None else categories,
+    }
+
+
+def coco_object(number: object, image: object, category: object, bbox: object = (10, 20, 20, 20)) -> dict[str, object]:
+    return {"id": number, "image_id": image, "category_id": category, "bbox": bbox, "iscrowd": 0}
+
+
+def make_coco(root: Path, document: dict[str, object], split: str = "train", images: str = "ab") -> Path:
+    for name in images:
+        if not (root / "images" / f"{name}.jpg").exists():
+            save_image(root / "images" / f"{name}.jpg")
+    write(root / "annotations" / f"instances_{split}.json", document)
+    return root
+
+
 def make_manifest(folder: Path, images: int = 24, names: Sequence[str] = FRUITS) -> Path:
     """Write a manifest of smooth images of several sizes, each with a bright object and its box; a third is val."""
     folder.mkdir()
@@ -125,7 +151,7 @@ def copy_with_other_boxes(folder: Path, copy: Path, but: Callable[[str], bool] =
     return copy
 
 
-def found_boxes(dataset: Dataset, split: str = "train") -> dict[str, tuple[list[str], list[list[float]]]]:
+def boxes_by_id(dataset: Dataset, split: str = "train") -> dict[str, tuple[list[str], list[list[float]]]]:
     """Map sample ids to the names of their labels and their boxes, rounded to a thousandth of a pixel."""
 
     def names(sample: BoxedSample) -> list[str]:
