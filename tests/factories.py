@@ -165,8 +165,10 @@ def boxes_by_id(dataset: Dataset, split: str = "train") -> dict[str, tuple[list[
 # -------------------------------------------------------------------------------------------------------------- models
 
 
-def make_classifier(head: str = "gwap", classes: int | Sequence[str] = 4, seed: int = 0, **fields: Any) -> Classifier:
-    """Build a classifier whose batch norms and head are drawn, as if trained; ``fields`` are those of ``ModelInfo``."""
+def make_classifier(
+    head: str = "gwap", classes: int | Sequence[str] = 4, seed: int = 0, drawn: bool = True, **fields: Any
+) -> Classifier:
+    """Build a classifier whose batch norms and head are ``drawn``, as if trained; ``fields`` are ``ModelInfo``'s."""
     torch.manual_seed(seed)
     if isinstance(classes, int):
         names = tuple(ClassName(f"class {index}", f"n{index}") for index in range(classes))
@@ -175,6 +177,8 @@ def make_classifier(head: str = "gwap", classes: int | Sequence[str] = 4, seed: 
     settings: dict[str, Any] = {"backbone": "resnet-s", "multi_label": False, "mean": (0.5, 0.4, 0.3)}
     settings |= {"std": (0.2, 0.25, 0.3), "input_size": (64, 64), "train_sizes": (64, 96), **fields}
     model = build_classifier(ModelInfo(head=head, classes=names, **settings))
+    if not drawn:
+        return model.eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

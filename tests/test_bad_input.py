@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.synthetic import make_synthetic_voc
+from tests.factories import make_small_classifier
 
 Run = Callable[..., Any]
 Arguments = list[object]
@@ -64,23 +64,11 @@ class World:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set and a small model."""
-    from gwapctl.networks.backbones import build_backbone
-    from gwapctl.networks.classifier import ModelInfo, build_classifier, save_model
+    from gwapctl.networks.classifier import save_model
 
     folder = tmp_path_factory.mktemp("good")
     make_synthetic_voc(folder / "voc", images=10, seed=0, size=(64, 72))
-    backbone = build_backbone("resnet-s")
-    info = ModelInfo(
-        backbone="resnet-s",
-        head="gwap",
-        classes=tuple(ClassName(name, name) for name in ("a", "b", "c")),
-        multi_label=False,
-        input_size=(32, 32),
-        train_sizes=(32, 32),
-        mean=backbone.mean,
-        std=backbone.std,
-    )
-    save_model(build_classifier(info), folder / "model")
+    save_model(make_small_classifier(names=("a", "b", "c")), folder / "model")
     return folder
 
 
