@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 
 import gwapctl
 from gwapctl.networks.classifier import save_model
-from gwapctl.predict import prediction
 from tests.factories import make_classifier
 
 DOCS = (Path(__file__).parents[1] / "docs" / "python-api.md").read_text(encoding="utf-8")
@@ -58,8 +56,3 @@ def test_a_prediction_has_what_is_listed(folder: Path) -> None:
     again = gwapctl.Prediction.from_json(found.to_json())
     assert again == found
     assert not len(again.maps)
-
-
-def test_docstrings_are_true() -> None:
-    assert doctest.testmod(prediction).attempted > 0
-    assert doctest.testmod(prediction).failed == 0

@@ -70,7 +70,16 @@ _MAKE_MAPS = "Make some with: gwapctl localize IMAGES --save map --out OUT."
 
 
 class MapFolder:
-    """A folder of ``.npy`` maps: ``OUT``, ``OUT/maps``, or any tree of ``<image id>.npy`` files that others made."""
+    """A folder of ``.npy`` maps: ``OUT``, ``OUT/maps``, or any tree of ``<image id>.npy`` files that others made.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> file = write_map(Path(folder.name), "cats/a.jpg", np.zeros((30, 40), np.float16))
+    >>> maps = MapFolder(folder.name)
+    >>> maps.ids(), maps.load("cats/a.jpg").shape, maps.info.values
+    (['cats/a.jpg'], (30, 40), 'unknown')
+    >>> folder.cleanup()
+    """
 
     def __init__(self, path: Path | str) -> None:
         """Open the folder.
