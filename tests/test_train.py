@@ -46,8 +46,11 @@ SMALL: dict[str, Any] = {
 config_for = partial(train_config, **SMALL)
 
 
-@pytest.mark.parametrize("stop", [8, 5], ids=["after epoch 2 of 4", "in mid-epoch"])
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "train_sizes": (32, 48), "accumulate": 2}], ids=["plain", "ema"])
+@pytest.mark.parametrize(
+    ("stop", "extra"),
+    [(8, {}), (5, {}), (5, {"ema": 0.9, "train_sizes": (32, 48), "accumulate": 2})],
+    ids=["after epoch 2 of 4", "in mid-epoch", "with ema, sizes and accumulation"],
+)
 def test_resumed_run_is_bit_identical(voc: Path, tmp_path: Path, stop: int, extra: dict[str, Any]) -> None:
     config = config_for(voc, epochs=4, keep="last", **extra)
     whole = start(config, tmp_path / "whole")
