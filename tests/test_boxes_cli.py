@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gwapctl.cli.boxes import boxes
 from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.map_folder import MAPS, MapImage, MapsInfo, write_map, write_maps_info
@@ -469,11 +468,3 @@ def test_boxes_from_disk_need_no_torch(out: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "False\n"
     assert len(json.loads(done.stdout)["annotations"]) == 3
-
-
-def test_the_help_names_every_format() -> None:
-    from gwapctl.cli.boxes import Format
-
-    (option,) = Format.__metadata__
-    assert all(name in option.help for name in EXPORTERS)
-    assert boxes.__doc__
