@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from needs import run_script
 
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets.synthetic import make_synthetic_voc
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

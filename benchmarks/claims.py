@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import pandas as pd
+
 from gwapctl.paper.build import BuiltTable
 from gwapctl.paper.specification import TableSpec
 
@@ -242,13 +244,5 @@ def _correlation() -> Comparison:
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """Return Spearman's rank correlation, ties sharing their mean rank; 0 where one side has no order at all."""
-    ranks = (_ranks(first), _ranks(second))
-    if any(len(set(one)) == 1 for one in ranks):
-        return 0.0
-    return statistics.correlation(*ranks)
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    return [
-        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values
-    ]
+    ranks = [pd.Series(values).rank() for values in (first, second)]
+    return 0.0 if any(one.nunique() == 1 for one in ranks) else statistics.correlation(*map(list, ranks))

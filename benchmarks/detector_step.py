@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from needs import run_script
+
 CLASSES = 20
 THEIRS = "faster r-cnn"
 WEAK = ("none", "gap", "gwap", "gwap+gap")
@@ -46,13 +48,15 @@ def ours(options: argparse.Namespace, weak: Any) -> Contender:
     import torch
 
     from gwapctl.datasets.base import ClassName
-    from gwapctl.networks.rfcn import BoxTarget, DetectorInfo, build_detector, freeze_trunk, total_loss
+    from gwapctl.networks.rfcn.base import BoxTarget, DetectorInfo
+    from gwapctl.networks.rfcn.losses import total_loss
+    from gwapctl.networks.rfcn.store import build_detector
 
     classes = tuple(ClassName(str(index), str(index)) for index in range(CLASSES))
     short, long = sorted((options.height, options.width))
     info = DetectorInfo(backbone="resnet50", classes=classes, weak=weak, short_side=short, long_side=long)
     model = build_detector(info).to(memory_format=torch.channels_last)
-    freeze_trunk(model)
+    model.trunk.freeze()
     images = torch.randint(0, 256, (options.batch, 3, options.height, options.width), dtype=torch.uint8)
     images = images.to(memory_format=torch.channels_last)
     sizes = [(options.height, options.width)] * options.batch
@@ -156,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

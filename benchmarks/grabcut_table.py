@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from needs import run_script
 
 from gwapctl.datasets import open_dataset
 from gwapctl.images.decode import read_image
@@ -53,8 +54,8 @@ def gwapctl(*arguments: str) -> str:
 
 def evaluate(model: str, dataset: str, root: str, options: list[str], refine: str) -> dict[str, Any]:
     """Return the document of one evaluation."""
-    place = ("--dataset", dataset, "--root", root)
-    return json.loads(gwapctl("evaluate", model, *place, *options, "--refine", refine, "--json"))
+    data = ("--dataset", dataset, "--root", root)
+    return json.loads(gwapctl("evaluate", model, *data, *options, "--refine", refine, "--json"))
 
 
 def milliseconds(model: str, dataset: str, root: str, document: dict[str, Any]) -> float:
@@ -112,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from needs import run_script
 
 from gwapctl.device import has_fast_bf16, resolve_device
 from gwapctl.networks.backbones import build_backbone
@@ -88,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

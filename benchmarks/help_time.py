@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 
+from needs import run_script
+
 from gwapctl.cli import help_pages
 
 TARGET = 3.5
@@ -42,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,8 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from needs import PHOTOS, need_photos, run_script
+
 TARGET = 1.10
-PHOTOS = Path(__file__).parents[1] / "data" / "photos"
 
 
 def localize(folder: Path, count: int, save: bool) -> None:
@@ -29,7 +30,7 @@ def localize(folder: Path, count: int, save: bool) -> None:
     from gwapctl.predict.classifier import Model
     from gwapctl.predict.folder import SAVES, localize_inputs
 
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    files = need_photos(folder)
     inputs = [ImageInput(files[index % len(files)], f"{index}.jpg") for index in range(count)]
     info = ModelInfo(
         backbone="resnet-s",
@@ -59,6 +60,7 @@ def main() -> None:
     if options.one:
         localize(options.images, options.one, options.save)
         return
+    need_photos(options.images)
     peaks = []
     for count in options.counts:
         command = [sys.executable, __file__, "--images", str(options.images), "--one", str(count)]
@@ -69,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from needs import PHOTOS, need_package, need_photos, run_script
 from torch import Tensor
 
 from gwapctl.datasets.base import ClassName
@@ -132,13 +133,15 @@ class GradCam(PlainLoop):
 def main() -> None:
     """Print images per second and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=Path(__file__).parents[1] / "data" / "photos")
+    parser.add_argument("--images", type=Path, default=PHOTOS)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
-    files = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    for module in ("torchcam", "pytorch_grad_cam"):
+        need_package(module, "pip install -e '.[bench]'")
+    files = need_photos(options.images)
     inputs = [ImageInput(files[index % len(files)], f"{index}.jpg") for index in range(options.count)]
     torch.manual_seed(0)
     contenders: dict[str, Contender] = {
@@ -162,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from needs import PARITY_MAPS, need_maps, run_script
 
 from gwapctl.regions import map_to_boxes, parse_box_rule
 
 TARGET = 0.85
-PARITY = Path(__file__).parents[1] / "data" / "wsolevaluation-parity"
 
 
 def bare(heatmap: np.ndarray) -> list[int]:
@@ -41,10 +41,10 @@ def seconds(function: Callable[[np.ndarray], object], heatmap: np.ndarray) -> fl
 def main() -> None:
     """Print the medians and the ratio of the rates."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--maps", type=Path, default=PARITY)
+    parser.add_argument("--maps", type=Path, default=PARITY_MAPS)
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
-    maps = [np.load(file).astype(np.float32) for file in sorted(options.maps.rglob("*.npy"))]
+    maps = [heatmap.astype(np.float32) for heatmap in need_maps(options.maps)]
     rule = parse_box_rule("paper20")
     cv2.setNumThreads(1)
 
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

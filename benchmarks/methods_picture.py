@@ -16,7 +16,7 @@ from gwapctl.errors import DataError
 from gwapctl.evaluate.from_model import sees_boxes
 from gwapctl.evaluate.predictions import boxes_from_maps
 from gwapctl.metrics.foreground import boxes_mask
-from gwapctl.paper.figures.images import FigureImage
+from gwapctl.paper.figures.inputs import FigureImage
 from gwapctl.paper.figures.layout import Layout, Outline, Panel, Row
 from gwapctl.predict.classifier import Model
 
@@ -84,7 +84,7 @@ def _index(method: Method, image: FigureImage) -> int:
 def _truth(image: FigureImage) -> tuple[Outline, ...]:
     """Return the boxes of the class that is given."""
     return tuple(
-        Outline(box, truth=True)
+        Outline(box, ground_truth=True)
         for box, index in zip(image.boxes.tolist(), image.box_classes.tolist(), strict=True)
         if image.classes[index] == main_class(image)
     )

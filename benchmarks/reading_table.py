@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from needs import run_script
 
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.evaluate.ground_truth import true_boxes
@@ -89,28 +90,28 @@ def add_batch(
     for size in sorted({size for reading in readings for size in reading.scales}):
         inputs = [resize(image, (size, size)) for image in images]
         step = max(1, BATCH * 224**2 // size**2)
-        for place in range(0, len(inputs), step):
-            part = slice(place, place + step)
+        for index in range(0, len(inputs), step):
+            part = slice(index, index + step)
             with torch.inference_mode():
                 passed = network(inputs[part])
                 for name in {reading.map for reading in readings}:
                     read = minmax(MAPS[name].read(passed, chosen[part])[0].float()).numpy()
                     for offset, of_image in enumerate(read):
-                        maps.setdefault((name, size), np.empty(len(images), object))[place + offset] = of_image
-    for place, (sample, image) in enumerate(zip(samples, images, strict=True)):
-        truth = true_boxes(sample)
+                        maps.setdefault((name, size), np.empty(len(images), object))[index + offset] = of_image
+    for index, (sample, image) in enumerate(zip(samples, images, strict=True)):
+        ground_truth = true_boxes(sample)
         height, width = image.shape[:2]
         for floor, box in FLOORS.items():
-            meters[floor].update(dict.fromkeys(truth, box(width, height)[0]), truth)
+            meters[floor].update(dict.fromkeys(ground_truth, box(width, height)[0]), ground_truth)
         for way in {(reading.map, reading.scales) for reading in readings}:
-            terms = [maps[way[0], size][place] for size in way[1]]
-            heat = compose([term[: len(truth)] for term in terms], PreparedImage(width, height, {}), 0, "none")
-            heat = np.broadcast_to(heat, (len(truth), *heat.shape[1:])).astype(np.float32)
+            terms = [maps[way[0], size][index] for size in way[1]]
+            heat = compose([term[: len(ground_truth)] for term in terms], PreparedImage(width, height, {}), 0, "none")
+            heat = np.broadcast_to(heat, (len(ground_truth), *heat.shape[1:])).astype(np.float32)
             for rule in {reading.rule for reading in readings}:
                 cut = parse_box_rule(rule).on_image(image)
-                boxes = boxes_from_maps(dict(zip(truth, heat, strict=True)), cut, width, height, truth)
+                boxes = boxes_from_maps(dict(zip(ground_truth, heat, strict=True)), cut, width, height, ground_truth)
                 found = {label: box[0] if len(box) else None for label, box in boxes.items()}
-                meters[Reading(*way, rule)].update(found, truth)
+                meters[Reading(*way, rule)].update(found, ground_truth)
 
 
 def main() -> None:
@@ -143,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from needs import PARITY_MAPS, need_maps, run_script
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference.contour_loop import boxes_at_thresholds
@@ -34,7 +35,6 @@ from gwapctl.regions.sweep import component_boxes, contour_boxes, contour_ious
 TAUS = np.arange(0, 1, 0.001)
 NOISE = 0.01
 OBJECT = from_inclusive([[40, 30, 170, 190]])
-PARITY = Path(__file__).parents[1] / "data" / "wsolevaluation-parity"
 Task = Callable[[np.ndarray], object]
 
 
@@ -104,7 +104,7 @@ def first_calls(cache: str) -> float:
 def main() -> None:
     """Print the ratios side by side."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--maps", type=Path, default=PARITY)
+    parser.add_argument("--maps", type=Path, default=PARITY_MAPS)
     parser.add_argument("--every", type=int, default=4, help="take every n-th map")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -113,8 +113,7 @@ def main() -> None:
         print(
             f"first calls: {first_calls(cache):.1f} s with compilation, {first_calls(cache):.2f} s from numba's cache"
         )
-    files = sorted(options.maps.rglob("*.npy"))[:: options.every]
-    smooth = [np.load(file).astype(np.float64) for file in files]
+    smooth = need_maps(options.maps)[:: options.every]
     generator = np.random.default_rng(0)
     noisy = [
         normalise(scores + generator.normal(0, NOISE, scores.shape)).astype(np.float64).clip(0, 1) for scores in smooth
@@ -122,7 +121,7 @@ def main() -> None:
     for _, ours, loop, _, _ in ROWS:
         ours(smooth[0])
         loop(smooth[0])
-    print(f"{len(files)} maps, {len(TAUS)} thresholds, one thread, medians of {options.rounds} rounds, ms per map")
+    print(f"{len(smooth)} maps, {len(TAUS)} thresholds, one thread, medians of {options.rounds} rounds, ms per map")
     print(f"{'':<28}{'maps':<8}{'loop':>8}{'ours':>8}{'ratio':>8}{'target':>8}")
     for name, ours, loop, *targets in ROWS:
         for kind, maps, target in zip(("smooth", "noisy"), (smooth, noisy), targets, strict=True):
@@ -136,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,7 +16,7 @@ import pandas as pd
 from methods_picture import Method, method_layout
 
 from gwapctl.paper.build import build_table
-from gwapctl.paper.figures.images import find_images
+from gwapctl.paper.figures.inputs import find_images
 from gwapctl.paper.figures.layout import save_layout
 from gwapctl.paper.measured import read_results
 from gwapctl.paper.profile import apply_profile, load_profile

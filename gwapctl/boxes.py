@@ -49,7 +49,11 @@ def area(boxes: BoxesLike) -> FloatArray:
 
 
 def iou(first: BoxesLike, second: BoxesLike) -> FloatArray:
-    """Return the intersection over union ``(N, M)`` of boxes ``(N, 4)`` and ``(M, 4)``; 0 where the union is empty."""
+    """Return the intersection over union ``(N, M)`` of boxes ``(N, 4)`` and ``(M, 4)``; 0 where the union is empty.
+
+    >>> iou([[0, 0, 8, 4]], [[0, 0, 8, 8], [8, 4, 9, 9]])
+    array([[0.5, 0. ]])
+    """
     a, b = as_boxes(first)[:, None], as_boxes(second)[None]  # (N, 1, 4), (1, M, 4)
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)  # (N, M, 2)
     intersection = sides[..., 0] * sides[..., 1]
@@ -77,6 +81,12 @@ def turn_upright(boxes: BoxesLike, width: float, height: float, orientation: int
     if orientation in (3, 4, 7, 8):
         y0, y1 = height - y1, height - y0
     return np.stack([x0, y0, x1, y1], axis=1)
+
+
+def sorted_corners(boxes: BoxesLike) -> FloatArray:
+    """Return boxes with the smaller coordinate first, as they are no longer after a mirror."""
+    corners = as_boxes(boxes).reshape(-1, 2, 2)
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
 def valid(boxes: BoxesLike) -> npt.NDArray[np.bool_]:
@@ -107,7 +117,11 @@ def to_inclusive(boxes: BoxesLike) -> FloatArray:
 
 
 def from_voc(boxes: BoxesLike) -> FloatArray:
-    """Convert 1-based inclusive corners (VOC XML) to our boxes."""
+    """Convert 1-based inclusive corners (VOC XML) to our boxes.
+
+    >>> from_voc([1, 1, 500, 375])
+    array([[  0.,   0., 500., 375.]])
+    """
     return as_boxes(as_boxes(boxes) - np.array([1.0, 1.0, 0.0, 0.0]))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,14 @@ from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.draw import ImageArray, write_jpeg, write_png
 from gwapctl.files import prepare_output_folder
 from gwapctl.formats import EXPORTERS
-from gwapctl.formats.sources import open_source
+from gwapctl.formats.sources import recorded
 from gwapctl.inputs import find_inputs
 from gwapctl.maps.reading import MapReading
 from gwapctl.paper.run_page import write_run_page
 from gwapctl.predict.classifier import load_model
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.prediction import Prediction
+from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.progress import Progress, ProgressCallback
 
 SETTINGS: dict[str, Any] = {
@@ -54,19 +54,6 @@ Step = Callable[[str], AbstractContextManager[ProgressCallback]]
 """Opens a step of the work by its name and hands out the callback for its progress."""
 
 
-@dataclass(frozen=True)
-class Demo:
-    """What the demo left behind: folders and files, and the document of the evaluation."""
-
-    photos: Path
-    data: Path
-    run: Path
-    found: Path
-    boxes: Path
-    page: Path
-    evaluation: dict[str, Any]
-
-
 def run_demo(
     folder: Path,
     *,
@@ -75,10 +62,12 @@ def run_demo(
     seed: int = 0,
     overwrite: bool = False,
     show: Callable[[list[Prediction]], None] = lambda _: None,
-) -> Demo:
+) -> dict[str, Any]:
     """Localize three photos with the default model, and ``show`` what was found; then the same with a model of its own.
 
     For that, make scenes, train on their image-level labels, and localize, measure, export and report on held-out ones.
+    Below ``folder`` are then ``photos.jpg``, ``data``, ``run``, ``found``, ``boxes.json`` and ``report.html``; returned
+    is the document of the evaluation.
 
     Raises:
         UsageError: ``folder`` is in use and ``overwrite`` is not set.
@@ -89,37 +78,32 @@ def run_demo(
     from gwapctl.train.task import Listener
 
     prepare_output_folder(folder, overwrite=overwrite)
-    demo = Demo(
-        photos=folder / "photos.jpg",
-        data=folder / "data",
-        run=folder / "run",
-        found=folder / "found",
-        boxes=folder / "boxes.json",
-        page=folder / "report.html",
-        evaluation={},
-    )
+    data, run, found = folder / "data", folder / "run", folder / "found"
     with step("1/7 localizing photos") as progress:
-        show(localize_photos(demo.photos, progress))
+        show(localize_photos(folder / "photos.jpg", progress))
     with step("2/7 making scenes") as progress:
-        make_synthetic_voc(demo.data, images=images, seed=seed, overwrite=overwrite, progress=progress)
-    if (demo.run / "run.json").is_file():
-        shutil.rmtree(demo.run)  # an older run's history and numbers are not this one's
-    with step("3/7 training") as progress:
-        demo.run.mkdir(exist_ok=True)
-        config = build_train_config(str(demo.data), None, {**SETTINGS, "seed": seed})
-        with _one_thread():
-            train(config, demo.run, listener=Listener(progress=progress))
+        make_synthetic_voc(data, images=images, seed=seed, overwrite=overwrite, progress=progress)
+    if (run / "run.json").is_file():
+        shutil.rmtree(run)  # an older run's history and numbers are not this one's
+    with step("3/7 training") as progress, _one_thread():
+        run.mkdir(exist_ok=True)
+        config = build_train_config(str(data), None, {**SETTINGS, "seed": seed})
+        train(config, run, listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:
         options = evaluate.Options(reading=MapReading(MAP, SCALES), calibrate=True)
-        demo.evaluation.update(evaluate.evaluate(str(demo.run), options, progress=progress).to_json())
+        result = evaluate.evaluate(str(run), options, progress=progress)
     with step("5/7 localizing") as progress:
-        _localize(demo, overwrite, progress)
+        dataset = open_dataset(str(data))
+        paths = find_inputs([str(sample.path) for sample in dataset.samples(reporting_split(dataset))])
+        predictor = load_model(run).predictor()  # reads maps as was just chosen and stored
+        list(localize_inputs(predictor, run.name, paths, out=found, overwrite=overwrite, progress=progress))
     with step("6/7 writing boxes") as progress:
-        _write_boxes(demo, progress)
+        EXPORTERS["coco"].build().write(folder / "boxes.json", recorded(found / PREDICTIONS))
+        progress(Progress(1, 1, "file"))
     with step("7/7 reporting") as progress:
-        write_run_page(demo.run, demo.page, overwrite=overwrite)
+        write_run_page(run, folder / "report.html", overwrite=overwrite)
         progress(Progress(1, 1, "page"))
-    return demo
+    return result.to_json()
 
 
 def localize_photos(picture: Path, progress: ProgressCallback) -> list[Prediction]:
@@ -156,21 +140,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _localize(demo: Demo, overwrite: bool, progress: ProgressCallback) -> None:
-    """Localize the images of the reported split, with overlays, maps and masks."""
-    dataset = open_dataset(str(demo.data))
-    paths = [str(sample.path) for sample in dataset.samples(reporting_split(dataset))]
-    predictor = load_model(demo.run).predictor()  # reads maps as was just chosen and stored
-    for _ in localize_inputs(
-        predictor, demo.run.name, find_inputs(paths), out=demo.found, overwrite=overwrite, progress=progress
-    ):
-        pass
-
-
-def _write_boxes(demo: Demo, progress: ProgressCallback) -> None:
-    source = open_source(demo.found)
-    assert source is not None  # it was written a moment ago
-    EXPORTERS["coco"].build().write(demo.boxes, source.items)
-    progress(Progress(1, 1, "file"))

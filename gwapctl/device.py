@@ -16,6 +16,9 @@ _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # parameters of glibc's mallopt
 def resolve_device(name: str) -> torch.device:
     """Return the device called ``name``; ``auto`` is the first GPU where there is one.
 
+    >>> resolve_device("cpu")
+    device(type='cpu')
+
     Raises:
         MissingDependencyError: the device is not there.
         UsageError: no such name.
@@ -27,14 +30,14 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}. Choose auto, cpu, cuda, cuda:N or mps.") from error
-    there = {"cpu": True, "cuda": (device.index or 0) < torch.cuda.device_count(), "mps": _has_mps()}
+    there = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if not there.get(device.type, False):
         raise MissingDependencyError(f"device {name!r} is not there. Use --device cpu, or auto for what there is.")
     return device
-
-
-def _has_mps() -> bool:
-    return torch.backends.mps.is_available()
 
 
 def has_fast_bf16(device: torch.device) -> bool:

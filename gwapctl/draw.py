@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, cycle
 from pathlib import Path
 
 import cv2
@@ -40,24 +41,19 @@ class Mark:
 
     box: Sequence[float]
     text: str = ""
-    truth: bool = False
+    ground_truth: bool = False
 
 
 def frame(image: ImageArray) -> ImageArray:
     """Return the image ``(H, W, 3)`` at the size of a picture: 480 to 1024 pixels on the long side."""
     height, width = image.shape[:2]
-    picture = _picture_geometry(width, height)
+    longest = max(width, height)
+    picture = Geometry.scaled(width, height, min(max(longest, SMALLEST), LARGEST) / longest)
     size = (picture.input_width, picture.input_height)
     if size == (width, height):
         return image
-    shrinks = size[0] < width
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC), np.uint8)
-
-
-def _picture_geometry(width: int, height: int) -> Geometry:
-    long_side = max(width, height)
-    factor = min(max(long_side, SMALLEST), LARGEST) / long_side
-    return Geometry.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
+    way = cv2.INTER_AREA if size[0] < width else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=way), np.uint8)
 
 
 def draw_overlay(
@@ -77,9 +73,9 @@ def draw_overlay(
     if heatmap is not None:
         picture = _lay_heat(picture, heatmap)
     geometry = Geometry.warp(width, height, picture.shape[1], picture.shape[0])
-    canvas = Image.fromarray(picture)
-    _draw_marks(canvas, geometry, marks)
-    return np.asarray(canvas)
+    drawing = Image.fromarray(picture)
+    _draw_marks(drawing, geometry, marks)
+    return np.asarray(drawing)
 
 
 def write_jpeg(path: Path, picture: ImageArray) -> None:
@@ -115,28 +111,23 @@ def _lay_heat(picture: ImageArray, heatmap: npt.NDArray[np.floating]) -> ImageAr
 # ------------------------------------------------------------------------------------------------------------ marks
 
 
-def _draw_marks(canvas: Image.Image, geometry: Geometry, marks: Sequence[Mark]) -> None:
+def _draw_marks(drawing: Image.Image, geometry: Geometry, marks: Sequence[Mark]) -> None:
     """Draw ground truth first, predictions over it, and all chips last, where they hide each other least."""
-    draw = ImageDraw.Draw(canvas)
-    long_side = max(canvas.size)
+    draw = ImageDraw.Draw(drawing)
+    long_side = max(drawing.size)
     line = max(2, round(LINE_WIDTH * long_side))
-    coloured = _with_colours(marks)
+    real = [(mark, TRUTH) for mark in marks if mark.ground_truth]
+    predicted = [mark for mark in marks if not mark.ground_truth]
+    coloured = real + list(zip(predicted, cycle(COLOURS), strict=False))[::-1]  # the best prediction on top
     corners = {}
     for mark, colour in coloured:
-        corners[id(mark)] = box = _visible_corners(geometry, mark.box, canvas.size, line)
-        _draw_box(draw, box, colour, line, dashed=mark.truth)
+        corners[id(mark)] = box = _visible_corners(geometry, mark.box, drawing.size, line)
+        _draw_box(draw, box, colour, line, dashed=mark.ground_truth)
     font = _font(max(12, round(LETTER_HEIGHT * long_side)))
     taken: list[Corners] = []
     for mark, colour in reversed(coloured):  # the best prediction chooses first
         if mark.text:
-            taken.append(_draw_chip(draw, corners[id(mark)], mark.text, colour, font, canvas.size, taken))
-
-
-def _with_colours(marks: Sequence[Mark]) -> list[tuple[Mark, Colour]]:
-    truths = [(mark, TRUTH) for mark in marks if mark.truth]
-    predictions = [mark for mark in marks if not mark.truth]
-    found = [(mark, COLOURS[place % len(COLOURS)]) for place, mark in enumerate(predictions)]
-    return truths + found[::-1]  # the best prediction on top
+            taken.append(_draw_chip(draw, corners[id(mark)], mark.text, colour, font, drawing.size, taken))
 
 
 def _visible_corners(geometry: Geometry, box: Sequence[float], size: tuple[int, int], line: int) -> Corners:
@@ -181,16 +172,16 @@ def _draw_chip(
     width = round(font.getlength(text)) + 2 * pad
     ascent, descent = font.getmetrics()
     height = ascent + descent + pad
-    chip = _chip_place(box, width, height, size, taken)
+    chip = _chip_corners(box, width, height, size, taken)
     draw.rounded_rectangle(chip, radius=pad, fill=colour, outline=DARK, width=max(1, pad // 5))
     draw.text((chip[0] + pad, chip[1] + pad // 2), text, font=font, fill=DARK)
     return chip
 
 
-def _chip_place(box: Corners, width: int, height: int, size: tuple[int, int], taken: Sequence[Corners]) -> Corners:
-    """Choose the first free place: above the box, below it, inside at the top or bottom; else the first, moved down."""
+def _chip_corners(box: Corners, width: int, height: int, size: tuple[int, int], taken: Sequence[Corners]) -> Corners:
+    """Choose what is free first: above the box, below it, inside at the top or bottom; else the first, moved down."""
     x0, y0, x1, y1 = box
-    places = [
+    wishes = [
         (x0, y0 - height - 1),
         (x0, y1 + 2),
         (x0, y0),
@@ -198,13 +189,11 @@ def _chip_place(box: Corners, width: int, height: int, size: tuple[int, int], ta
         (x1 - width, y0),
         (x1 - width, y1 - height),
     ]
-    inside = [_moved_inside(x, y, width, height, size) for x, y in places]
-    stays = [place for place, wished in zip(inside, places, strict=True) if place[1] == wished[1]]
-    free = [place for place in [*stays, *inside] if not any(_overlap(place, other) for other in taken)]
-    if free:
-        return free[0]
+    inside = [_moved_inside(x, y, width, height, size) for x, y in wishes]
+    stays = [chip for chip, wish in zip(inside, wishes, strict=True) if chip[1] == wish[1]]
     rows = (_moved_inside(x0, y, width, height, size) for y in range(0, size[1], height))
-    return next((row for row in rows if not any(_overlap(row, other) for other in taken)), inside[0])
+    tried = chain(stays, inside, rows)
+    return next((chip for chip in tried if not any(_overlap(chip, other) for other in taken)), inside[0])
 
 
 def _moved_inside(x: int, y: int, width: int, height: int, size: tuple[int, int]) -> Corners:

@@ -20,6 +20,7 @@ _MARKS = (  # byte order marks, as Windows programs write them; of two that begi
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NOT_ASCII = re.compile("[^\0-\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UMASK = os.umask(0)  # can only be read by setting it, which is safe here: no thread writes while modules are imported
 os.umask(_UMASK)
@@ -79,11 +80,7 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
 
 def json_ascii(text: str) -> str:
     """Return JSON, or a part of it, in ASCII alone: other characters stand in its strings only, and are escaped."""
-    units = text.encode("utf-16-be", "surrogatepass")
-    if text.isascii():
-        return text
-    codes = (int.from_bytes(units[place : place + 2]) for place in range(0, len(units), 2))
-    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def decode_text(data: bytes, errors: str = "strict") -> str:

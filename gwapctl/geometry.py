@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gwapctl.boxes import BoxesLike, FloatArray, as_boxes
+from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, sorted_corners
 from gwapctl.errors import DataError
 
 
@@ -16,6 +16,9 @@ class Geometry:
 
     ``width, height`` are the original's pixels, ``input_width, input_height`` the network input's. A mirrored image has
     a negative ``scale_x``. EXIF rotation is not part of it: decoding applies that once; "original" means upright.
+
+    >>> Geometry.keep(640, 480, short_side=240).to_original([[0, 0, 160, 120]])
+    array([[  0.,   0., 320., 240.]])
     """
 
     width: int
@@ -42,8 +45,7 @@ class Geometry:
     @classmethod
     def keep(cls, width: int, height: int, short_side: int) -> Geometry:
         """Resize so that the shorter side has ``short_side`` pixels; the aspect ratio stays, to the nearest pixel."""
-        factor = short_side / max(1, min(width, height))
-        return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
+        return cls.scaled(width, height, short_side / max(1, min(width, height)))
 
     @classmethod
     def within(cls, width: int, height: int, short_side: int, long_side: int) -> Geometry:
@@ -51,13 +53,16 @@ class Geometry:
 
         The aspect ratio stays, to the nearest pixel (py-faster-rcnn's test.py and minibatch.py).
         """
-        factor = min(short_side / min(width, height), long_side / max(width, height))
-        return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
+        return cls.scaled(width, height, min(short_side / min(width, height), long_side / max(width, height)))
 
     @classmethod
     def fit(cls, width: int, height: int, long_side: int) -> Geometry:
         """Shrink so that the longer side has at most ``long_side`` pixels; smaller images stay as they are."""
-        factor = min(1.0, long_side / max(1, width, height))
+        return cls.scaled(width, height, min(1.0, long_side / max(1, width, height)))
+
+    @classmethod
+    def scaled(cls, width: int, height: int, factor: float) -> Geometry:
+        """Resize both sides by ``factor``, to the nearest pixel; none vanishes."""
         return cls.warp(width, height, max(1, round(width * factor)), max(1, round(height * factor)))
 
     def crop(self, x: int, y: int, crop_width: int, crop_height: int) -> Geometry:
@@ -76,22 +81,13 @@ class Geometry:
 
     def to_input(self, boxes: BoxesLike) -> FloatArray:
         """Map boxes ``(N, 4)`` from original pixels to input pixels."""
-        return _sorted_corners(as_boxes(boxes) * self._scale + self._offset)
+        scale, offset = self._affine()
+        return sorted_corners(as_boxes(boxes) * scale + offset)
 
     def to_original(self, boxes: BoxesLike) -> FloatArray:
         """Map boxes ``(N, 4)`` from input pixels to original pixels."""
-        return _sorted_corners((as_boxes(boxes) - self._offset) / self._scale)
+        scale, offset = self._affine()
+        return sorted_corners((as_boxes(boxes) - offset) / scale)
 
-    @property
-    def _scale(self) -> FloatArray:
-        return np.array([self.scale_x, self.scale_y] * 2, dtype=np.float64)
-
-    @property
-    def _offset(self) -> FloatArray:
-        return np.array([self.offset_x, self.offset_y] * 2, dtype=np.float64)
-
-
-def _sorted_corners(boxes: FloatArray) -> FloatArray:
-    """Put the smaller coordinate first again after a mirror."""
-    corners = boxes.reshape(-1, 2, 2)
-    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    def _affine(self) -> FloatArray:
+        return np.array([[self.scale_x, self.scale_y] * 2, [self.offset_x, self.offset_y] * 2], dtype=np.float64)

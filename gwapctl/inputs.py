@@ -129,8 +129,8 @@ class _Search:
     def _images_in(self, folder: Path) -> list[str]:
         """List the images of ``folder``; hidden files and folders do not count."""
         return [
-            os.path.join(place, name)  # noqa: PTH118 (60,000 Path objects cost a second)
-            for place, names in walk_images(_absolute(folder), self.overlooked, recursive=self.recursive)
+            os.path.join(path, name)  # noqa: PTH118 (60,000 Path objects cost a second)
+            for path, names in walk_images(_absolute(folder), self.overlooked, recursive=self.recursive)
             for name in names
         ]
 
@@ -138,8 +138,8 @@ class _Search:
 def _listed_file(line: str, base: Path) -> Path | None:
     """Return the file or folder that a line names, blanks around it not counted unless they belong to the name."""
     for text in (line.strip(), line):
-        for place in (Path(text), base / text):
-            found = find_file(place)
+        for path in (Path(text), base / text):
+            found = find_file(path)
             if found is not None:
                 return found
     return None

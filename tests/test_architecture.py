@@ -268,3 +268,15 @@ def test_the_table_of_what_to_touch_is_true() -> None:
         assert (module, registry) in {(known, name) for name, (known, _) in REGISTRIES.items()}
         held.add(registry)
     assert held == set(REGISTRIES)
+
+
+def test_the_page_of_the_rooms_names_every_room() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {
+        name
+        for line in text.splitlines()
+        if line.startswith("| ")
+        for name in re.findall(r"`([a-z_]+)(?:/|\.py)`", line)
+    }
+    assert ROOMS - {"__main__", "predictions"} <= named
+    assert named - {"loop", "task", "classification", "detection", "console", "rfcn"} <= ROOMS

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from gwapctl.config import TrainConfig
 from gwapctl.datasets import open_dataset
-from gwapctl.datasets.backgrounds import background_samples, without_classes
-from gwapctl.datasets.subset import ClassSubset
+from gwapctl.datasets.subset import ClassSubset, background_samples, without_classes
 from gwapctl.datasets.synthetic import make_backgrounds
 from gwapctl.errors import DataError, UsageError
 from gwapctl.maps.localizer import Localizer
@@ -27,8 +26,7 @@ from gwapctl.maps.reading import MapReading
 from gwapctl.networks.classifier import load_classifier, load_info
 from gwapctl.networks.heads import build_head
 from gwapctl.networks.heads.background import SMALLEST_SPAN, Background
-from gwapctl.networks.heads.base import HeadOutput
-from gwapctl.networks.heads.losses import classification_loss
+from gwapctl.networks.heads.base import HeadOutput, classification_loss
 from gwapctl.networks.transforms import TrainingBatches, TrainingImages, load_batches
 from gwapctl.regions import normalise
 from gwapctl.runs import Run

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import DataError, UsageError
-from gwapctl.train.box_subset import box_labelled_subset
+from gwapctl.train.data import box_labelled_subset
 
 PROPORTIONS = (0.01, 0.02, 0.05, 0.1, 0.37, 1.0)
 Objects = list[tuple[int, bool]]

@@ -461,8 +461,8 @@ def test_missing_input(run_cli: Run, tmp_path: Path, name: str, code: int, messa
 
 def test_boxes_from_disk_need_no_torch(out: Path) -> None:
     code = (
-        "import sys; from gwapctl.cli.boxes import boxes; "
-        f"boxes({str(out)!r}, 'coco', threshold='otsu', max_boxes=2); "
+        "import sys; from gwapctl.cli import run; "
+        f"run(['boxes', {str(out)!r}, '--format', 'coco', '--threshold', 'otsu', '--max-boxes', '2', '-q']); "
         "print('torch' in sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

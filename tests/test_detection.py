@@ -17,17 +17,10 @@ from gwapctl.errors import ModelError, UsageError
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.networks.backbones import BACKBONES, build_backbone
 from gwapctl.networks.classifier import load_classifier
-from gwapctl.networks.rfcn import (
-    BoxTarget,
-    Detector,
-    DetectorInfo,
-    build_detector,
-    freeze_trunk,
-    load_detector,
-    load_trunk,
-    save_detector,
-    total_loss,
-)
+from gwapctl.networks.rfcn.base import BoxTarget, DetectorInfo
+from gwapctl.networks.rfcn.losses import total_loss
+from gwapctl.networks.rfcn.rfcn import Detector
+from gwapctl.networks.rfcn.store import build_detector, load_detector, load_trunk, save_detector
 from gwapctl.networks.rfcn.trunk import build_trunk, trunk_weights
 
 CLASSES = tuple(ClassName(name, name) for name in ("red", "green", "blue"))
@@ -145,7 +138,7 @@ def test_weights_of_another_network_are_refused() -> None:
 @pytest.mark.parametrize("stages", [0, 2])
 def test_frozen_parts_stay_as_they_are(stages: int) -> None:
     model = make("gwap")
-    freeze_trunk(model, stages=stages)
+    model.trunk.freeze(stages=stages)
     model.eval().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images, sizes, targets, labels = scenes(2)
@@ -239,7 +232,7 @@ def test_difficult_and_tiny_objects_are_not_learned() -> None:
 def test_an_image_without_boxes_teaches_detection_nothing(weak: str) -> None:
     """Its gradient reaches trunk, shared features and weak branch; detection's own layers get none, or the others'."""
     model = make(weak)
-    freeze_trunk(model)  # batch norm in training would mix the images
+    model.trunk.freeze()  # batch norm in training would mix the images
     images, sizes, targets, labels = scenes(2)
     losses = model(images, sizes, [None, None], labels)
     assert set(losses) == {"weak_image"}
@@ -337,7 +330,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"weights do not fit model\.json"):
         load_detector(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps(info | {"task": "classification"}))
-    with pytest.raises(ModelError, match=r"does not describe a detector.*task"):
+    with pytest.raises(ModelError, match=r"not a detector description.*task"):
         load_detector(tmp_path)
 
 
@@ -349,7 +342,7 @@ def test_eight_images_are_learned_by_heart() -> None:
     images, sizes, targets, labels = scenes(8)
     model = make("gwap", neck_channels=64, anchor_sizes=(16.0, 32.0))
     load_trunk(model, load_classifier(ZOO_ENTRY).state_dict(), ZOO_ENTRY)
-    freeze_trunk(model)
+    model.trunk.freeze()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.005)
     steps = 75
     for step in range(steps):

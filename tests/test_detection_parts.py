@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou
 
-from gwapctl.networks.rfcn import BoxTarget, total_loss
-from gwapctl.networks.rfcn.losses import CODER, HARDEST, hardest, label_regions, region_losses
+from gwapctl.networks.rfcn.base import BoxTarget
+from gwapctl.networks.rfcn.losses import CODER, HARDEST, hardest, label_regions, region_losses, total_loss
 from gwapctl.networks.rfcn.proposals import Anchors, Proposals
-from gwapctl.networks.rfcn.voting import RegionVotes, pool_votes
+from gwapctl.networks.rfcn.rfcn import RegionVotes, pool_votes
 from gwapctl.networks.rfcn.weak import WeakBranch, boxes_to_cells, image_loss, region_loss
 
 STRIDE = 8

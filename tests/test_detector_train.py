@@ -20,7 +20,7 @@ from gwapctl.datasets.base import BoxedSample
 from gwapctl.draw import write_png
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.images.decode import read_image
-from gwapctl.networks.rfcn import load_detector
+from gwapctl.networks.rfcn.store import load_detector
 from gwapctl.networks.zoo import find_recipe
 from gwapctl.runs import Run
 from gwapctl.train.data import load_detector_data

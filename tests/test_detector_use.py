@@ -22,8 +22,8 @@ from gwapctl.images.decode import read_image
 from gwapctl.maps.reading import split_options
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.networks.classifier import load_classifier
-from gwapctl.networks.rfcn import load_detector
 from gwapctl.networks.rfcn.inference import DetectorReader
+from gwapctl.networks.rfcn.store import load_detector
 from gwapctl.predict.classifier import load_model
 from gwapctl.predict.detector import MIN_SCORE, DetectorModel
 from gwapctl.predict.map_folder import MapFolder

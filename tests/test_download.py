@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from gwapctl.datasets import DATASETS, published
-from gwapctl.datasets.archives import unpack
-from gwapctl.datasets.download import ensure_dataset, get_dataset, missing_archives
+from gwapctl.datasets.download import ensure_dataset, get_dataset, missing_archives, unpack
 from gwapctl.datasets.published import Archive
 from gwapctl.errors import DataError, UsageError
 from gwapctl.progress import Progress

@@ -14,7 +14,7 @@ from gwapctl.draw import (
     SMALLEST,
     TRUTH,
     Mark,
-    _chip_place,
+    _chip_corners,
     _font,
     _overlap,
     _shortened,
@@ -69,7 +69,7 @@ def test_shrunk_image_keeps_boxes_of_the_original() -> None:
 def test_truth_is_dashed_and_green() -> None:
     box = (100, 100, 400, 250)
     found = draw_overlay(grey(500, 300), None, [Mark(box)])
-    truth = draw_overlay(grey(500, 300), None, [Mark(box, truth=True)])
+    truth = draw_overlay(grey(500, 300), None, [Mark(box, ground_truth=True)])
     solid, dashed = found[101, 110:390], truth[101, 110:390]
     assert (solid == COLOURS[0]).all()
     share = (dashed == TRUTH).all(axis=1).mean()
@@ -112,7 +112,7 @@ def test_chips_stay_inside(box: tuple[float, ...]) -> None:
     assert width > _font(14).getlength(text)  # the chip is as wide as its text, wherever it is
     assert height > 14
     for corner in ((0, 0), (350, 0), (0, 380), (490, 390)):
-        place = _chip_place((*corner, 500, 400), 150, 20, (500, 400), [])
+        place = _chip_corners((*corner, 500, 400), 150, 20, (500, 400), [])
         assert min(place) >= 0
         assert place[2] <= 499
         assert place[3] <= 399
@@ -121,7 +121,7 @@ def test_chips_stay_inside(box: tuple[float, ...]) -> None:
 def test_chips_do_not_hide_each_other() -> None:
     taken: list[tuple[int, int, int, int]] = []
     for _ in range(8):
-        place = _chip_place((100, 100, 300, 200), 120, 20, (500, 400), taken)
+        place = _chip_corners((100, 100, 300, 200), 120, 20, (500, 400), taken)
         assert not any(_overlap(place, other) for other in taken)
         taken.append(place)
 

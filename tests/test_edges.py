@@ -13,7 +13,7 @@ import pytest
 from gwapctl.boxes import iou
 from gwapctl.errors import DataError, UsageError
 from gwapctl.regions import BOX_RULES, REFINEMENTS, edges, map_to_boxes, normalise, parse_box_rule
-from gwapctl.regions.grabcut import grabcut
+from gwapctl.regions.edges import grabcut
 
 TRUTH = np.array([120.0, 60.0, 330.0, 220.0])  # in an image of 450 x 300
 

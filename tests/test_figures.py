@@ -17,8 +17,8 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.draw import COLOURS
 from gwapctl.errors import DataError, UsageError
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.rfcn import DetectorInfo
-from gwapctl.paper.figures.images import FigureImage, find_images
+from gwapctl.networks.rfcn.base import DetectorInfo
+from gwapctl.paper.figures.inputs import FigureImage, FigureModel, find_images, find_models
 from gwapctl.paper.figures.layout import (
     DPI,
     Caption,
@@ -31,7 +31,6 @@ from gwapctl.paper.figures.layout import (
     text_width,
     wrapped,
 )
-from gwapctl.paper.figures.models import FigureModel, find_models
 from gwapctl.paper.figures.papers import Wishes, build_figure
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.detector import DetectorModel
@@ -79,7 +78,7 @@ def layout(columns: int, text: str = "", label: str = "") -> Layout:
     wide = Panel(
         np.full((30, 70, 3), 200, np.uint8),
         (70, 30),
-        (Outline((0, 0, 70, 30)), Outline((5, 5, 90, 20), truth=True), Outline((1, 1, 4, 4), COLOURS[1])),
+        (Outline((0, 0, 70, 30)), Outline((5, 5, 90, 20), ground_truth=True), Outline((1, 1, 4, 4), COLOURS[1])),
         (Caption(text or "one"), Caption(text or "two", COLOURS[1])),
     )
     tall = Panel(np.full((90, 20, 3), 90, np.uint8), (20, 90))
@@ -170,7 +169,7 @@ def test_figure_7_has_a_column_per_model_and_names_the_class_of_a_class_map() ->
     assert [len(row.panels) for row in sheet.rows] == [4, 4]
     image, of_gap, of_gwap, of_class = sheet.rows[0].panels
     assert image is not None
-    assert [outline.truth for outline in image.outlines] == [True]
+    assert [outline.ground_truth for outline in image.outlines] == [True]
     assert [caption.text for caption in image.captions] == ["apple"]
     assert of_gwap is not None
     assert of_gwap.captions == ()
@@ -378,7 +377,10 @@ def test_every_method_has_a_row_of_the_same_images() -> None:
     sheet = method_layout(methods, images)
     assert sheet.heads == ("apple", "apple")
     assert [row.label for row in sheet.rows] == ["input", "GAP, class", "GWAP, weight", "GWAP-gt, class"]
-    assert [outline.truth for panel in sheet.rows[0].panels if panel for outline in panel.outlines] == [True, True]
+    assert [outline.ground_truth for panel in sheet.rows[0].panels if panel for outline in panel.outlines] == [
+        True,
+        True,
+    ]
     for row in sheet.rows[1:]:
         for panel, image in zip(row.panels, images, strict=True):
             assert panel is not None

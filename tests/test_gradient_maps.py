@@ -24,8 +24,8 @@ from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier,
 from gwapctl.networks.heads import build_head
 from tests.factories import agree, make_classifier, make_images, network_input, stretched
 
-GRADIENT_MAPS = [name for name, method in MAPS.items() if method.source]
-LAYER_MAPS = [name for name, method in MAPS.items() if method.source == "layer"]
+GRADIENT_MAPS = [name for name, method in MAPS.items() if method.gradient_at]
+LAYER_MAPS = [name for name, method in MAPS.items() if method.gradient_at == "layer"]
 INNER = ["layers.3.conv1", "layers.2.conv2", "layers.1", "layers.4", "2"]  # of resnet-s
 CPU = torch.device("cpu")
 
@@ -119,7 +119,7 @@ def trained_like(head: str = "gap", images: int = 2, **options: object) -> tuple
     """Return a model, a pass of random images at its feature map, and classes (B, 2)."""
     model = make_classifier(head)
     inputs = make_images(*[(96, 64)] * images)
-    passed = Network(model, device=CPU, source="layer", **options)(inputs)
+    passed = Network(model, device=CPU, gradient_at="layer", **options)(inputs)
     return model, passed, torch.tensor([[1, 2], [3, 0]])[:images]
 
 
@@ -142,7 +142,7 @@ def test_dgl_of_infinite_beta_pulls_along_the_class_gradient(layers: tuple[str, 
     _, passed, classes = trained_like("gwap", layers=layers)
     one_hot = torch.zeros_like(passed.probabilities).scatter_(1, classes[:, :1], 1)
     (gradient,) = passed.gradients(one_hot)
-    features = passed.sources[0].detach()
+    features = passed.gradient_tensors[0].detach()
     unit = [tensor / tensor.flatten(1).norm(dim=1)[:, None, None, None] for tensor in (features, gradient)]
     expected = (gradient * (unit[0] + unit[1])).sum(1)
     limit = gradients.dgl(passed, classes, beta=1e6)[0][:, 0]
@@ -157,9 +157,11 @@ def test_beta_has_an_effect_and_is_not_the_true_gradient() -> None:
     # autograd would find beta (p - one-hot) as the gradient of labels beta * one-hot: our beta = 1, whatever beta is
     logits = passed.output.logits
     targets = 10.0 * functional.one_hot(classes[:, 0], logits.shape[1])
-    true = torch.autograd.grad(-(targets * logits.log_softmax(1)).sum(), passed.sources, retain_graph=True)[0]
-    towards_class = torch.autograd.grad(logits.gather(1, classes[:, :1]).sum(), passed.sources, retain_graph=True)[0]
-    features = passed.sources[0].detach()
+    true = torch.autograd.grad(-(targets * logits.log_softmax(1)).sum(), passed.gradient_tensors, retain_graph=True)[0]
+    towards_class = torch.autograd.grad(
+        logits.gather(1, classes[:, :1]).sum(), passed.gradient_tensors, retain_graph=True
+    )[0]
+    features = passed.gradient_tensors[0].detach()
     unit = [tensor / tensor.flatten(1).norm(dim=1)[:, None, None, None] for tensor in (features, true)]
     with_true = (towards_class * (unit[0] - unit[1])).sum(1, keepdim=True)
     torch.testing.assert_close(minmax(with_true), maps[1.0][:, :1], atol=1e-4, rtol=1e-3)
@@ -354,7 +356,7 @@ def test_only_what_is_behind_a_layer_is_kept_for_the_backward_pass() -> None:
 
     inputs = make_images((96, 96))
     for layers, side in (((), 12), (("layers.3",), 12), (("layers.1",), 24), (("layers.0",), 48)):
-        network = Network(make_classifier(), device=CPU, source="layer", layers=layers)
+        network = Network(make_classifier(), device=CPU, gradient_at="layer", layers=layers)
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             network(inputs)

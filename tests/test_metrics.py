@@ -16,7 +16,7 @@ import write_metrics
 
 from gwapctl.evaluate import EvaluationResult
 from gwapctl.metrics import FRACTION, METRICS, Metric, describe, needing
-from gwapctl.paper.curves import learning_curves
+from gwapctl.paper.pictures import learning_curves
 from gwapctl.paper.run_page import render_run_page
 from gwapctl.paper.specification import Column
 from gwapctl.runs import Run
@@ -169,7 +169,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = {"extra_memory_mib": 50.0, "top1_error": 20.0, "gt_known_error": 40.0, "cor_loc": 60.0, "toy_score": 0.5}
     result = EvaluationResult(1, 0, metrics, {}, [], model="m", dataset="d", split="val", protocol="paper")
     monkeypatch.setattr("gwapctl.evaluate.evaluate", lambda *_, **__: result)
-    monkeypatch.setattr("gwapctl.cli.evaluate._fetch", lambda *_: None)
+    monkeypatch.setattr("gwapctl.evaluate.subject.dataset_name", lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gwapctl.formats.destination import format_name
 from gwapctl.networks.backbones import build_backbone
 from gwapctl.networks.heads import build_head
 from gwapctl.networks.rfcn.trunk import ResNetSTrunk, build_trunk
-from gwapctl.paper.figures.models import newest_runs
+from gwapctl.paper.figures.inputs import newest_runs
 from gwapctl.runs import Run
 from gwapctl.train.recipes import default_recipe
 from tests.toys import LINES

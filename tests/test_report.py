@@ -19,9 +19,9 @@ from gwapctl.config import build_train_config
 from gwapctl.errors import DataError, UsageError
 from gwapctl.paper.build import BuiltTable, build_table
 from gwapctl.paper.measured import measured_rows, recipe_file
+from gwapctl.paper.render import wrap_command
 from gwapctl.paper.specification import TABLES, load_table, read_table, tables_folder
 from gwapctl.paper.tables import build_tables, render_tables
-from gwapctl.paper.text import wrap_command
 from gwapctl.runs import Run
 
 MakeRun = Callable[..., Path]

@@ -21,7 +21,7 @@ from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.networks.classifier import load_classifier
-from gwapctl.networks.heads.losses import classification_loss
+from gwapctl.networks.heads.base import classification_loss
 from gwapctl.networks.transforms import Key, TrainingBatches, TrainingImages, collate
 from gwapctl.runs import Run
 from gwapctl.train.classification import ClassificationTask

@@ -20,7 +20,8 @@ from gwapctl.errors import UsageError
 from gwapctl.networks.backbones import build_backbone, imagenet_tensors
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.heads import build_head
-from gwapctl.networks.rfcn import DetectorInfo, build_detector
+from gwapctl.networks.rfcn.base import DetectorInfo
+from gwapctl.networks.rfcn.store import build_detector
 from gwapctl.networks.rfcn.trunk import build_trunk
 from gwapctl.networks.zoo import find_recipe
 from gwapctl.runs import Run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
-import inspect
 import io
 import itertools
 import os
@@ -50,26 +49,6 @@ def gwapctl(
     """Find objects with image-level labels only: train, localize, evaluate, export boxes, print the papers' tables."""
 
 
-COMMON = {"quiet": options.Quiet, "verbose": options.Verbose, "debug": options.Debug}
-
-
-def with_common_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Add ``-q``, ``-v`` and ``--debug`` to the signature that Typer reads, so that they work after every verb."""
-    signature = inspect.signature(verb, eval_str=True)
-    added = {name: annotation for name, annotation in COMMON.items() if name not in signature.parameters}
-    keyword = inspect.Parameter.KEYWORD_ONLY
-
-    @functools.wraps(verb)
-    def command(**values: Any) -> None:
-        verb(**{name: value for name, value in values.items() if name not in added})
-
-    parameters = [parameter.replace(kind=keyword) for parameter in signature.parameters.values()]
-    parameters += [inspect.Parameter(n, keyword, default=False, annotation=a) for n, a in added.items()]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
-
-
 @functools.cache
 def app() -> typer.Typer:
     """Return the program with every verb."""
@@ -84,7 +63,7 @@ def app() -> typer.Typer:
 
 @functools.cache
 def _verb(name: str) -> Callable[..., None]:
-    return with_common_options(getattr(importlib.import_module(f"gwapctl.cli.{name}"), name))
+    return options.with_common(getattr(importlib.import_module(f"gwapctl.cli.{name}"), name))
 
 
 @functools.cache
@@ -93,7 +72,7 @@ def _group(name: str) -> typer.Typer:
     for info in group.registered_commands:
         assert info.callback is not None
         info.name = info.name or info.callback.__name__.replace("_", "-")
-        info.callback = with_common_options(info.callback)
+        info.callback = options.with_common(info.callback)
     return group
 
 
@@ -116,12 +95,12 @@ def help_page(words: Sequence[str]) -> tuple[typer.Typer, tuple[str, ...]] | Non
         return page, (first,)
     if first not in GROUPS:
         return None
-    commands = {info.name: info.callback for info in _group(first).registered_commands if info.callback}
-    if len(words) > 1 and words[1] in commands:
-        page.command()(commands[words[1]])
-        return page, (first, words[1])
-    page.info.help = _group(first).info.help
-    page.registered_commands = _group(first).registered_commands
+    group = _group(first)
+    for info in group.registered_commands:
+        if info.callback is not None and [info.name] == list(words[1:2]):
+            page.command()(info.callback)
+            return page, (first, words[1])
+    page.info.help, page.registered_commands = group.info.help, group.registered_commands
     return page, (first,)
 
 
@@ -154,11 +133,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _misused(error, words)
     except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+        result = INTERRUPTED
     except Exception as error:
         return _failed(error)
-    code = result if isinstance(result, int) else 0
-    return _interrupted() if code == INTERRUPTED else code
+    if result == INTERRUPTED:
+        console.error("interrupted.")
+    return result if isinstance(result, int) else 0
 
 
 def _start(arguments: list[str]) -> Any:
@@ -202,11 +182,6 @@ def _failed(error: Exception) -> int:
         return 4
     console.error(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
     return 1
-
-
-def _interrupted() -> int:
-    console.error("interrupted.")
-    return INTERRUPTED
 
 
 def _closed_pipe() -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import UsageError, any_of
 from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import AS_STORED, MapReading
@@ -21,115 +22,60 @@ if TYPE_CHECKING:
     from gwapctl.inputs import ImageInput
     from gwapctl.predict.classifier import Predictor
     from gwapctl.predict.prediction import Prediction
-    from gwapctl.regions import BoxRule as Rule
+    from gwapctl.regions import BoxRule
 
 BOXES = "Boxes"
 
 Input = Annotated[
     str,
-    typer.Argument(
-        metavar="INPUT",
-        help="What localize --out wrote, a predictions.jsonl, a folder of .npy maps, or images to localize.",
-        show_default=False,
-    ),
+    argument("INPUT", "What localize --out wrote, a predictions.jsonl, a folder of .npy maps, or images to localize."),
 ]
 Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        "-f",
-        help=f"{any_of(EXPORTERS)}.",
-        rich_help_panel=options.OUTPUT,
-        show_default="by the suffix of --out, else csv",
-    ),
+    str | None, option("--format -f", f"{any_of(EXPORTERS)}.", OUTPUT, "by the suffix of --out, else csv")
 ]
-BoxRule = Annotated[
-    str | None,
-    typer.Option(
-        "--box-rule",
-        help="Cut boxes anew by this rule: paper20, otsu or fixed:0.3.",
-        rich_help_panel=BOXES,
-        show_default="as recorded",
-    ),
+Rule = Annotated[
+    str | None, option("--box-rule", "Cut boxes anew by this rule: paper20, otsu or fixed:0.3.", BOXES, "as recorded")
 ]
 Threshold = Annotated[
     str | None,
-    typer.Option(
-        "--threshold",
-        help="Short for a box rule: otsu, or a fraction of the map's range such as 0.2.",
-        rich_help_panel=BOXES,
-        show_default=False,
-    ),
+    option("--threshold", "Short for a box rule: otsu, or a fraction of the map's range such as 0.2.", BOXES),
 ]
 Refine = Annotated[
     Literal["grabcut", "none"] | None,
-    typer.Option(
+    option(
         "--refine",
-        help="Cut boxes anew; grabcut: they follow the edges of the images. none: those of the maps alone.",
-        rich_help_panel=BOXES,
-        show_default="as recorded",
+        "Cut boxes anew; grabcut: they follow the edges of the images. none: those of the maps alone.",
+        BOXES,
+        "as recorded",
     ),
 ]
 MaxBoxes = Annotated[
-    int | None,
-    typer.Option(
-        "--max-boxes",
-        min=1,
-        help="At most so many boxes per class and image.",
-        rich_help_panel=BOXES,
-        show_default="as recorded, else 1",
-    ),
+    int | None, option("--max-boxes", "At most so many boxes per class and image.", BOXES, "as recorded, else 1", min=1)
 ]
 MinArea = Annotated[
     float | None,
-    typer.Option(
-        "--min-area",
-        min=0.0,
-        max=1.0,
-        help="Smallest area of a region, as a fraction of the image.",
-        rich_help_panel=BOXES,
-        show_default=False,
-    ),
+    option("--min-area", "Smallest area of a region, as a fraction of the image.", BOXES, min=0.0, max=1.0),
 ]
-MinScore = Annotated[
-    float,
-    typer.Option("--min-score", min=0.0, max=1.0, help="Leave out what scores less.", rich_help_panel=BOXES),
-]
+MinScore = Annotated[float, option("--min-score", "Leave out what scores less.", BOXES, min=0.0, max=1.0)]
 Classes = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--classes",
-        help="Text file of class names, one per line: fixes the class numbers of coco and yolo.",
-        rich_help_panel=options.OUTPUT,
-        show_default="by alphabet",
+        "Text file of class names, one per line: fixes the class numbers of coco and yolo.",
+        OUTPUT,
+        "by alphabet",
     ),
 ]
 Images = Annotated[
     Path | None,
-    typer.Option(
-        "--images",
-        help="Folder of the images behind maps: for the sizes of somebody else's, and for --refine.",
-        rich_help_panel=options.DATA,
-        show_default=False,
-    ),
+    option("--images", "Folder of the images behind maps: for the sizes of somebody else's, and for --refine.", DATA),
 ]
-YoloScores = Annotated[
-    bool, typer.Option("--yolo-scores", help="Add the score as a sixth column.", rich_help_panel=options.OUTPUT)
-]
+YoloScores = Annotated[bool, option("--yolo-scores", "Add the score as a sixth column.", OUTPUT)]
 ImagePrefix = Annotated[
     str | None,
-    typer.Option(
-        "--image-prefix",
-        help="Address of the image folder as Label Studio sees it.",
-        rich_help_panel=options.OUTPUT,
-        show_default="/data/local-files/?d=",
-    ),
+    option("--image-prefix", "Address of the image folder as Label Studio sees it.", OUTPUT, "/data/local-files/?d="),
 ]
-
-
-TopK = Annotated[
-    int, typer.Option("--top-k", min=1, help="Classes per image, for images.", rich_help_panel=options.MODEL)
-]
+TopK = Annotated[int, option("--top-k", "Classes per image, for images.", MODEL, min=1)]
 
 
 @options.with_reading
@@ -137,7 +83,7 @@ def boxes(
     input: Input,
     format: Format = None,
     out: options.Out = None,
-    box_rule: BoxRule = None,
+    box_rule: Rule = None,
     threshold: Threshold = None,
     refine: Refine = None,
     max_boxes: MaxBoxes = None,
@@ -165,83 +111,71 @@ def boxes(
       gwapctl boxes photos --format label-studio --out tasks.json
 
     """
-    from gwapctl.formats.destination import check_destination, read_class_list
+    from gwapctl.formats.base import FileExporter
+    from gwapctl.formats.destination import check_destination, format_name, read_class_list
+    from gwapctl.formats.sources import confident, open_source
 
-    name, exporter = _exporter(format, out, yolo_scores, image_prefix)
+    name = format_name(format, out)
+    exporter = _exporter(name, yolo_scores, image_prefix)
     path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
-    cutting = Cutting(options.asked_rule(box_rule, threshold), refine, max_boxes, min_area)
-    network = Network(model, reading, top_k, device)
-    source = _from_disk(input, cutting, images, network) or _from_images(input, cutting, network, exporter, min_score)
-    if source.warning:
-        console.warn(source.warning)
+    rule = options.asked_rule(box_rule, threshold)
+    cutting: dict[str, Any] = {"refine": refine, "max_boxes": max_boxes, "min_area": min_area}
+    found = open_source(Path(input), rule=rule, images=images, **cutting)
+    if found is None:
+        asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
+        found = _from_images(input, exporter, model, device, rule, cutting, asked)
+    else:
+        _check_unused(input, [*reading.flags, *["--model"] * (model is not None), *["--top-k"] * (top_k > 1)])
+    if found.warning:
+        console.warn(found.warning)
     if dry_run:
-        total = "an unknown number of" if source.total is None else source.total
-        console.note(f"would write {source.about} ({total} images) as {name} to {path or 'stdout'}")
+        total = "an unknown number of" if found.total is None else found.total
+        console.note(f"would write {found.about} ({total} images) as {name} to {path or 'stdout'}")
         return
-    tally = _export(exporter, EXPORTERS[name].suffix, source, min_score, path, listed)
+    tally = Tally()
+    with console.progress("boxes") as progress:
+        items = tally.watch(confident(found.items, min_score), found.total, progress)
+        if path is not None:
+            exporter.write(path, items, listed)
+        elif isinstance(exporter, FileExporter):
+            for lines in exporter.text(items, listed):
+                console.print_data(lines, EXPORTERS[name].suffix)
     _finish(exporter, tally, path, listed)
 
 
-@dataclass(frozen=True)
-class Cutting:
-    """What was asked about cutting boxes; None: nothing."""
-
-    rule: Rule | None
-    refine: str | None
-    max_boxes: int | None
-    min_area: float | None
+def _check_unused(text: str, given: list[str]) -> None:
+    """Refuse options that would have no effect because ``text`` is not images."""
+    if given:
+        names, verb = ", ".join(given), "is" if len(given) == 1 else "are"
+        raise UsageError(f"{names} {verb} for images; {text} holds what a network found already. Leave it out.")
 
 
-@dataclass(frozen=True)
-class Network:
-    """What was asked about the network that images need."""
-
-    model: str | None
-    reading: MapReading
-    top_k: int
-    device: str
-
-    def check_unused(self, text: str) -> None:
-        """Refuse options that would have no effect because ``text`` is not images."""
-        others = {"--model": self.model is not None, "--top-k": self.top_k > 1}
-        given = [*self.reading.flags, *(option for option, is_given in others.items() if is_given)]
-        if given:
-            names, verb = ", ".join(given), "is" if len(given) == 1 else "are"
-            raise UsageError(f"{names} {verb} for images; {text} holds what a network found already. Leave it out.")
-
-
-def _exporter(name: str | None, out: Path | None, yolo_scores: bool, image_prefix: str | None) -> tuple[str, Exporter]:
-    from gwapctl.formats.destination import format_name
-
-    name = format_name(name, out)
-    for option, given, wanted in (
-        ("--yolo-scores", yolo_scores, "yolo"),
-        ("--image-prefix", image_prefix is not None, "label-studio"),
+def _exporter(name: str, yolo_scores: bool, image_prefix: str | None) -> Exporter:
+    """Return the exporter; options of another format are a mistake."""
+    chosen: dict[str, Any] = {}
+    for words, wanted, key, value in (
+        ("--yolo-scores", "yolo", "scores", yolo_scores or None),
+        ("--image-prefix", "label-studio", "image_prefix", image_prefix),
     ):
-        if given and name != wanted:
-            raise UsageError(f"{option} goes with --format {wanted}, not {name}.")
-    chosen: dict[str, Any] = {"scores": True} if yolo_scores else {}
-    return name, EXPORTERS[name].build(**chosen, **({} if image_prefix is None else {"image_prefix": image_prefix}))
+        if value is None:
+            continue
+        if name != wanted:
+            raise UsageError(f"{words} goes with --format {wanted}, not {name}.")
+        chosen[key] = value
+    return EXPORTERS[name].build(**chosen)
 
 
-def _from_disk(text: str, cutting: Cutting, images: Path | None, network: Network) -> Source | None:
-    from gwapctl.formats.sources import open_source
-
-    source = open_source(
-        Path(text),
-        rule=cutting.rule,
-        refine=cutting.refine,
-        max_boxes=cutting.max_boxes,
-        min_area=cutting.min_area,
-        images=images,
-    )
-    if source is not None:
-        network.check_unused(text)
-    return source
-
-
-def _from_images(text: str, cutting: Cutting, network: Network, exporter: Exporter, min_score: float) -> Source:
+def _from_images(
+    text: str,
+    exporter: Exporter,
+    model: str | None,
+    device: str,
+    rule: BoxRule | None,
+    cutting: dict[str, Any],
+    asked: dict[str, Any],
+) -> Source:
+    """Localize images; a classifier's boxes are cut from its maps afterwards, a detector has its own."""
     from gwapctl.formats.base import FolderExporter, check_names
     from gwapctl.formats.sources import Cut, Source
     from gwapctl.inputs import find_inputs
@@ -252,18 +186,15 @@ def _from_images(text: str, cutting: Cutting, network: Network, exporter: Export
     inputs = find_inputs([text], notice=console.warn)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
-    model = load_model(options.model_or_default(network.model), device=network.device)
-    asked: dict[str, Any] = {"reading": network.reading, "top_k": network.top_k}
-    if model.detects:  # nothing to cut
-        asked |= {"box_rule": cutting.rule, "refine": cutting.refine}
-        asked |= {"max_boxes": cutting.max_boxes, "min_area": cutting.min_area}
-        found = localize_inputs(model.predictor(**asked, min_score=min_score or None), model.name, inputs)
-        return Source(found, len(inputs), f"boxes of detector {model.name}")
-    rule = parse_box_rule(cutting.rule, refine=cutting.refine, default=model.info.box_rule)
-    cut = Cut(rule, cutting.max_boxes or 1, cutting.min_area or 0.0)
-    predictor = model.predictor(**asked, box_rule=rule.without_image())  # the cut comes afterwards
-    about = f"boxes by {cut.rule.name} of model {model.name}"
-    return Source(_localized(predictor, model.name, inputs, cut), len(inputs), about, predictor.warning or "")
+    loaded = load_model(options.model_or_default(model), device=device)
+    if loaded.detects:
+        found = localize_inputs(loaded.predictor(box_rule=rule, **cutting, **asked), loaded.name, inputs)
+        return Source(found, len(inputs), f"boxes of detector {loaded.name}")
+    rule = parse_box_rule(rule, refine=cutting["refine"], default=loaded.info.box_rule)
+    cut = Cut(rule, cutting["max_boxes"] or 1, cutting["min_area"] or 0.0)
+    predictor = loaded.predictor(reading=asked["reading"], top_k=asked["top_k"], box_rule=rule.without_image())
+    about = f"boxes by {rule.name} of model {loaded.name}"
+    return Source(_localized(predictor, loaded.name, inputs, cut), len(inputs), about, predictor.warning or "")
 
 
 def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
@@ -281,9 +212,8 @@ def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], c
 
 @dataclass
 class Tally:
-    """What went through: images and boxes written, their classes (label, label id), images that failed."""
+    """What went through: boxes and ids of images written, their classes (label, label id), images that failed."""
 
-    images: int = 0
     boxes: int = 0
     failed: int = 0
     again: int = 0
@@ -292,35 +222,17 @@ class Tally:
 
     def watch(self, items: Iterable[Prediction], total: int | None, progress: ProgressCallback) -> Iterator[Prediction]:
         """Pass ``items`` on, count them, and name those that failed."""
-        for item in items:
+        for done, item in enumerate(items, start=1):
             if item.error is None:
                 self.again += item.id in self.ids
                 self.ids.add(item.id)
-                self.images = len(self.ids)
                 self.boxes += sum(prediction.box is not None for prediction in item.predictions)
                 self.classes.update((prediction.label, prediction.label_id) for prediction in item.predictions)
             else:
                 self.failed += 1
                 console.warn(f"{item.image}: {item.error}")
-            progress(Progress(self.images + self.again + self.failed, total, "images"))
+            progress(Progress(done, total, "images"))
             yield item
-
-
-def _export(
-    exporter: Exporter, suffix: str, source: Source, min_score: float, path: Path | None, listed: list[str] | None
-) -> Tally:
-    from gwapctl.formats.base import FileExporter
-    from gwapctl.formats.sources import confident
-
-    tally = Tally()
-    with console.progress("boxes") as progress:
-        items = tally.watch(confident(source.items, min_score), source.total, progress)
-        if path is not None:
-            exporter.write(path, items, listed)
-        elif isinstance(exporter, FileExporter):
-            for lines in exporter.text(items, listed):
-                console.print_data(lines, suffix)
-    return tally
 
 
 def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[str] | None) -> None:
@@ -331,7 +243,7 @@ def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[st
     if setup:
         console.note(f"Set the project up with these labels:\n{setup}")
     if path is not None:
-        console.note(f"{tally.boxes} boxes of {tally.images} images in {path}")
+        console.note(f"{tally.boxes} boxes of {len(tally.ids)} images in {path}")
     if tally.again:
         lines = f"{tally.again} image{'s stand' if tally.again > 1 else ' stands'}"
         console.warn(f"{lines} in the input again: what it says of one image goes together, each box once.")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gwapctl.errors import printable
 from gwapctl.files import json_ascii, json_text
@@ -19,7 +19,6 @@ from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -44,9 +43,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _say(text: str, style: str = "") -> None:
-    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    text = printable(text).encode(encoding, "backslashreplace").decode(encoding)
-    (_live or _console(stderr=True)).print(text, style=style or None)
+    (_live or _console(stderr=True)).print(_encodable(printable(text), sys.stderr), style=style or None)
 
 
 def error(message: str) -> None:
@@ -99,32 +96,29 @@ def print_data(text: str, suffix: str) -> None:
     written as UTF-8 all the same, which is what a file of it is.
     """
     text = printable(text)
-    whole = _encodable(text) == text
-    if not whole and suffix in (".json", ".jsonl"):
-        text = json_ascii(text)
-    elif not whole and suffix == ".xml":
-        text = text.encode("ascii", "xmlcharrefreplace").decode()
-    elif not whole and hasattr(sys.stdout, "buffer"):
-        sys.stdout.flush()
-        sys.stdout.buffer.write((text if text.endswith("\n") else text + "\n").encode())
-        sys.stdout.buffer.flush()
-        return
+    if _encodable(text) != text:
+        if suffix in (".json", ".jsonl"):
+            text = json_ascii(text)
+        elif suffix == ".xml":
+            text = text.encode("ascii", "xmlcharrefreplace").decode()
+        elif hasattr(sys.stdout, "buffer"):
+            sys.stdout.flush()
+            sys.stdout.buffer.write((text.removesuffix("\n") + "\n").encode())
+            sys.stdout.buffer.flush()
+            return
     print_text(text)
 
 
-def _encodable(text: str) -> str:
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+def _encodable(text: str, stream: TextIO | None = None) -> str:
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", caption: str = ""
 ) -> None:
-    """Write a table to stdout: drawn on a terminal, aligned plain text without any cutting otherwise.
-
-    Cells are shown as ``str(cell)``, None as nothing. Columns of numbers are aligned to the right.
-    """
-    cells = [["" if cell is None else _encodable(printable(str(cell))) for cell in row] for row in rows]
+    """Write a table to stdout, numbers to the right: drawn on a terminal, else plain text without any cutting."""
+    cells = [[_encodable(printable(_cell(value))) for value in row] for row in rows]
     columns, title, caption = [_encodable(name) for name in columns], _encodable(title), _encodable(caption)
     right = [_is_numeric([row[i] for row in cells]) for i in range(len(columns))]
     if sys.stdout.isatty():
@@ -136,6 +130,21 @@ def print_table(
         fields = [text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True)]
         lines.append("  ".join(fields).rstrip())
     print_text("\n".join([*lines, caption] if caption else lines))
+
+
+def print_rows(kind: str, rows: list[dict[str, Any]], columns: Sequence[str], json: bool) -> None:
+    """Write ``rows`` to stdout: all of them as a JSON document, or those ``columns`` as a table."""
+    if json:
+        print_json({"schema_version": 1, kind: rows})
+    else:
+        print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+def _cell(value: object) -> str:
+    """Write the value of a cell: None as nothing, yes and no, lists with commas."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)
 
 
 def _draw_table(columns: Sequence[str], cells: list[list[str]], right: list[bool], title: str, caption: str) -> None:
@@ -169,14 +178,14 @@ def progress(description: str) -> Iterator[ProgressCallback]:
     if settings.quiet:
         yield lambda _: None
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _live_bar() as bar:
-            yield _bar_updater(bar, description)
+        with _live_bar(description) as update:
+            yield update
     else:
         yield _line_printer(description)
 
 
 @contextmanager
-def _live_bar() -> Iterator[Bar]:
+def _live_bar(description: str) -> Iterator[ProgressCallback]:
     global _live
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -192,21 +201,13 @@ def _live_bar() -> Iterator[Bar]:
         console=_console(stderr=True),
         redirect_stdout=False,  # results must not move to stderr
     )
+    task = bar.add_task(description, total=None, count="", text="")
     with bar:
         _live = bar.console
         try:
-            yield bar
+            yield lambda now: bar.update(task, completed=now.done, total=now.total, count=_count(now), text=now.text)
         finally:
             _live = None
-
-
-def _bar_updater(bar: Bar, description: str) -> ProgressCallback:
-    task = bar.add_task(description, total=None, count="", text="")
-
-    def update(state: Progress) -> None:
-        bar.update(task, completed=state.done, total=state.total, count=_count(state), text=state.text)
-
-    return update
 
 
 def _line_printer(description: str, clock: Callable[[], float] = time.monotonic) -> ProgressCallback:
@@ -231,11 +232,11 @@ def _line(description: str, state: Progress, seconds: float) -> str:
         parts.append(f"{rate:.3g} {state.unit}/s")
         if state.total is not None:
             parts.append(f"{_duration((state.total - state.done) / rate)} left")
-    return ", ".join([*parts, state.text] if state.text else parts)
+    return ", ".join(filter(None, [*parts, state.text]))
 
 
 def _count(state: Progress) -> str:
-    return f"{state.done}/{state.total} {state.unit}" if state.total is not None else f"{state.done} {state.unit}"
+    return f"{state.done}{'' if state.total is None else f'/{state.total}'} {state.unit}"
 
 
 def _duration(seconds: float) -> str:

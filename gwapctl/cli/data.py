@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import DATA, OUTPUT, argument, option
 from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import DataError, UsageError
 
@@ -15,40 +16,19 @@ MANY_CLASSES = 30  # more are summed up, unless -v
 
 app = typer.Typer(help="Data sets: list them, get one, check one, make a synthetic one.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name (gwapctl data list).", show_default=False)]
+Name = Annotated[str, argument("NAME", "A data set's name (gwapctl data list).")]
 Archives = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--archive",
-        help="Unpack this file, which you fetched yourself. Can be given several times.",
-        rich_help_panel=options.DATA,
-        show_default=False,
-    ),
+    option("--archive", "Unpack this file, which you fetched yourself. Can be given several times.", DATA),
 ]
-NoVerify = Annotated[
-    bool,
-    typer.Option("--no-verify", help="Do not compare the checksum of --archive.", rich_help_panel=options.DATA),
-]
-Count = Annotated[int, typer.Option("--images", "-n", help="Number of images.", rich_help_panel=options.DATA)]
-Size = Annotated[
-    str,
-    typer.Option("--image-size", help="Longest side in pixels, or its range: 160-256.", rich_help_panel=options.DATA),
-]
-Background = Annotated[
-    bool,
-    typer.Option("--background", help="Only grounds, without any object.", rich_help_panel=options.DATA),
-]
-Folder = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder to make.", rich_help_panel=options.OUTPUT, show_default=False)
-]
-
-
+NoVerify = Annotated[bool, option("--no-verify", "Do not compare the checksum of --archive.", DATA)]
+Count = Annotated[int, option("--images -n", "Number of images.", DATA)]
+Size = Annotated[str, option("--image-size", "Longest side in pixels, or its range: 160-256.", DATA)]
+Background = Annotated[bool, option("--background", "Only grounds, without any object.", DATA)]
+Folder = Annotated[Path, option("--out -o", "Folder to make.", OUTPUT)]
 LISTED = ("here", "datasets", "formats")
 Kind = Annotated[
-    str,
-    typer.Argument(
-        metavar="KIND", help="here: where data sets are. datasets: what they are. formats: what boxes are written in."
-    ),
+    str, argument("KIND", "here: where data sets are. datasets: what they are. formats: what boxes are written in.")
 ]
 
 
@@ -72,11 +52,10 @@ def list_all(kind: Kind = LISTED[0], root: options.Root = None, json: options.Js
     if json:
         console.print_json({"schema_version": 1, "datasets": rows})
         return
-    cells = [
-        (row["name"], row["root"] or "-", ", ".join(row["splits"]), _megabytes(row["download_mb"]), row["how"])
-        for row in rows
-    ]
-    console.print_table(["name", "here", "splits", "to download", "how"], cells)
+    console.print_table(
+        ("name", "here", "splits", "to download", "how"),
+        [(row["name"], row["root"] or "-", row["splits"], _megabytes(row["download_mb"]), row["how"]) for row in rows],
+    )
     console.note(f"Any folder works, too: {folder_layouts()}.")
 
 
@@ -99,15 +78,8 @@ def get(
     from gwapctl.datasets.download import get_dataset
 
     with console.progress(f"getting {name}") as progress:
-        get_dataset(
-            name,
-            root,
-            files=archive or [],
-            verify=not no_verify,
-            offline=offline,
-            progress=progress,
-            announce=console.note,
-        )
+        how: dict[str, Any] = {"files": archive or [], "verify": not no_verify, "offline": offline}
+        get_dataset(name, root, **how, progress=progress, announce=console.note)
     dataset = open_dataset(name, root)
     console.print_text(f"{name} is at {dataset.root}: {', '.join(dataset.splits())}")
 
@@ -155,17 +127,14 @@ def synth(
     from gwapctl.files import prepare_output_folder
 
     size = _parse_range(image_size)
-    if background:
-        prepare_output_folder(out, overwrite=overwrite)
-        with console.progress("drawing") as progress:
-            make_backgrounds(out, images=images, seed=seed, size=size, progress=progress)
-        console.print_text(
-            f"{images} images in {out}. Next: gwapctl train DATASET --head background --background {out}"
-        )
-        return
     with console.progress("drawing") as progress:
-        make_synthetic_voc(out, images=images, seed=seed, size=size, overwrite=overwrite, progress=progress)
-    console.print_text(f"{images} images in {out}. Next: gwapctl train {out}")
+        if background:
+            prepare_output_folder(out, overwrite=overwrite)
+            make_backgrounds(out, images=images, seed=seed, size=size, progress=progress)
+        else:
+            make_synthetic_voc(out, images=images, seed=seed, size=size, overwrite=overwrite, progress=progress)
+    data = f"DATASET --head background --background {out}" if background else out
+    console.print_text(f"{images} images in {out}. Next: gwapctl train {data}")
 
 
 def _megabytes(size: int) -> str:

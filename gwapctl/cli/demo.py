@@ -5,21 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from gwapctl.cli import console, options
 from gwapctl.cli.evaluate import print_document
+from gwapctl.cli.options import DATA, OUTPUT, option
 
 if TYPE_CHECKING:
     from gwapctl.predict.prediction import Prediction
 
-Images = Annotated[
-    int,
-    typer.Option(
-        "--images", min=60, help="Scenes to make: 60 % train, 20 % val, 20 % test.", rich_help_panel=options.DATA
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write.", rich_help_panel=options.OUTPUT)]
+Images = Annotated[int, option("--images", "Scenes to make: 60 % train, 20 % val, 20 % test.", DATA, min=60)]
+Out = Annotated[Path, option("--out -o", "Where to write.", OUTPUT)]
 
 
 def demo(
@@ -40,11 +34,11 @@ def demo(
 
     console.note("This takes about three minutes on two cores. Training sees image-level labels only, never a box.")
     show = (lambda _: None) if json else _print_photos
-    result = run_demo(out, step=console.progress, seed=seed, images=images, overwrite=overwrite, show=show)
-    console.print_json(result.evaluation) if json else print_document(result.evaluation)
-    console.note(f"photos    {result.photos}\npictures  {result.found}/overlays")
-    console.note(f"boxes     {result.boxes}\nreport    {result.page}")
-    console.note(f"next      gwapctl localize YOUR_PHOTO.jpg --model {result.run}")
+    document = run_demo(out, step=console.progress, seed=seed, images=images, overwrite=overwrite, show=show)
+    console.print_json(document) if json else print_document(document)
+    console.note(f"photos    {out}/photos.jpg\npictures  {out}/found/overlays")
+    console.note(f"boxes     {out}/boxes.json\nreport    {out}/report.html")
+    console.note(f"next      gwapctl localize YOUR_PHOTO.jpg --model {out}/run")
 
 
 def _print_photos(photos: list[Prediction]) -> None:

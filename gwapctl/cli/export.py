@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import OUTPUT, option
 
 if TYPE_CHECKING:
     from gwapctl.engines.export import Exported
 
 app = typer.Typer(help="A model as one network file for other programs: ONNX or OpenVINO, checked against torch.")
 
-OutFile = Annotated[
-    Path,
-    typer.Option(
-        "--out", "-o", help="File to write; a .json beside it names classes and sizes.", rich_help_panel=options.OUTPUT
-    ),
-]
-TopK = Annotated[
-    int, typer.Option("--top-k", min=1, help="Class maps for this many classes.", rich_help_panel=options.OUTPUT)
-]
-Half = Annotated[
-    bool, typer.Option("--half", help="Weights in float16: half the size.", rich_help_panel=options.OUTPUT)
-]
+OutFile = Annotated[Path, option("--out -o", "File to write; a .json beside it names classes and sizes.", OUTPUT)]
+TopK = Annotated[int, option("--top-k", "Class maps for this many classes.", OUTPUT, min=1)]
+Half = Annotated[bool, option("--half", "Weights in float16: half the size.", OUTPUT)]
 
 
 @app.command()
@@ -43,10 +36,8 @@ def onnx(
 
     """
     from gwapctl.engines.export import export_onnx
-    from gwapctl.networks.zoo import resolve_model
 
-    folder = resolve_model(options.model_or_default(model))
-    _show(export_onnx(folder, out, top_k=top_k, half=half, overwrite=overwrite))
+    _export(export_onnx, model, out, top_k=top_k, half=half, overwrite=overwrite)
 
 
 @app.command()
@@ -64,13 +55,14 @@ def openvino(
 
     """
     from gwapctl.engines.export import export_openvino
+
+    _export(export_openvino, model, out, top_k=top_k, half=half, overwrite=overwrite)
+
+
+def _export(write: Callable[..., Exported], model: str | None, out: Path, **asked: Any) -> None:
     from gwapctl.networks.zoo import resolve_model
 
-    folder = resolve_model(options.model_or_default(model))
-    _show(export_openvino(folder, out, top_k=top_k, half=half, overwrite=overwrite))
-
-
-def _show(exported: Exported) -> None:
+    exported = write(resolve_model(options.model_or_default(model)), out, **asked)
     for path in exported.files:
         console.print_text(str(path))
     console.note(f"agrees with torch within {exported.difference:.1g} of the largest value of each output")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gwapctl.cli import console
 from gwapctl.datasets import DATASETS, DatasetEntry
 from gwapctl.errors import unknown_name
-from gwapctl.formats import EXPORTERS, FormatEntry
+from gwapctl.formats import EXPORTERS
 from gwapctl.maps import MAPS, MapMethod
 from gwapctl.networks.backbones import BACKBONES, BackboneEntry
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
@@ -19,27 +20,40 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind: its ``rows``, the ``columns`` of its table (key: heading), and those that a terminal has room for."""
+    """One kind: its registry, the ``columns`` of its table (key: heading), and those that a terminal has room for.
 
-    rows: Callable[[], list[Row]]
+    ``about`` says of an entry what is no attribute of it.
+    """
+
+    entries: Mapping[str, Any]
     columns: dict[str, str]
     brief: tuple[str, ...]
+    about: Callable[[str, Any], Row] = lambda *_: {}
+
+    def rows(self) -> list[Row]:
+        """Return one row per entry."""
+        return [self._row(name, entry) for name, entry in self.entries.items()]
+
+    def _row(self, name: str, entry: Any) -> Row:
+        said = {"name": name, **self.about(name, entry)}
+        return {
+            key: said[key] if key in said else getattr(entry, key) for key in ("name", "label", "help", *self.columns)
+        }
 
 
 def _head(name: str, entry: HeadEntry) -> Row:
     head = entry.load()
     needs = "ground-truth boxes" if head.sees_boxes else "images without objects" if head.learns_from_background else ""
-    options = ", ".join(f"{option}={value}" for option, value in head_options(name).items())
-    return {"name": name, "label": entry.label, "help": entry.help, "needs": needs, "options": options}
+    return {"needs": needs, "options": ", ".join(f"{option}={value}" for option, value in head_options(name).items())}
 
 
-def _backbone(name: str, entry: BackboneEntry) -> Row:
+def _backbone(_: str, entry: BackboneEntry) -> Row:
     if isinstance(entry.weights, PretrainedWeights):
         weights = f"{entry.weights.size_mb:.0f} MB"
     else:
         weights = "none" if entry.weights is None else "a package"
     uses = {"strides": "8, 16, 32" if entry.strides else "one", "detector": "yes" if entry.trunk else "no"}
-    return {"name": name, "label": entry.label, "help": entry.help, "weights": weights, **uses}
+    return {"weights": weights, **uses}
 
 
 def _dataset(name: str, entry: DatasetEntry) -> Row:
@@ -47,29 +61,24 @@ def _dataset(name: str, entry: DatasetEntry) -> Row:
     command = f"gwapctl data get {name}"
     fetched = command if any(archive.urls for archive in entry.archives) else f"{command} --archive FILE"
     how = "when needed" if entry.automatic else fetched if entry.archives else "by hand"
-    return {"name": name, "label": entry.label, "help": entry.help, "marks": marks or "labels alone", "how": how}
+    return {"marks": marks or "labels alone", "how": how}
 
 
-def _map(name: str, entry: MapMethod) -> Row:
-    passes = {0: "none", 1: "a backward pass"}.get(entry.backward, f"{entry.backward} backward passes")
-    depth = {None: "", "image": " through all; all activations in memory", "layer": " down to T"}[entry.source]
-    about = {"formula": entry.formula, "paper": entry.paper, "needs": entry.needs, "cost": passes + depth}
-    return {"name": name, "label": entry.label, "help": entry.help, **about}
-
-
-def _format(name: str, entry: FormatEntry) -> Row:
-    about = {"box": entry.box, "precision": entry.precision, "readers": entry.readers}
-    return {"name": name, "label": entry.label, "help": entry.help, **about}
+def _map(_: str, entry: MapMethod) -> Row:
+    backward = {0: "none", 1: "a backward pass"}.get(entry.backward, f"{entry.backward} backward passes")
+    depth = {None: "", "image": " through all; all activations in memory", "layer": " down to T"}[entry.gradient_at]
+    return {"cost": backward + depth}
 
 
 KINDS: dict[str, Kind] = {
     "heads": Kind(
-        lambda: [_head(*item) for item in HEADS.items()],
+        HEADS,
         {"name": "`--head`", "label": "called", "help": "logits from", "needs": "needs", "options": "`--head-option`"},
         ("name", "help", "options"),
+        _head,
     ),
     "backbones": Kind(
-        lambda: [_backbone(*item) for item in BACKBONES.items()],
+        BACKBONES,
         {
             "name": "`--backbone`",
             "label": "called",
@@ -79,32 +88,23 @@ KINDS: dict[str, Kind] = {
             "detector": "serves a detector",
         },
         ("name", "help", "weights", "detector"),
+        _backbone,
     ),
     "maps": Kind(
-        lambda: [_map(*item) for item in MAPS.items()],
-        {
-            "name": "`--map`",
-            "formula": "formula",
-            "paper": "source",
-            "needs": "needs",
-            "cost": "cost beside `class`",
-        },
+        MAPS,
+        {"name": "`--map`", "formula": "formula", "paper": "source", "needs": "needs", "cost": "cost beside `class`"},
         ("name", "help", "needs"),
+        _map,
     ),
     "datasets": Kind(
-        lambda: [_dataset(*item) for item in DATASETS.items()],
+        DATASETS,
         {"name": "name", "label": "called", "help": "what it is", "marks": "has", "how": "comes"},
         ("name", "label", "help", "marks"),
+        _dataset,
     ),
     "formats": Kind(
-        lambda: [_format(*item) for item in EXPORTERS.items()],
-        {
-            "name": "`--format`",
-            "help": "writes",
-            "box": "a box is",
-            "precision": "precision",
-            "readers": "read by",
-        },
+        EXPORTERS,
+        {"name": "`--format`", "help": "writes", "box": "a box is", "precision": "precision", "readers": "read by"},
         ("name", "help", "readers"),
     ),
 }
@@ -120,8 +120,6 @@ def print_kind(name: str, choices: Sequence[str], json: bool) -> None:
     if name not in choices:
         raise unknown_name("kind", name, choices)
     rows = KINDS[name].rows()
-    if json:
-        console.print_json({"schema_version": 1, name: rows})
-        return
-    brief = KINDS[name].brief
-    console.print_table(brief, [[row[key].replace("`", "") for key in brief] for row in rows])
+    if not json:  # docs have code in backticks
+        rows = [{key: text.replace("`", "") for key, text in row.items()} for row in rows]
+    console.print_rows(name, rows, KINDS[name].brief, json)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import MissingReaderError, UsageError
 from gwapctl.files import json_text
 from gwapctl.maps.reading import AS_STORED, MapReading
 
 if TYPE_CHECKING:
-    from gwapctl.predict.folder import Predicts
     from gwapctl.predict.prediction import Prediction
 
 SAVES = ("overlay", "map", "mask")
@@ -25,42 +25,18 @@ DEFAULT_MIN_SCORE = 0.3
 ROWS_PER_TABLE = 1000  # so that any number of images fits into memory
 
 Inputs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="INPUT...",
-        help="Images, folders, globs, .txt lists of paths, or - for paths on standard input.",
-        show_default=False,
-    ),
+    list[str], argument("INPUT...", "Images, folders, globs, .txt lists of paths, or - for paths on standard input.")
 ]
-TopK = Annotated[int, typer.Option("--top-k", min=1, help="Classes per image.", rich_help_panel=options.MODEL)]
+TopK = Annotated[int, option("--top-k", "Classes per image.", MODEL, min=1)]
 MinScore = Annotated[
     float | None,
-    typer.Option(
-        "--min-score",
-        min=0,
-        max=1,
-        help="A detector's boxes from this score on.",
-        rich_help_panel=options.MODEL,
-        show_default=f"{DEFAULT_MIN_SCORE:g}",
-    ),
+    option("--min-score", "A detector's boxes from this score on.", MODEL, f"{DEFAULT_MIN_SCORE:g}", min=0, max=1),
 ]
 Save = Annotated[
-    str | None,
-    typer.Option(
-        "--save",
-        help="What to write below --out, of overlay, map and mask.",
-        rich_help_panel=options.OUTPUT,
-        show_default="all three",
-    ),
+    str | None, option("--save", "What to write below --out, of overlay, map and mask.", OUTPUT, "all three")
 ]
-Format = Annotated[
-    Literal["table", "json", "jsonl"],
-    typer.Option("--format", "-f", help="What to print.", rich_help_panel=options.OUTPUT),
-]
-Recursive = Annotated[
-    bool,
-    typer.Option("--recursive/--no-recursive", help="Look into subfolders.", rich_help_panel=options.DATA),
-]
+Format = Annotated[Literal["table", "json", "jsonl"], option("--format -f", "What to print.", OUTPUT)]
+Recursive = Annotated[bool, option("--recursive/--no-recursive", "Look into subfolders.", DATA)]
 
 
 @options.with_reading
@@ -107,7 +83,11 @@ def localize(
     predictor = loaded.predictor(
         reading=reading, box_rule=rule, refine=refine, top_k=top_k, min_score=min_score, batch_size=batch_size
     )
-    _say_how(predictor, loaded.name, len(images), out, saved, dry_run=dry_run)
+    where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
+    say = console.note if dry_run else console.detail
+    say(f"{len(images)} images, {predictor.summary(loaded.name)} on {predictor.device}{where}")
+    if predictor.warning:
+        console.warn(predictor.warning)
     if dry_run:
         return
     tally = Tally()
@@ -133,16 +113,6 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) ->
     if out is None and needs_out:
         raise UsageError(f"{needs_out[0]} needs a folder. Give one with --out.")
     return SAVES if save is None else options.parse_names(save, "--save", SAVES)
-
-
-def _say_how(
-    predictor: Predicts, model: str, images: int, out: Path | None, saved: tuple[str, ...], *, dry_run: bool
-) -> None:
-    where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
-    say = console.note if dry_run else console.detail
-    say(f"{images} images, {predictor.summary(model)} on {predictor.device}{where}")
-    if predictor.warning:
-        console.warn(predictor.warning)
 
 
 @dataclass

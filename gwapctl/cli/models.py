@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import argument, option
 from gwapctl.errors import any_of
 
 app = typer.Typer(help="The models that come with gwapctl: list them, show one, verify its files and numbers.")
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A zoo entry, run folder or model folder.", show_default=False)
-]
-
-
+Name = Annotated[str, argument("NAME", "A zoo entry, run folder or model folder.")]
 LISTED = ("zoo", "heads", "backbones", "maps")
-Kind = Annotated[str, typer.Argument(metavar="KIND", help=f"{any_of(LISTED)}: what to list.")]
+Kind = Annotated[str, argument("KIND", f"{any_of(LISTED)}: what to list.")]
 
 
 @app.command("list")
@@ -36,12 +33,7 @@ def list_all(kind: Kind = LISTED[0], json: options.Json = False) -> None:
     if kind != LISTED[0]:
         print_kind(kind, LISTED, json)
         return
-    rows = list_models()
-    if json:
-        console.print_json({"schema_version": 1, "models": rows})
-        return
-    columns = ["name", "backbone", "head", "dataset", "available", "default"]
-    console.print_table(columns, [[_text(row[name]) for name in columns] for row in rows])
+    console.print_rows("models", list_models(), ("name", "backbone", "head", "dataset", "available", "default"), json)
 
 
 @app.command()
@@ -59,7 +51,7 @@ def show(name: Name, json: options.Json = False) -> None:
         console.print_json({"schema_version": 1, **document})
         return
     layers = document.pop("layers")
-    console.print_table(["field", "value"], [(key, _text(value)) for key, value in document.items()])
+    console.print_table(["field", "value"], list(document.items()))
     console.print_table(["layer", "name"], list(enumerate(layers)), title="layers")
 
 
@@ -79,13 +71,10 @@ def verify(name: Name) -> None:
 
 @app.command()
 def bundle(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
-    entry: Annotated[Path, typer.Argument(metavar="ENTRY", help="The zoo entry's folder.", show_default=False)],
+    run: Annotated[Path, argument("RUN", "A finished run.")],
+    entry: Annotated[Path, argument("ENTRY", "The zoo entry's folder.")],
     evaluation: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--evaluation", help="A document of `evaluate --out` on the entry. Repeatable.", show_default=False
-        ),
+        list[Path] | None, option("--evaluation", "A document of `evaluate --out` on the entry. Repeatable.")
     ] = None,
 ) -> None:
     """Turn a run into a zoo entry: float16 weights, model.json, and a card with the numbers of the evaluations.
@@ -99,9 +88,3 @@ def bundle(
 
     write_entry(run, entry, evaluation or [])
     console.note(f"wrote {entry}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Options that mean the same in every verb, and the texts they are written in.
+"""Options that mean the same in every verb, and how a verb declares its own.
 
 A verb declares ``device: options.Device = "auto"``; name, help and panel come from here. Its docstring is its help: one
 sentence, and two or three lines under ``Examples:``.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -19,284 +19,201 @@ from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
 from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import UsageError, any_of
 from gwapctl.maps import MAPS, layer_maps
-from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, split_options
+from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
 
 if TYPE_CHECKING:
     from gwapctl.regions import BoxRule as Rule
 
 DATA, MODEL, OUTPUT, SETTINGS = "Data", "Model", "Output", "Every setting"
+STORED = "what the model stores"
+Verb = Callable[..., None]
 
 
-def _set_quiet(value: bool) -> bool:
-    console.settings.quiet = console.settings.quiet or value
-    return value
+def option(words: str, help: str, panel: str | None = None, unset: str = "", **more: Any) -> Any:
+    """Declare an option: its ``words`` (``"--out -o"``), help and panel, and what holds where it is ``unset``."""
+    return typer.Option(*words.split(), help=help, rich_help_panel=panel, show_default=unset or True, **more)
 
 
-def _set_verbose(value: bool) -> bool:
-    console.settings.verbose = console.settings.verbose or value
-    return value
+def argument(metavar: str, help: str) -> Any:
+    """Declare an argument."""
+    return typer.Argument(metavar=metavar, help=help)
 
 
-def _set_debug(value: bool) -> bool:
-    console.settings.debug = console.settings.debug or value
-    return value
+def _switch(words: str, help: str, name: str, **more: Any) -> Any:
+    """Declare an option that sets ``name`` of the console's settings, at any level of the command line."""
+
+    def remember(value: bool) -> bool:
+        setattr(console.settings, name, getattr(console.settings, name) or value)
+        return value
+
+    return option(words, help, MACHINE, callback=remember, **more)
 
 
-_DATASET = typer.Argument(
-    metavar="DATASET",
-    help=f"A data set's name (gwapctl data list), or a folder: {folder_layouts()}.",
-    show_default=False,
-)
+_DATASET = argument("DATASET", f"A data set's name (gwapctl data list), or a folder: {folder_layouts()}.")
 DatasetName = Annotated[str, _DATASET]
 DatasetNameIfAny = Annotated[str | None, _DATASET]
 Root = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--root",
-        help="Folder that holds the data set's official folder, or that folder itself.",
-        rich_help_panel=DATA,
-        show_default="$GWAPCTL_DATA, ./data, then the cache",
+        "Folder that holds the data set's official folder, or that folder itself.",
+        DATA,
+        "$GWAPCTL_DATA, ./data, then the cache",
     ),
 ]
-Split = Annotated[
-    str | None, typer.Option("--split", help="Split to read.", rich_help_panel=DATA, show_default="the reported one")
-]
-Limit = Annotated[
-    int | None,
-    typer.Option("--limit", min=1, help="Use only the first N images.", rich_help_panel=DATA, show_default=False),
-]
-Offline = Annotated[
-    bool,
-    typer.Option("--offline", envvar="GWAPCTL_OFFLINE", help="Never use the network.", rich_help_panel=MACHINE),
-]
+Limit = Annotated[int | None, option("--limit", "Use only the first N images.", DATA, min=1)]
+Offline = Annotated[bool, option("--offline", "Never use the network.", MACHINE, envvar="GWAPCTL_OFFLINE")]
 
 ModelSpec = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A run folder, a zoo entry (gwapctl models list) or a saved model's folder.",
-        rich_help_panel=MODEL,
-        show_default="1,000 classes of ImageNet",
+    option(
+        "--model -m",
+        "A run folder, a zoo entry (gwapctl models list) or a saved model's folder.",
+        MODEL,
+        "1,000 classes of ImageNet",
     ),
 ]
+MapMethod = Annotated[str | None, option("--map", f"How the map is made: {any_of(MAPS)}.", MODEL, STORED)]
 Scales = Annotated[
-    str | None,
-    typer.Option(
-        "--scales",
-        help="Input sizes whose maps are averaged, such as 224,448,672.",
-        rich_help_panel=MODEL,
-        show_default="what the model stores",
-    ),
+    str | None, option("--scales", "Input sizes whose maps are averaged, such as 224,448,672.", MODEL, STORED)
 ]
-Resize = Annotated[
-    Literal["warp", "keep"] | None,
-    typer.Option(
-        "--resize",
-        help="Warp each image to the model's aspect ratio, or keep its own.",
-        rich_help_panel=MODEL,
-        show_default="what the model stores",
-    ),
-]
-MapMethod = Annotated[
-    str | None,
-    typer.Option(
-        "--map",
-        help=f"How the map is made: {any_of(MAPS)}.",
-        rich_help_panel=MODEL,
-        show_default="what the model stores",
-    ),
-]
-Layer = Annotated[
-    str | None,
-    typer.Option(
-        "--layer",
-        help=f"Layers of {any_of(layer_maps(), 'and')}: names or numbers of gwapctl models show, such as 3,layers.4.",
-        rich_help_panel=MODEL,
-        show_default="the last feature map",
-    ),
-]
-Fuse = Annotated[
-    Literal["mean", "max", "product"] | None,
-    typer.Option(
-        "--fuse", help="How the maps of several layers become one.", rich_help_panel=MODEL, show_default="mean"
-    ),
-]
-Close = Annotated[
-    str | None,
-    typer.Option(
-        "--close",
-        help="Close gaps in the map up to a share of the shorter side, such as 5%.",
-        rich_help_panel=MODEL,
-        show_default="what the model stores",
-    ),
-]
-Crops = Annotated[
-    Literal["none", "ten"],
-    typer.Option("--crops", help="ten: CAM's ten crops, in place of scales.", rich_help_panel=MODEL),
-]
-BackpropSeg = Annotated[
-    Literal["none", "mean", "grabcut"],
-    typer.Option("--backprop-seg", help="Cut the map of backprop into object and rest.", rich_help_panel=MODEL),
-]
-Flip = Annotated[bool, typer.Option("--flip", help="Average maps over the mirrored image, too.", rich_help_panel=MODEL)]
 READING = {  # the options of a MapReading
     "map": MapMethod,
     "scales": Scales,
-    "resize": Resize,
-    "flip": Flip,
-    "layer": Layer,
-    "fuse": Fuse,
-    "close": Close,
-    "crops": Crops,
-    "backprop_seg": BackpropSeg,
+    "resize": Annotated[
+        Literal["warp", "keep"] | None,
+        option("--resize", "Warp each image to the model's aspect ratio, or keep its own.", MODEL, STORED),
+    ],
+    "flip": Annotated[bool, option("--flip", "Average maps over the mirrored image, too.", MODEL)],
+    "layer": Annotated[
+        str | None,
+        option(
+            "--layer",
+            f"Layers of {any_of(layer_maps(), 'and')}: names or numbers of gwapctl models show, such as 3,layers.4.",
+            MODEL,
+            "the last feature map",
+        ),
+    ],
+    "fuse": Annotated[
+        Literal["mean", "max", "product"] | None,
+        option("--fuse", "How the maps of several layers become one.", MODEL, "mean"),
+    ],
+    "close": Annotated[
+        str | None,
+        option("--close", "Close gaps in the map up to a share of the shorter side, such as 5%.", MODEL, STORED),
+    ],
+    "crops": Annotated[Literal["none", "ten"], option("--crops", "ten: CAM's ten crops, in place of scales.", MODEL)],
+    "backprop_seg": Annotated[
+        Literal["none", "mean", "grabcut"],
+        option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL),
+    ],
 }
 BoxRule = Annotated[
-    str | None,
-    typer.Option(
-        "--box-rule",
-        help="How a map becomes a box: paper20, otsu or fixed:0.3.",
-        rich_help_panel=MODEL,
-        show_default="what the model stores",
-    ),
+    str | None, option("--box-rule", "How a map becomes a box: paper20, otsu or fixed:0.3.", MODEL, STORED)
 ]
 Threshold = Annotated[
     str | None,
-    typer.Option(
-        "--threshold",
-        help="Short for a box rule: otsu, or a fraction of the map's range such as 0.2.",
-        rich_help_panel=MODEL,
-        show_default=False,
-    ),
+    option("--threshold", "Short for a box rule: otsu, or a fraction of the map's range such as 0.2.", MODEL),
 ]
 Refine = Annotated[
     Literal["grabcut", "none"] | None,
-    typer.Option(
+    option(
         "--refine",
-        help="grabcut: boxes follow the edges of the image. none: those of the map alone.",
-        rich_help_panel=MODEL,
-        show_default="as the box rule says",
+        "grabcut: boxes follow the edges of the image. none: those of the map alone.",
+        MODEL,
+        "as the box rule says",
     ),
 ]
 
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Where to write.", rich_help_panel=OUTPUT, show_default=False),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.", rich_help_panel=OUTPUT)]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue where an earlier call stopped.", rich_help_panel=OUTPUT)
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.", rich_help_panel=OUTPUT)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=OUTPUT)]
+Out = Annotated[Path | None, option("--out -o", "Where to write.", OUTPUT)]
+Overwrite = Annotated[bool, option("--overwrite", "Replace what is there already.", OUTPUT)]
+Resume = Annotated[bool, option("--resume", "Continue where an earlier call stopped.", OUTPUT)]
+DryRun = Annotated[bool, option("--dry-run", "Say what would be done, and do nothing.", OUTPUT)]
+Json = Annotated[bool, option("--json", "Print JSON.", OUTPUT)]
 
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MACHINE)]
-Precision = Annotated[
-    Literal["auto", "fp32", "bf16"],
-    typer.Option("--precision", help="Number format of the network's arithmetic.", rich_help_panel=MACHINE),
-]
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        help="Settings from a TOML file, a zoo entry or a name.",
-        rich_help_panel=NETWORK,
-        show_default=False,
-    ),
-]
+Recipe = Annotated[str | None, option("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)]
 Changes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Any other setting, such as momentum=0.8. Repeatable.",
-        rich_help_panel=SETTINGS,
-        show_default=False,
-    ),
+    option("--set", "Any other setting, such as momentum=0.8. Repeatable.", SETTINGS, metavar="KEY=VALUE"),
 ]
-ShowSettings = Annotated[
-    bool,
-    typer.Option("--settings", help="List every setting, its value here, and do nothing.", rich_help_panel=SETTINGS),
+ShowSettings = Annotated[bool, option("--settings", "List every setting, its value here, and do nothing.", SETTINGS)]
+
+Device = Annotated[str, option("--device", "auto, cpu, cuda, cuda:1 or mps.", MACHINE)]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"], option("--precision", "Number format of the network's arithmetic.", MACHINE)
 ]
-BatchSize = Annotated[
-    int | None,
-    typer.Option("--batch-size", "-b", min=1, help="Images per step.", rich_help_panel=MACHINE, show_default=False),
-]
+BatchSize = Annotated[int | None, option("--batch-size -b", "Images per step.", MACHINE, min=1)]
 Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=0,
-        help="Threads that read images.",
-        rich_help_panel=MACHINE,
-        show_default="one per core, up to 8",
-    ),
+    int | None, option("--workers", "Threads that read images.", MACHINE, "one per core, up to 8", min=0)
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Start of every random choice.", rich_help_panel=MACHINE)]
-
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="Only errors on stderr.", callback=_set_quiet, rich_help_panel=MACHINE),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option("--verbose", "-v", help="Say more on stderr.", callback=_set_verbose, rich_help_panel=MACHINE),
-]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        envvar="GWAPCTL_DEBUG",
-        help="Show the traceback of an error.",
-        callback=_set_debug,
-        rich_help_panel=MACHINE,
-    ),
-]
+Seed = Annotated[int, option("--seed", "Start of every random choice.", MACHINE)]
+Quiet = Annotated[bool, _switch("--quiet -q", "Only errors on stderr.", "quiet")]
+Verbose = Annotated[bool, _switch("--verbose -v", "Say more on stderr.", "verbose")]
+Debug = Annotated[bool, _switch("--debug", "Show the traceback of an error.", "debug", envvar="GWAPCTL_DEBUG")]
 
 
-def with_settings(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give the verb a flag for every setting that people use; its ``**given`` gets those that were typed.
+def with_common(verb: Verb) -> Verb:
+    """Add ``-q``, ``-v`` and ``--debug``, whose callbacks do all there is to do, so that they work after every verb."""
+    common = {"quiet": (Quiet, False), "verbose": (Verbose, False), "debug": (Debug, False)}
+    return _expanded(verb, "", common, lambda _: {})
 
-    Unset means what the recipe or the data set's defaults say. In the help they come before ``--set``, the parameter
-    ``changes``.
+
+def with_settings(verb: Verb) -> Verb:
+    """Put a flag for every setting that people use where the verb has ``given``, which gets those that were typed.
+
+    Unset means what the recipe or the data set's defaults say.
     """
-    signature = inspect.signature(verb, eval_str=True)
-    flags = [_flag(setting) for setting in all_settings().values() if setting.about.flag]
-    own = {name: parameter for name, parameter in signature.parameters.items() if name != "given"}
-    before = list(own).index("changes")
-    every = [*list(own.values())[:before], *flags, *list(own.values())[before:]]
+    flags = {key: setting for key, setting in all_settings().items() if setting.about.flag}
+
+    def given(values: dict[str, Any]) -> dict[str, Any]:
+        return {"given": {key: _typed(flags[key], value) for key, value in values.items() if value is not None}}
+
+    return _expanded(verb, "given", {key: (_flag(setting), None) for key, setting in flags.items()}, given)
+
+
+def with_reading(verb: Verb) -> Verb:
+    """Put the options that say how maps are read where the verb has ``reading``, one ``MapReading``."""
+
+    def reading(values: dict[str, Any]) -> dict[str, MapReading]:
+        values |= {"scales": parse_scales(values["scales"]), "layer": parse_layers(values["layer"])}
+        values["close"] = parse_share(values["close"], "--close")
+        return {"reading": split_options(values)[0]}
+
+    options = {name: (kind, getattr(AS_STORED, READING_OPTIONS[name])) for name, kind in READING.items()}
+    return _expanded(verb, "reading", options, reading)
+
+
+def _expanded(
+    verb: Verb, name: str, options: Mapping[str, tuple[Any, Any]], gather: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Verb:
+    """Return ``verb`` as Typer is to see it: with ``options`` in place of its parameter ``name``, or else at the end.
+
+    ``options`` are annotation and default by name; ``gather`` makes arguments of the verb of their values.
+    """
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter(key, keyword, annotation=kind, default=unset) for key, (kind, unset) in options.items()]
+    parameters = [one.replace(kind=keyword) for one in inspect.signature(verb, eval_str=True).parameters.values()]
+    index = next((index for index, one in enumerate(parameters) if one.name == name), len(parameters))
+    parameters[index : index + 1] = added
 
     @functools.wraps(verb)
     def command(**values: Any) -> None:
-        typed = {key: value for key, value in values.items() if key not in own and value is not None}
-        given = {key: _typed(all_settings()[key], value) for key, value in typed.items()}
-        verb(**{name: value for name, value in values.items() if name in own}, **given)
+        gathered = gather({key: values.pop(key) for key in options})
+        verb(**values, **gathered)
 
-    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in every]
-    )
-    command.__annotations__ = {one.name: one.annotation for one in every}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
 
 
-def _setting_help(setting: Setting) -> str:
-    """Return the help of a setting's flag, with all names that may stand there."""
+def _flag(setting: Setting) -> Any:
+    """Return the annotation that Typer reads for one setting; its help lists the names that may stand there."""
     from gwapctl.networks.backbones import BACKBONES
     from gwapctl.networks.heads import HEADS
 
     names = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS}.get(setting.key)
-    return setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
-
-
-def _flag(setting: Setting) -> inspect.Parameter:
-    """Return the parameter that Typer reads for one setting."""
-    option = typer.Option(
-        *setting.spelling, help=_setting_help(setting), rich_help_panel=setting.about.panel, show_default=False
-    )
-    annotation: Any = Annotated[_on_the_command_line(setting.plain) | None, option]
-    return inspect.Parameter(setting.key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    help = setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
+    return Annotated[_on_the_command_line(setting.plain) | None, option(setting.spelling, help, setting.about.panel)]
 
 
 def _on_the_command_line(kind: Any) -> Any:
@@ -322,6 +239,14 @@ def model_or_default(model: str | None) -> str:
     return name
 
 
+def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[str] = ("trainval",)) -> None:
+    """Download what ``splits`` of a data set lack, if it is one that comes by itself."""
+    from gwapctl.datasets.download import ensure_dataset
+
+    with console.progress("downloading") as progress:
+        ensure_dataset(name, root, offline=offline, splits=splits, progress=progress, announce=console.note)
+
+
 def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:
     """Return the rule that ``--box-rule`` or ``--threshold`` names, None where neither is given.
 
@@ -332,30 +257,6 @@ def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:
     from gwapctl.regions import parse_box_rule
 
     return None if box_rule is None and threshold is None else parse_box_rule(box_rule, threshold=threshold)
-
-
-def with_reading(verb: Callable[..., None]) -> Callable[..., None]:
-    """Let ``verb`` take the options that say how maps are read, and get them as one ``MapReading``.
-
-    They stand where its parameter ``reading`` does.
-    """
-    signature = inspect.signature(verb, eval_str=True)
-    defaults = {name: getattr(AS_STORED, READING_OPTIONS[name]) for name in READING}
-
-    @functools.wraps(verb)
-    def command(*arguments: Any, **values: Any) -> None:
-        asked = {name: values.pop(name, defaults[name]) for name in READING}
-        asked["scales"], asked["layer"] = parse_scales(asked["scales"]), parse_layers(asked["layer"])
-        asked["close"] = parse_share(asked["close"], "--close")
-        verb(*arguments, reading=split_options(asked)[0], **values)
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [inspect.Parameter(n, keyword, default=defaults[n], annotation=a) for n, a in READING.items()]
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        parameters += added if parameter.name == "reading" else [parameter.replace(kind=keyword)]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
 
 
 def parse_scales(text: str | None) -> tuple[int, ...] | None:
@@ -370,7 +271,7 @@ def parse_scales(text: str | None) -> tuple[int, ...] | None:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--scales {text!r} is not a list of sizes in pixels. Write it like --scales 224,448,672.")
-    return tuple(int(part) for part in parts)
+    return tuple(map(int, parts))
 
 
 def parse_layers(text: str | None) -> tuple[str, ...] | None:
@@ -380,10 +281,8 @@ def parse_layers(text: str | None) -> tuple[str, ...] | None:
         UsageError: an empty name.
 
     """
-    if text is None:
-        return None
-    names = tuple(part.strip() for part in text.split(","))
-    if not all(names):
+    names = None if text is None else tuple(part.strip() for part in text.split(","))
+    if names and not all(names):
         raise UsageError(f"--layer {text!r} names no layer. Write it like --layer 3 or --layer 3,layers.4.")
     return names
 
@@ -413,8 +312,13 @@ def parse_names(text: str | None, option: str, choices: tuple[str, ...]) -> tupl
         UsageError: an item is unknown; the message lists the choices.
 
     """
-    names = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    names = listed(text)
     for name in names:
         if name not in choices:
             raise UsageError(f"{option} does not know {name!r}. Choose from: {', '.join(choices)}.")
     return names
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Read a comma-separated list: ``"a, b"`` becomes ``("a", "b")``, None ``()``."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

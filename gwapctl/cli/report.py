@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from gwapctl.cli import console, options
+from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import UsageError
 
 FORMATS = ("table", "markdown", "latex", "csv", "json", "html")
@@ -15,108 +14,61 @@ SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", 
 
 
 def report(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run folder: write its page.", show_default=False)
-    ] = None,
-    table: Annotated[
-        str | None,
-        typer.Option("--table", "-t", help="A table: i, ii, iii, iv, v, cam, ... or all.", show_default=False),
-    ] = None,
+    run: Annotated[Path | None, argument("RUN", "A run folder: write its page.")] = None,
+    table: Annotated[str | None, option("--table -t", "A table: i, ii, iii, iv, v, cam, ... or all.")] = None,
     figure: Annotated[
-        str | None,
-        typer.Option(
-            "--figure",
-            help="A figure of the paper: 7 (heads side by side), 8 (scales) or 9 (detections).",
-            show_default=False,
-        ),
+        str | None, option("--figure", "A figure of the paper: 7 (heads side by side), 8 (scales) or 9 (detections).")
     ] = None,
-    runs: Annotated[
-        Path | None,
-        typer.Option(
-            "--runs",
-            help="Folder whose runs fill the table or figure.",
-            rich_help_panel=options.DATA,
-            show_default="runs",
-        ),
-    ] = None,
+    runs: Annotated[Path | None, option("--runs", "Folder whose runs fill the table or figure.", DATA, "runs")] = None,
     models: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--models",
-            help="Runs, model folders or zoo entries of a figure, separated by commas.",
-            rich_help_panel=options.MODEL,
-            show_default="the newest run of each head",
+            "Runs, model folders or zoo entries of a figure, separated by commas.",
+            MODEL,
+            "the newest run of each head",
         ),
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--images",
-            help="Image, folder, glob or image id of a figure. Can be repeated.",
-            rich_help_panel=options.DATA,
-            show_default="the first of the data set's test images",
+            "Image, folder, glob or image id of a figure. Can be repeated.",
+            DATA,
+            "the first of the data set's test images",
         ),
     ] = None,
-    limit: Annotated[
-        int,
-        typer.Option("--limit", min=1, help="How many images a figure shows.", rich_help_panel=options.DATA),
-    ] = 4,
+    limit: Annotated[int, option("--limit", "How many images a figure shows.", DATA, min=1)] = 4,
     map: options.MapMethod = None,
     scales: options.Scales = None,
     dataset: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--dataset",
-            help="Data set (name or folder) of the table's numbers, or of the figure's images, instead of the paper's.",
-            rich_help_panel=options.DATA,
-            show_default=False,
+            "Data set (name or folder) of the table's numbers, or of the figure's images, instead of the paper's.",
+            DATA,
         ),
     ] = None,
     profile: Annotated[
-        str,
-        typer.Option(
-            "--profile",
-            help="The table of a profile's runs: paper, quick or a TOML file.",
-            rich_help_panel=options.DATA,
-        ),
+        str, option("--profile", "The table of a profile's runs: paper, quick or a TOML file.", DATA)
     ] = "paper",
     shipped: Annotated[
-        bool,
-        typer.Option(
-            "--shipped/--no-shipped",
-            help="Below a table: what we measured in its stead, on other data.",
-            rich_help_panel=options.DATA,
-        ),
+        bool, option("--shipped/--no-shipped", "Below a table: what we measured in its stead, on other data.", DATA)
     ] = True,
     record: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--record",
+            "Add the finished runs below --runs to a CSV of results, one row per evaluation.",
+            OUTPUT,
             metavar="FILE",
-            help="Add the finished runs below --runs to a CSV of results, one row per evaluation.",
-            rich_help_panel=options.OUTPUT,
-            show_default=False,
         ),
     ] = None,
-    commands: Annotated[
-        bool,
-        typer.Option("--commands", help="One command per empty cell of a table.", rich_help_panel=options.OUTPUT),
-    ] = False,
+    commands: Annotated[bool, option("--commands", "One command per empty cell of a table.", OUTPUT)] = False,
     root: options.Root = None,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help=f"{', '.join(FORMATS)}.",
-            rich_help_panel=options.OUTPUT,
-            show_default="by --out, else table",
-        ),
-    ] = None,
+    format: Annotated[str | None, option("--format", f"{', '.join(FORMATS)}.", OUTPUT, "by --out, else table")] = None,
     out: options.Out = None,
-    dpi: Annotated[
-        int,
-        typer.Option("--dpi", min=50, help="Pixels per inch of a figure.", rich_help_panel=options.OUTPUT),
-    ] = 300,
+    dpi: Annotated[int, option("--dpi", "Pixels per inch of a figure.", OUTPUT, min=50)] = 300,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Print the papers' tables with measured numbers, draw their figures, or write one HTML page for a run.
@@ -135,8 +87,7 @@ def report(
 
         path = out or Path(f"figure-{figure}.png")
         figures.check_figure(figure, path, overwrite=overwrite)
-        named = [part.strip() for part in (models or "").split(",") if part.strip()]
-        specs = [str(run), *named] if run is not None else named
+        specs = [*([] if run is None else [str(run)]), *options.listed(models)]
         shown = figures.find_models(specs, runs or Path("runs"), detectors=figure == "9")
         known = figures.find_images(images or [], shown[0].model.name, dataset=dataset, root=root, count=limit)
         wishes = figures.Wishes(map, options.parse_scales(scales))

@@ -8,37 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.config.settings import all_settings, parse_changes
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import GwapctlError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from gwapctl.paper.reproduce import Cost, Failure, Plan, Work
+    from gwapctl.paper.reproduce import Plan, Work
     from gwapctl.paper.specification import TableSpec
 
 SOME_FAILED = 3
 
-Table = Annotated[
-    str, typer.Argument(metavar="TABLE", help="A table: i, ii, iii, iv, v, cam, dgl, ... or all.", show_default=False)
-]
-ProfileName = Annotated[
-    str, typer.Option("--profile", help="paper, quick (two CPU cores), or a TOML file.", rich_help_panel=options.MODEL)
-]
+Table = Annotated[str, argument("TABLE", "A table: i, ii, iii, iv, v, cam, dgl, ... or all.")]
+ProfileName = Annotated[str, option("--profile", "paper, quick (two CPU cores), or a TOML file.", MODEL)]
 DatasetOption = Annotated[
     str | None,
-    typer.Option(
-        "--dataset",
-        help="Train and measure on this data set (name or folder).",
-        rich_help_panel=options.DATA,
-        show_default="the profile's or the paper's",
-    ),
+    option("--dataset", "Train and measure on this data set (name or folder).", DATA, "the profile's or the paper's"),
 ]
-Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Train each network with seeds 0 to N-1.")]
-Rows = Annotated[
-    str | None, typer.Option("--rows", help="Only these rows, by id: googlenet-gap,googlenet-gwap.", show_default="all")
-]
-Runs = Annotated[
-    Path, typer.Option("--runs", help="Folder of the runs, found and new.", rich_help_panel=options.OUTPUT)
-]
+Seeds = Annotated[int, option("--seeds", "Train each network with seeds 0 to N-1.", min=1)]
+Rows = Annotated[str | None, option("--rows", "Only these rows, by id: googlenet-gap,googlenet-gwap.", unset="all")]
+Runs = Annotated[Path, option("--runs", "Folder of the runs, found and new.", OUTPUT)]
 
 
 def reproduce(
@@ -63,14 +51,14 @@ def reproduce(
       gwapctl reproduce ii --profile quick --dataset data/fruits-voc --seeds 3
 
     """
-    from gwapctl.errors import GwapctlError
+    from gwapctl.cli.train import announce_weights
     from gwapctl.paper.profile import load_specs, with_settings
     from gwapctl.paper.reproduce import Machine, carry_out, make_plan
 
     machine = Machine(runs, root, device, workers)
     settings = _settings(changes)
     specs = [with_settings(spec, settings) for spec in load_specs(table, profile)]
-    asked = _with_rows(specs, _names(rows))
+    asked = _with_rows(specs, options.listed(rows))
     plans, broken = [], []
     for spec, part in asked:  # one after the other: a later table finds what an earlier one has trained
         plan = make_plan(spec, dataset=dataset, seeds=seeds, rows=part, machine=machine)
@@ -78,16 +66,17 @@ def reproduce(
         if dry_run:
             continue
         try:
-            _fetch(plan, offline)
+            for name in dict.fromkeys((plan.dataset, plan.evaluated_on)):
+                options.fetch_dataset(name, root, offline)
         except GwapctlError as error:
             if len(asked) == 1:
                 raise
             broken.append(f"table {spec.name}: {error}")
             continue
         failures = carry_out(
-            plan, watch=console.progress, say=console.note, before=lambda config: _announce_weights(config, offline)
+            plan, watch=console.progress, say=console.note, before=lambda config: announce_weights(config, offline)
         )
-        broken += [_failure(failure) for failure in failures]
+        broken += [f"{', '.join(one.rows)}, seed {one.seed}: {one.what} failed: {one.why}" for one in failures]
     if dry_run:
         _show_plans(plans, json)
         return
@@ -106,10 +95,6 @@ def _with_rows(specs: list[TableSpec], rows: tuple[str, ...]) -> list[tuple[Tabl
     return [(spec, part) for spec, part in parts if part or not rows]
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
-
-
 def _settings(changes: list[str] | None) -> dict[str, Any]:
     """Return what ``--set`` gives on top of every row's settings."""
     settings = parse_changes(changes or [])
@@ -121,62 +106,33 @@ def _settings(changes: list[str] | None) -> dict[str, Any]:
     return settings
 
 
-def _fetch(plan: Plan, offline: bool) -> None:
-    """Download the data sets if they are ones that come by themselves and are not here."""
-    from gwapctl.datasets.download import ensure_dataset
-
-    for name in dict.fromkeys((plan.dataset, plan.evaluated_on)):
-        with console.progress("downloading") as fetched:
-            ensure_dataset(name, plan.machine.root, offline=offline, progress=fetched, announce=console.note)
-
-
-def _announce_weights(config: Any, offline: bool) -> None:
-    from gwapctl.cli.train import announce_weights
-
-    announce_weights(config, offline)
-
-
 def _show_plans(plans: list[Plan], json: bool) -> None:
     """Print what would be trained and evaluated, and what it costs."""
+    documents: list[dict[str, Any]] = [
+        {
+            "table": plan.spec.name,
+            "profile": plan.spec.profile or "paper",
+            "dataset": plan.dataset,
+            "plan": [_as_json(plan, work) for work in plan.works],
+        }
+        for plan in plans
+    ]
     if json:
-        console.print_json({"schema_version": 1, "tables": [_as_json(plan) for plan in plans]})
+        console.print_json({"schema_version": 1, "tables": documents})
         return
-    for plan in plans:
-        costs = [plan.cost(work) for work in plan.works]
+    for plan, document in zip(plans, documents, strict=True):
         console.print_table(
             ("rows", "seed", "training", "run", "iterations", "images", "images/s", "time", "evaluations"),
-            [_line(plan, work, cost) for work, cost in zip(plan.works, costs, strict=True)],
-            title=f"{plan.spec.number}, profile {plan.spec.profile or 'paper'}, on {plan.dataset}",
+            [_cells(row, len(work.readings)) for row, work in zip(document["plan"], plan.works, strict=True)],
+            title=f"{plan.spec.number}, profile {document['profile']}, on {plan.dataset}",
         )
-        console.note(_total(plan, costs))
+        console.note(_total(plan.dataset, document["plan"]))
 
 
-def _line(plan: Plan, work: Work, cost: Cost) -> tuple[object, ...]:
-    return (
-        ", ".join(dict.fromkeys(reading.row.id for reading in work.readings)),
-        work.config.seed,
-        work.state,
-        plan.folder(work),
-        _count(cost.iterations),
-        _count(cost.images),
-        "?" if cost.images_per_second is None else f"{cost.images_per_second:.0f}",
-        _duration(cost.seconds),
-        f"{len(plan.missing(work))} of {len(work.readings)}",
-    )
-
-
-def _as_json(plan: Plan) -> dict[str, Any]:
+def _as_json(plan: Plan, work: Work) -> dict[str, Any]:
+    cost = plan.cost(work)
     return {
-        "table": plan.spec.name,
-        "profile": plan.spec.profile or "paper",
-        "dataset": plan.dataset,
-        "plan": [_work_as_json(plan, work, plan.cost(work)) for work in plan.works],
-    }
-
-
-def _work_as_json(plan: Plan, work: Work, cost: Cost) -> dict[str, Any]:
-    return {
-        "rows": list(dict.fromkeys(reading.row.id for reading in work.readings)),
+        "rows": list(work.rows),
         "seed": work.config.seed,
         "state": work.state,
         "run": str(plan.folder(work)),
@@ -190,31 +146,33 @@ def _work_as_json(plan: Plan, work: Work, cost: Cost) -> dict[str, Any]:
     }
 
 
-def _total(plan: Plan, costs: list[Cost]) -> str:
+def _cells(row: dict[str, Any], evaluations: int) -> tuple[object, ...]:
+    return (
+        *(row[key] for key in ("rows", "seed", "state", "run")),
+        *("?" if row[key] is None else f"{row[key]:,}" for key in ("iterations", "images")),
+        "?" if row["images_per_second"] is None else f"{row['images_per_second']:.0f}",
+        "?" if row["seconds"] is None else _duration(row["seconds"]),
+        f"{row['evaluations_missing']} of {evaluations}",
+    )
+
+
+def _total(dataset: str, rows: list[dict[str, Any]]) -> str:
     """Say the sum, and what it rests on."""
-    trained = [work for work in plan.works if work.state != "trained"]
-    known = [cost.seconds for cost in costs if cost.seconds is not None]
-    parts = [f"{len(trained)} of {len(plan.works)} networks to train"]
-    if any(cost.images is None for cost in costs):
-        parts.append(f"{plan.dataset} is not here, so its images could not be counted")
+    known = [row["seconds"] for row in rows if row["seconds"] is not None]
+    parts = [f"{sum(row['state'] != 'trained' for row in rows)} of {len(rows)} networks to train"]
+    if any(row["images"] is None for row in rows):
+        parts.append(f"{dataset} is not here, so its images could not be counted")
     else:
-        parts.append(f"{sum(cost.images or 0 for cost in costs):,} image presentations in training")
-        parts.append(f"{sum(cost.evaluated or 0 for cost in costs):,} images through a network in evaluation")
-    if known and sum(known):
+        parts.append(f"{sum(row['images'] or 0 for row in rows):,} image presentations in training")
+        parts.append(f"{sum(row['images_evaluated'] or 0 for row in rows):,} images through a network in evaluation")
+    if sum(known):
         parts.append(f"about {_duration(sum(known))} of training at the speed of earlier runs here")
-    unknown = sum(cost.seconds is None for cost in costs)
-    if unknown:
+    if unknown := len(rows) - len(known):
         parts.append(f"no run here says how fast {unknown} of the networks train, so their time is not known")
     return "; ".join(parts) + "."
 
 
-def _count(number: int | None) -> str:
-    return "?" if number is None else f"{number:,}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
+def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
@@ -230,7 +188,3 @@ def _show_tables(plans: list[Plan], json: bool) -> None:
         runs = plan.machine.runs
         tables += build_table(plan.spec, measured_rows(runs), dataset=plan.evaluated_on, runs=runs)
     console.print_text(render_tables(tables, "json" if json else "table"))
-
-
-def _failure(failure: Failure) -> str:
-    return f"{', '.join(failure.rows)}, seed {failure.seed}: {failure.what} failed: {failure.why}"

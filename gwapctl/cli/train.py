@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from gwapctl.cli import console, options
 from gwapctl.config.settings import all_settings, parse_changes, settings_of
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
@@ -22,34 +20,29 @@ if TYPE_CHECKING:
 COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
 
 SkipBroken = Annotated[
-    bool,
-    typer.Option(
-        "--skip-broken",
-        help="Leave out images that cannot be read, and count them.",
-        rich_help_panel=options.DATA,
-    ),
+    bool, options.option("--skip-broken", "Leave out images that cannot be read, and count them.", options.DATA)
 ]
 FeatureCache = Annotated[
     Path | None,
-    typer.Option(
+    options.option(
         "--feature-cache",
+        "Folder for --cache-features; trainings share it.",
+        options.MACHINE,
+        "in the user's cache",
         envvar="GWAPCTL_FEATURES",
-        help="Folder for --cache-features; trainings share it.",
-        rich_help_panel=options.MACHINE,
-        show_default="in the user's cache",
     ),
 ]
-Tensorboard = Annotated[
-    bool, typer.Option("--tensorboard", help="Also log to RUN/tensorboard.", rich_help_panel=options.OUTPUT)
-]
+Tensorboard = Annotated[bool, options.option("--tensorboard", "Also log to RUN/tensorboard.", options.OUTPUT)]
 
 
 @options.with_settings
 def train(
+    *,
     dataset: options.DatasetNameIfAny = None,
     root: options.Root = None,
     skip_broken: SkipBroken = False,
     recipe: options.Recipe = None,
+    given: dict[str, Any],
     changes: options.Changes = None,
     settings: options.ShowSettings = False,
     out: options.Out = None,
@@ -62,7 +55,6 @@ def train(
     offline: options.Offline = False,
     workers: options.Workers = None,
     feature_cache: FeatureCache = None,
-    **given: Any,
 ) -> None:
     """Train a classifier that says where it looks, from image-level labels alone; or a detector from few boxes.
 
@@ -79,23 +71,44 @@ def train(
     if dataset is None:
         raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
     from gwapctl.config import build_train_config
-    from gwapctl.networks.zoo import find_recipe
+    from gwapctl.files import prepare_output_folder
     from gwapctl.runs import new_run_folder
-    from gwapctl.train.recipes import default_recipe
 
     if resume:
         config = _resumed_config(dataset, out, asked)
     else:
-        recipe = recipe or default_recipe(dataset, asked)
-        config = build_train_config(dataset, find_recipe(recipe) if recipe else None, asked)
+        config = build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _require_network(config)
     if dry_run:
         _show_plan(config, folder, root, json)
         return
-    _run(
-        config, folder, root, offline, resume, overwrite, device, workers, feature_cache, tensorboard, skip_broken, json
-    )
+    from gwapctl.train import loop
+    from gwapctl.train.history import require_tensorboard
+    from gwapctl.train.task import Listener
+
+    if tensorboard:  # before anything is downloaded
+        require_tensorboard()
+    options.fetch_dataset(dataset, root, offline)
+    announce_weights(config, offline)
+    if resume and root is None:
+        root = _root_of_run(folder, dataset)
+    prepare_output_folder(folder, overwrite=overwrite, resume=resume)
+    _announce_training(config, folder)
+    with console.progress("training") as shown:
+        run = loop.train(
+            config,
+            folder,
+            root=root,
+            device=device,
+            workers=workers,
+            feature_cache=feature_cache,
+            skip_broken=skip_broken,
+            resume=resume,
+            tensorboard=tensorboard,
+            listener=Listener(console.note, console.detail, console.warn, shown, shown),
+        )
+    _show_result(run, json)
 
 
 def _require_network(config: TrainConfig | DetectorConfig) -> None:
@@ -123,6 +136,16 @@ def _require_network(config: TrainConfig | DetectorConfig) -> None:
         parse_box_rule(config.box_rule)
 
 
+def _recipe(dataset: str | None, recipe: str | None, asked: dict[str, Any]) -> tuple[str | None, Path | None]:
+    """Return the recipe that is named, or the data set's, and its file."""
+    from gwapctl.networks.zoo import find_recipe
+    from gwapctl.train.recipes import default_recipe
+
+    if recipe is None and dataset is not None:
+        recipe = default_recipe(dataset, asked)
+    return recipe, find_recipe(recipe) if recipe else None
+
+
 def _asked(given: dict[str, Any], changes: list[str] | None) -> dict[str, Any]:
     """Return the settings that flags and ``--set`` give; a setting that both give is a mistake."""
     changed = parse_changes(changes or [])
@@ -138,12 +161,9 @@ def show_settings(
 ) -> None:
     """Print every setting: its value for this data set, recipe and flags, where that comes from, what it is."""
     from gwapctl.config import resolve
-    from gwapctl.networks.zoo import find_recipe
-    from gwapctl.train.recipes import default_recipe
 
-    if recipe is None and dataset is not None:
-        recipe = default_recipe(dataset, asked)
-    config, origins = resolve(dataset, find_recipe(recipe) if recipe else None, asked)
+    recipe, file = _recipe(dataset, recipe, asked)
+    config, origins = resolve(dataset, file, asked)
     said = origins | {key: "flag" if key in given else "--set" for key in asked}
     own = settings_of(type(config))
     shown = [own.get(key, setting) for key, setting in all_settings().items() if key in own or "detector" not in own]
@@ -203,61 +223,10 @@ def _resumed_config(dataset: str, out: Path | None, given: dict[str, Any]) -> Tr
     return stored
 
 
-def _run(
-    config: TrainConfig | DetectorConfig,
-    folder: Path,
-    root: Path | None,
-    offline: bool,
-    resume: bool,
-    overwrite: bool,
-    device: str,
-    workers: int | None,
-    feature_cache: Path | None,
-    tensorboard: bool,
-    skip_broken: bool,
-    json: bool,
-) -> None:
-    """Fetch what is missing and may be fetched, train, and say what came out."""
-    from gwapctl.config import DetectorConfig
-    from gwapctl.datasets.download import ensure_dataset
-    from gwapctl.files import prepare_output_folder
-    from gwapctl.networks.heads import head_class
-    from gwapctl.train.history import require_tensorboard
-    from gwapctl.train.loop import train
-    from gwapctl.train.task import Listener
-
-    if tensorboard:  # before anything is downloaded
-        require_tensorboard()
-    with console.progress("downloading") as fetched:
-        ensure_dataset(config.dataset, root, offline=offline, progress=fetched, announce=console.note)
-    announce_weights(config, offline)
-    if resume and root is None:
-        root = _root_of_run(folder, config.dataset)
-    prepare_output_folder(folder, overwrite=overwrite, resume=resume)
-    by = f" by recipe {config.recipe}" if config.recipe else ""
-    console.note(f"training {config.backbone} + {config.method} on {config.dataset}{by} into {folder}")
-    if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
-        console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
-    with console.progress("training") as shown:
-        run = train(
-            config,
-            folder,
-            root=root,
-            device=device,
-            workers=workers,
-            feature_cache=feature_cache,
-            skip_broken=skip_broken,
-            resume=resume,
-            tensorboard=tensorboard,
-            listener=Listener(console.note, console.detail, console.warn, shown, shown),
-        )
-    _show_result(run, json)
-
-
 def _root_of_run(folder: Path, dataset: str) -> Path | None:
     """Return where a run's data set counts from, if it is a folder's name and lay elsewhere than here."""
     from gwapctl.datasets import DATASETS
-    from gwapctl.datasets.places import recorded_place
+    from gwapctl.datasets.folders import recorded_path
     from gwapctl.datasets.subset import split_name
     from gwapctl.runs import Run
 
@@ -265,9 +234,19 @@ def _root_of_run(folder: Path, dataset: str) -> Path | None:
     root = (Run.open(folder).document.get("dataset") or {}).get("root")
     if root is None or whole in DATASETS or Path(whole).exists():
         return None
-    place = recorded_place(whole, Path(root))
-    tops = [] if place is None else [top for top in place.parents if (top / whole).exists()]
-    return tops[0] if tops else None
+    folder_now = recorded_path(whole, Path(root))
+    tops = () if folder_now is None else folder_now.parents
+    return next((top for top in tops if (top / whole).exists()), None)
+
+
+def _announce_training(config: TrainConfig | DetectorConfig, folder: Path) -> None:
+    from gwapctl.config import DetectorConfig
+    from gwapctl.networks.heads import head_class
+
+    by = f" by recipe {config.recipe}" if config.recipe else ""
+    console.note(f"training {config.backbone} + {config.method} on {config.dataset}{by} into {folder}")
+    if not isinstance(config, DetectorConfig) and head_class(config.head).sees_boxes:
+        console.note("this head sees ground-truth boxes, in training and in use: it is not weakly supervised")
 
 
 def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> None:

@@ -14,6 +14,18 @@ from gwapctl.datasets import DATASETS
 from gwapctl.errors import DataError, UsageError, closest
 from gwapctl.files import read_text
 
+__all__ = [
+    "DEFAULT_BACKBONE",
+    "DetectorConfig",
+    "RunConfig",
+    "TrainConfig",
+    "all_settings",
+    "build_train_config",
+    "defaults_for",
+    "read_recipe",
+    "resolve",
+    "stored_config",
+]
 LENGTHS = frozenset(("epochs", "iterations"))
 
 
@@ -112,6 +124,11 @@ def build_train_config(dataset: str, recipe: Path | None, settings: dict[str, An
     Raises:
         UsageError: unknown keys or bad values; all of them are in the one message.
 
+    Example:
+        >>> config = build_train_config("voc", None, {"head": "gap", "epochs": 5})
+        >>> config.backbone, config.head, config.epochs, config.iterations
+        ('googlenet', 'gap', 5, None)
+
     """
     return resolve(dataset, recipe, settings)[0]
 
@@ -122,11 +139,7 @@ def resolve(
     """Combine settings as ``build_train_config`` does, and say where each comes from that is not its class's default.
 
     Origins are ``data set``, ``recipe`` and ``given``. Without a data set no default is a data set's, and the length
-    may be open.
-
-    Raises:
-        UsageError: unknown keys or bad values; all of them are in the one message.
-
+    may be open. Errors are the same.
     """
     written = read_recipe(recipe) if recipe else {}
     model = DetectorConfig if "detector" in written | settings else TrainConfig
@@ -148,7 +161,10 @@ def resolve(
     try:
         config = model(**{**values, **({"iterations": 1} if is_open else {}), **named})
     except ValidationError as error:
-        raise UsageError(_all_mistakes(error, recipe, model)) from None
+        mistakes = [_mistake(item, model) for item in error.errors()]
+        where = f" (recipe {recipe} and flags)" if recipe else ""
+        several = "s" if len(mistakes) > 1 else ""
+        raise UsageError(f"{len(mistakes)} wrong setting{several}{where}: {' '.join(mistakes)}") from None
     return config.model_copy(update={"iterations": None}) if is_open else config, origins
 
 
@@ -170,27 +186,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise DataError(f"recipe {path} is not valid TOML: {error}.") from error
 
 
-def _all_mistakes(error: ValidationError, recipe: Path | None, model: type[RunConfig]) -> str:
-    mistakes = [_mistake(item, model) for item in error.errors()]
-    where = f" (recipe {recipe} and flags)" if recipe else ""
-    return f"{len(mistakes)} wrong setting{'s' if len(mistakes) > 1 else ''}{where}: {' '.join(mistakes)}"
-
-
 def _mistake(item: Any, model: type[RunConfig]) -> str:
     """Say one mistake of pydantic's list in a sentence: key, value, and what may stand there."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return _foreign_key(key, model)
+        if key not in all_settings():
+            return f"unknown key {key!r}.{closest(key, settings_of(model))}"
+        owner = "a classifier's." if model is DetectorConfig else "a detector's: add --detector rfcn."
+        return f"{key} is {owner}"
     setting = settings_of(model).get(key)
     if setting is not None and isinstance(item["input"], str):  # from the command line, as it was typed
         return f"{key} = {item['input']!r} is not {setting.allowed}."
     said = item["msg"].removeprefix("Value error, ")
     return f"{key} = {item['input']!r}: {said}." if key else f"{said}."
-
-
-def _foreign_key(key: str, model: type[RunConfig]) -> str:
-    if key in all_settings():
-        return (
-            f"{key} is a classifier's." if model is DetectorConfig else f"{key} is a detector's: add --detector rfcn."
-        )
-    return f"unknown key {key!r}.{closest(key, settings_of(model))}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from gwapctl.errors import UsageError
 
@@ -19,7 +19,7 @@ NETWORK, DETECTOR, IMAGES, SCHEDULE, MACHINE = "Network", "Detector", "Images", 
 READING = "Reading maps"  # what the run stores
 PANELS = (NETWORK, DETECTOR, IMAGES, SCHEDULE, READING, MACHINE)
 
-TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -48,16 +48,21 @@ class Bounds:
 
 @dataclass(frozen=True)
 class About:
-    """What a declaration says beside type and default.
+    """What a declaration says beside type and default: of a setting that is ``--set KEY=VALUE``.
 
-    ``flag``: people use it, so it has a flag of its own; every other setting is ``--set KEY=VALUE``. ``spelled``: how
-    the flag is written (or was, in version 0.1.0) where that departs from the key.
+    ``spelled``: how its flag is written (or was, in version 0.1.0) where that departs from the key.
     """
 
     help: str
     panel: str
-    flag: bool = False
-    spelled: tuple[str, ...] = ()
+    spelled: str = ""
+    flag: ClassVar[bool] = False
+
+
+class Flag(About):
+    """The same of a setting that people use: it has a flag of its own as well."""
+
+    flag = True
 
 
 Side = Annotated[int, Bounds(ge=16, le=4096)]
@@ -67,16 +72,12 @@ class RunSettings:
     """What a classifier and a detector are both asked: data, trunk, schedule, and how the numbers are computed."""
 
     dataset: str
-    backbone: Annotated[str, About("Network that reads the image.", NETWORK, flag=True)]
-    weights: Annotated[
-        str, About("First weights: imagenet, none, a file, a run or a zoo entry.", NETWORK, flag=True)
-    ] = "imagenet"
-    batch_size: Annotated[
-        int, Bounds(ge=1), About("Images per step.", MACHINE, flag=True, spelled=("--batch-size", "-b"))
-    ] = 4
+    backbone: Annotated[str, Flag("Network that reads the image.", NETWORK)]
+    weights: Annotated[str, Flag("First weights: imagenet, none, a file, a run or a zoo entry.", NETWORK)] = "imagenet"
+    batch_size: Annotated[int, Bounds(ge=1), Flag("Images per step.", MACHINE, spelled="--batch-size -b")] = 4
     accumulate: Annotated[int, Bounds(ge=1), About("Batches per optimizer step.", SCHEDULE)] = 1
     optimizer: Annotated[Literal["sgd", "adamw"], About("What moves the weights.", SCHEDULE)] = "sgd"
-    lr: Annotated[float, Bounds(gt=0), About("Learning rate.", SCHEDULE, flag=True)] = 5e-4
+    lr: Annotated[float, Bounds(gt=0), Flag("Learning rate.", SCHEDULE)] = 5e-4
     bias_lr_factor: Annotated[float, Bounds(gt=0), About("Biases learn this much faster.", SCHEDULE)] = 1.0
     momentum: Annotated[float, Bounds(ge=0, lt=1), About("Of SGD.", SCHEDULE)] = 0.9
     weight_decay: Annotated[float, Bounds(ge=0), About("On weights, not biases.", SCHEDULE)] = 5e-4
@@ -86,17 +87,13 @@ class RunSettings:
     warmup: Annotated[int, Bounds(ge=0), About("Iterations of linear warm-up.", SCHEDULE)] = 0
     flip: Annotated[bool, About("Mirror half of the images.", IMAGES)] = True
     val_fraction: Annotated[
-        float,
-        Bounds(ge=0, lt=1),
-        About("Share of train held out where there is no val split.", IMAGES, flag=True),
+        float, Bounds(ge=0, lt=1), Flag("Share of train held out where there is no val split.", IMAGES)
     ] = 0.1
-    precision: Annotated[Literal["auto", "fp32", "bf16"], About("auto: bf16 where native.", MACHINE, flag=True)] = (
-        "auto"
-    )
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Flag("auto: bf16 where native.", MACHINE)] = "auto"
     deterministic: Annotated[
-        bool, About("Only deterministic algorithms.", MACHINE, spelled=("--deterministic/--fast",))
+        bool, About("Only deterministic algorithms.", MACHINE, spelled="--deterministic/--fast")
     ] = False
-    seed: Annotated[int, Bounds(ge=0), About("Start of every random choice.", SCHEDULE, flag=True)] = 0
+    seed: Annotated[int, Bounds(ge=0), Flag("Start of every random choice.", SCHEDULE)] = 0
     recipe: str | None = None
 
 
@@ -110,25 +107,21 @@ class ClassifierSettings(RunSettings):
 
     backbone = "googlenet"
     output_stride: Annotated[
-        Literal[8, 16, 32] | None, About("Pixels per cell of its feature map: 8, 16 or 32.", NETWORK, flag=True)
+        Literal[8, 16, 32] | None, Flag("Pixels per cell of its feature map: 8, 16 or 32.", NETWORK)
     ] = None
-    cam_conv: Annotated[bool, About("Add CAM's 3x3 convolution of 1024 channels.", NETWORK, flag=True)] = False
+    cam_conv: Annotated[bool, Flag("Add CAM's 3x3 convolution of 1024 channels.", NETWORK)] = False
     cam_groups: Annotated[Literal[1, 2], About("The groups of CAM's convolution; 2 as released.", NETWORK)] = 1
-    head: Annotated[str, About("Pooling and classifier.", NETWORK, flag=True)] = "gwap"
+    head: Annotated[str, Flag("Pooling and classifier.", NETWORK)] = "gwap"
     head_options: Annotated[
-        dict[str, int | float], About("Options of the head.", NETWORK, spelled=("--head-option",))
+        dict[str, int | float], About("Options of the head.", NETWORK, spelled="--head-option")
     ] = {}  # noqa: RUF012 - pydantic gives each config its own
     new_head: Annotated[
-        bool, About("Take the backbone alone from weights.", NETWORK, spelled=("--new-head/--take-head",))
+        bool, About("Take the backbone alone from weights.", NETWORK, spelled="--new-head/--take-head")
     ] = False
-    image_size: Annotated[
-        tuple[Side, Side], About("Input size, 224 or 320x240 (width x height).", IMAGES, flag=True)
-    ] = (600, 600)
+    image_size: Annotated[tuple[Side, Side], Flag("Input size, 224 or 320x240 (width x height).", IMAGES)] = (600, 600)
     train_sizes: Annotated[tuple[Side, ...], About("Draw each batch's size from these.", IMAGES)] = ()
-    epochs: Annotated[
-        int | None, Bounds(ge=0), About("Length in passes over the images; 0: none.", SCHEDULE, flag=True)
-    ] = None
-    iterations: Annotated[int | None, Bounds(ge=1), About("Length in optimizer steps.", SCHEDULE, flag=True)] = None
+    epochs: Annotated[int | None, Bounds(ge=0), Flag("Length in passes over the images; 0: none.", SCHEDULE)] = None
+    iterations: Annotated[int | None, Bounds(ge=1), Flag("Length in optimizer steps.", SCHEDULE)] = None
     head_lr_factor: Annotated[float, Bounds(gt=0), About("The head learns this much faster.", SCHEDULE)] = 1.0
     ema: Annotated[
         float, Bounds(ge=0, lt=1), About("Keep a moving average of the weights, 0.999; 0: none.", SCHEDULE)
@@ -136,16 +129,14 @@ class ClassifierSettings(RunSettings):
     min_crop: Annotated[
         float, Bounds(gt=0, le=1), About("Random crops of at least this share of the image; 1: none.", IMAGES)
     ] = 1.0
-    background: Annotated[
-        str | None, About("Folder of images without objects, for head background.", IMAGES, flag=True)
-    ] = None
+    background: Annotated[str | None, Flag("Folder of images without objects, for head background.", IMAGES)] = None
     background_classes: Annotated[
-        tuple[str, ...], About("Or classes, by name or id, that are no targets then.", IMAGES, flag=True)
+        tuple[str, ...], Flag("Or classes, by name or id, that are no targets then.", IMAGES)
     ] = ()
     freeze_backbone: Annotated[
-        bool, About("Train the head alone.", NETWORK, flag=True, spelled=("--freeze-backbone/--train-backbone",))
+        bool, Flag("Train the head alone.", NETWORK, spelled="--freeze-backbone/--train-backbone")
     ] = False
-    cache_features: Annotated[bool, About("Run the frozen backbone once, keep its maps.", NETWORK, flag=True)] = False
+    cache_features: Annotated[bool, Flag("Run the frozen backbone once, keep its maps.", NETWORK)] = False
     batch_norm: Annotated[
         Literal["auto", "frozen", "train"], About("auto: frozen when pretrained and the batch is small.", NETWORK)
     ] = "auto"
@@ -165,23 +156,21 @@ class DetectorSettings(RunSettings):
     """
 
     backbone = "resnet50"
-    detector: Annotated[Literal["rfcn"], About("Train a detector, from boxes of some images.", DETECTOR, flag=True)] = (
-        "rfcn"
-    )
+    detector: Annotated[Literal["rfcn"], Flag("Train a detector, from boxes of some images.", DETECTOR)] = "rfcn"
     weak: Annotated[
         Literal["none", "gap", "gwap", "gwap+gap"],
-        About("Its branch that learns from image-level labels.", DETECTOR, flag=True),
+        Flag("Its branch that learns from image-level labels.", DETECTOR),
     ] = "none"
     weak_weight: Annotated[float, Bounds(ge=0), About("Of the weak branch's loss.", DETECTOR)] = 0.1
     box_proportion: Annotated[
-        float, Bounds(gt=0, le=1), About("Share of each class's images that show their boxes.", DETECTOR, flag=True)
+        float, Bounds(gt=0, le=1), Flag("Share of each class's images that show their boxes.", DETECTOR)
     ] = 1.0
     pooling: Annotated[Literal["ps_roi_pool", "ps_roi_align"], About("Of the score maps.", DETECTOR)] = "ps_roi_pool"
     short_side: Annotated[int, Bounds(ge=32, le=4096), About("Pixels of an input's shorter side.", DETECTOR)] = 600
     long_side: Annotated[int, Bounds(ge=32, le=4096), About("At most, of its longer side.", DETECTOR)] = 1000
     batch_size = 1
     accumulate = 2
-    iterations: Annotated[int, Bounds(ge=1), About("Length in optimizer steps.", SCHEDULE, flag=True)] = 110_000
+    iterations: Annotated[int, Bounds(ge=1), Flag("Length in optimizer steps.", SCHEDULE)] = 110_000
     lr = 1e-3
     bias_lr_factor = 2.0
     step_every = 80_000
@@ -210,15 +199,15 @@ class Setting:
         return kinds[0] if get_origin(self.type) in (Union, UnionType) else self.type
 
     @property
-    def spelling(self) -> tuple[str, ...]:
-        """How its flag is written, as Typer takes it: ``--cam-conv/--no-cam-conv``."""
+    def spelling(self) -> str:
+        """How its flag is written: ``--batch-size -b``, ``--cam-conv/--no-cam-conv``."""
         name = self.key.replace("_", "-")
-        return self.about.spelled or (f"--{name}/--no-{name}" if self.plain is bool else f"--{name}",)
+        return self.about.spelled or (f"--{name}/--no-{name}" if self.plain is bool else f"--{name}")
 
     @property
     def words(self) -> tuple[str, ...]:
         """Every word of the spelling by itself."""
-        return tuple(word for text in self.spelling for word in text.split("/"))
+        return tuple(self.spelling.replace("/", " ").split())
 
     @property
     def allowed(self) -> str:
@@ -266,6 +255,10 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         UsageError: a text is not KEY=VALUE, or names what is no setting but an argument.
+
+    Example:
+        >>> parse_changes(["momentum=0.8", "image_size=320x240", "flip=no"])
+        {'momentum': 0.8, 'image_size': (320, 240), 'flip': False}
 
     """
     changes: dict[str, Any] = {}
@@ -343,7 +336,7 @@ def _parse(kind: Any, text: str) -> Any:
     if origin is tuple:
         return tuple(_parse(parts[0], part.strip()) for part in text.split(",")) if text else ()
     if kind is bool:
-        return TRUTH.get(text.lower(), text)
+        return BOOLEANS.get(text.lower(), text)
     return _number(text) if kind in (int, float) else text
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gwapctl.datasets import published
-from gwapctl.datasets.places import data_places
+from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
 from gwapctl.errors import DataError, unknown_name
 
@@ -27,7 +27,7 @@ class DatasetEntry:
     """What is known of a data set without importing its reader.
 
     Attributes:
-        path: ``module:function`` that opens it below one of the places it is given.
+        path: ``module:function`` that opens it below one of the folders it is given.
         label: what the papers call it.
         help: what it holds, in one line.
         boxes, masks: whether its images have some.
@@ -54,8 +54,7 @@ class DatasetEntry:
 
     def load(self) -> Callable[[Sequence[Path]], Dataset]:
         """Import what opens it."""
-        opener: Callable[[Sequence[Path]], Dataset] = resolve_name(self.path)
-        return opener
+        return cast("Callable[[Sequence[Path]], Dataset]", resolve_name(self.path))
 
 
 _PAPER_VOC = {"iterations": 60_000, "keep": "last", "val_fraction": 0.0}
@@ -115,11 +114,7 @@ DATASETS: dict[str, DatasetEntry] = {
         archives=published.IMAGENET,
     ),
     "cub": DatasetEntry(
-        "gwapctl.datasets.cub:open_cub",
-        "CUB-200-2011",
-        "birds of 200 species",
-        masks=True,
-        archives=(published.CUB,),
+        "gwapctl.datasets.cub:open_cub", "CUB-200-2011", "birds of 200 species", masks=True, archives=(published.CUB,)
     ),
     "lid": DatasetEntry(
         "gwapctl.datasets.lid:open_lid",
@@ -144,17 +139,26 @@ def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
         UsageError: neither a known name nor a path, or more classes than there are.
         DataError: the data set is not there, or cannot be recognised; the message says what was looked for.
 
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from gwapctl.datasets.synthetic import make_synthetic_voc
+        >>> with TemporaryDirectory() as folder:
+        ...     make_synthetic_voc(Path(folder, "photos"), images=5, seed=0, size=(64, 96))
+        ...     dataset = open_dataset("photos", root=Path(folder))
+        ...     training_splits(dataset), reporting_split(dataset), len(dataset.samples("train"))
+        (('train', 'val'), 'test', 3)
+
     """
-    from gwapctl.datasets.recognise import recognise
+    from gwapctl.datasets.layouts import recognise
     from gwapctl.datasets.subset import evenly_spread, split_name
 
     whole, count = split_name(name_or_folder)
     if count is not None:
         return evenly_spread(open_dataset(whole, root), count)
-    places = data_places(root)
+    roots = data_folders(root)
     if name_or_folder in DATASETS:
-        return DATASETS[name_or_folder].load()(places)
-    for path in [Path(name_or_folder), *(place / name_or_folder for place in places)]:
+        return DATASETS[name_or_folder].load()(roots)
+    for path in [Path(name_or_folder), *(root / name_or_folder for root in roots)]:
         if path.exists():
             return recognise(path)
     if os.sep in name_or_folder or "." in name_or_folder:

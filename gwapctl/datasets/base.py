@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,9 +80,9 @@ class Problems:
             raise DataError(message)
         self.errors.append(message)
 
-    def warn(self, message: str, kind: str = "") -> None:
+    def warn(self, *messages: str, kind: str = "") -> None:
         """Note what was mended. Warnings of one ``kind`` may be many, one per image: ``summary`` counts them."""
-        self.warnings[message] = kind or message
+        self.warnings |= {message: kind or message for message in messages}
 
     def summary(self) -> list[str]:
         """Return one line per kind of warning: the first of that kind, and how many more there are."""
@@ -92,13 +92,14 @@ class Problems:
         return [first[kind] + more[kind] for kind in count]
 
 
-class Dataset(ABC):
-    """A data set on disk. Readers implement ``splits`` and ``boxed_samples``; everything else follows."""
+class Dataset:
+    """A data set on disk. Readers implement ``_read``, and fill ``_splits`` or implement ``splits``."""
 
     name: str
     root: Path
     classes: tuple[ClassName, ...]
     multi_label: bool  # several classes per image (sigmoid, VOC mAP) or exactly one (softmax, top-k error)
+    _splits: Mapping[str, Any]  # splits that are present: where they lie
     blacklist: frozenset[str] = frozenset()  # ids of images that the official localization error leaves out
 
     @cached_property
@@ -106,11 +107,15 @@ class Dataset(ABC):
         """What this reader found wrong so far."""
         return Problems()
 
-    @abstractmethod
+    @cached_property
+    def class_index(self) -> dict[str, int]:
+        """The index of each class by its id."""
+        return {item.id: index for index, item in enumerate(self.classes)}
+
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits that are present on disk."""
+        return tuple(self._splits)
 
-    @abstractmethod
     def boxed_samples(self, split: str) -> list[BoxedSample]:
         """Return the samples of ``split`` with boxes, in a stable order.
 
@@ -118,6 +123,14 @@ class Dataset(ABC):
             DataError: the split is missing or empty, or an annotation is broken (the message names the file).
 
         """
+        self.require_split(split)
+        samples = [sample for sample in self._read(split) if sample is not None]
+        self.require_images(samples, split)
+        return samples
+
+    def _read(self, split: str) -> Iterable[BoxedSample | None]:
+        """Yield the samples of a split that is there; None for an image that is among the problems."""
+        raise NotImplementedError
 
     def samples(self, split: str) -> list[Sample]:
         """Return the samples of ``split`` without any box: the view of weakly supervised training."""
@@ -140,6 +153,13 @@ class Dataset(ABC):
         if split not in self.splits():
             present = ", ".join(self.splits()) or "none"
             raise DataError(f"{self.name} at {self.root} has no split {split!r}. Present: {present}.")
+
+    def require_images(self, samples: Sequence[Sample], split: str) -> None:
+        """Raise ``DataError`` where a split has no image, unless the problems collected say why."""
+        if not samples and not self.problems.errors:
+            raise DataError(
+                f"{self.name} at {self.root} has no image in split {split!r}. Put images there or choose another split."
+            )
 
 
 def warn_of_one_class(dataset: Dataset, samples: Sequence[Sample], split: str) -> None:
@@ -172,6 +192,12 @@ def holdout(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list
 
     Raises:
         DataError: the fraction leaves nothing on one of the sides.
+
+    Example:
+        >>> samples = [Sample(f"{i}.jpg", Path(f"{i}.jpg"), labels=(i % 2,)) for i in range(10)]
+        >>> train, held = holdout(samples, 0.2, seed=0)
+        >>> len(train), sorted(sample.labels for sample in held)
+        (8, [(0,), (1,)])
 
     """
     generator = np.random.default_rng(seed)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gwapctl.datasets import DATASETS, open_dataset, training_splits
-from gwapctl.datasets.base import BoxedSample, Dataset, warn_of_one_class
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample, warn_of_one_class
 from gwapctl.datasets.download import missing_archives
 from gwapctl.errors import DataError
-from gwapctl.images.decode import read_image
+from gwapctl.images.decode import image_size, read_image
 from gwapctl.progress import Progress, ProgressCallback
 
+T = TypeVar("T")
+R = TypeVar("R")
 Document = dict[str, Any]
+DECODED = 5000  # images up to which each is decoded, not only its header read
 
 
 def check_dataset(dataset: Dataset, progress: ProgressCallback | None = None) -> Document:
@@ -41,6 +45,28 @@ def check_dataset(dataset: Dataset, progress: ProgressCallback | None = None) ->
         "broken": list(dict.fromkeys(dataset.problems.errors)),
         "warnings": list(dataset.problems.warnings),
     }
+
+
+def unreadable_images(
+    samples: Sequence[Sample], *, every: bool, progress: ProgressCallback | None = None
+) -> dict[Path, str]:
+    """Map the images that cannot be read to what is wrong with them, in the order of ``samples``.
+
+    All are decoded where there are at most ``DECODED``, or ``every`` says so; else their headers alone are read, which
+    finds what is missing, empty or no image, and not what is truncated.
+    """
+    paths = list(dict.fromkeys(sample.path for sample in samples))
+    check = partial(_problem, read_image if every or len(paths) <= DECODED else image_size)
+    problems = _in_threads(check, paths, progress, "checking")
+    return {path: problem for path, problem in zip(paths, problems, strict=True) if problem is not None}
+
+
+def _problem(read: Callable[[Path], object], path: Path) -> str | None:
+    try:
+        read(path)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def list_datasets(root: Path | None) -> list[Document]:
@@ -84,36 +110,45 @@ def _check_images(
     """Decode all images and masks; return the (width, height) of those that can be."""
     unique = {sample.path: sample for sample in samples}
     sizes: dict[Path, tuple[int, int]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (path, size, problems) in enumerate(pool.map(_check_image, unique.values()), start=1):
-            for report, message in problems:
-                (dataset.problems.error if report == "error" else dataset.problems.warn)(message)
-            if size is not None:
-                sizes[path] = size
-            if progress is not None:
-                progress(Progress(done, len(unique), "images"))
+    for (path, sample), (size, errors) in zip(
+        unique.items(), _in_threads(_check_image, list(unique.values()), progress), strict=True
+    ):
+        for message in errors:
+            dataset.problems.error(message)
+        if size is not None:
+            sizes[path] = size
+            if sample.size not in (None, size):
+                stated = f"{sample.size[0]} x {sample.size[1]}"
+                dataset.problems.warn(f"{path} is {size[0]} x {size[1]}, but its annotation says {stated}.")
     return sizes
 
 
-def _check_image(sample: BoxedSample) -> tuple[Path, tuple[int, int] | None, list[tuple[str, str]]]:
-    """Return path, (width, height) if it can be decoded, and what is wrong as ("error" or "warning", message)."""
-    problems: list[tuple[str, str]] = []
-    size = _decoded_size(sample.path, problems)
-    if size is not None and sample.size is not None and size != sample.size:
-        stated = f"{sample.size[0]} x {sample.size[1]}"
-        problems.append(("warning", f"{sample.path} is {size[0]} x {size[1]}, but its annotation says {stated}."))
-    if sample.mask is not None:
-        mask = _decoded_size(sample.mask, problems)
-        if mask is not None and size is not None and mask != size:
-            problems.append(("error", f"{sample.mask} is {mask[0]} x {mask[1]}, its image {size[0]} x {size[1]}."))
-    return sample.path, size, problems
+def _check_image(sample: BoxedSample) -> tuple[tuple[int, int] | None, list[str]]:
+    """Return (width, height) if the image can be decoded, and what is wrong with it and its mask."""
+    errors: list[str] = []
+    size = _decoded_size(sample.path, errors)
+    mask = _decoded_size(sample.mask, errors) if sample.mask is not None else None
+    if mask is not None and size is not None and mask != size:
+        errors.append(f"{sample.mask} is {mask[0]} x {mask[1]}, its image {size[0]} x {size[1]}.")
+    return size, errors
 
 
-def _decoded_size(path: Path, problems: list[tuple[str, str]]) -> tuple[int, int] | None:
+def _in_threads(
+    work: Callable[[T], R], items: Sequence[T], progress: ProgressCallback | None, label: str = ""
+) -> Iterator[R]:
+    """Yield the results of ``work`` on each of ``items``, in their order, from one thread per core."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, result in enumerate(pool.map(work, items), start=1):
+            yield result
+            if progress is not None:
+                progress(Progress(done, len(items), "images", label))
+
+
+def _decoded_size(path: Path, errors: list[str]) -> tuple[int, int] | None:
     try:
         height, width = read_image(path).shape[:2]
     except DataError as error:
-        problems.append(("error", str(error)))
+        errors.append(str(error))
         return None
     return width, height
 
@@ -147,14 +182,15 @@ def _describe_split(split: str, samples: list[BoxedSample], sizes: dict[Path, tu
 
 
 def _spread(values: np.ndarray[Any, Any]) -> Document | None:
-    if not len(values):
-        return None
-    return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}
+    return {key: int(getattr(np, key)(values)) for key in ("min", "median", "max")} if len(values) else None
 
 
 def _describe_classes(dataset: Dataset, samples: dict[str, list[BoxedSample]]) -> list[Document]:
-    images = _count(samples, lambda sample: sample.labels)
-    boxes = _count(samples, lambda sample: sample.box_labels.tolist())
+    images = {split: Counter(label for sample in part for label in sample.labels) for split, part in samples.items()}
+    boxes = {
+        split: Counter(label for sample in part for label in sample.box_labels.tolist())
+        for split, part in samples.items()
+    }
     return [
         {
             "name": item.name,
@@ -164,11 +200,3 @@ def _describe_classes(dataset: Dataset, samples: dict[str, list[BoxedSample]]) -
         }
         for index, item in enumerate(dataset.classes)
     ]
-
-
-def _count(
-    samples: dict[str, list[BoxedSample]], labels: Callable[[BoxedSample], Iterable[int]]
-) -> dict[str, Counter[int]]:
-    return {
-        split: Counter(label for sample in members for label in labels(sample)) for split, members in samples.items()
-    }

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import has_images, is_container, split_of
-from gwapctl.datasets.places import list_images
+from gwapctl.datasets.folders import SPLIT_ORDER, has_images, is_container, list_images, split_of
 from gwapctl.errors import DataError, printable
 from gwapctl.images.files import HEIC_ADVICE, HEIC_SUFFIXES, Overlooked, nfc, walk_images
-
-_ORDER = ("train", "val", "test", "trainval")
 
 
 class ClassFolders(Dataset):
@@ -27,34 +24,22 @@ class ClassFolders(Dataset):
     def __init__(self, root: Path, split_folders: dict[str, Path], notes: Sequence[str] = ()) -> None:
         self.name = root.resolve().name
         self.root = root
-        self._folders = {split: _by_class(folder) for split, folder in split_folders.items()}
-        self._places = split_folders
-        names = sorted({name for folders in self._folders.values() for name in folders})
+        self._splits = {split: _by_class(folder) for split, folder in split_folders.items()}
+        names = sorted({name for folders in self._splits.values() for name in folders})
         self.classes = tuple(ClassName(name, name) for name in names)
-        for note in notes:
-            self.problems.warn(note)
+        self.problems.warn(*notes)
 
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits that have a folder."""
-        return tuple(self._folders)
-
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split``, sorted by class and file name; none has a box."""
-        self.require_split(split)
+    def _read(self, split: str) -> list[BoxedSample]:
+        """Return the samples, sorted by class and file name; none has a box."""
         samples: list[BoxedSample] = []
         overlooked = Overlooked()
         for label, item in enumerate(self.classes):
-            for folder in self._folders[split].get(item.name, ()):
+            for folder in self._splits[split].get(item.name, ()):
                 images = list_images(folder, overlooked)
                 if not images:
                     self.problems.error(f"{folder} has no image{_other_files(folder)}.")
                 samples += [BoxedSample(f"{folder.name}/{name}", path, (label,)) for name, path in images.items()]
-        for message in overlooked.messages():
-            self.problems.warn(message)
-        if not samples:
-            raise DataError(
-                f"{self._places[split]} has no image in its class folders. Put images there or choose another split."
-            )
+        self.problems.warn(*overlooked.messages())
         return samples
 
 
@@ -71,7 +56,7 @@ def open_class_folders(folder: Path) -> ClassFolders | None:
     for path in subfolders(folder).values():
         if split_of(path.name) not in splits and (images := list_images(path)):
             notes.append(f"{path} has {len(images)} images but is no split with class folders; it is left out.")
-    return ClassFolders(folder, {split: splits[split] for split in _ORDER if split in splits}, notes)
+    return ClassFolders(folder, {split: splits[split] for split in SPLIT_ORDER if split in splits}, notes)
 
 
 def _open_single(folder: Path) -> ClassFolders | None:
@@ -106,7 +91,7 @@ def _find_splits(folder: Path) -> tuple[dict[str, Path], list[str]]:
         named[split] = path
     notes: list[str] = []
     for split, path in named.items():
-        classes = {name for other, place in named.items() if other != split for name in _by_class(place)}
+        classes = {name for other, other_path in named.items() if other != split for name in _by_class(other_path)}
         inner = only_folder(path)
         if inner is not None and nfc(inner.name) not in classes and _with_images(inner):
             named[split] = inner
@@ -123,7 +108,7 @@ def only_folder(folder: Path) -> Path | None:
 
 
 def passed_through(folder: Path, inner: Path) -> str:
-    """Say that ``inner`` was read in place of ``folder``."""
+    """Say that ``inner`` was read instead of ``folder``."""
     return f"{folder} holds just the folder {inner.name}, which is read in its place."
 
 

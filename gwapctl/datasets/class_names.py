@@ -8,10 +8,16 @@ like: Label Studio from 0, CVAT from 1. Numbers compare as what they mean: ``1``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path
+from typing import TypeVar
 
-from gwapctl.datasets.base import ClassName
+from gwapctl.datasets.base import ClassName, Problems
+from gwapctl.datasets.folders import read_lines
 from gwapctl.images.files import nfc
+
+Key = TypeVar("Key")
 
 FOREIGN = -2  # a class that the data set does not have: always wrong
 _NUMBER = re.compile(r"\s*([+-]?[0-9]+)(?:\.0*)?\s*")
@@ -19,7 +25,14 @@ _WNID = re.compile(r"n[0-9]{8}")  # everybody's ids of the classes of ImageNet
 
 
 class ClassMatcher:
-    """Finds the class of ``classes`` that others call by an id or a name, written as they like."""
+    """Finds the class of ``classes`` that others call by an id or a name, written as they like.
+
+    Example:
+        >>> matcher = ClassMatcher([ClassName("crane", "n02012849"), ClassName("tabby cat", "n02123045")])
+        >>> matcher.index("Tabby_Cat"), matcher.index("bird", "n02012849"), matcher.index("dog") == FOREIGN
+        (1, 0, True)
+
+    """
 
     def __init__(self, classes: Sequence[ClassName]) -> None:
         numbered = list(enumerate(classes))
@@ -92,3 +105,38 @@ def _plain(name: str) -> str:
     """Return a name as people compare it: upper and lower case, underscores and the ways to write a number are one."""
     value = _number(name)
     return str(value) if value is not None else " ".join(nfc(name).casefold().replace("_", " ").split())
+
+
+def read_synonyms(file: Path) -> dict[str, str]:
+    """Read lines ``wnid name, synonym, ...`` (space or tab) into wnid -> synonyms.
+
+    Raises:
+        DataError: the file cannot be read.
+
+    """
+    rows = (line.split(None, 1) for line in read_lines(file))
+    return {row[0]: row[1].strip() for row in rows if len(row) == 2}
+
+
+def name_classes(wnids: Iterable[str], synonyms: Mapping[str, str]) -> tuple[ClassName, ...]:
+    """Name each wnid by its first synonym, or itself; a name used twice gets its wnid behind it."""
+    names = {wnid: synonyms.get(wnid, wnid).split(",")[0].strip() for wnid in wnids}
+    return tuple(ClassName(name, wnid) for wnid, name in distinct(names).items())
+
+
+def used_names(names: Mapping[Key, str], used: Set[Key], problems: Problems, text: str) -> dict[Key, str]:
+    """Return the names by number that some object uses, each distinct; warn of the others by ``text`` and their count.
+
+    Tools list more classes than there are.
+    """
+    unused = [name for number, name in names.items() if number not in used]
+    if unused:
+        listed = ", ".join(unused[:5]) + (" ..." if len(unused) > 5 else "")
+        problems.warn(f"{text.format(f'{len(unused)} of {len(names)}')} and are left out: {listed}.")
+    return distinct({number: name for number, name in names.items() if number in used})
+
+
+def distinct(names: Mapping[Key, str]) -> dict[Key, str]:
+    """Return the names by key; one that two keys share gets its key behind it, as in ``crane (n02012849)``."""
+    count = Counter(names.values())
+    return {key: name if count[name] == 1 else f"{name} ({key})" for key, name in names.items()}

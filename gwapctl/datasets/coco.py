@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any
 
 from gwapctl.boxes import from_xywh
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import file_in, split_in
-from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
+from gwapctl.datasets.class_names import used_names
+from gwapctl.datasets.folders import file_in, split_in
+from gwapctl.datasets.objects import Corners, LabelledObject, make_sample, stated_size
 from gwapctl.errors import DataError
 from gwapctl.files import read_json
 from gwapctl.images.files import nfc
@@ -37,7 +38,7 @@ class Coco(Dataset):
     def __init__(self, root: Path, files: dict[str, Path]) -> None:
         self.name = root.resolve().name.removesuffix(".json")
         self.root = root
-        self._files = files
+        self._splits = files
         self._documents: dict[str, dict[str, Any]] = {}
 
     @cached_property
@@ -45,72 +46,58 @@ class Coco(Dataset):
         """The categories that an annotation of some file uses, in the order of their ids."""
         categories: dict[Id, str] = {}
         used: set[Id] = set()
-        for split, file in self._files.items():
+        for split, file in self._splits.items():
             document = self._document(split)
-            for place, category in enumerate(document["categories"]):
-                number, name = _read_category(category, place, file)
+            for index, category in enumerate(document["categories"]):
+                number, name = _read_category(category, index, file)
                 if categories.setdefault(number, name) != name:
                     raise DataError(f"{file}: category {number} is {name!r}, elsewhere {categories[number]!r}.")
-            used |= {found for item in document["annotations"] if (found := _category_id(item)) is not None}
+            used |= {found for item in document["annotations"] if (found := _read_id(item, "category_id")) is not None}
         if not categories:
-            raise DataError(f"{next(iter(self._files.values()))} lists no category. Export the file again.")
-        self._warn_of_unused(categories, used)
-        named = {number: name for number, name in categories.items() if number in used} or categories
-        count = Counter(named.values())
-        return tuple(
-            ClassName(name if count[name] == 1 else f"{name} ({number})", str(number))
-            for number, name in sorted(named.items(), key=lambda item: (isinstance(item[0], str), item[0]))
+            raise DataError(f"{next(iter(self._splits.values()))} lists no category. Export the file again.")
+        order = {number: categories[number] for number in sorted(categories, key=lambda n: (isinstance(n, str), n))}
+        named = used_names(
+            order, used or order.keys(), self.problems, f"{self.root}: {{}} categories have no annotation"
         )
+        return tuple(ClassName(name, str(number)) for number, name in named.items())
 
-    def _warn_of_unused(self, categories: dict[Id, str], used: set[Id]) -> None:
-        unused = [name for number, name in categories.items() if number not in used]
-        if unused and used:
-            listed = ", ".join(unused[:5]) + (" ..." if len(unused) > 5 else "")
-            self.problems.warn(
-                f"{self.root}: {len(unused)} of {len(categories)} categories have no annotation and are left out: "
-                f"{listed}."
-            )
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {item.id: index for index, item in enumerate(self.classes)}
-
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits that the file names tell."""
-        return tuple(self._files)
-
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split`` in the order of the file."""
-        self.require_split(split)
-        file = self._files[split]
+    def _read(self, split: str) -> Iterator[BoxedSample]:
+        """Yield the samples in the order of the file."""
+        file = self._splits[split]
         images = self._images(split, file)
         if not self._document(split)["images"]:
             raise DataError(f"{file} lists no image. Export the file again.")
         objects = self._objects(split, file, set(images))
+        folders = self._image_folders(split, file)
         by_path: dict[Path, tuple[dict[str, Any], list[LabelledObject]]] = {}
         for number, image in images.items():
-            path = self._find(image, number, file)
+            name = image["file_name"].replace("\\", "/")
+            path = file_in(folders, name)
             if path is None:
+                listed = ", ".join(map(str, folders))
+                self.problems.error(f"{file}: there is no image {name} (id {number}) in any of: {listed}.")
                 continue
             if path in by_path:
                 text = f"{file}: image {number} lists {path} again; its objects join those of the first."
                 self.problems.warn(text, kind="images listed again")
             known = by_path.setdefault(path, (image, []))[1]
             known += [item for item in objects[number] if item not in known] if known else objects[number]
-        return [self._sample(path, image, found, file) for path, (image, found) in by_path.items()]
+        for path, (image, found) in by_path.items():
+            name, size = image["file_name"].replace("\\", "/"), stated_size(image.get("width"), image.get("height"))
+            yield make_sample(name, path, found, convert=from_xywh, size=size, source=file, problems=self.problems)
 
     def _document(self, split: str) -> dict[str, Any]:
         if split not in self._documents:
-            self._documents[split] = _read(self._files[split])
+            self._documents[split] = _read(self._splits[split])
         return self._documents[split]
 
     def _images(self, split: str, file: Path) -> dict[Id, dict[str, Any]]:
         """Map image ids to the entries of ``images``; one that has no id or name of its own is an error."""
         images: dict[Id, dict[str, Any]] = {}
-        for place, image in enumerate(self._document(split)["images"]):
+        for index, image in enumerate(self._document(split)["images"]):
             number = _read_id(image, "id")
             if number is None:
-                self.problems.error(f"{file}: images[{place}] has no 'id'. Export the file again.")
+                self.problems.error(f"{file}: images[{index}] has no 'id'. Export the file again.")
             elif not isinstance(image.get("file_name"), str) or not image["file_name"].strip():
                 self.problems.error(f"{file}: image {number} has no 'file_name'. Export the file again.")
             elif number in images and images[number]["file_name"] != image["file_name"]:
@@ -128,28 +115,28 @@ class Coco(Dataset):
         objects: dict[Id, list[LabelledObject]] = defaultdict(list)
         annotations = self._document(split)["annotations"]
         boxed = any(isinstance(item, dict) and item.get("bbox") is not None for item in annotations)
-        for place, annotation in enumerate(annotations):
+        for index, annotation in enumerate(annotations):
             number = _read_id(annotation, "id")
-            name = f"{file}: annotations[{place}]" if number is None else f"{file}: annotation {number}"
-            image, category = _read_id(annotation, "image_id"), _category_id(annotation)
+            name = f"{file}: annotations[{index}]" if number is None else f"{file}: annotation {number}"
+            image, category = _read_id(annotation, "image_id"), _read_id(annotation, "category_id")
             if image is None or category is None:
                 key = "image_id" if image is None else "category_id"
                 self.problems.error(f"{name} has no {key!r}. Export the file again.")
             elif image not in known:
                 self.problems.error(f"{name} is of image_id {image}, which is not in 'images'. Add or remove it.")
-            elif str(category) not in self._index:
+            elif str(category) not in self.class_index:
                 self.problems.error(f"{name} has category_id {category}, which is not in 'categories'. Add it there.")
             else:
                 corners = self._corners(annotation.get("bbox"), name, boxed)
                 crowd = str(annotation.get("iscrowd")).lower() in ("1", "true")
-                objects[image].append(LabelledObject(self._index[str(category)], corners, crowd))
+                objects[image].append(LabelledObject(self.class_index[str(category)], corners, crowd))
         return objects
 
     def _corners(self, box: Any, name: str, boxed: bool) -> Corners | None:
         """Return the four numbers of a box, or None where there is none, or none that can be read."""
         if box is None:
             if boxed:
-                self.problems.warn(f"{name} has no bbox; its label counts, its place is not known.", kind="no bbox")
+                self.problems.warn(f"{name} has no bbox; its label counts, its box is not known.", kind="no bbox")
             return None
         try:
             x, y, width, height = map(float, box)
@@ -163,40 +150,13 @@ class Coco(Dataset):
             return None
         return (x, y, width, height)
 
-    def _find(self, image: dict[str, Any], number: Id, file: Path) -> Path | None:
-        name = image["file_name"].replace("\\", "/")
-        folders = self._image_folders(file)
-        path = next((found for folder in folders if (found := file_in(folder, name)) is not None), None)
-        if path is None:
-            listed = ", ".join(map(str, folders))
-            self.problems.error(f"{file}: there is no image {name} (id {number}) in any of: {listed}.")
-        return path
-
-    def _sample(self, path: Path, image: dict[str, Any], objects: list[LabelledObject], file: Path) -> BoxedSample:
-        return make_sample(
-            image["file_name"].replace("\\", "/"),
-            path,
-            objects,
-            convert=from_xywh,
-            size=_read_size(image),
-            source=file,
-            problems=self.problems,
-        )
-
-    def _image_folders(self, file: Path) -> list[Path]:
+    def _image_folders(self, split: str, file: Path) -> list[Path]:
         """Return where images of an annotation file may lie, the usual first."""
-        if file not in self._folders:
-            top = file.parent.parent if file.parent.name == "annotations" else file.parent
-            name = file.stem.removeprefix("instances_")
-            split = next((split for split, other in self._files.items() if other == file), name)
-            names = [f"images/{name}", name, f"images/{split}", split, "images", "JPEGImages", "data", "."]
-            folders = [top / place for place in dict.fromkeys(names)]
-            self._folders[file] = [folder for folder in [*folders, file.parent] if folder.is_dir()]
-        return self._folders[file]
-
-    @cached_property
-    def _folders(self) -> dict[Path, list[Path]]:
-        return {}
+        top = file.parent.parent if file.parent.name == "annotations" else file.parent
+        name = file.stem.removeprefix("instances_")
+        names = [f"images/{name}", name, f"images/{split}", split, "images", "JPEGImages", "data", "."]
+        folders = [*(top / folder for folder in dict.fromkeys(names)), file.parent]
+        return [folder for folder in folders if folder.is_dir()]
 
 
 def open_coco(path: Path) -> Coco | None:
@@ -252,7 +212,7 @@ def _read(file: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _read_category(category: Any, place: int, file: Path) -> tuple[Id, str]:
+def _read_category(category: Any, index: int, file: Path) -> tuple[Id, str]:
     """Return id and name of a category.
 
     Raises:
@@ -261,16 +221,12 @@ def _read_category(category: Any, place: int, file: Path) -> tuple[Id, str]:
     """
     number = _read_id(category, "id")
     if number is None:
-        raise DataError(f"{file}: categories[{place}] has no 'id'. Export the file again.")
+        raise DataError(f"{file}: categories[{index}] has no 'id'. Export the file again.")
     name = category.get("name")
     if not isinstance(name, str) or not name.strip():
         found = f" (it says {json.dumps(name)})" if "name" in category else ""
         raise DataError(f"{file}: category {number} has no name{found}. Give it a text as its 'name'.")
     return number, nfc(name.strip())
-
-
-def _category_id(annotation: Any) -> Id | None:
-    return _read_id(annotation, "category_id")
 
 
 def _read_id(entry: Any, key: str) -> Id | None:
@@ -282,11 +238,3 @@ def _read_id(entry: Any, key: str) -> Id | None:
     if isinstance(value, float):
         return int(value) if value.is_integer() else str(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _read_size(image: dict[str, Any]) -> tuple[int, int] | None:
-    try:
-        width, height = (int(float(image.get(side) or 0)) for side in ("width", "height"))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return (width, height) if min(width, height) > 0 else None

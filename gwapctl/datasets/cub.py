@@ -7,9 +7,8 @@ from pathlib import Path
 
 from gwapctl.boxes import from_xywh
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.folders import find_folder, read_lines
 from gwapctl.datasets.objects import LabelledObject, make_sample
-from gwapctl.datasets.places import find_folder
-from gwapctl.datasets.synsets import read_lines
 from gwapctl.errors import DataError
 
 FOLDER = "CUB_200_2011"
@@ -32,9 +31,8 @@ class Cub(Dataset):
         """Return ``train`` and ``test``."""
         return ("train", "test")
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split`` in the order of ``images.txt``."""
-        self.require_split(split)
+    def _read(self, split: str) -> list[BoxedSample | None]:
+        """Return the samples in the order of ``images.txt``."""
         labels = _read_table(self.root / "image_class_labels.txt", columns=1)
         boxes = _read_table(self.root / "bounding_boxes.txt", columns=4)
         in_train = _read_table(self.root / "train_test_split.txt", columns=1)
@@ -42,13 +40,9 @@ class Cub(Dataset):
         wanted = "1" if split == "train" else "0"
         try:
             chosen = [number for number in images if in_train[number][0] == wanted]
-            found = [self._sample(images[n][0], self._index[labels[n][0]], boxes[n]) for n in chosen]
+            return [self._sample(images[n][0], self._index[labels[n][0]], boxes[n]) for n in chosen]
         except (KeyError, ValueError) as error:
             raise DataError(f"the tables of {self.root} disagree about {error}. Unpack the archive again.") from error
-        samples = [sample for sample in found if sample is not None]
-        if not samples:
-            raise DataError(f"{self.root / 'images.txt'} lists no image of {split!r}. Unpack the archive again.")
-        return samples
 
     def _sample(self, name: str, label: int, box: list[str]) -> BoxedSample | None:
         path = self.root / "images" / name
@@ -71,9 +65,9 @@ class Cub(Dataset):
         )
 
 
-def open_cub(places: Sequence[Path]) -> Cub:
+def open_cub(roots: Sequence[Path]) -> Cub:
     """Open ``CUB_200_2011``."""
-    return Cub(find_folder("cub", FOLDER, places, proof="images.txt"))
+    return Cub(find_folder("cub", FOLDER, roots, proof="images.txt"))
 
 
 def open_if_cub(folder: Path) -> Cub | None:
@@ -90,9 +84,9 @@ def _readable(name: str) -> str:
 def _read_table(file: Path, columns: int) -> dict[str, list[str]]:
     """Read ``number value ...`` lines into number -> values."""
     rows: dict[str, list[str]] = {}
-    for place, line in enumerate(read_lines(file), start=1):
+    for row, line in enumerate(read_lines(file), start=1):
         number, *values = line.split()
         if len(values) != columns or not number.isdecimal():
-            raise DataError(f"{file}, line {place}: expected a number and {columns} more columns.")
+            raise DataError(f"{file}, line {row}: expected a number and {columns} more columns.")
         rows[number] = values
     return rows

@@ -1,4 +1,4 @@
-"""Fetching data sets: announced, checked, resumable, and only where it was asked for.
+"""Fetching and unpacking data sets: announced, checked, resumable, and only where it was asked for.
 
 VOC comes by itself when a command needs it and may use the network; every other set only by ``gwapctl data get``.
 """
@@ -8,16 +8,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import ssl
+import stat
+import tarfile
+import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from gwapctl.datasets import DATASETS
-from gwapctl.datasets.archives import unpack
-from gwapctl.datasets.places import data_places
+from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
 from gwapctl.errors import DataError, UsageError, lookup
 from gwapctl.progress import Progress, ProgressCallback
@@ -75,23 +81,23 @@ def get_dataset(
     """
     entry = lookup("dataset", name, DATASETS)
     if not entry.archives:
-        by_hand = entry.by_hand.format(folder=data_places(root)[0] / name)
+        by_hand = entry.by_hand.format(folder=data_folders(root)[0] / name)
         raise DataError(f"{name} cannot be fetched for you: {by_hand or 'say where it is with --root'}.")
     for file in files:
-        archive = _identify(name, file, progress) if verify else _named_like(name, file)
-        _unpack(archive, file, archive.target(root), progress)
+        archive = _identify(name, file, verify, progress)
+        _unpack(archive, file, archive.folder_for(root), progress)
     if not files:
         for archive in missing_archives(name, root):
             _fetch(name, archive, root, offline, progress, announce)
 
 
-def _unpack(archive: Archive, file: Path, target: Path, progress: ProgressCallback | None) -> None:
+def _unpack(archive: Archive, file: Path, folder: Path, progress: ProgressCallback | None) -> None:
     last = str(Path(archive.folder, archive.proof).relative_to(archive.into))
-    unpack(file, target / archive.into, last=last, progress=progress)
+    unpack(file, folder / archive.into, last=last, progress=progress)
 
 
-def download(urls: Sequence[str], target: Path, size: int, md5: str, progress: ProgressCallback | None = None) -> None:
-    """Download to ``target``, which appears only when it is whole and its MD5 is right.
+def download(urls: Sequence[str], file: Path, size: int, md5: str, progress: ProgressCallback | None = None) -> None:
+    """Download to ``file``, which appears only when it is whole and its MD5 is right.
 
     What has arrived stays in ``.<name>.part`` beside it, and the next call goes on from there.
 
@@ -99,10 +105,10 @@ def download(urls: Sequence[str], target: Path, size: int, md5: str, progress: P
         DataError: no mirror delivers the right file.
 
     """
-    part = target.with_name(f".{target.name}.part")
+    part = file.with_name(f".{file.name}.part")
     failure: Exception | str = "no address"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         for url in [url for url in urls for _ in range(_ATTEMPTS)]:
             try:
                 _append(url, part, size, progress)
@@ -113,11 +119,11 @@ def download(urls: Sequence[str], target: Path, size: int, md5: str, progress: P
                 failure = "what arrived has the wrong size or checksum"
                 part.unlink()
                 continue
-            part.replace(target)
+            part.replace(file)
             return
     except OSError as error:
         raise DataError(
-            f"cannot write {target}: {error.strerror or error}. Free space or choose another --root."
+            f"cannot write {file}: {error.strerror or error}. Free space or choose another --root."
         ) from error
     raise DataError(f"cannot download {' or '.join(urls)}: {failure}.")
 
@@ -174,37 +180,118 @@ def _fetch(
     )
     if offline or os.environ.get("GWAPCTL_OFFLINE", "0") not in ("", "0"):
         raise DataError(f"{name} is not here, and --offline forbids to download it. {manual}")
-    target = archive.target(root)
+    folder = archive.folder_for(root)
     if announce is not None:
-        announce(f"downloading {archive.file}: {archive.size / 1e6:.0f} MB from {archive.urls[0]} to {target}")
-    file = target / archive.file
+        announce(f"downloading {archive.file}: {archive.size / 1e6:.0f} MB from {archive.urls[0]} to {folder}")
+    file = folder / archive.file
     try:
         download(archive.urls, file, archive.size, archive.md5, progress)
     except DataError as error:
         raise DataError(f"{error} {manual}") from error
-    _unpack(archive, file, target, progress)
+    _unpack(archive, file, folder, progress)
     file.unlink()
 
 
-def _identify(name: str, file: Path, progress: ProgressCallback | None) -> Archive:
-    """Return the archive that ``file`` is, by its checksum."""
+def _identify(name: str, file: Path, verify: bool, progress: ProgressCallback | None) -> Archive:
+    """Return the archive that ``file`` is, by its checksum, or by its name where it is not to be verified."""
     if not file.is_file():
         raise UsageError(f"{file} does not exist. Give the downloaded archive with --archive.")
+    archives = DATASETS[name].archives
+    if not verify:
+        return next((archive for archive in archives if archive.file == file.name), archives[0])
     if progress is not None:
         progress(Progress(0, None, "files", f"checking {file.name}"))
     digest = md5_of(file)
-    for archive in DATASETS[name].archives:
+    for archive in archives:
         if archive.md5 == digest:
             return archive
-    expected = ", ".join(f"{archive.file} {archive.md5}" for archive in DATASETS[name].archives)
+    expected = ", ".join(f"{archive.file} {archive.md5}" for archive in archives)
     raise DataError(
         f"{file} has MD5 {digest}, which is no archive of {name} ({expected}). Fetch it again, or use --no-verify."
     )
 
 
-def _named_like(name: str, file: Path) -> Archive:
-    if not file.is_file():
-        raise UsageError(f"{file} does not exist. Give the downloaded archive with --archive.")
-    return next(
-        (archive for archive in DATASETS[name].archives if archive.file == file.name), DATASETS[name].archives[0]
-    )
+def unpack(archive: Path, folder: Path, *, last: str | None = None, progress: ProgressCallback | None = None) -> None:
+    """Unpack a tar or zip file into ``folder``, beside what is there; files of the same name are replaced.
+
+    A tar file in a tar file becomes a folder of its name (the training images of ImageNet).
+
+    Everything is unpacked and checked elsewhere first and then moved, the path ``last`` (what proves that a data set is
+    complete) at the end: an interruption leaves nothing that looks finished.
+
+    Raises:
+        DataError: the archive is damaged, or holds absolute paths, ``..``, links or devices, or the disk is full.
+
+    """
+    temporary: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
+        names = []
+        for name, stream in _members(archive):
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                shutil.copyfileobj(stream, file, 1 << 20)
+            names.append(name)
+            if progress is not None:
+                progress(Progress(len(names), None, "files", f"unpacking {archive.name}"))
+        for name in sorted(names, key=lambda name: str(name) == last):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).replace(folder / name)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{archive} is damaged ({error}). Fetch it again.") from error
+    except OSError as error:
+        raise DataError(f"cannot unpack {archive} to {folder}: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    """Yield the checked name and the content of every file."""
+    if zipfile.is_zipfile(archive):
+        yield from _zip_members(archive)
+    elif tarfile.is_tarfile(archive):
+        yield from _tar_members(archive)
+    else:
+        raise DataError(f"{archive} is neither a tar nor a zip file. Fetch it again.")
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as file:
+        for member in file.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(f"{archive} holds a link or device, {member.filename}, which is refused.")
+            name = _checked(member.filename, archive)
+            if not member.is_dir():
+                with file.open(member) as stream:
+                    yield name, stream
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    with tarfile.open(archive) as file:
+        for name, stream in _read_tar(file, archive):
+            if name.suffix != ".tar":
+                yield name, stream
+                continue
+            with tarfile.open(fileobj=stream) as inner:
+                yield from ((name.with_suffix("") / below, data) for below, data in _read_tar(inner, archive))
+
+
+def _read_tar(file: tarfile.TarFile, archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    for member in file:
+        if not (member.isfile() or member.isdir()):
+            raise DataError(f"{archive} holds a link or device, {member.name}, which is refused.")
+        name = _checked(member.name, archive)
+        stream = file.extractfile(member)
+        if stream is not None:
+            yield name, stream
+
+
+def _checked(name: str, archive: Path) -> PurePosixPath:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
+        raise DataError(f"{archive} holds {name!r}, which leads out of the folder; it is refused.")
+    return path

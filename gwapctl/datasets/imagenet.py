@@ -19,9 +19,9 @@ from pathlib import Path
 
 from gwapctl.boxes import from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Sample
+from gwapctl.datasets.class_names import name_classes, read_synonyms
+from gwapctl.datasets.folders import candidates, photos_in, read_lines
 from gwapctl.datasets.objects import LabelledObject, make_sample
-from gwapctl.datasets.places import candidates
-from gwapctl.datasets.synsets import name_classes, read_lines, read_synonyms
 from gwapctl.datasets.voc import read_voc_xml
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
@@ -71,10 +71,6 @@ class ImageNet(Dataset):
         return name_classes(wnids, synonyms)
 
     @cached_property
-    def _index(self) -> dict[str, int]:
-        return {item.id: index for index, item in enumerate(self.classes)}
-
-    @cached_property
     def blacklist(self) -> frozenset[str]:  # type: ignore[override]
         """The ids of the 1,762 images of ``val`` without reliable boxes, where the kit's list is there."""
         file = self._layout.text(*_BLACKLISTS)
@@ -95,30 +91,24 @@ class ImageNet(Dataset):
         """Return the samples of ``split`` without reading any box: 1.3 million XML files are too many."""
         self.require_split(split)
         found = [Sample(path.name, path, (label,)) for path, label in self._labelled(split)]
-        if not found:
-            raise DataError(f"{self._layout.images / split} has no image. Unpack the archive again.")
+        self.require_images(found, split)
         return found
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split``; boxes where there is an annotation (all of ``val``, a part of ``train``)."""
-        self.require_split(split)
-        found = [self._sample(path, label, split) for path, label in self._labelled(split)]
-        samples = [sample for sample in found if sample is not None]
-        if not samples:
-            raise DataError(f"{self._layout.images / split} has no image. Unpack the archive again.")
-        return samples
+    def _read(self, split: str) -> Iterator[BoxedSample | None]:
+        """Yield the samples; boxes where there is an annotation (all of ``val``, a part of ``train``)."""
+        return (self._sample(path, label, split) for path, label in self._labelled(split))
 
     def _labelled(self, split: str) -> Iterator[tuple[Path, int]]:
         """Yield image files and labels, sorted by class and name, or by name where val is flat."""
         folder = self._layout.images / split
         if _class_folders(folder):
-            for wnid, label in self._index.items():
-                yield from ((path, label) for path in _images_in(folder / wnid))
+            for wnid, label in self.class_index.items():
+                yield from ((folder / wnid / name, label) for name in photos_in(folder / wnid))
             return
-        for path in _images_in(folder):
+        for path in (folder / name for name in photos_in(folder)):
             wnid = self._val_wnid(path)
-            if wnid in self._index:
-                yield path, self._index[wnid]
+            if wnid in self.class_index:
+                yield path, self.class_index[wnid]
             else:
                 self.problems.error(f"{path} has class {wnid!r}, which is none of the {len(self.classes)}.")
 
@@ -128,9 +118,9 @@ class ImageNet(Dataset):
             return self._val_labels[path.stem]
         annotation = self._annotation_file(path, "", "val")
         if annotation is not None:
-            objects = read_voc_xml(annotation).objects
-            if objects:
-                return objects[0].name
+            found = read_voc_xml(annotation, self.problems)
+            if found is not None and found.objects:
+                return found.objects[0].name
         raise DataError(
             f"nothing says the class of {path}. Add LOC_val_solution.csv, the development kit or the boxes of val."
         )
@@ -144,10 +134,10 @@ class ImageNet(Dataset):
 
             rows = pd.read_csv(io.StringIO(read_text(table)), index_col="ImageId", dtype=str)
             return dict(rows["PredictionString"].str.split(n=1).str[0])
-        truth = self._layout.text("ILSVRC2012_validation_ground_truth.txt")
-        if truth is None:
+        listed = self._layout.text("ILSVRC2012_validation_ground_truth.txt")
+        if listed is None:
             return {}
-        numbers = enumerate(read_lines(truth), start=1)
+        numbers = enumerate(read_lines(listed), start=1)
         return {f"ILSVRC2012_val_{image:08d}": self._devkit[int(label)][0] for image, label in numbers}
 
     @cached_property
@@ -175,13 +165,9 @@ class ImageNet(Dataset):
         objects, size = [LabelledObject(label, None)], None
         file = self._annotation_file(path, self.classes[label].id, split)
         if file is not None:
-            try:
-                annotation = read_voc_xml(file)
-            except DataError as error:
-                self.problems.error(str(error))
+            annotation = read_voc_xml(file, self.problems)
+            if annotation is None:
                 return None
-            for text in annotation.broken:
-                self.problems.error(f"{file}: {text}. Repair or remove it.")
             size = annotation.size
             objects += [LabelledObject(label, item.corners) for item in annotation.objects if item.corners is not None]
         return make_sample(
@@ -189,19 +175,19 @@ class ImageNet(Dataset):
         )
 
 
-def open_imagenet(places: Sequence[Path]) -> ImageNet:
-    """Open a copy below one of ``places``, or at one, in either layout.
+def open_imagenet(roots: Sequence[Path]) -> ImageNet:
+    """Open a copy below one of ``roots``, or at one, in either layout.
 
     Raises:
         DataError: there is none.
 
     """
-    for place in places:
-        for folder in [*(folder for name in FOLDERS for folder in candidates(place, name)), place]:
+    for root in roots:
+        for folder in [*(folder for name in FOLDERS for folder in candidates(root, name)), root]:
             layout = find_layout(folder)
             if layout is not None:
                 return ImageNet(folder, layout)
-    looked = ", ".join(str(place / FOLDERS[0]) for place in places)
+    looked = ", ".join(str(root / FOLDERS[0]) for root in roots)
     raise DataError(f"imagenet is not here: no {looked}. Say where with --root, or run: gwapctl data get imagenet.")
 
 
@@ -233,10 +219,3 @@ def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in os.scandir(folder) if _WNID.fullmatch(entry.name))
-
-
-def _images_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    names = (entry.name for entry in os.scandir(folder))
-    return [folder / name for name in sorted(names) if name.lower().endswith((".jpeg", ".jpg", ".png"))]

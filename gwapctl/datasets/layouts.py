@@ -1,4 +1,4 @@
-"""The layouts that a folder or file is recognised by.
+"""The layouts that a folder or file is recognised by, and the look that finds out which it is.
 
 A new layout is a function in a file of this folder, one entry in ``LAYOUTS`` and its tests.
 """
@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from gwapctl.datasets.folders import list_images
+from gwapctl.errors import DataError
 
 if TYPE_CHECKING:
     from gwapctl.datasets.base import Dataset
@@ -36,8 +39,7 @@ class Layout:
 
     def load(self) -> Callable[[Path], Dataset | None]:
         """Import what opens it."""
-        opener: Callable[[Path], Dataset | None] = resolve_name(self.path)
-        return opener
+        return cast("Callable[[Path], Dataset | None]", resolve_name(self.path))
 
 
 # the first that fits is taken; class folders come last, for any folder of folders looks like them
@@ -59,10 +61,7 @@ LAYOUTS: dict[str, Layout] = {
         (".yaml", ".yml"),
     ),
     "manifest": Layout(
-        "gwapctl.datasets.manifest:open_manifest",
-        "CSV manifest",
-        "a .csv with columns image,label",
-        (".csv", ".tsv"),
+        "gwapctl.datasets.manifest:open_manifest", "CSV manifest", "a .csv with columns image,label", (".csv", ".tsv")
     ),
     "class-folders": Layout(
         "gwapctl.datasets.class_folders:open_class_folders",
@@ -75,3 +74,57 @@ LAYOUTS: dict[str, Layout] = {
 def folder_layouts() -> str:
     """Return what a folder of one's own may be, in words."""
     return ", ".join(layout.label for layout in LAYOUTS.values() if not layout.published)
+
+
+def recognise(path: Path) -> Dataset:
+    """Open the data set that ``path`` holds, whatever its layout.
+
+    Raises:
+        DataError: it is in no layout that we know; the message says what was looked for.
+
+    """
+    if not path.is_dir():
+        return _recognise_file(path)
+    openers = [layout.load() for name, layout in LAYOUTS.items() if name != "class-folders"]
+    opened = (opener(path) for opener in openers)
+    return next((dataset for dataset in opened if dataset is not None), None) or _recognise_folders(path)
+
+
+def _recognise_folders(path: Path) -> Dataset:
+    """Open class folders, or what the only folder in ``path`` holds; a table that says no labels is not passed over."""
+    from gwapctl.datasets.class_folders import only_folder, open_class_folders, passed_through, subfolders
+    from gwapctl.datasets.manifest import csv_files, most_likely, what_is_missing
+    from gwapctl.datasets.yolo import require_labels
+
+    dataset = open_class_folders(path)
+    tables = csv_files(path)
+    if dataset is not None and (len(dataset.classes) > 1 or not tables):
+        for file in tables:
+            dataset.problems.warn(f"{what_is_missing(file)}. It is not read: the class folders beside it are.")
+        return dataset
+    inner = only_folder(path)
+    if dataset is None:
+        require_labels(path)
+    if inner is not None and not tables:
+        within = recognise(inner)
+        within.problems.warn(passed_through(path, inner))
+        return within
+    if tables:
+        raise DataError(
+            f"{what_is_missing(most_likely(tables))}. Name its columns image,label, or give the data set itself."
+        )
+    images = [name for name, folder in subfolders(path).items() if list_images(folder)]
+    found = f" It has images in {', '.join(images[:3])}, which are no class names." if images else ""
+    looked_for = [layout.help for layout in sorted(LAYOUTS.values(), key=lambda layout: layout.published)]
+    raise DataError(f"{path} is no data set that we recognise. Looked for: {', '.join(looked_for)}.{found}")
+
+
+def _recognise_file(path: Path) -> Dataset:
+    opener = next((layout.load() for layout in LAYOUTS.values() if path.suffix.lower() in layout.suffixes), None)
+    dataset = opener(path) if opener is not None else None
+    if dataset is None:
+        raise DataError(
+            f"{path} is no data set that we recognise. Give a folder, a CSV manifest or a COCO JSON"
+            " file, or a data.yaml of YOLO."
+        )
+    return dataset

@@ -16,9 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Sample
+from gwapctl.datasets.folders import candidates, read_lines
 from gwapctl.datasets.imagenet import FOLDERS, ImageNet, open_imagenet
-from gwapctl.datasets.places import candidates
-from gwapctl.datasets.synsets import read_lines
 from gwapctl.errors import DataError
 
 FOLDER = "lid"
@@ -89,18 +88,18 @@ class Lid(Dataset):
         return [f"{count:,} masks are here, not the {IMAGES:,} of the challenge"] * (split == "val" and count != IMAGES)
 
 
-def open_lid(places: Sequence[Path]) -> Lid:
-    """Open the masks below one of ``places``, and ImageNet below them or beside them.
+def open_lid(roots: Sequence[Path]) -> Lid:
+    """Open the masks below one of ``roots``, and ImageNet below them or beside them.
 
     Raises:
         DataError: one of the two is missing.
 
     """
-    for place in places:
-        for folder in candidates(place, FOLDER):
+    for root in roots:
+        for folder in candidates(root, FOLDER):
             if folder.resolve().name == FOLDER and next(_files(folder, _MASKS), None) is not None:
-                return Lid(folder, _imagenet_of(folder, places))
-    looked = ", ".join(str(place / FOLDER) for place in places)
+                return Lid(folder, _imagenet_of(folder, roots))
+    looked = ", ".join(str(root / FOLDER) for root in roots)
     raise DataError(
         f"lid is not here: no {_MASKS} below {looked}. Say where with --root, or run: gwapctl data get lid."
     )
@@ -108,13 +107,13 @@ def open_lid(places: Sequence[Path]) -> Lid:
 
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
     """Yield the files called so below ``folder``; not in ImageNet and its 1.3 million training images."""
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for inside, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if name not in ("train", *FOLDERS))
-        yield from (Path(place, name) for name in sorted(names) if fnmatch(name, pattern))
+        yield from (Path(inside, name) for name in sorted(names) if fnmatch(name, pattern))
 
 
-def _imagenet_of(folder: Path, places: Sequence[Path]) -> ImageNet:
+def _imagenet_of(folder: Path, roots: Sequence[Path]) -> ImageNet:
     try:
-        return open_imagenet([folder, folder.resolve().parent, *places])
+        return open_imagenet([folder, folder.resolve().parent, *roots])
     except DataError as error:
         raise DataError(f"{folder} holds masks of ILSVRC's validation images, which are missing: {error}") from error

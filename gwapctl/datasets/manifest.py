@@ -11,14 +11,14 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import SPLIT_NAMES, file_in, split_in, split_of
-from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
+from gwapctl.datasets.folders import SPLIT_NAMES, file_in, relative_id, split_folders, split_in, split_of
+from gwapctl.datasets.objects import Corners, LabelledObject, make_sample, stated_size
 from gwapctl.errors import DataError, closest
 from gwapctl.files import read_text, text_encoding
 from gwapctl.images.files import nfc
@@ -30,6 +30,7 @@ _SYNONYMS = {
     "label": ("class", "class_name", "category", "category_name"),
     **{ours: (theirs,) for ours, theirs in zip(_CORNERS, ("xmin", "ymin", "xmax", "ymax"), strict=True)},
 }
+_MORE_CELLS = "the row has more cells than the header; quote what holds a separator"
 _HEADER_BYTES = 65536  # a header ends before that
 
 
@@ -57,41 +58,36 @@ class Manifest(Dataset):
             raise DataError(f"{files[0]} has no label. Fill its column 'label'.")
         self.classes = tuple(ClassName(name, name) for name in names)
         self.multi_label = any(len({label for row in rows for label in row.labels}) != 1 for rows in images)
-        self._index = {name: index for index, name in enumerate(names)}
 
     def splits(self) -> tuple[str, ...]:
         """Return the values of the column ``split``, or what the files' names say, or ``train``."""
         return tuple(dict.fromkeys(split for _, table in self._tables for split in table))
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split`` in the order of the file."""
-        self.require_split(split)
+    def _read(self, split: str) -> Iterator[BoxedSample]:
+        """Yield the samples in the order of the file."""
         while self._broken:
             self.problems.error(self._broken[0])
             del self._broken[0]
         found: dict[Path, tuple[Path, list[_Row]]] = {}
         for file, table in self._tables:
+            folders = [file.parent, *(self.root / folder for folder in ("images", split, f"images/{split}"))]
             for image, rows in table.get(split, {}).items():
-                path = self._find(image, split, file)
-                if path is not None:
+                path = file_in(folders, image)
+                if path is None:
+                    text = f"{file}: there is no image {file.parent / image}. Restore it or remove its row."
+                    self.problems.error(text)
+                else:
                     found.setdefault(path, (file, []))[1].extend(rows)
-        return [self._sample(path, rows, file) for path, (file, rows) in found.items()]
-
-    def _find(self, image: str, split: str, file: Path) -> Path | None:
-        folders = [file.parent, *(self.root / place for place in ("images", split, f"images/{split}"))]
-        path = next((found for folder in folders if (found := file_in(folder, image)) is not None), None)
-        if path is None:
-            self.problems.error(f"{file}: there is no image {file.parent / image}. Restore it or remove its row.")
-        return path
+        return (self._sample(path, rows, file) for path, (file, rows) in found.items())
 
     def _sample(self, path: Path, rows: list[_Row], file: Path) -> BoxedSample:
-        name = _safe_id(path, self.root)
+        name = relative_id(path, self.root)
         once = list(dict.fromkeys(rows))
         if len(once) < len(rows):
             text = f"{file}: {name} has {len(rows) - len(once)} rows that repeat another; they count once."
             self.problems.warn(text, kind="repeated rows")
         objects = [
-            LabelledObject(self._index[label], row.corners, row.difficult) for row in once for label in row.labels
+            LabelledObject(self.class_index[label], row.corners, row.difficult) for row in once for label in row.labels
         ]
         size = next((row.size for row in rows if row.size is not None and row.corners is not None), None)
         return make_sample(name, path, objects, convert=as_boxes, size=size, source=file, problems=self.problems)
@@ -108,8 +104,8 @@ def open_manifest(path: Path) -> Manifest | None:
     """
     if path.is_file():
         return Manifest(path.stem, path.parent, [path])
-    places = [path, *(place for place in sorted(path.iterdir()) if place.is_dir() and split_of(place.name))]
-    tables = ([file for file in csv_files(place) if not _missing_columns(_header(file))] for place in places)
+    folders = [path, *(folder for _, folder in split_folders(path))]
+    tables = ([file for file in csv_files(folder) if not _missing_columns(_header(file))] for folder in folders)
     files = next(tables) or [file for found in tables for file in found]  # at the top, or one per folder of a split
     if not files:
         return None
@@ -156,12 +152,6 @@ def _missing_columns(header: Sequence[str]) -> list[str]:
     return [name for name in ("image", "label") if name not in header]
 
 
-def _safe_id(path: Path, root: Path) -> str:
-    """Return the posix path from ``root``; of a file elsewhere its whole path, without what leads out of a folder."""
-    full, top = Path(os.path.normpath(path.absolute())), Path(os.path.normpath(root.absolute()))
-    return full.relative_to(top if full.is_relative_to(top) else full.anchor).as_posix()
-
-
 def _fields(header: str) -> list[str]:
     """Return the columns of a header by the names that we call them."""
     fields = [name.strip().lower() for name in next(csv.reader([header], delimiter=_delimiter(header)), [])]
@@ -188,13 +178,14 @@ def _read_rows(file: Path, broken: list[str]) -> dict[str, Rows]:
     usual = _usual_split(file) or "train"
     try:
         for row in reader:
-            place = f"{file}, line {reader.line_num + 1}"
+            line = f"{file}, line {reader.line_num + 1}"
             image = row["image"].strip().replace("\\", "/")
             if None in row or not image:
-                broken.append(f"{place}: {_unreadable(image)}.")
+                why = _MORE_CELLS if image else "the column 'image' is empty"
+                broken.append(f"{line}: {why}.")
                 continue
             parsed, mistakes = _parse(row)
-            broken += [f"{place}: {mistake}." for mistake in mistakes]
+            broken += [f"{line}: {mistake}." for mistake in mistakes]
             split = row.get("split", "").strip()
             splits[SPLIT_NAMES.get(split.lower(), split) or usual][_key(image)].append(parsed)
     except csv.Error as error:
@@ -207,12 +198,6 @@ def _read_rows(file: Path, broken: list[str]) -> dict[str, Rows]:
 def _usual_split(file: Path) -> str | None:
     """Return the split that the name of a file says, or that of its folder."""
     return split_in(file.stem) or split_of(file.parent.name)
-
-
-def _unreadable(image: str) -> str:
-    if not image:
-        return "the column 'image' is empty"
-    return "the row has more cells than the header; quote what holds a separator"
 
 
 def _key(image: str) -> str:
@@ -230,7 +215,8 @@ def _parse(row: dict[str, str]) -> tuple[_Row, list[str]]:
     except ValueError as error:
         corners = None
         mistakes.append(str(error))
-    return _Row(labels, corners, _BOOLEANS.get(difficult, False), _size(row)), mistakes
+    size = stated_size(row.get("width"), row.get("height"))
+    return _Row(labels, corners, _BOOLEANS.get(difficult, False), size), mistakes
 
 
 def _corners(row: dict[str, str], labels: tuple[str, ...]) -> Corners | None:
@@ -243,12 +229,3 @@ def _corners(row: dict[str, str], labels: tuple[str, ...]) -> Corners | None:
         raise ValueError("a row with a box needs exactly one label")
     x0, y0, x1, y1 = map(float, cells)
     return (x0, y0, x1, y1)
-
-
-def _size(row: dict[str, str]) -> tuple[int, int] | None:
-    """Return the size of the image that the row states, if it does."""
-    try:
-        width, height = (int(float(row.get(side) or 0)) for side in ("width", "height"))
-    except (ValueError, OverflowError):
-        return None
-    return (width, height) if min(width, height) > 0 else None

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from gwapctl.datasets.base import BoxedSample, Dataset
-from gwapctl.errors import UsageError
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample
+from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
+from gwapctl.errors import DataError, UsageError, closest
+from gwapctl.inputs import find_inputs
 
 
 class ClassSubset(Dataset):
@@ -34,8 +36,8 @@ class ClassSubset(Dataset):
         """Return what there is to know of the whole data set."""
         return self.base.notes(split)
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split`` that show a kept class."""
+    def _read(self, split: str) -> list[BoxedSample]:
+        """Return the samples that show a kept class."""
         samples = self.base.boxed_samples(split)
         return [self._narrowed(sample) for sample in samples if not self._renumbered.keys().isdisjoint(sample.labels)]
 
@@ -71,3 +73,73 @@ def evenly_spread(dataset: Dataset, count: int) -> ClassSubset:
     if not 2 <= count <= total:
         raise UsageError(f"{dataset.name}:{count} asks for {count} classes, and {dataset.name} has 2 to {total}.")
     return ClassSubset(dataset, [index * total // count for index in range(count)], f"{dataset.name}:{count}")
+
+
+def background_folder(folder: str) -> list[Sample]:
+    """Return the images of ``folder`` and its subfolders, without any label.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+
+    """
+    try:
+        return [Sample(found.id, found.path, ()) for found in find_inputs([folder])]
+    except (DataError, UsageError) as error:
+        raise DataError(f"--background: {error}") from None
+
+
+def without_classes(dataset: Dataset, names: Sequence[str]) -> ClassSubset:
+    """Return ``dataset`` without the classes ``names`` (names or ids): images that show nothing else are left out.
+
+    Of a part such as ``tiny-imagenet:25`` the names may be any of the whole data set.
+
+    Raises:
+        UsageError: there is no such class, or fewer than two classes remain.
+
+    """
+    whole, part = _whole(dataset)
+    removed = _indices(whole, names)
+    keep = [index for index in part if index not in removed]
+    if len(keep) < 2:
+        raise UsageError(f"--background-classes leaves {len(keep)} classes of {dataset.name}. Keep at least two.")
+    return ClassSubset(whole, keep, f"{dataset.name}-without-{len(removed)}")
+
+
+def background_samples(dataset: Dataset, names: Sequence[str], split: str) -> list[Sample]:
+    """Return the images of ``split`` that show the classes ``names`` and no other: without any label.
+
+    Raises:
+        UsageError: there is no such class.
+        DataError: there is no such image.
+
+    """
+    whole, _ = _whole(dataset)
+    backgrounds = _indices(whole, names)
+    samples = [
+        Sample(sample.id, sample.path, (), size=sample.size)
+        for sample in whole.samples(split)
+        if sample.labels and backgrounds.issuperset((*sample.labels, *sample.ignored))
+    ]
+    if not samples:
+        raise DataError(f"split {split!r} of {whole.name} has no image of the --background-classes alone.")
+    return samples
+
+
+def _whole(dataset: Dataset) -> tuple[Dataset, Sequence[int]]:
+    """Return the data set that ``dataset`` is a part of, or itself, and the classes of the part."""
+    if isinstance(dataset, ClassSubset):
+        return dataset.base, dataset.kept
+    return dataset, range(len(dataset.classes))
+
+
+def _indices(dataset: Dataset, names: Sequence[str]) -> set[int]:
+    matcher = ClassMatcher(dataset.classes)
+    found = {name: matcher.index(name) for name in names}
+    for name, index in found.items():
+        if index == FOREIGN:
+            known = [text for item in dataset.classes for text in (item.name, item.id)]
+            raise UsageError(
+                f"--background-classes: {dataset.name} has no class {name!r}.{closest(name, known)} "
+                f"`gwapctl data check -v {dataset.root}` lists them."
+            )
+    return set(found.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import numpy as np
 
 from gwapctl.boxes import from_inclusive, valid
 from gwapctl.datasets.base import BoxedSample, Dataset
-from gwapctl.datasets.places import find_folder
-from gwapctl.datasets.synsets import name_classes, read_lines, read_synonyms
+from gwapctl.datasets.class_names import name_classes, read_synonyms
+from gwapctl.datasets.folders import find_folder, photos_in, read_lines
 from gwapctl.errors import DataError
 
 SIZE = (64, 64)
@@ -34,28 +33,23 @@ class TinyImageNet(Dataset):
             raise DataError(f"{root / 'wnids.txt'} lists no class. Unpack tiny-imagenet-200.zip again.")
         words = root / "words.txt"
         self.classes = name_classes(wnids, read_synonyms(words) if words.is_file() else {})
-        self._index = {wnid: index for index, wnid in enumerate(wnids)}
 
     def splits(self) -> tuple[str, ...]:
         """Return those of ``train`` and ``val`` that are present."""
         present = {"train": self.root / "train", "val": self.root / "val" / "images"}
         return tuple(split for split, folder in present.items() if folder.is_dir())
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split``, sorted by class and file name (train) or by file name (val)."""
-        self.require_split(split)
-        samples = self._train() if split == "train" else self._val()
-        if not samples:
-            raise DataError(f"{self.name} at {self.root} has no image in split {split!r}. Unpack the archive again.")
-        return samples
+    def _read(self, split: str) -> list[BoxedSample]:
+        """Return the samples, sorted by class and file name (train) or by file name (val)."""
+        return self._train() if split == "train" else self._val()
 
     def _train(self) -> list[BoxedSample]:
         samples: list[BoxedSample] = []
-        for wnid, label in self._index.items():
+        for wnid, label in self.class_index.items():
             folder = self.root / "train" / wnid
             rows = _read_rows(folder / f"{wnid}_boxes.txt", columns=5)
             boxes = {row[0]: row[1:] for row in rows}
-            samples += _samples(folder / "images", {name: label for name in _image_names(folder / "images")}, boxes)
+            samples += _samples(folder / "images", {name: label for name in photos_in(folder / "images")}, boxes)
         return samples
 
     def _val(self) -> list[BoxedSample]:
@@ -63,13 +57,13 @@ class TinyImageNet(Dataset):
         folder = self.root / "val" / "images"
         rows = {row[0]: row for row in _read_rows(file, columns=6)}
         labels: dict[str, int] = {}
-        for name in _image_names(folder):
+        for name in photos_in(folder):
             if name not in rows:
                 raise DataError(f"{file} has no line for {folder / name}. Remove the image or restore the file.")
             wnid = rows[name][1]
-            if wnid not in self._index:
+            if wnid not in self.class_index:
                 raise DataError(f"{file}: {name} has class {wnid!r}, which is not in wnids.txt.")
-            labels[name] = self._index[wnid]
+            labels[name] = self.class_index[wnid]
         return _samples(folder, labels, {name: rows[name][2:] for name in labels})
 
 
@@ -78,9 +72,9 @@ def open_if_tiny_imagenet(folder: Path) -> TinyImageNet | None:
     return TinyImageNet(folder) if (folder / "wnids.txt").is_file() else None
 
 
-def open_tiny_imagenet(places: Sequence[Path]) -> TinyImageNet:
+def open_tiny_imagenet(roots: Sequence[Path]) -> TinyImageNet:
     """Open the official folder ``tiny-imagenet-200``."""
-    return TinyImageNet(find_folder("tiny-imagenet", "tiny-imagenet-200", places, proof="wnids.txt"))
+    return TinyImageNet(find_folder("tiny-imagenet", "tiny-imagenet-200", roots, proof="wnids.txt"))
 
 
 def _samples(folder: Path, labels: dict[str, int], boxes: dict[str, list[str]]) -> list[BoxedSample]:
@@ -103,12 +97,6 @@ def _samples(folder: Path, labels: dict[str, int], boxes: dict[str, list[str]]) 
         )
         for start, (name, end) in enumerate(zip(names, ends, strict=True))
     ]
-
-
-def _image_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith((".jpeg", ".jpg", ".png")))
 
 
 def _read_rows(file: Path, columns: int) -> list[list[str]]:

@@ -10,7 +10,8 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,9 @@ from defusedxml import ElementTree
 
 from gwapctl.boxes import from_voc
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Problems
-from gwapctl.datasets.names import file_in, has_images, split_of
-from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
-from gwapctl.datasets.places import find_folder, list_images
+from gwapctl.datasets.folders import file_in, find_folder, has_images, list_images, read_lines, split_folders
+from gwapctl.datasets.objects import Corners, LabelledObject, make_sample, stated_size
 from gwapctl.errors import DataError
-from gwapctl.files import read_text
 from gwapctl.images.decode import stored_size
 from gwapctl.images.files import SUFFIXES, nfc
 
@@ -47,35 +46,24 @@ class VocObject(NamedTuple):
 
 
 class VocAnnotation(NamedTuple):
-    """What one XML file says; ``size`` is None where it is missing, zero or no number.
-
-    ``broken`` says what is wrong with single objects; the others are whole.
-    """
+    """What one XML file says; ``size`` is None where it is missing, zero or no number."""
 
     size: tuple[int, int] | None
     objects: list[VocObject]
     filename: str = ""
-    broken: tuple[str, ...] = ()
-
-
-class VocPlaces(NamedTuple):
-    """Where a folder keeps its XML files and its images, and which split these are where no list says it."""
-
-    folder: Path
-    annotations: str = "Annotations"
-    images: str = "JPEGImages"
-    split: str = "train"
 
 
 class VocPart:
-    """One folder in VOC layout."""
+    """One folder in VOC layout, where it keeps XML files and images, and their split where no list says it."""
 
-    def __init__(self, places: VocPlaces, problems: Problems) -> None:
-        self.folder = places.folder
-        self.annotation_folder = places.folder / places.annotations
-        self.image_folder = places.folder / places.images
-        self.problems = problems
-        self._only_split = places.split
+    def __init__(
+        self, folder: Path, annotations: str = "Annotations", images: str = "JPEGImages", split: str = "train"
+    ) -> None:
+        self.folder = folder
+        self.annotation_folder = folder / annotations
+        self.image_folder = folder / images
+        self.problems = Problems()  # those of the data set, once it has this part
+        self._only_split = split
         self._annotations: dict[str, VocAnnotation | None] = {}
 
     @cached_property
@@ -86,15 +74,11 @@ class VocPart:
         splits = {split: list({nfc(i): i for i in map(self._id, lines)}.values()) for split, lines in lists.items()}
         if not splits:
             splits = {self._only_split: sorted(path.stem for path in self.annotation_folder.glob("*.xml"))}
-            self._warn_of_images_without_annotation(splits[self._only_split])
+            named = set(map(nfc, splits[self._only_split]))
+            left_out = [paths[0] for name, paths in self.images.items() if name not in named]
+            texts = (f"{path} has no annotation in {self.annotation_folder} and is left out." for path in left_out)
+            self.problems.warn(*texts, kind="images without annotation")
         return splits
-
-    def _warn_of_images_without_annotation(self, ids: Sequence[str]) -> None:
-        named = set(map(nfc, ids))
-        for name, paths in self.images.items():
-            if name not in named:
-                text = f"{paths[0]} has no annotation in {self.annotation_folder} and is left out."
-                self.problems.warn(text, kind="images without annotation")
 
     def _id(self, line: str) -> str:
         """Return the id that a line of a list means: ``a``, ``a.jpg``, ``JPEGImages/a.jpg`` and ``a.xml`` are one."""
@@ -124,20 +108,12 @@ class VocPart:
     def annotation_file(self, name: str) -> Path:
         """Return the XML file of an id, whether or not it is there."""
         file = f"{name}.xml"
-        return file_in(self.annotation_folder, file) or self.annotation_folder / file
+        return file_in([self.annotation_folder], file) or self.annotation_folder / file
 
     def annotation(self, name: str) -> VocAnnotation | None:
         """Return the annotation of an id, parsed once; None where it is broken and problems are being collected."""
         if name not in self._annotations:
-            file = self.annotation_file(name)
-            try:
-                annotation = read_voc_xml(file)
-                for text in annotation.broken:
-                    self.problems.error(f"{file}: {text}. Repair or remove it.")
-                self._annotations[name] = annotation
-            except DataError as error:
-                self.problems.error(str(error))
-                self._annotations[name] = None
+            self._annotations[name] = read_voc_xml(self.annotation_file(name), self.problems)
         return self._annotations[name]
 
     def image(self, name: str, annotation: VocAnnotation) -> Path | None:
@@ -152,7 +128,7 @@ class VocPart:
             self.problems.error(f"{self.image_folder} has no image {name}, which a split lists. Restore it.")
             return None
         listed = ", ".join(path.name for path in found)
-        chosen = [path for path in found if nfc(path.name) == nfc(_file_name(annotation.filename))]
+        chosen = [path for path in found if nfc(path.name) == nfc(annotation.filename)]
         chosen = chosen or [path for path in found if _is_of_size(path, annotation.size)]
         if len(chosen) != 1:
             self.problems.error(
@@ -173,12 +149,12 @@ class Voc(Dataset):
 
     multi_label = True
 
-    def __init__(
-        self, name: str, root: Path, places: Sequence[VocPlaces], classes: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, name: str, root: Path, parts: Sequence[VocPart], classes: Sequence[str] | None = None) -> None:
         self.name = name
         self.root = root
-        self.parts = [VocPart(place, self.problems) for place in places]
+        self.parts = parts
+        for part in parts:
+            part.problems = self.problems
         self._given_classes = classes
 
     @cached_property
@@ -187,23 +163,14 @@ class Voc(Dataset):
         names = self._find_classes() if self._given_classes is None else self._given_classes
         return tuple(ClassName(name, name) for name in names)
 
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {item.name: index for index, item in enumerate(self.classes)}
-
     def splits(self) -> tuple[str, ...]:
         """Return the splits that the folders list, the usual names first."""
         present = {split for part in self.parts for split in part.splits}
         return (*(split for split in _USUAL_SPLITS if split in present), *sorted(present.difference(_USUAL_SPLITS)))
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split`` in the order of its list."""
-        self.require_split(split)
-        found = [self._sample(part, name) for part in self.parts for name in part.splits.get(split, ())]
-        samples = [sample for sample in found if sample is not None]
-        if not samples and not self.problems.errors:
-            raise DataError(f"{self.name} at {self.root} has no image in split {split!r}. Check ImageSets/Main.")
-        return samples
+    def _read(self, split: str) -> Iterator[BoxedSample | None]:
+        """Yield the samples in the order of the list of the split."""
+        return (self._sample(part, name) for part in self.parts for name in part.splits.get(split, ()))
 
     def _find_classes(self) -> list[str]:
         """Collect the class names of all annotations that some split lists."""
@@ -228,42 +195,36 @@ class Voc(Dataset):
         if path is None:
             return None
         file = part.annotation_file(name)
-        unknown = sorted({item.name for item in annotation.objects if item.name not in self._index})
+        unknown = sorted({item.name for item in annotation.objects if item.name not in self.class_index})
         if unknown:
             self.problems.error(f"{file}: {unknown[0]!r} is none of the {len(self.classes)} classes of {self.name}.")
-        known = [item for item in annotation.objects if item.name in self._index]
+        known = [item for item in annotation.objects if item.name in self.class_index]
+        objects = [LabelledObject(self.class_index[item.name], item.corners, item.difficult) for item in known]
+        mask, size = part.masks.get(nfc(name)), annotation.size
         return make_sample(
-            name,
-            path,
-            [LabelledObject(self._index[item.name], item.corners, item.difficult) for item in known],
-            convert=from_voc,
-            size=annotation.size,
-            source=file,
-            problems=self.problems,
-            mask=part.masks.get(nfc(name)),
+            name, path, objects, convert=from_voc, size=size, source=file, problems=self.problems, mask=mask
         )
 
 
-def open_voc2007(places: Sequence[Path]) -> Voc:
+def open_voc2007(roots: Sequence[Path]) -> Voc:
     """Open VOC 2007 (``VOCdevkit/VOC2007``)."""
-    folder = _find_year("voc", "VOC2007", places)
-    return Voc("voc", folder, [VocPlaces(folder)], CLASSES)
+    return _open_years("voc", roots, "VOC2007")
 
 
-def open_voc2012(places: Sequence[Path]) -> Voc:
+def open_voc2012(roots: Sequence[Path]) -> Voc:
     """Open VOC 2012 (``VOCdevkit/VOC2012``); its test annotations were never published."""
-    folder = _find_year("voc2012", "VOC2012", places)
-    return Voc("voc2012", folder, [VocPlaces(folder)], CLASSES)
+    return _open_years("voc2012", roots, "VOC2012")
 
 
-def open_voc0712(places: Sequence[Path]) -> Voc:
+def open_voc0712(roots: Sequence[Path]) -> Voc:
     """Open the union of VOC 2007 and 2012; ``test`` is that of 2007."""
-    folders = [_find_year("voc07+12", year, places) for year in ("VOC2007", "VOC2012")]
-    return Voc("voc07+12", folders[0].parent, [VocPlaces(folder) for folder in folders], CLASSES)
+    return _open_years("voc07+12", roots, "VOC2007", "VOC2012")
 
 
-def _find_year(name: str, year: str, places: Sequence[Path]) -> Path:
-    return find_folder(name, f"VOCdevkit/{year}", places, proof="Annotations")
+def _open_years(name: str, roots: Sequence[Path], *years: str) -> Voc:
+    folders = [find_folder(name, f"VOCdevkit/{year}", roots, proof="Annotations") for year in years]
+    root = folders[0].parent if len(folders) > 1 else folders[0]
+    return Voc(name, root, [VocPart(folder) for folder in folders], CLASSES)
 
 
 def open_voc_layout(folder: Path) -> Voc | None:
@@ -272,83 +233,80 @@ def open_voc_layout(folder: Path) -> Voc | None:
     Cousins: images in ``images``, annotations in ``annotations``, XML files beside the images, and each of these once
     per split, in folders of its name.
     """
-    places = [VocPlaces(folder)] if _is_official(folder) else _find_places(folder)
-    return Voc(folder.resolve().name, folder, places) if places else None
+    official = (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
+    parts = [VocPart(folder)] if official else _find_parts(folder)
+    return Voc(folder.resolve().name, folder, parts) if parts else None
 
 
-def _is_official(folder: Path) -> bool:
-    return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
-
-
-def _find_places(folder: Path) -> list[VocPlaces]:
-    whole = _places_in(folder, "train")
+def _find_parts(folder: Path) -> list[VocPart]:
+    whole = _part_in(folder, "train")
     if whole is not None:
         return [whole]
-    named = [(path, split) for path in sorted(folder.iterdir()) if path.is_dir() and (split := split_of(path.name))]
-    return [places for path, split in named if (places := _places_in(path, split)) is not None]
+    parts = (_part_in(path, split) for split, path in split_folders(folder))
+    return [part for part in parts if part is not None]
 
 
-def _places_in(folder: Path, split: str) -> VocPlaces | None:
+def _part_in(folder: Path, split: str) -> VocPart | None:
     for texts in (*_ANNOTATION_FOLDERS, ".", *_IMAGE_FOLDERS):
         if next((folder / texts).glob("*.xml"), None) is None:
             continue
         for images in (*_IMAGE_FOLDERS, texts, ".") if texts in _ANNOTATION_FOLDERS else (texts,):
             if has_images(folder / images):
-                return VocPlaces(folder, texts, images, split)
+                return VocPart(folder, texts, images, split)
     return None
 
 
-def read_voc_xml(path: Path) -> VocAnnotation:
+def read_voc_xml(path: Path, problems: Problems) -> VocAnnotation | None:
     """Read one annotation. ``<path>`` is not looked at, missing optional tags are no error.
 
-    Raises:
-        DataError: the file is missing or is not XML.
-
+    What is wrong with single objects is added to ``problems``, the others are whole. None where the file is missing or
+    is no XML, and problems are being collected.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes().lstrip(b" \t\r\n"))
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
+        problems.error(f"cannot read {path}: {error.strerror or error}.")
+        return None
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # ValueError: also what defusedxml forbids
-        raise DataError(f"{path} is not a valid annotation: {error}. Repair or remove it.") from error
-    objects, broken = [], []
-    for place, node in enumerate(root.iterfind("object"), start=1):
+        problems.error(f"{path} is not a valid annotation: {error}. Repair or remove it.")
+        return None
+    objects = []
+    for number, node in enumerate(root.iterfind("object"), start=1):
         name = nfc((node.findtext("name") or "").strip())
         if not name:
-            broken.append(f"<object> {place} has no <name>")
+            problems.error(f"{path}: <object> {number} has no <name>. Repair or remove it.")
             continue
-        difficult = (node.findtext("difficult") or "0").strip().lower() in ("1", "true")
+        corners = None
         try:
-            objects.append(VocObject(name, _read_corners(node.find("bndbox")), difficult))
+            corners = _read_corners(node.find("bndbox"))
         except ValueError as error:
-            broken.append(f"<object> {place} ({name}): {error}")
-            objects.append(VocObject(name, None, difficult))
-    return VocAnnotation(_read_size(root), objects, (root.findtext("filename") or "").strip(), tuple(broken))
-
-
-def _read_size(root: Any) -> tuple[int, int] | None:
-    try:
-        width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
-    except (ValueError, OverflowError):
-        return None
-    return (width, height) if min(width, height) > 0 else None
+            problems.error(f"{path}: <object> {number} ({name}): {error}. Repair or remove it.")
+        difficult = (node.findtext("difficult") or "0").strip().lower() in ("1", "true")
+        objects.append(VocObject(name, corners, difficult))
+    size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
+    filename = (root.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
+    return VocAnnotation(size, objects, filename)
 
 
 def _read_corners(box: Any) -> Corners | None:
+    """Return the corners of a ``<bndbox>``, None where there is none.
+
+    Raises:
+        ValueError: one is missing or no number.
+
+    """
     if box is None:
         return None
-    x0, y0, x1, y1 = (_read_number(box, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
+    x0, y0, x1, y1 = (_read_number(tag, box.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax"))
     return (x0, y0, x1, y1)
 
 
-def _read_number(box: Any, tag: str) -> float:
-    text = box.findtext(tag)
+def _read_number(tag: str, text: str | None) -> float:
     if text is None:
         raise ValueError(f"a <bndbox> has no <{tag}>")
-    try:
+    value = math.nan
+    with suppress(ValueError):
         value = float(text)
-    except ValueError:
-        value = math.nan
     if not math.isfinite(value):
         raise ValueError(f"<{tag}> is {text!r}, no number")
     return value
@@ -356,18 +314,13 @@ def _read_number(box: Any, tag: str) -> float:
 
 def _read_list(file: Path) -> list[str] | None:
     """Return the lines of a split file that are not blank, or None for a per-class file."""
-    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(file)]
     return None if lines and all(_PER_CLASS_LINE.fullmatch(line) for line in lines) else lines
 
 
 def _without_suffix(name: str) -> str:
     stem, suffix = os.path.splitext(name)  # noqa: PTH122
     return stem if suffix.lower() in SUFFIXES or suffix.lower() == ".xml" else name
-
-
-def _file_name(text: str) -> str:
-    """Return the last part of a path in either system's spelling."""
-    return text.replace("\\", "/").rpartition("/")[2]
 
 
 def _is_of_size(path: Path, size: tuple[int, int] | None) -> bool:

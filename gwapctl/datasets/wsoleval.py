@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from gwapctl.boxes import as_boxes, from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.folders import read_lines
 from gwapctl.errors import DataError
-from gwapctl.files import read_text
 from gwapctl.images.decode import image_size, read_image
 
 IGNORE = 255
@@ -58,28 +58,18 @@ class WsolevalDataset(Dataset):
         self.name = folder.name
         self.multi_label = False
         self._masks = masks
-        self._folders = _split_folders(folder)
-        if not self._folders:
+        self._splits = _split_folders(folder)
+        if not self._splits:
             raise DataError(
                 f"{folder} has no image_ids.txt. Give a metadata folder of wsolevaluation, such as metadata/CUB/test."
             )
-        self._labels = {split: _read_labels(path) for split, path in self._folders.items()}
+        self._labels = {split: _read_labels(path) for split, path in self._splits.items()}
         count = 1 + max(label for labels in self._labels.values() for label in labels.values())
         self.classes = tuple(ClassName(str(index), str(index)) for index in range(count))
 
-    def splits(self) -> tuple[str, ...]:
-        """Return the split folders' names; a folder that is itself one split gives its own name."""
-        return tuple(self._folders)
-
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples in the order of ``image_ids.txt``.
-
-        Raises:
-            DataError: the split is missing, a file is broken, or an image has no label or position.
-
-        """
-        self.require_split(split)
-        folder = self._folders[split]
+    def _read(self, split: str) -> list[BoxedSample]:
+        """Return the samples in the order of ``image_ids.txt``; one of them without label or position is an error."""
+        folder = self._splits[split]
         positions = _read_rows(folder / "localization.txt")
         sizes = _read_rows(folder / "image_sizes.txt") if (folder / "image_sizes.txt").exists() else {}
         masks = self._mask_folder(folder, positions)
@@ -127,7 +117,7 @@ class WsolevalDataset(Dataset):
             if (candidate / first).is_file():
                 return candidate
         raise DataError(
-            f"mask {first} of {folder / 'localization.txt'} is not under {base}. Give the place with --masks DIR."
+            f"mask {first} of {folder / 'localization.txt'} is not under {base}. Give their folder with --masks DIR."
         )
 
 
@@ -142,13 +132,9 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/image_ids.txt"))}
 
 
-def _read_lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-
-
 def _read_ids(folder: Path) -> list[str]:
     """Read ``image_ids.txt`` (``image_ids_proxy.txt`` and other columns of the metadata are not needed)."""
-    ids = _read_lines(folder / "image_ids.txt")
+    ids = read_lines(folder / "image_ids.txt")
     if not ids:
         raise DataError(f"{folder / 'image_ids.txt'} is empty.")
     return ids
@@ -157,7 +143,7 @@ def _read_ids(folder: Path) -> list[str]:
 def _read_rows(path: Path) -> Rows:
     """Read ``id,value,...`` lines into ``{id: [[value, ...], ...]}``, in the file's order."""
     rows: Rows = defaultdict(list)
-    for number, line in enumerate(_read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         image, *values = line.split(",")
         if not values:
             raise DataError(f"{path}, line {number}: {line!r} has no value after the image id.")

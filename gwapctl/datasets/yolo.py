@@ -8,7 +8,6 @@ image without a label file shows nothing. Names that no label uses are left out:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,9 +15,9 @@ from typing import NamedTuple
 
 from gwapctl.boxes import from_yolo
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-from gwapctl.datasets.names import file_in
+from gwapctl.datasets.class_names import used_names
+from gwapctl.datasets.folders import SPLIT_ORDER, file_in, list_images, relative_id
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample
-from gwapctl.datasets.places import list_images
 from gwapctl.datasets.yolo_tree import (
     NO_LABELS,
     Names,
@@ -38,7 +37,6 @@ from gwapctl.files import read_text
 from gwapctl.images.decode import stored_size
 from gwapctl.images.files import Overlooked
 
-_ORDER = ("train", "val", "test", "trainval")
 _OVER = 0.01  # how far a fraction may lie outside of 0..1 by rounding
 
 
@@ -59,18 +57,13 @@ class Yolo(Dataset):
     ) -> None:
         self.name = root.resolve().name
         self.root = root
-        self._splits = {split: splits[split] for split in _ORDER if split in splits}
+        self._splits = {split: splits[split] for split in SPLIT_ORDER if split in splits}
         self._names = names
-        for note in notes:
-            self.problems.warn(note)
-        for split, places in self._splits.items():
-            if split != "train" and places == self._splits.get("train"):
+        self.problems.warn(*notes)
+        for split, parts in self._splits.items():
+            if split != "train" and parts == self._splits.get("train"):
                 text = f"{root}: {split} and train are the same images: what is measured there was seen in training."
                 self.problems.warn(text)
-
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits that the folders, or ``data.yaml``, tell."""
-        return tuple(self._splits)
 
     @cached_property
     def classes(self) -> tuple[ClassName, ...]:  # type: ignore[override]  # found only when asked for, then kept
@@ -81,29 +74,16 @@ class Yolo(Dataset):
             raise DataError(self.problems.errors[0])
         if not used:
             raise DataError(f"no label file of {self.root} has an object. Put them into labels/, beside images/.")
-        unused = [name for number, name in listed.items() if number not in used]
-        if unused:
-            some = ", ".join(unused[:5]) + (" ..." if len(unused) > 5 else "")
-            self.problems.warn(
-                f"{self._names.file}: {len(unused)} of {len(listed)} names are on no image and are left out: {some}."
-            )
-        count = Counter(listed[number] for number in used)
-        named = {number: listed[number] for number in sorted(used)}
-        unique = [name if count[name] == 1 else f"{name} ({number})" for number, name in named.items()]
-        return tuple(ClassName(name, name) for name in unique)
+        named = used_names(listed, used, self.problems, f"{self._names.file}: {{}} names are on no image")
+        return tuple(ClassName(named[number], named[number]) for number in sorted(named))
 
-    def boxed_samples(self, split: str) -> list[BoxedSample]:
-        """Return the samples of ``split``, sorted by path."""
-        self.require_split(split)
+    def _read(self, split: str) -> Iterator[BoxedSample]:
+        """Yield the samples, sorted by path."""
         used = sorted({label.number for labels in self._labels.values() for label in labels})
-        place = {number: index for index, number in enumerate(used)}
-        samples = [self._sample(name, path, place) for name, path in self._images[split].items()]
-        if not samples:
-            folders = ", ".join(map(str, self._splits[split]))
-            raise DataError(f"split {split!r} of {self.root} has no image in {folders}. Put images there.")
-        return samples
+        index = {number: index for index, number in enumerate(used)}
+        return (self._sample(name, path, index) for name, path in self._images[split].items())
 
-    def _sample(self, name: str, path: Path, place: Mapping[int, int]) -> BoxedSample:
+    def _sample(self, name: str, path: Path, index: Mapping[int, int]) -> BoxedSample:
         labels = self._labels.get(path, [])
         source, stored = self._label_file(path) or path, None
         try:
@@ -114,7 +94,7 @@ class Yolo(Dataset):
         return make_sample(
             name,
             path,
-            [LabelledObject(place[label.number], label.box) for label in labels],
+            [LabelledObject(index[label.number], label.box) for label in labels],
             convert=lambda boxes: from_yolo(boxes, *size),
             size=None,
             source=source,
@@ -125,7 +105,7 @@ class Yolo(Dataset):
     @cached_property
     def _images(self) -> dict[str, dict[str, Path]]:
         """Map splits to their images by id; two images that share a label file are an error."""
-        images = {split: self._images_of(places) for split, places in self._splits.items()}
+        images = {split: self._images_of(parts) for split, parts in self._splits.items()}
         for found in images.values():
             by_label: dict[Path, Path] = {}
             for name, path in list(found.items()):
@@ -135,48 +115,34 @@ class Yolo(Dataset):
                     del found[name]
         return images
 
-    def _images_of(self, places: Sequence[Path]) -> dict[str, Path]:
+    def _images_of(self, parts: Sequence[Path]) -> dict[str, Path]:
         overlooked = Overlooked()
-        if len(places) == 1 and places[0].is_dir():
-            found = list_images(places[0], overlooked)
-            self._warn_of(overlooked)
-            return found
-        paths = [path for place in places for path in self._expand(place, overlooked)]
-        self._warn_of(overlooked)
-        top = self.root.absolute()
-        names = {path: path.absolute() for path in paths}
-        return {
-            (full.relative_to(top) if full.is_relative_to(top) else full.relative_to(full.anchor)).as_posix(): path
-            for path, full in sorted(names.items())
-        }
+        if len(parts) == 1 and parts[0].is_dir():
+            found = list_images(parts[0], overlooked)
+        else:
+            paths = sorted({path for part in parts for path in self._expand(part, overlooked)})
+            found = {relative_id(path, self.root): path for path in paths}
+        self.problems.warn(*overlooked.messages())
+        return found
 
-    def _warn_of(self, overlooked: Overlooked) -> None:
-        for message in overlooked.messages():
-            self.problems.warn(message)
-
-    def _expand(self, place: Path, overlooked: Overlooked) -> Iterator[Path]:
+    def _expand(self, part: Path, overlooked: Overlooked) -> Iterator[Path]:
         """Yield the images of a folder, or those that a list names (from its own folder, or from the data set's)."""
-        if place.is_dir():
-            yield from list_images(place, overlooked).values()
+        if part.is_dir():
+            yield from list_images(part, overlooked).values()
             return
-        for line in filter(None, map(str.strip, read_text(place).splitlines())):
+        for line in filter(None, map(str.strip, read_text(part).splitlines())):
             name = line.replace("\\", "/").removeprefix("./")
-            folders = (place.parent, self.root)
+            folders = (part.parent, self.root)
             tails = ["/".join(PurePosixPath(name).parts[start:]) for start in range(len(PurePosixPath(name).parts))]
-            tried = [(folder, tail) for tail in tails for folder in folders]
-            path = next((found for folder, tail in tried if (found := file_in(folder, tail))), None)
+            path = next((found for tail in tails if (found := file_in(folders, tail))), None)
             if path is None:
-                self.problems.error(f"{place}: there is no image {line}. Restore it or remove its line.")
+                self.problems.error(f"{part}: there is no image {line}. Restore it or remove its line.")
             else:
                 yield path
 
     def _label_file(self, image: Path) -> Path | None:
         """Return the label file of an image: below ``labels`` for ``images``, or beside it."""
-        for folder in label_folders(image.parent, self.root):
-            found = file_in(folder, f"{image.stem}.txt")
-            if found is not None:
-                return found
-        return None
+        return file_in(label_folders(image.parent, self.root), f"{image.stem}.txt")
 
     @cached_property
     def _labels(self) -> dict[Path, list[_Label]]:
@@ -195,28 +161,28 @@ class Yolo(Dataset):
         return labels
 
     def _warn_of_orphans(self, split: str, used: set[Path]) -> None:
-        for place in self._splits[split]:
-            folder = next(iter(label_folders(place, self.root)), place)
-            if not place.is_dir() or not folder.is_dir() or folder == place:
+        for part in self._splits[split]:
+            folder = next(iter(label_folders(part, self.root)), part)
+            if not part.is_dir() or not folder.is_dir() or folder == part:
                 continue
             for file in sorted(folder.rglob("*.txt")):
                 if file not in used and file.name not in NO_LABELS and is_label_text(text_of(file)):
-                    self.problems.warn(f"{file} has no image in {place}; it is left out.", kind="labels without image")
+                    self.problems.warn(f"{file} has no image in {part}; it is left out.", kind="labels without image")
 
     def _read_labels(self, file: Path) -> list[_Label]:
         labels = []
-        for place, line in enumerate(read_text(file).splitlines(), start=1):
+        for row, line in enumerate(read_text(file).splitlines(), start=1):
             if not line.strip():
                 continue
             try:
                 number = _class_number(line, self._names)
             except ValueError as error:
-                self.problems.error(f"{file}, line {place}: {error}.")
+                self.problems.error(f"{file}, line {row}: {error}.")
                 continue
             try:
                 labels.append(_Label(number, _read_box(line)))
             except ValueError as error:
-                self.problems.error(f"{file}, line {place}: {error}.")
+                self.problems.error(f"{file}, line {row}: {error}.")
                 labels.append(_Label(number, None))
         return labels
 
@@ -239,8 +205,8 @@ def open_yolo(path: Path) -> Yolo | None:
             raise DataError(f"{path} names no folder of images that is there. Correct its train: and val:.")
         return None
     named = "names" in document  # then any text file is a label file, a broken one, too
-    labelled = any(has_labels(place, root, any_text=named) for places in splits.values() for place in places)
-    if path.is_dir() and not labelled and all(place.is_dir() for places in splits.values() for place in places):
+    labelled = any(has_labels(part, root, any_text=named) for parts in splits.values() for part in parts)
+    if path.is_dir() and not labelled and all(part.is_dir() for parts in splits.values() for part in parts):
         return None  # a .yaml of something else, or class folders
     if file is None or not named:
         return Yolo(root, splits, names_file(root, splits), notes)

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from gwapctl.datasets.names import has_images, split_in, split_of
+from gwapctl.datasets.folders import has_images, split_folders, split_in, split_of
 from gwapctl.errors import DataError
 from gwapctl.files import read_text
 from gwapctl.images.files import SUFFIXES, nfc
@@ -82,8 +82,8 @@ def read_names(names: Any, file: Path) -> dict[int, str]:
 
 def names_file(root: Path, splits: Mapping[str, Sequence[Path]]) -> Names:
     """Read the class names from ``classes.txt`` or its like, at the top or among images and labels."""
-    places = [place for items in splits.values() for place in items if place.is_dir()]
-    folders = [root, root / "labels", *(folder for place in places for folder in label_folders(place, root)), *places]
+    images = [item for items in splits.values() for item in items if item.is_dir()]
+    folders = [root, root / "labels", *(folder for item in images for folder in label_folders(item, root)), *images]
     files = [folder / name for folder in dict.fromkeys(folders) for name in _NAME_FILES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
@@ -107,7 +107,7 @@ def splits_of_yaml(document: dict[str, Any], file: Path, root: Path, notes: list
         entries = [item for item in (value if isinstance(value, list) else [value]) if item and isinstance(item, str)]
         if split is None or not entries:
             continue
-        found = [place for entry in entries if (place := _resolve(entry, base, root, split)) is not None]
+        found = [path for entry in entries if (path := _resolve(entry, base, root, split)) is not None]
         if len(found) == len(entries):
             splits[split] = found
         else:
@@ -130,38 +130,30 @@ def _resolve(entry: str, base: str, root: Path, split: str) -> Path | None:
     tails = ["/".join(tail) for tail in rest if not said or any(split_of(part) == split for part in tail)]
     tried = [root / base / tails[0] if tails else root / base, *(root / tail for tail in tails)]
     outside = [root / base / name, root / name]
-    for place in (*tried[:2], *outside, *tried[2:]):
-        if place.exists():
-            return _image_folder(place, split) if place.is_dir() else place
+    for path in (*tried[:2], *outside, *tried[2:]):
+        if path.exists():
+            return _image_folder(path, split) if path.is_dir() else path
     return None
 
 
-def _image_folder(place: Path, split: str) -> Path:
+def _image_folder(folder: Path, split: str) -> Path:
     """Return the folder itself, or its ``images`` where it holds them and their ``labels``."""
-    inner = place / "images"
-    if (place / "labels").is_dir() and inner.is_dir():
+    inner = folder / "images"
+    if (folder / "labels").is_dir() and inner.is_dir():
         return inner / split if (inner / split).is_dir() else inner
-    return place
+    return folder
 
 
 def find_splits(root: Path) -> dict[str, list[Path]]:
     """Return split -> image folders by looking: those that have label files in YOLO's format."""
-    images, parts = root / "images", _split_folders(root)
-    forms = [_split_folders(images), {split: path / "images" for split, path in parts.items()}, parts]
+    images, parts = root / "images", dict(split_folders(root))
+    forms = [dict(split_folders(images)), {split: path / "images" for split, path in parts.items()}, parts]
     darknet = {split: path for path in sorted(root.glob("obj_*_data")) if (split := split_in(path.name)) is not None}
     for form in (*forms, darknet, {"train": images}, {"train": root}):
-        found = {split: [place] for split, place in form.items() if has_labels(place, root)}
+        found = {split: [path] for split, path in form.items() if has_labels(path, root)}
         if found:
-            return found | {split: [place] for split, place in form.items() if has_images(place)}
+            return found | {split: [path] for split, path in form.items() if has_images(path)}
     return {}
-
-
-def _split_folders(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    return {
-        split: path for path in sorted(folder.iterdir()) if path.is_dir() and (split := split_of(path.name)) is not None
-    }
 
 
 def has_labels(images: Path, root: Path, *, any_text: bool = False) -> bool:
@@ -200,7 +192,7 @@ def label_folders(images: Path, root: Path) -> Iterator[Path]:
     """Yield where the label files of the images in a folder may lie; only below ``root`` is ``images`` replaced."""
     inside = images.is_relative_to(root)
     parts = list(images.relative_to(root).parts if inside else images.parts)
-    for place in reversed([place for place, part in enumerate(parts) if part.lower() == "images"]):
-        replaced = Path(*parts[:place], "labels", *parts[place + 1 :])
+    for index in reversed([index for index, part in enumerate(parts) if part.lower() == "images"]):
+        replaced = Path(*parts[:index], "labels", *parts[index + 1 :])
         yield root / replaced if inside else replaced
     yield images

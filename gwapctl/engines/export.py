@@ -64,7 +64,11 @@ class Deployed(nn.Module):
         super().__init__()
         self.model, self.half_backbone = model, False
         self.top_k = min(top_k, len(model.info.classes))
-        self.has_class_map = _has_class_map(cast(Head, model.head))
+        self.has_class_map = True
+        try:
+            cast(Head, model.head).class_weights()
+        except UsageError:  # its classifier is not linear
+            self.has_class_map = False
         with torch.inference_mode():
             outputs = self.outputs(torch.zeros(TRACED_SHAPE, dtype=torch.uint8))
         self.shapes = {name: ["B", value.shape[1], *"hw"[: value.ndim - 2]] for name, value in outputs.items()}
@@ -91,14 +95,6 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map uint8 RGB ``(B, 3, H, W)`` to the outputs in the order of ``shapes``."""
         return tuple(self.outputs(images).values())
-
-
-def _has_class_map(head: Head) -> bool:
-    try:
-        head.class_weights()
-    except UsageError:  # its classifier is not linear
-        return False
-    return True
 
 
 def export_onnx(folder: Path, out: Path, *, top_k: int = 5, half: bool = False, overwrite: bool = False) -> Exported:
@@ -128,27 +124,25 @@ def export_openvino(
 ) -> Exported:
     """Write the model in ``folder`` to ``out``, an ``.xml`` file, its weights to a ``.bin`` file, and its description.
 
-    ``half`` stores the weights in float16; what they are computed in is OpenVINO's choice on the device. Nothing is
-    written unless OpenVINO gives what torch gives.
-
-    Raises:
-        MissingDependencyError: a package of the extra ``openvino`` is not installed.
-        UsageError: ``out`` has another suffix or exists, or the head cannot do without boxes.
-        ModelError: the model cannot be loaded or exported, or the files give other outputs than torch.
-
+    ``half`` stores the weights in float16; what they are computed in is OpenVINO's choice on the device. Otherwise as
+    ``export_onnx``, with OpenVINO and its extra in place of onnxruntime.
     """
     _require("openvino", "onnx", "onnxscript", "openvino")
     description = _check_destination(folder, out, ".xml", overwrite)
     model = load_classifier(folder)
     network = Deployed(for_inference(model, torch.device("cpu")), top_k)
     weights = out.with_suffix(".bin")
-    with tempfile.TemporaryDirectory() as place:
-        _trace(network, Path(place, "model.onnx"))
-        xml = _convert(Path(place, "model.onnx"), half)
+    with tempfile.TemporaryDirectory() as folder_of_onnx:
+        path = Path(folder_of_onnx, "model.onnx")
+        _trace(network, path)
+        openvino = importlib.import_module("openvino")
+        xml = path.with_suffix(".xml")
+        # OpenVINO reads ONNX by itself; openvino.convert_model would do the same, and report to its makers
+        openvino.save_model(openvino.Core().read_model(path), xml, compress_to_fp16=half)
         difference = _compare(model, network, _openvino_network(xml), HALF_TOLERANCE if half else TOLERANCE)
-        for source, target in ((xml.with_suffix(".bin"), weights), (xml, out)):
-            with atomic_path(target) as temporary:
-                shutil.copyfile(source, temporary)
+        for written, kept in ((xml.with_suffix(".bin"), weights), (xml, out)):
+            with atomic_path(kept) as temporary:
+                shutil.copyfile(written, temporary)
     write_json(description, _describe(network, out, half))
     return Exported((out, weights, description), difference)
 
@@ -177,12 +171,7 @@ def _check_destination(folder: Path, out: Path, suffix: str, overwrite: bool) ->
 
 
 def _trace(network: Deployed, path: Path) -> None:
-    """Write ``network`` as ONNX with free batch, height and width.
-
-    Raises:
-        ModelError: torch cannot express the network this way.
-
-    """
+    """Write ``network`` as ONNX with free batch, height and width."""
     images = torch.zeros(TRACED_SHAPE, dtype=torch.uint8)
     try:
         with _silence():
@@ -219,17 +208,6 @@ def _silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def _convert(onnx: Path, half: bool) -> Path:
-    """Convert an ONNX file to OpenVINO's ``.xml`` and ``.bin`` beside it and return the former.
-
-    OpenVINO reads ONNX by itself; ``openvino.convert_model`` would do the same, and report to its makers.
-    """
-    openvino = importlib.import_module("openvino")
-    xml = onnx.with_suffix(".xml")
-    openvino.save_model(openvino.Core().read_model(onnx), xml, compress_to_fp16=half)
-    return xml
-
-
 def _onnx_network(path: Path) -> Network:
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
@@ -248,22 +226,18 @@ def _openvino_network(path: Path) -> Network:
 def _compare(model: Classifier, network: Deployed, exported: Network, tolerance: float) -> float:
     """Return the largest difference between ``exported`` and ``model`` on noise, as a share of the largest value.
 
-    Classes that are all but equally probable may change places, so maps are compared for the classes chosen there.
-
-    Raises:
-        ModelError: the exported network fails, or the difference is larger than ``tolerance``.
-
+    Classes that are all but equally probable may swap, so maps are compared for the classes chosen there.
     """
     reference = Deployed(model, network.top_k)
     generator = np.random.default_rng(0)
     largest = 0.0
     for shape in CHECKED_SHAPES:
-        images = generator.integers(0, 256, shape, np.uint8)
+        images, size = generator.integers(0, 256, shape, np.uint8), f"{shape[3]} x {shape[2]} pixels"
         try:
             found = exported(images)
         except Exception as error:  # each runtime raises its own
             reason = str(error).strip().partition("\n")[0]
-            raise ModelError(f"the exported network fails on images of {_size(shape)}: {reason} {NOTHING}") from error
+            raise ModelError(f"the exported network fails on images of {size}: {reason} {NOTHING}") from error
         classes = torch.from_numpy(found.pop("classes"))
         with torch.inference_mode():
             wanted = reference.outputs(torch.from_numpy(images), classes)
@@ -275,14 +249,10 @@ def _compare(model: Classifier, network: Deployed, exported: Network, tolerance:
             if not difference <= tolerance:  # NaN, too
                 raise ModelError(
                     f"the exported {name} differ from torch's by {difference:.2g} of the largest value on images of "
-                    f"{_size(shape)}, more than {tolerance:g}. {NOTHING}"
+                    f"{size}, more than {tolerance:g}. {NOTHING}"
                 )
             largest = max(largest, difference)
     return largest
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[3]} x {shape[2]} pixels"
 
 
 def _describe(network: Deployed, out: Path, half: bool) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gwapctl.datasets import DATASETS, open_dataset, reporting_split, training_splits
-from gwapctl.datasets.backgrounds import without_classes
 from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
-from gwapctl.datasets.places import data_places, recorded_place
-from gwapctl.datasets.subset import split_name
+from gwapctl.datasets.folders import data_folders, recorded_path
+from gwapctl.datasets.subset import split_name, without_classes
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.networks.zoo import resolve_model
@@ -95,11 +94,11 @@ def _dataset_of_run(subject: Subject, run: Run, *, here_first: bool, root: Path 
     if root is not None:
         folders = [root / whole, root / Path(whole).name, root]
     else:
-        then = recorded_place(whole, recorded) if recorded.name else None
+        then = recorded_path(whole, recorded) if recorded.name else None
         known = [] if then is None else [then]
         here, beside = [Path(whole)], list[Path]()
         if Path(whole).name not in ("", ".."):  # "." is any folder
-            here += [folder / whole for folder in data_places()]
+            here += [folder / whole for folder in data_folders()]
             beside = [folder / whole for folder in subject.path.resolve().parents]  # moved together
         folders = [*here, *known, *beside] if here_first else [*known, *here, *beside]
     found = next((folder for folder in folders if folder.exists()), None)

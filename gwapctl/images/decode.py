@@ -8,11 +8,14 @@ transparent pixels are laid over white, and of an animation the first frame coun
 from __future__ import annotations
 
 import mmap
+import os
 import struct
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -20,15 +23,43 @@ import numpy.typing as npt
 from PIL import Image
 
 from gwapctl.errors import DataError, MissingReaderError
-from gwapctl.images.pillow import NOT_AN_IMAGE, BadImageError, NoHeicError, open_with_pillow, our_limits, without_text
+from gwapctl.images.files import HEIC_ADVICE
 
 ImageArray = npt.NDArray[np.uint8]
+_Read = TypeVar("_Read")
 
 MAX_PIXELS = 200_000_000
 
+_AGAIN = "Fetch it again or remove it"
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that say nothing about pixels, as we read them
+_HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})  # in the same container; Pillow reads these itself
+_LONGEST_FTYP = 256  # bytes of the box that names the brands
+
+
+class _BadImageError(Exception):
+    """What is wrong with an image; ``_naming`` puts the path in front."""
+
+
+class _NoHeicError(_BadImageError):
+    """A HEIC photo cannot be read here."""
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the image at ``path`` into an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
+    except _NoHeicError as error:
+        raise MissingReaderError(f"{path} {error}.") from error
+    except _BadImageError as error:
+        raise DataError(f"{path} {error}.") from error
 
 
 def read_image(path: Path) -> ImageArray:
@@ -39,22 +70,16 @@ def read_image(path: Path) -> ImageArray:
         MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    if not data:
-        raise DataError(f"{path} is empty (0 bytes). Fetch it again or remove it.")
-    try:
-        return _decode(data)
-    except BadImageError as error:
-        raise DataError(f"{path} {error}.") from error
-    except NoHeicError as error:
-        raise MissingReaderError(f"{path} {error}.") from error
+    with _naming(path):
+        return _decode(path.read_bytes())
 
 
 class StoredSize(NamedTuple):
-    """The size of an image as its file stores it, and the EXIF orientation (1 = upright) by which it is shown."""
+    """The size of an image as its file stores it, and the EXIF orientation (1 = upright) by which it is shown.
+
+    >>> StoredSize(640, 480, orientation=6).upright
+    (480, 640)
+    """
 
     width: int
     height: int
@@ -68,13 +93,7 @@ class StoredSize(NamedTuple):
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) of the upright image from its header, without decoding pixels.
-
-    Raises:
-        DataError: the file is missing, empty or not an image.
-        MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
-
-    """
+    """Return (width, height) of the upright image; raises as ``stored_size`` does."""
     return stored_size(path).upright
 
 
@@ -83,52 +102,50 @@ def stored_size(path: Path) -> StoredSize:
 
     Raises:
         DataError: the file is missing, empty or not an image.
+        MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if data[:3] == _JPEG_START:
-                header = _read_jpeg_header(data)
-                width, height, orientation = header.width, header.height, header.orientation
-            else:
-                width, height, orientation = _read_header_with_pillow(file)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:  # mmap of nothing
-        raise DataError(f"{path} is empty (0 bytes). Fetch it again or remove it.") from error
-    except BadImageError as error:
-        raise DataError(f"{path} {error}.") from error
-    except NoHeicError as error:
-        raise MissingReaderError(f"{path} {error}.") from error
-    return StoredSize(width, height, orientation)
+    with _naming(path), path.open("rb") as file:
+        _refuse_empty(os.fstat(file.fileno()).st_size)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _read_jpeg_header(data).size if data[:3] == _JPEG_START else _with_pillow(file, _stored_size)
 
 
 # ---------------------------------------------------------------------------------------------------------- decoding
 
 
 def _decode(data: bytes) -> ImageArray:
+    _refuse_empty(len(data))
     if not data.startswith(_JPEG_START):
         return _decode_with_pillow(data)
     header = _read_jpeg_header(data)
-    _check_pixels(header.width, header.height)
+    _check_pixels(header.size.width, header.size.height)
     end = data.find(_JPEG_END, header.scan)
     if end < 0:
-        raise BadImageError("is truncated: the JPEG data ends early. Fetch it again or remove it")
+        raise _BadImageError(f"is truncated: the JPEG data ends early. {_AGAIN}")
     if header.components not in (1, 3):  # CMYK: OpenCV's conversion ignores the Adobe marker
         return _decode_with_pillow(data)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None:
-        raise BadImageError(NOT_AN_IMAGE)
+        raise _not_an_image()
     if _may_be_incomplete(bgr) and _is_incomplete(data, end):
-        raise BadImageError("is damaged: the JPEG data of its lower part is missing. Fetch it again or remove it")
-    return _upright(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), header.orientation)
+        raise _BadImageError(f"is damaged: the JPEG data of its lower part is missing. {_AGAIN}")
+    return _upright(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), header.size.orientation)
+
+
+def _refuse_empty(size: int) -> None:
+    if not size:
+        raise _BadImageError(f"is empty (0 bytes). {_AGAIN}")
+
+
+def _not_an_image() -> _BadImageError:
+    return _BadImageError(f"is not an image that can be decoded. {_AGAIN}")
 
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
-        raise BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
+        raise _BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
 
 
 def _may_be_incomplete(image: npt.NDArray[Any]) -> bool:
@@ -146,48 +163,6 @@ def _is_incomplete(data: bytes, end: int) -> bool:
     return not np.array_equal(_decode_with_pillow(data), _decode_with_pillow(padded))
 
 
-def _decode_with_pillow(data: bytes) -> ImageArray:
-    try:
-        return _load_with_pillow(data)
-    except (BadImageError, NoHeicError):
-        raise
-    except Exception as error:  # as above: SyntaxError, struct.error, zlib.error, ... on broken files
-        plain = without_text(data)
-        if plain is not None:
-            return _decode_with_pillow(plain)
-        raise _damaged(error) from error
-
-
-def _load_with_pillow(data: bytes) -> ImageArray:
-    with open_with_pillow(BytesIO(data)) as image:
-        _check_pixels(*image.size)
-        with our_limits():
-            image.load()
-        return _upright(_to_rgb(image), _orientation(image))
-
-
-def _read_header_with_pillow(file: IO[bytes]) -> tuple[int, int, int]:
-    """Return (width, height, EXIF orientation). Of a PNG that takes its pixels, too: EXIF may stand behind them."""
-    with open_with_pillow(file) as image:
-        width, height = image.size
-        _check_pixels(width, height)
-        try:
-            with our_limits():
-                # Pillow has already turned TIFF
-                return width, height, 1 if image.format == "TIFF" else _orientation(image)
-        except Exception as error:  # as above
-            file.seek(0)
-            plain = without_text(file.read())
-            if plain is not None:
-                return _read_header_with_pillow(BytesIO(plain))
-            raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> BadImageError:
-    reason = str(error).partition("\n")[0]
-    return BadImageError(f"is truncated or damaged ({reason}). Fetch it again or remove it")
-
-
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation that is still to be applied; the HEIC plug-in turns images itself, and says 1."""
     return int(image.getexif().get(_ORIENTATION, 1))
@@ -196,7 +171,7 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> ImageArray:
     """Convert the loaded frame of any Pillow mode to ``(H, W, 3)``."""
     if image.mode == "F":
-        raise BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
+        raise _BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
     if image.mode.startswith("I"):  # 16-bit grey, which older Pillow calls 32-bit
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
@@ -217,41 +192,136 @@ def _upright(image: ImageArray, orientation: int) -> ImageArray:
     return np.ascontiguousarray(image)
 
 
+# ------------------------------------------------------------------------------------------------------------ Pillow
+
+
+class _OurLimits:
+    """Lifts Pillow's limit on pixels while any thread reads with it: ``MAX_PIXELS`` is checked before decoding."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._theirs: int | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold the limit off; the last reader to leave puts it back."""
+        with self._lock:
+            if not self._readers:
+                self._theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    Image.MAX_IMAGE_PIXELS = self._theirs
+
+
+_our_limits = _OurLimits()
+
+
+def _decode_with_pillow(data: bytes) -> ImageArray:
+    return _with_pillow(BytesIO(data), _pixels)
+
+
+def _with_pillow(file: IO[bytes], read: Callable[[Image.Image], _Read]) -> _Read:
+    """Return what ``read`` gets from the image that ``file`` holds, without Pillow's limits on pixels and texts."""
+    _prepare_for_heic(file)
+    image = None
+    try:
+        with _our_limits(), Image.open(file) as image:
+            return read(image)
+    except _BadImageError:
+        raise
+    except Exception as error:  # Pillow's format plug-ins raise whatever their parser does
+        file.seek(0)
+        plain = _without_text(file.read())
+        if plain is not None:
+            return _with_pillow(BytesIO(plain), read)
+        if image is None:
+            raise _not_an_image() from error
+        reason = str(error).partition("\n")[0]
+        raise _BadImageError(f"is truncated or damaged ({reason}). {_AGAIN}") from error
+
+
+def _pixels(image: Image.Image) -> ImageArray:
+    _check_pixels(*image.size)
+    image.load()
+    return _upright(_to_rgb(image), _orientation(image))
+
+
+def _stored_size(image: Image.Image) -> StoredSize:
+    """Return the size and orientation. Of a PNG that takes its pixels, too: EXIF may stand behind them."""
+    _check_pixels(*image.size)
+    return StoredSize(*image.size, 1 if image.format == "TIFF" else _orientation(image))  # Pillow has turned TIFF
+
+
+def _prepare_for_heic(file: IO[bytes]) -> None:
+    """Have Pillow know HEIC where ``file`` is one, whatever it is called; leave the file at its start."""
+    head = file.read(_LONGEST_FTYP)
+    file.seek(0)
+    if head[4:8] != b"ftyp":
+        return
+    known = head[8 : int.from_bytes(head[:4])]  # ISO/IEC 14496-12: brand, version, compatible brands
+    brands = {known[start : start + 4] for start in range(0, len(known), 4)}
+    if brands & _AVIF_BRANDS or not brands & _HEIC_BRANDS:
+        return
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError as error:
+        raise _NoHeicError(f"is a HEIC photo, which is not read: {HEIC_ADVICE}") from error
+    register_heif_opener()
+
+
+def _without_text(data: bytes) -> bytes | None:
+    """Return a PNG less its texts and colour profile, which Pillow limits in size; None where there is none of them."""
+    if not data.startswith(_PNG_START):
+        return None
+    kept, start, dropped = [_PNG_START], len(_PNG_START), False
+    while start < len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4])  # length, type, data, checksum
+        if data[start + 4 : start + 8] in _PNG_TEXT:
+            dropped = True
+        else:
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept) if dropped else None
+
+
 # -------------------------------------------------------------------------------------------------------- JPEG header
 
 
-@dataclass(frozen=True)
-class _JpegHeader:
-    width: int
-    height: int
+class _JpegHeader(NamedTuple):
+    size: StoredSize
     components: int  # 1 grey, 3 colour, 4 CMYK
-    orientation: int
     scan: int  # where the entropy-coded data starts
 
 
 def _read_jpeg_header(data: bytes | mmap.mmap) -> _JpegHeader:
     """Walk the segments up to the first scan (ITU T.81, B.1.1)."""
     width = height = components = 0
-    orientation, place = 1, 2
+    orientation, start = 1, 2
     while True:
-        head = data[place : place + 4]
+        head = data[start : start + 4]
         if len(head) < 4 or head[0] != 0xFF:
-            raise BadImageError("is truncated or damaged: it ends within the JPEG header. Fetch it again or remove it")
+            raise _BadImageError(f"is truncated or damaged: it ends within the JPEG header. {_AGAIN}")
         marker, length = head[1], int.from_bytes(head[2:])
         if marker == 0xFF:  # fill byte
-            place += 1
+            start += 1
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF: start of frame
-            height, width = int.from_bytes(data[place + 5 : place + 7]), int.from_bytes(data[place + 7 : place + 9])
-            components = data[place + 9]
-        elif marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(bytes(data[place + 10 : place + 2 + length]))
+            height, width = int.from_bytes(data[start + 5 : start + 7]), int.from_bytes(data[start + 7 : start + 9])
+            components = data[start + 9]
+        elif marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(bytes(data[start + 10 : start + 2 + length]))
         elif marker == 0xDA:  # SOS: start of scan
             break
-        place += 2 + length
+        start += 2 + length
     if not width or not height:
-        raise BadImageError(NOT_AN_IMAGE)
-    return _JpegHeader(width, height, components, orientation, scan=place)
+        raise _not_an_image()
+    return _JpegHeader(StoredSize(width, height, orientation), components, scan=start)
 
 
 def _exif_orientation(tiff: bytes) -> int:
@@ -260,8 +330,8 @@ def _exif_orientation(tiff: bytes) -> int:
     try:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)
         (count,) = struct.unpack_from(f"{order}H", tiff, start)
-        for place in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, place)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
             if tag == _ORIENTATION:
                 return value if value in range(1, 9) else 1
     except struct.error:  # broken EXIF is no reason to lose the picture

@@ -40,7 +40,11 @@ def heic_is_readable() -> bool:
 
 
 def stem(name: str) -> str:
-    """Return a posix path without the suffix of an image; other dots belong to the name."""
+    """Return a posix path without the suffix of an image; other dots belong to the name.
+
+    >>> stem("birds/no.7.JPG"), stem("birds/no.7")
+    ('birds/no.7', 'birds/no.7')
+    """
     return str(PurePosixPath(name).with_suffix("")) if name.lower().endswith(_ENDINGS) else name
 
 
@@ -56,8 +60,6 @@ def same_name(name: str) -> str:
 
 def on_disk(name: str) -> str:
     r"""Return a written name with the bytes that it stands for, as the tool must find it: ``\\xe9`` becomes one."""
-    if not _ESCAPE.search(name):
-        return name
     return _ESCAPE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), name)
 
 
@@ -67,15 +69,16 @@ def find_file(path: Path) -> Path | None:
         return path
     if str(path).isascii() and "\\x" not in str(path):
         return None
-    place = Path(path.anchor)
+    found = Path(path.anchor)
     for part in path.parts[1 if path.anchor else 0 :]:
-        if not os.path.lexists(place / part):
-            found = _names_in(place).get(same_name(part))
-            if found is None:
-                return None
-            part = found
-        place /= part
-    return place if place.exists() else None
+        if os.path.lexists(found / part):
+            found /= part
+            continue
+        name = _names_in(found).get(same_name(part))
+        if name is None:
+            return None
+        found /= name
+    return found if found.exists() else None
 
 
 def _names_in(folder: Path) -> dict[str, str | None]:
@@ -109,12 +112,12 @@ class Overlooked:
         """Return one line for each kind that there was."""
         lines = []
         if self.heic:
-            lines.append(f"{_photos(len(self.heic))} not read: {_some(self.heic)}. To read HEIC: {HEIC_ADVICE}.")
+            photos = "1 HEIC photo is" if len(self.heic) == 1 else f"{len(self.heic)} HEIC photos are"
+            lines.append(f"{photos} not read: {_some(self.heic)}. To read HEIC: {HEIC_ADVICE}.")
         if self.loops:
-            one = len(self.loops) == 1
-            what = (
-                "a link that leads back to a folder above it" if one else "links that lead back to folders above them"
-            )
+            what = "links that lead back to folders above them"
+            if len(self.loops) == 1:
+                what = "a link that leads back to a folder above it"
             lines.append(f"{_some(self.loops)}: {what}. Not followed, so that no image is taken twice.")
         if self.closed:
             lines.append(f"cannot look into {_some(self.closed)}. Allow it, or leave the folder out.")
@@ -137,10 +140,6 @@ class Overlooked:
         self.closed.append(f"{error.filename} ({error.strerror})")
 
 
-def _photos(count: int) -> str:
-    return f"{count} HEIC photo{'s are' if count != 1 else ' is'}"
-
-
 def _some(paths: list[str]) -> str:
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     return ", ".join(sorted(paths)[:_SHOWN]) + more
@@ -153,36 +152,26 @@ def walk_images(folder: str, overlooked: Overlooked, *, recursive: bool = True) 
     """
     wanted = SUFFIXES | HEIC_SUFFIXES
     unread = () if heic_is_readable() else tuple(HEIC_SUFFIXES)
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=overlooked.note_closed):
+    for path, folders, names in os.walk(folder, followlinks=True, onerror=overlooked.note_closed):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in [name for name in folders if os.path.islink(os.path.join(place, name))]:  # noqa: PTH114, PTH118
-            if _leads_back(place, name, folder):
+        for name in [name for name in folders if os.path.islink(os.path.join(path, name))]:  # noqa: PTH114, PTH118
+            if _leads_back(path, name, folder):
                 folders.remove(name)
-                overlooked.loops.append(os.path.join(place, name))  # noqa: PTH118
+                overlooked.loops.append(os.path.join(path, name))  # noqa: PTH118
         images = [
             name
             for name in names
             if os.path.splitext(name)[1].lower() in wanted and not name.startswith(".")  # noqa: PTH122 (Path is slow)
         ]
         if unread and (heic := {name for name in images if name.lower().endswith(unread)}):
-            overlooked.heic += [os.path.join(place, name) for name in sorted(heic)]  # noqa: PTH118
+            overlooked.heic += [os.path.join(path, name) for name in sorted(heic)]  # noqa: PTH118
             images = [name for name in images if name not in heic]
-        yield place, images
+        yield path, images
 
 
-def _leads_back(place: str, link: str, top: str) -> bool:
-    """Tell whether the link ``place/link`` leads to a folder above it, by its path from ``top`` or on the disk."""
-    aim = os.stat(os.path.join(place, link))  # noqa: PTH116, PTH118
-    return (aim.st_dev, aim.st_ino) in _above(place, top)
-
-
-def _above(place: str, top: str) -> set[tuple[int, int]]:
-    """Return the identities of the folders from ``top`` to ``place``, and of all that hold them on the disk."""
-    path, start = Path(place), Path(top)
-    passed = [path, *(parent for parent in path.parents if parent.is_relative_to(start))]
-    found = set()
-    for real in {folder.resolve() for folder in passed}:
-        for folder in (real, *real.parents):
-            status = folder.stat()
-            found.add((status.st_dev, status.st_ino))
-    return found
+def _leads_back(folder: str, link: str, top: str) -> bool:
+    """Tell whether ``link`` in ``folder`` leads to a folder above it, by its path from ``top`` or on the disk."""
+    aim = os.stat(os.path.join(folder, link))  # noqa: PTH116, PTH118
+    passed = [Path(folder), *(parent for parent in Path(folder).parents if parent.is_relative_to(top))]
+    above = {other for real in {path.resolve() for path in passed} for other in (real, *real.parents)}
+    return any(os.path.samestat(aim, other.stat()) for other in above)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gwapctl.maps.forward import ForwardPass, Source
+    from gwapctl.maps.forward import ForwardPass, GradientAt
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class MapMethod:
         formula: of its values; F is the feature map, T that of the layer, g its gradient, z and w those of class c.
         paper: where it comes from.
         needs: of the head.
-        source: what gradients are taken to; None: it needs no gradient.
+        gradient_at: what gradients are taken to; None: it needs no gradient.
         backward: how many backward passes a class costs.
         normalised: the maps are stretched to [0, 1], each by itself; otherwise values of images can be compared.
 
@@ -40,15 +40,14 @@ class MapMethod:
     formula: str = ""
     paper: str = "ours"
     needs: str = "any head"
-    source: Source | None = None
+    gradient_at: GradientAt | None = None
     backward: int = 0
     normalised: bool = False
 
     @property
     def read(self) -> Callable[[ForwardPass, Tensor], Sequence[Tensor]]:
         """What makes the maps."""
-        function: Callable[[ForwardPass, Tensor], Sequence[Tensor]] = resolve_name(self.path)
-        return function
+        return resolve_name(self.path)  # type: ignore[no-any-return]
 
 
 MAPS: dict[str, MapMethod] = {
@@ -98,7 +97,7 @@ MAPS: dict[str, MapMethod] = {
         "gradient at the pixels (saliency)",
         formula="`max_ch abs(dz_c/dI)`, I the RGB image",
         paper="Simonyan et al., 1312.6034, 3.1",
-        source="image",
+        gradient_at="image",
         backward=1,
         normalised=True,
     ),
@@ -108,7 +107,7 @@ MAPS: dict[str, MapMethod] = {
         "features of a layer, weighted by their mean gradients",
         formula="`ReLU(sum_k mean_xy(g_ck) T_k)`",
         paper="Selvaraju et al., 1610.02391, eq. 1, 2",
-        source="layer",
+        gradient_at="layer",
         backward=1,
         normalised=True,
     ),
@@ -118,7 +117,7 @@ MAPS: dict[str, MapMethod] = {
         "features of a layer, weighted position by position",
         formula="`ReLU(sum_k ReLU(g_ck) T_k)`",
         paper="Jiang et al., TIP 2021",
-        source="layer",
+        gradient_at="layer",
         backward=1,
         normalised=True,
     ),
@@ -128,7 +127,7 @@ MAPS: dict[str, MapMethod] = {
         "dual gradients of a layer",
         formula="`sum_k g_ck A_k`, `A = T/‖T‖ - g_J/‖g_J‖`",
         paper="Tan et al., ACM MM 2020, and its code",
-        source="layer",
+        gradient_at="layer",
         backward=2,
         normalised=True,
     ),
@@ -137,4 +136,4 @@ MAPS: dict[str, MapMethod] = {
 
 def layer_maps() -> list[str]:
     """Return the names of the methods that are read at a layer."""
-    return [name for name, method in MAPS.items() if method.source == "layer"]
+    return [name for name, method in MAPS.items() if method.gradient_at == "layer"]

@@ -21,7 +21,7 @@ from gwapctl.networks.inference import for_inference
 from gwapctl.networks.transforms import split_region
 
 ImageArray = npt.NDArray[np.uint8]
-Source = Literal["image", "layer"]
+GradientAt = Literal["image", "layer"]
 TRIAL_SIZE = (96, 160)  # of an image, not square so that swapped axes show
 TRIAL_CELLS = 7  # a side of the feature map of zeros
 
@@ -35,8 +35,8 @@ class ForwardPass:
         features: the feature map F (B, K, h, w), float32.
         output: logits (B, C) and the head's maps.
         probabilities: (B, C).
-        sources: what gradients are taken to: the images (B, 3, H, W), RGB in 0..255, or the feature map (B, K', h', w')
-            of each layer asked for; nothing where the map method needs no gradient.
+        gradient_tensors: what gradients are taken to: the images (B, 3, H, W), RGB in 0..255, or the feature map
+            (B, K', h', w') of each layer asked for; nothing where the map method needs no gradient.
 
     """
 
@@ -44,14 +44,14 @@ class ForwardPass:
     features: Tensor
     output: HeadOutput
     probabilities: Tensor
-    sources: tuple[Tensor, ...] = ()
+    gradient_tensors: tuple[Tensor, ...] = ()
 
     def gradients(self, weights: Tensor) -> list[Tensor]:
-        """Return ``d (sum_c weights_c z_c) / d source`` in float32 for every source; ``weights`` (B, C), z the logits.
+        """Return ``d (sum_c weights_c z_c) / dT`` in float32 for every gradient tensor T; z are the logits (B, C).
 
         Images do not mix in evaluation, so that one backward pass serves the batch. It can be called again.
         """
-        found = torch.autograd.grad(self.output.logits, self.sources, weights, retain_graph=True)
+        found = torch.autograd.grad(self.output.logits, self.gradient_tensors, weights, retain_graph=True)
         return [gradient.float() for gradient in found]
 
 
@@ -71,11 +71,9 @@ class Network:
         model: it is copied, not changed.
         device: where it runs.
         precision: of the backbone: ``fp32``, ``bf16`` or ``auto``. The head runs in float32.
-        source: what gradients will be taken to; None: no graph is built.
-        layers: full names of the layers that ``source="layer"`` means; none: the feature map.
-
-    Raises:
-        UsageError: a layer gives no feature map.
+        gradient_at: what gradients will be taken to; None: no graph is built.
+        layers: full names of the layers that ``gradient_at="layer"`` means; none: the feature map. One that gives no
+            feature map is a ``UsageError``.
 
     """
 
@@ -85,43 +83,36 @@ class Network:
         *,
         device: torch.device,
         precision: str = "fp32",
-        source: Source | None = None,
+        gradient_at: GradientAt | None = None,
         layers: Sequence[str] = (),
     ) -> None:
         self.model = for_inference(model, device)
         self.head = cast(Head, self.model.head)
-        self.device, self.precision, self.source = device, precision, source
+        self.device, self.precision, self.gradient_at = device, precision, gradient_at
         self.layers = tuple(layers)
         announce_layers(self.model.backbone, self.layers)
         if self.layers:
-            self._try_layers()
-
-    def _try_layers(self) -> None:
-        with torch.enable_grad():
-            _, maps = self._feature_map(torch.zeros(1, 3, *TRIAL_SIZE, dtype=torch.uint8, device=self.device))
-        for name in self.layers:
-            check_is_map(name, maps.get(name), *TRIAL_SIZE)
+            with torch.enable_grad():
+                _, maps = self._feature_map(torch.zeros(1, 3, *TRIAL_SIZE, dtype=torch.uint8, device=device))
+            for name in self.layers:
+                check_is_map(name, maps.get(name), *TRIAL_SIZE)
 
     def __call__(self, inputs: Sequence[ImageArray], *, mirrored: bool = False) -> ForwardPass:
         """Run images of one size, uint8 ``(h, w, 3)`` or, with a region of 0 and 255 behind, ``(h, w, 4)``."""
-        with torch.enable_grad() if self.source else torch.inference_mode():
-            images, region = split_region(self._on_device(inputs, mirrored))
-            if self.source == "image":
+        with torch.enable_grad() if self.gradient_at else torch.inference_mode():
+            batch = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2)
+            images, region = split_region(batch.flip(3) if mirrored else batch)
+            if self.gradient_at == "image":
                 images = images.float().requires_grad_()
             features, maps = self._feature_map(images)
             features = features.float()
-            if self.source == "layer" and not self.layers:
+            if self.gradient_at == "layer" and not self.layers:
                 features.requires_grad_()
             output: HeadOutput = self.head(features) if region is None else self.head(features, region)
             probabilities = self.model.probabilities(output.logits.detach())
         of_layers = tuple(maps[name] for name in self.layers) or (features,)
-        sources = {"image": (images,), "layer": of_layers, None: ()}[self.source]
-        return ForwardPass(self.head, features, output, probabilities, sources)
-
-    def _on_device(self, inputs: Sequence[ImageArray], mirrored: bool) -> Tensor:
-        """Return the batch ``(B, 3 | 4, h, w)``, uint8, channels last in memory."""
-        images = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2)
-        return images.flip(3) if mirrored else images
+        gradient_tensors = {"image": (images,), "layer": of_layers, None: ()}[self.gradient_at]
+        return ForwardPass(self.head, features, output, probabilities, gradient_tensors)
 
     def _feature_map(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the feature map, and those of the layers by name."""

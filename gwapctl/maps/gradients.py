@@ -1,8 +1,8 @@
 """Maps made of gradients: of the image (saliency), or of any layer's feature map T (Grad-CAM, LayerCAM, DGL).
 
-``g_c = d z_c / d T`` with z_c the logit of class c. Each method takes a ``ForwardPass`` and the classes asked for
-``(B, k)`` and returns, for every source of the pass, maps ``(B, k, h, w)``. One forward pass serves all classes; every
-class costs a backward pass of the whole batch from the logits down to the source.
+``g_c = d z_c / d T`` with z_c the logit of class c. Each method takes a ``ForwardPass`` and the classes asked for ``(B,
+k)`` and returns, for every gradient tensor of the pass, maps ``(B, k, h, w)``. One forward pass serves all classes;
+every class costs a backward pass of the whole batch from the logits down to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from gwapctl.maps.forward import ForwardPass
 
 BETA = 10.0  # DGL's released code: labels beta * one-hot
-Formula = Callable[[int, Tensor, Tensor], Tensor]  # number of the source, source T, gradient g_c -> map (B, h, w)
+Formula = Callable[[int, Tensor, Tensor], Tensor]  # number of the tensor, tensor T, gradient g_c -> map (B, h, w)
 
 
 def backprop(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
@@ -54,16 +54,16 @@ def dgl(forward: ForwardPass, classes: Tensor, beta: float = BETA) -> list[Tenso
 
 
 def _of_each_class(forward: ForwardPass, classes: Tensor, formula: Formula) -> list[Tensor]:
-    """Apply ``formula`` to every source and every column of ``classes`` (B, k); images have their own classes."""
-    sources = [source.detach().float() for source in forward.sources]
+    """Apply ``formula`` to every tensor and every column of ``classes`` (B, k); images have their own classes."""
+    tensors = [tensor.detach().float() for tensor in forward.gradient_tensors]
     if not classes.shape[1]:
-        return [source.new_zeros(len(source), 0, *source.shape[2:]) for source in sources]
-    maps: list[list[Tensor]] = [[] for _ in sources]
+        return [tensor.new_zeros(len(tensor), 0, *tensor.shape[2:]) for tensor in tensors]
+    maps: list[list[Tensor]] = [[] for _ in tensors]
     for column in classes.unbind(1):
         one_hot = torch.zeros_like(forward.probabilities).scatter_(1, column[:, None], 1)
         for number, gradient in enumerate(forward.gradients(one_hot)):
-            maps[number].append(formula(number, sources[number], gradient))
-    return [torch.stack(of_source, dim=1) for of_source in maps]
+            maps[number].append(formula(number, tensors[number], gradient))
+    return [torch.stack(of_tensor, dim=1) for of_tensor in maps]
 
 
 def _unit(tensor: Tensor) -> Tensor:

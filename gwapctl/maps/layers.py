@@ -7,7 +7,6 @@ directly, if they do. That is the map that the released codes of DGL take. Of an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,9 +29,7 @@ MOST_STRETCHED = 2.0  # a map whose aspect ratio is that far from the input's ha
 def resolve_layers(backbone: nn.Module, wanted: Sequence[str | int]) -> tuple[str, ...]:
     """Return the names of the modules that ``wanted`` names, or counts among the convolutions (negative: from the end).
 
-    Raises:
-        UsageError: there is no such layer, or one is there twice.
-
+    A layer that is not there, or is named twice, is a ``UsageError``.
     """
     numbered = list(convolutions(backbone))
     named = dict(backbone.named_modules())
@@ -59,11 +56,8 @@ def announce_layers(backbone: nn.Module, names: Sequence[str]) -> None:
     """
     for name in names:
         module = backbone.get_submodule(name)
-        module.register_forward_hook(partial(_after_forward, name, isinstance(module, nn.Conv2d)))
-
-
-def _after_forward(name: str, is_convolution: bool, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-    return _announce(output, name, is_convolution)
+        convolution = isinstance(module, nn.Conv2d)
+        module.register_forward_hook(lambda _module, _inputs, output, of=(name, convolution): _announce(output, *of))
 
 
 def _announce(output: Tensor, name: str, is_convolution: bool) -> Tensor:
@@ -112,12 +106,7 @@ def _start_of_graph(output: Tensor) -> Tensor:
 
 
 def check_is_map(name: str, found: Tensor | None, height: int, width: int) -> None:
-    """Make sure that the layer ``name`` gave a feature map for an input of ``height x width``.
-
-    Raises:
-        UsageError: it did not, or plays no part.
-
-    """
+    """Raise ``UsageError`` where the layer ``name`` gave no feature map for an input of ``height x width``."""
     if found is None:
         raise UsageError(f"layer {name} takes no part in finding the class. Choose another: gwapctl models show.")
     shape = tuple(found.shape)

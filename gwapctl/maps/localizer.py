@@ -60,6 +60,14 @@ class Localizer:
     Raises:
         UsageError: an unknown name, options that do not go together, or a map that this model's head does not have.
 
+    Example:
+        >>> from gwapctl.networks.classifier import load_classifier
+        >>> from gwapctl.networks.zoo import resolve_model
+        >>> localizer = Localizer(load_classifier(resolve_model("resnet-s-gwap-tiny-imagenet")), device="cpu")
+        >>> result = localizer.run([np.zeros((90, 120, 3), np.uint8)])[0]
+        >>> len(result.classes), result.heatmap(0).shape
+        (1, (90, 120))
+
     """
 
     def __init__(
@@ -77,18 +85,34 @@ class Localizer:
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 32)
         self._method = MAPS[self.reading.method]
         self._network = Network(
-            model, device=self.device, precision=precision, source=self._method.source, layers=self.reading.layer
+            model,
+            device=self.device,
+            precision=precision,
+            gradient_at=self._method.gradient_at,
+            layers=self.reading.layer,
         )
         self._scales = self.reading.scales or (None,)  # None: the model's own input size, which is not square
-        self._check_smallest_scale()
-        self.shared = self._is_shared()
+        self._own_size = model.info.input_size
+        self._try_smallest_scale()
+        # whether one map stands for every class; a map that the head does not have is found out here
+        self.shared = False
+        if not self._method.gradient_at:
+            self.shared = self._read_maps(blank_forward(self.model), self._classes([(0, 0)])).shape[1] == 1
 
     @property
     def model(self) -> Classifier:
         """The fast copy of the model that runs."""
         return self._network.model
 
-    def _check_smallest_scale(self) -> None:
+    @property
+    def values(self) -> Literal["raw", "minmax_mean"]:
+        """What the heatmaps hold: ``raw`` or ``minmax_mean`` (see ``map_folder.MapsInfo``)."""
+        reading = self.reading
+        single = len(reading.scales) <= 1 and not reading.flip
+        untouched = not (self._method.normalised or reading.close) and reading.backprop_seg == "none"
+        return "raw" if single and untouched else "minmax_mean"
+
+    def _try_smallest_scale(self) -> None:
         """Find out now, not at the first image, whether the network can do with so few pixels."""
         side = min(self.reading.scales, default=SURE_SCALE)
         if side >= SURE_SCALE:
@@ -98,20 +122,6 @@ class Localizer:
         except RuntimeError as error:
             backbone = self.model.info.backbone
             raise UsageError(f"scale {side} is too small for {backbone}: no cell is left of its maps.") from error
-
-    def _is_shared(self) -> bool:
-        """Tell whether one map stands for every class; a map that the head does not have is found out here."""
-        if self._method.source:
-            return False
-        return self._read_maps(blank_forward(self.model), self._classes([(0, 0)])).shape[1] == 1
-
-    @property
-    def values(self) -> Literal["raw", "minmax_mean"]:
-        """What the heatmaps hold: ``raw`` or ``minmax_mean`` (see ``map_folder.MapsInfo``)."""
-        reading = self.reading
-        single = len(reading.scales) <= 1 and not reading.flip
-        untouched = not (self._method.normalised or reading.close) and reading.backprop_seg == "none"
-        return "raw" if single and untouched else "minmax_mean"
 
     def prepare(self, image: ImageArray) -> PreparedImage:
         """Resize an image ``(H, W, 3)`` uint8 RGB to every size that will be needed."""
@@ -123,10 +133,6 @@ class Localizer:
         if self.reading.backprop_seg != "none":
             sizes |= {heatmap_size(width, height)}
         return PreparedImage(width, height, {size: resize_image(image, size) for size in sizes})
-
-    @property
-    def _own_size(self) -> Size:
-        return self.model.info.input_size
 
     def _input_size(self, width: int, height: int, scale: int | None) -> Size:
         if scale is None:
@@ -181,7 +187,8 @@ class Localizer:
     ) -> Iterator[MapResult]:
         own = self._network(self._views(batch))
         probabilities = own.probabilities.view(len(batch), -1, own.probabilities.shape[1]).mean(1).cpu().numpy()
-        chosen = [_choose(row, extra, top_k) for row, extra in zip(probabilities, wanted, strict=True)]
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k].tolist()
+        chosen = [tuple(dict.fromkeys([*top, *extra])) for top, extra in zip(best, wanted, strict=True)]
         classes = self._classes(chosen)
         terms = self._pasted(own, classes) if self.reading.crops == "ten" else self._terms(batch, classes, own)
         for image, row, picked, maps in zip(batch, probabilities, chosen, terms, strict=True):
@@ -239,9 +246,3 @@ class Localizer:
     def _read_maps(self, forward: ForwardPass, classes: Tensor) -> Tensor:
         """Return the raw maps ``(B, 1 | k, h, w)`` of a pass, those of several layers fused."""
         return fuse_maps(self._method.read(forward, classes), self.reading.fuse)
-
-
-def _choose(probabilities: FloatArray, wanted: Sequence[int], top_k: int) -> tuple[int, ...]:
-    """Return the ``top_k`` most probable classes, the best first, then those of ``wanted`` that are not among them."""
-    best = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
-    return tuple(dict.fromkeys([*best, *wanted]))

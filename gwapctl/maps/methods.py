@@ -20,9 +20,7 @@ from gwapctl.networks.heads.averaging import PoolThenClassify
 def weight_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return the pooling weights α (GWAP eq. 4; one map for all classes, or eq. 8: those of ``classes``).
 
-    Raises:
-        UsageError: the head pools with fixed weights and has no such map.
-
+    A head that pools with fixed weights has no such map: ``UsageError``.
     """
     alpha = forward.output.weight_map
     if alpha is None:
@@ -38,9 +36,7 @@ def class_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
 def score_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return s_c(x, y), bias included: what a head gives position (x, y) alone (GWAP, arXiv 1809.08264, eq. 1).
 
-    Raises:
-        UsageError: the head scores no positions.
-
+    A head that scores no positions has no such map: ``UsageError``.
     """
     if forward.output.score_map is not None:
         return [_of_classes(forward.output.score_map, classes)]
@@ -61,9 +57,7 @@ def fused_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
 def foreground_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """Return the foreground map R of the head ``background``, which knows no class (after Kou et al.; ours).
 
-    Raises:
-        UsageError: it is another head.
-
+    Another head has no such map: ``UsageError``.
     """
     if forward.output.presence is None:
         raise UsageError("this model's head has no foreground map. Choose --map weight or class.")
@@ -97,11 +91,7 @@ def fuse_maps(maps: Sequence[Tensor], fusion: str) -> Tensor:
     if len(maps) == 1:
         return maps[0]
     classes, height, width = (max(one.shape[axis] for one in maps) for axis in (1, 2, 3))
-    stretched = [_stretch(minmax(one), height, width).expand(-1, classes, -1, -1) for one in maps]
-    return FUSIONS[fusion](torch.stack(stretched))
-
-
-def _stretch(maps: Tensor, height: int, width: int) -> Tensor:
-    if maps.shape[2:] == (height, width):
-        return maps
-    return functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+    stretched = [
+        functional.interpolate(minmax(one), (height, width), mode="bilinear", align_corners=False) for one in maps
+    ]
+    return FUSIONS[fusion](torch.stack([one.expand(-1, classes, -1, -1) for one in stretched]))

@@ -107,12 +107,7 @@ UNKNOWN = ResolvedReading()
 
 
 def split_options(options: Mapping[str, Any], reading: MapReading = AS_STORED) -> tuple[MapReading, dict[str, Any]]:
-    """Return ``reading`` with those of ``options`` that are about it, by the Python API's names, and the other options.
-
-    Raises:
-        UsageError: a value that the reading cannot have.
-
-    """
+    """Return ``reading`` with those of ``options`` that are about it, by the Python API's names, and the others."""
     asked = {READING_OPTIONS[name]: value for name, value in options.items() if name in READING_OPTIONS}
     others = {name: value for name, value in options.items() if name not in READING_OPTIONS}
     return replace(reading, **asked), others
@@ -125,13 +120,6 @@ def stored_reading(info: ModelInfo) -> MapReading:
 
 def store_reading(info: ModelInfo, reading: ResolvedReading) -> ModelInfo:
     """Return ``info`` of a model that is read by ``reading`` from now on; ``flip``, crops and cuts are not stored."""
-    return info.model_copy(
-        update={
-            "map": reading.method,
-            "scales": reading.scales,
-            "layer": reading.layer,
-            "fuse": reading.fuse if len(reading.layer) > 1 else None,
-            "resize": reading.resize,
-            "close": reading.close,
-        }
-    )
+    stored = {name: getattr(reading, name) for name in ("scales", "layer", "resize", "close")}
+    fuse = reading.fuse if len(reading.layer) > 1 else None
+    return info.model_copy(update={"map": reading.method, "fuse": fuse, **stored})

@@ -50,12 +50,7 @@ def resolve_reading(reading: MapReading, model: Classifier) -> ResolvedReading:
 
 
 def _check_map(method: str, layer: Sequence[str | int], fuse: str, backprop_seg: str) -> None:
-    """Check how the map is read.
-
-    Raises:
-        UsageError: an unknown name, or an option that this map has no use for.
-
-    """
+    """Check how the map is read."""
     if method not in MAPS:
         raise unknown_name("map method", method, MAPS)
     if fuse not in FUSIONS:
@@ -88,12 +83,7 @@ def default_map(model: Classifier) -> str:
 
 @torch.no_grad()
 def require_map(model: Classifier, map_method: str) -> None:
-    """Find out whether the head of ``model`` has a map, gradients apart, which every head has.
-
-    Raises:
-        UsageError: it has not; the message names one that it has.
-
-    """
-    if MAPS[map_method].source is None:
+    """Raise ``UsageError``, which names a map that there is, where the head of ``model`` has no such map."""
+    if MAPS[map_method].gradient_at is None:  # every head has those of gradients
         trial = blank_forward(model)
         MAPS[map_method].read(trial, torch.zeros(1, 1, dtype=torch.long, device=trial.features.device))

@@ -113,20 +113,16 @@ BOTH = ("paper", "wsoleval")
 # what the metrics of one kind have in common
 _scored = partial(Metric, unit=PERCENT, needs=("class scores",), decimals=1)
 _ranked = partial(Metric, unit=PERCENT, needs=("ranked classes",), direction="lowest", shown="card")
+_top5 = partial(_ranked, needs=("ranked classes", "five ranked classes"))
 _boxed = partial(Metric, unit=PERCENT, needs=("boxes", "ground-truth boxes"), floor=True)
-_otsu = partial(Metric, unit=FRACTION, needs=("maps", "ground-truth boxes"), floor=True)
-_swept = partial(Metric, unit=PERCENT, needs=("maps", "ground-truth boxes"), protocols=BOTH, floor=True)
-_contours = partial(
-    Metric,
-    unit=PERCENT,
-    needs=("maps", "ground-truth boxes"),
-    protocols=("wsoleval",),
-    floor=True,
-    shown="document",
-)
+_mapped = partial(Metric, needs=("maps", "ground-truth boxes"), floor=True)
+_otsu = partial(_mapped, unit=FRACTION)
+_swept = partial(_mapped, unit=PERCENT, protocols=BOTH)
+_contours = partial(_mapped, unit=PERCENT, protocols=("wsoleval",), shown="document")
 _masked = partial(Metric, unit=FRACTION, needs=("maps", "masks"), floor=True)
 _level = partial(Metric, unit=LEVEL, needs=("maps", "masks"), direction="none", shown="document")
 _predicted = partial(Metric, unit=FRACTION, needs=("maps of predicted classes", "ground-truth boxes"), shown="document")
+_predicted_masked = partial(_predicted, needs=("maps of predicted classes", "masks"))
 _detected = partial(Metric, unit=PERCENT, needs=("detections", "ground-truth boxes"))
 _cost = partial(Metric, needs=("a model",), protocols=())
 
@@ -139,11 +135,7 @@ METRICS: dict[str, Metric] = {
     "ap_area": _scored("AP, area", "classification AP of VOC from 2010 on, of one class", shown="class"),
     # one class per image
     "top1_error": _ranked("top-1 error", "images whose true class is not the best one"),
-    "top5_error": _ranked(
-        "top-5 error",
-        "images whose true class is not among the five best",
-        needs=("ranked classes", "five ranked classes"),
-    ),
+    "top5_error": _top5("top-5 error", "images whose true class is not among the five best"),
     # one box per class
     "gt_known_error": _boxed(
         "GT-known localization error", "true classes whose box has an IoU below 0.5", direction="lowest", shown="card"
@@ -154,7 +146,7 @@ METRICS: dict[str, Metric] = {
         needs=("ranked classes", "ground-truth boxes"),
         floor=True,
     ),
-    "top5_loc_error": _ranked(
+    "top5_loc_error": _top5(
         "top-5 localization error",
         "images of whose five guesses none has class and box right",
         needs=("ranked classes", "five ranked classes", "five guesses", "ground-truth boxes"),
@@ -195,15 +187,11 @@ METRICS: dict[str, Metric] = {
     "fg_iou_threshold": _level("level of foreground IoU", "the lowest level that gives fg_iou"),
     "fg_iou_pooled": _masked("foreground IoU, pooled", "fg_iou of all pixels together", shown="document"),
     "fg_iou_pooled_threshold": _level("level of foreground IoU, pooled", "the lowest level that gives fg_iou_pooled"),
-    "fg_iou_predicted": _predicted(
-        "foreground IoU, predicted classes",
-        "fg_iou with maps of the predicted classes",
-        needs=("maps of predicted classes", "masks"),
+    "fg_iou_predicted": _predicted_masked(
+        "foreground IoU, predicted classes", "fg_iou with maps of the predicted classes"
     ),
-    "fg_iou_pooled_predicted": _predicted(
-        "foreground IoU, pooled, predicted classes",
-        "fg_iou_pooled with maps of the predicted classes",
-        needs=("maps of predicted classes", "masks"),
+    "fg_iou_pooled_predicted": _predicted_masked(
+        "foreground IoU, pooled, predicted classes", "fg_iou_pooled with maps of the predicted classes"
     ),
     # many boxes per image
     "det_map_11pt": _detected("detection mAP, 11 points", "detection AP of VOC 2007, mean over classes"),
@@ -222,7 +210,11 @@ METRICS: dict[str, Metric] = {
 
 
 def describe(key: str) -> Metric:
-    """Return what is known of ``key``: its entry; of a name that is not registered (a document of others) itself."""
+    """Return what is known of ``key``: its entry; of a name that is not registered (a document of others) itself.
+
+    >>> describe("cor_loc").title, describe("cor_loc").text(61.25)
+    ('CorLoc (%)', '61.2')
+    """
     return METRICS.get(key) or Metric(key.replace("_", " "), "", NUMBER, direction="none", shown="document")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,10 +28,26 @@ def precision_recall(
     return precision, true / positives
 
 
+def both_ap(relevant: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_], positives: int) -> dict[str, float]:
+    """Return ``{"ap_11pt", "ap_area"}`` of a class in percent; the arguments are those of ``precision_recall``."""
+    precision, recall = precision_recall(relevant, counted, positives)
+    return {"ap_11pt": 100 * ap_11pt(precision, recall), "ap_area": 100 * ap_area(precision, recall)}
+
+
+def mean_ap(name: str, rows: Collection[Mapping[str, float]]) -> dict[str, float]:
+    """Return ``{name_11pt, name_area}``, the means over the ``rows`` of classes; nothing where there is no row."""
+    if not rows:
+        return {}
+    return {f"{name}_{form}": float(np.mean([row[f"ap_{form}"] for row in rows])) for form in ("11pt", "area")}
+
+
 def ap_11pt(precision: FloatArray, recall: FloatArray, eps: float = 0.0) -> float:
     """Return the 11-point average precision of VOC 2007: the mean over recalls 0, 0.1 .. 1 of the best precision there.
 
     ``eps`` is subtracted from the grid. 0, the default, is what the development kit and its ports do.
+
+    >>> ap_11pt(np.array([1, 0.5, 2 / 3]), np.array([0.5, 0.5, 1]))
+    0.8484848484848484
     """
     best = [precision[recall >= level - eps].max(initial=0.0) for level in RECALL_GRID]
     return float(np.mean(best))

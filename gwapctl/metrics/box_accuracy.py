@@ -63,9 +63,7 @@ class BoxAccuracy:
     def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> None:
         """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
 
-        Raises:
-            DataError: the map is not (h, w), or holds NaN or infinity.
-
+        Raises what ``regions.normalise`` does.
         """
         array = np.asarray(heatmap)
         boxes, sizes = component_boxes(array, self.curve.thresholds)
@@ -76,12 +74,17 @@ class BoxAccuracy:
 
     def compute(self) -> dict[str, float]:
         """Return the maxima over thresholds."""
-        if self.curve.n == 0:
-            return {}
-        maxima = self.curve.maxima("max_box_acc")
-        return {
-            "max_box_acc": maxima["max_box_acc_50"],
-            **maxima,
-            "max_box_acc_threshold": self.curve.best_threshold(),
-            "max_box_acc_v2": float(np.mean(list(maxima.values()))),
-        }
+        return max_box_acc(self.curve, self.curve.maxima("max_box_acc"))
+
+
+def max_box_acc(curve: AccuracyCurve, levels_of_v2: dict[str, float]) -> dict[str, float]:
+    """Return ``max_box_acc`` with its parts, and ``max_box_acc_v2``, the mean of ``levels_of_v2``; {} of no image."""
+    if curve.n == 0:
+        return {}
+    maxima = curve.maxima("max_box_acc")
+    return {
+        "max_box_acc": maxima["max_box_acc_50"],
+        **maxima,
+        "max_box_acc_threshold": curve.best_threshold(),
+        "max_box_acc_v2": float(np.mean(list(levels_of_v2.values()))),
+    }

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
 from gwapctl.errors import DataError
-from gwapctl.metrics.average_precision import ap_11pt, ap_area, precision_recall, ranking
+from gwapctl.metrics.average_precision import both_ap, mean_ap, ranking
 
 IGNORED = -1
 
@@ -21,11 +21,10 @@ class ClassificationAP:
     without a positive image have no AP and are left out of the mean.
     """
 
-    def __init__(self, classes: int, eps: float = 0.0) -> None:
+    def __init__(self, classes: int) -> None:
         self._classes = classes
-        self._eps = eps
         self._scores: list[FloatArray] = []
-        self._truth: list[npt.NDArray[np.int8]] = []
+        self._labels: list[npt.NDArray[np.int8]] = []  # 1, 0, or IGNORED
 
     def update(self, scores: npt.ArrayLike, labels: Collection[int], ignored: Collection[int] = ()) -> None:
         """Add one image: ``scores`` (C,), the classes present, and those present only as difficult objects.
@@ -37,38 +36,38 @@ class ClassificationAP:
         row = np.asarray(scores, dtype=np.float64)
         if row.shape != (self._classes,):
             raise DataError(f"an image has scores of shape {row.shape} for {self._classes} classes.")
-        truth = np.zeros(self._classes, np.int8)
-        truth[list(ignored)] = IGNORED
-        truth[list(labels)] = 1
+        present = np.zeros(self._classes, np.int8)
+        present[list(ignored)] = IGNORED
+        present[list(labels)] = 1
         self._scores.append(row)
-        self._truth.append(truth)
+        self._labels.append(present)
 
     def compute(self) -> dict[str, float]:
         """Return the means over classes; nothing where no class has a positive image."""
-        rows = self.per_class().values()
-        if not rows:
-            return {}
-        return {f"voc_map_{form}": float(np.mean([row[f"ap_{form}"] for row in rows])) for form in ("11pt", "area")}
+        return mean_ap("voc_map", self.per_class().values())
 
     def per_class(self) -> dict[int, dict[str, float]]:
         """Return ``{class: {"ap_11pt", "ap_area"}}`` in percent, of the classes with a positive image."""
         if not self._scores:
             return {}
-        scores, truth = np.stack(self._scores), np.stack(self._truth)  # (N, C)
-        present = np.flatnonzero((truth == 1).any(axis=0))
-        return {int(label): self._row(scores[:, label], truth[:, label]) for label in present}
+        scores, labels = np.stack(self._scores), np.stack(self._labels)  # (N, C)
+        present = np.flatnonzero((labels == 1).any(axis=0)).tolist()
+        return {label: self._row(scores[:, label], labels[:, label]) for label in present}
 
-    def _row(self, scores: FloatArray, truth: npt.NDArray[np.int8]) -> dict[str, float]:
-        ranked = truth[ranking(scores)]
-        precision, recall = precision_recall(ranked == 1, ranked != IGNORED, int((truth == 1).sum()))
-        return {
-            "ap_11pt": 100 * ap_11pt(precision, recall, self._eps),
-            "ap_area": 100 * ap_area(precision, recall),
-        }
+    def _row(self, scores: FloatArray, labels: npt.NDArray[np.int8]) -> dict[str, float]:
+        ranked = labels[ranking(scores)]
+        return both_ap(ranked == 1, ranked != IGNORED, int((labels == 1).sum()))
 
 
 class TopKError:
-    """``top1_error`` and ``top5_error`` in percent: the true class is not among the k best (ILSVRC)."""
+    """``top1_error`` and ``top5_error`` in percent: the true class is not among the k best (ILSVRC).
+
+    >>> errors = TopKError()
+    >>> errors.update([3, 1, 2, 0, 4], label=1)
+    >>> errors.update([2, 0, 1, 4, 3], label=2)
+    >>> errors.compute()
+    {'top1_error': 50.0, 'top5_error': 0.0}
+    """
 
     def __init__(self) -> None:
         self._missed: dict[int, list[tuple[bool, bool]]] = {}
@@ -79,15 +78,16 @@ class TopKError:
 
     def compute(self) -> dict[str, float]:
         """Return both errors over all images."""
-        return _errors([row for rows in self._missed.values() for row in rows])
+        return share_missed([row for rows in self._missed.values() for row in rows], "error")
 
     def per_class(self) -> dict[int, dict[str, float]]:
         """Return both errors over the images of each class."""
-        return {label: _errors(rows) for label, rows in sorted(self._missed.items())}
+        return {label: share_missed(rows, "error") for label, rows in sorted(self._missed.items())}
 
 
-def _errors(missed: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+def share_missed(missed: Sequence[tuple[bool, bool]], name: str) -> dict[str, float]:
+    """Return ``{top1_name, top5_name}`` in percent of images whose top-1 and top-5 answers are wrong; {} of none."""
     if not missed:
         return {}
     top1, top5 = (100 * np.mean(missed, axis=0)).tolist()
-    return {"top1_error": top1, "top5_error": top5}
+    return {f"top1_{name}": top1, f"top5_{name}": top5}

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, iou, to_xywh
 from gwapctl.errors import DataError
-from gwapctl.metrics.average_precision import ap_11pt, ap_area, precision_recall, ranking
+from gwapctl.metrics.average_precision import both_ap, mean_ap, ranking
+from gwapctl.metrics.localization import IOU_THRESHOLD
 
 RIGHT, NEITHER, WRONG = np.int8(1), np.int8(0), np.int8(-1)
 
@@ -37,9 +38,7 @@ class DetectionAP:
     crowd.
     """
 
-    def __init__(self, iou_threshold: float = 0.5, eps: float = 0.0, coco: bool = False) -> None:
-        self._iou_threshold = iou_threshold
-        self._eps = eps
+    def __init__(self, coco: bool = False) -> None:
         self._coco = coco
         self._images: list[_Image] = []  # COCO's code wants them all at the end
         self._found: dict[int, list[tuple[FloatArray, npt.NDArray[np.int8]]]] = defaultdict(list)
@@ -76,15 +75,12 @@ class DetectionAP:
             self._images.append(image)
         self._positives.update(image.true_labels[~image.difficult].tolist())
         for label in np.unique(image.labels).tolist():
-            self._found[label].append(_judge(image, label, self._iou_threshold))
+            self._found[label].append(_judge(image, label))
 
     def compute(self) -> dict[str, float]:
         """Return the means over classes; nothing where no class has an object that counts."""
-        rows = self.per_class().values()
-        if not rows:
-            return {}
-        means = {f"det_map_{form}": float(np.mean([row[f"ap_{form}"] for row in rows])) for form in ("11pt", "area")}
-        return means | ({"coco_map": _coco_map(self._images)} if self._coco else {})
+        means = mean_ap("det_map", self.per_class().values())
+        return means | ({"coco_map": _coco_map(self._images)} if means and self._coco else {})
 
     def per_class(self) -> dict[int, dict[str, float]]:
         """Return ``{class: {"ap_11pt", "ap_area"}}`` in percent, of the classes with an object that counts."""
@@ -94,25 +90,24 @@ class DetectionAP:
         found = self._found.get(label, [])
         scores = np.concatenate([np.zeros(0), *(scores for scores, _ in found)])
         outcome = np.concatenate([np.zeros(0, np.int8), *(outcomes for _, outcomes in found)])[ranking(scores)]
-        precision, recall = precision_recall(outcome == RIGHT, outcome != NEITHER, self._positives[label])
-        return {"ap_11pt": 100 * ap_11pt(precision, recall, self._eps), "ap_area": 100 * ap_area(precision, recall)}
+        return both_ap(outcome == RIGHT, outcome != NEITHER, self._positives[label])
 
 
-def _judge(image: _Image, label: int, iou_threshold: float) -> tuple[FloatArray, npt.NDArray[np.int8]]:
+def _judge(image: _Image, label: int) -> tuple[FloatArray, npt.NDArray[np.int8]]:
     """Return scores (n,) and outcomes (n,) of the detections of one class in one image, the highest score first."""
     found, real = image.labels == label, image.true_labels == label
     order = ranking(image.scores[found])
     overlaps = iou(image.boxes[found][order], image.true_boxes[real])  # (n, m)
     outcomes = np.full(len(order), WRONG)
     difficult, taken = image.difficult[real], set[int]()
-    for place, row in enumerate(overlaps if overlaps.shape[1] else ()):
+    for rank, row in enumerate(overlaps if overlaps.shape[1] else ()):
         nearest = int(row.argmax())
-        if row[nearest] < iou_threshold:
+        if row[nearest] < IOU_THRESHOLD:
             continue
         if difficult[nearest]:
-            outcomes[place] = NEITHER
+            outcomes[rank] = NEITHER
         elif nearest not in taken:
-            outcomes[place] = RIGHT
+            outcomes[rank] = RIGHT
             taken.add(nearest)
     return image.scores[found][order], outcomes
 
@@ -125,28 +120,23 @@ def _coco_map(images: list[_Image]) -> float:
     detections: list[dict[str, Any]] = []
     for number, image in enumerate(images, start=1):
         for box, label, crowd in zip(to_xywh(image.true_boxes), image.true_labels, image.difficult, strict=True):
-            objects.append(_annotation(number, len(objects) + 1, box, label) | {"iscrowd": int(crowd)})
+            area, crowded = float(box[2] * box[3]), int(crowd)
+            objects.append(_item(number, box, label) | {"id": len(objects) + 1, "area": area, "iscrowd": crowded})
         for box, label, score in zip(to_xywh(image.boxes), image.labels, image.scores, strict=True):
-            detections.append(_annotation(number, len(detections) + 1, box, label) | {"score": float(score)})
+            detections.append(_item(number, box, label) | {"score": float(score)})
     if not detections:
         return 0.0
-    truth = COCO(
+    ground_truth = COCO(
         {
             "images": [{"id": number} for number in range(1, len(images) + 1)],
             "annotations": objects,
             "categories": [{"id": label} for label in sorted({item["category_id"] for item in objects})],
         }
     )
-    evaluation = COCOeval_faster(truth, truth.loadRes(detections), "bbox")
+    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(detections), "bbox")
     evaluation.run()
     return 100 * float(evaluation.stats[0])
 
 
-def _annotation(image: int, number: int, box: FloatArray, label: np.int64) -> dict[str, Any]:
-    return {
-        "id": number,
-        "image_id": image,
-        "category_id": int(label),
-        "bbox": box.tolist(),
-        "area": float(box[2] * box[3]),
-    }
+def _item(image: int, box: FloatArray, label: np.int64) -> dict[str, Any]:
+    return {"image_id": image, "category_id": int(label), "bbox": box.tolist()}

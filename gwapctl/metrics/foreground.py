@@ -25,19 +25,24 @@ class FMeasure:
     F = (1 + b) P R / (b P + R), b = beta squared = 0.3, and 0 where P + R = 0 (Qiu, GWAP, Table II). Beside them, as
     means over images, ``fg_precision`` P, ``fg_recall`` R, and ``fg_area``, the share of the image that M covers: they
     tell a map that grew over the object from one that grew over everything.
+
+    >>> metric = FMeasure()
+    >>> metric.update(foreground=[[1, 1, 0]], ground_truth=[[0, 1, 1]])
+    >>> metric.compute()["fg_precision"], metric.compute()["fg_recall"]
+    (0.5, 0.5)
     """
 
     def __init__(self) -> None:
         self._rows: list[tuple[float, float, float]] = []
 
-    def update(self, foreground: npt.ArrayLike, truth: npt.ArrayLike) -> None:
+    def update(self, foreground: npt.ArrayLike, ground_truth: npt.ArrayLike) -> None:
         """Add one image: two masks (H, W). An image without any true pixel has no recall and is left out.
 
         Raises:
             DataError: the masks differ in shape.
 
         """
-        found, real = np.asarray(foreground, dtype=bool), np.asarray(truth, dtype=bool)
+        found, real = np.asarray(foreground, dtype=bool), np.asarray(ground_truth, dtype=bool)
         if found.shape != real.shape:
             raise DataError(f"the foreground has shape {found.shape} but the ground truth {real.shape}.")
         if not real.any():
@@ -68,7 +73,7 @@ def f_beta(precision: float, recall: float) -> float:
 
 def otsu_foreground(heatmap: npt.ArrayLike, width: int, height: int) -> BoolMask:
     """Return the mask (height, width) of a map (h, w): bilinear to the image's pixels, then strictly above Otsu."""
-    return otsu_mask(normalise(_resize(normalise(heatmap), width, height)))
+    return otsu_mask(normalise(resize_map(normalise(heatmap), (width, height))))
 
 
 def boxes_mask(boxes: BoxesLike, width: int, height: int) -> BoolMask:
@@ -97,7 +102,7 @@ class ForegroundIoU:
         self._intersection = np.zeros(LEVELS)
         self._union = np.zeros(LEVELS)
 
-    def update(self, heatmap: npt.ArrayLike, truth: npt.ArrayLike) -> None:
+    def update(self, heatmap: npt.ArrayLike, ground_truth: npt.ArrayLike) -> None:
         """Add one image: a map (h, w) and a mask (H, W) with 0, 1 and 255 (not counted). The map is fitted to the mask.
 
         Maps of bytes are taken as they are; others are stretched to [0, 1] and rounded to 256 levels.
@@ -106,7 +111,7 @@ class ForegroundIoU:
             DataError: the mask is not (H, W), or the map holds NaN or infinity.
 
         """
-        mask = np.asarray(truth)
+        mask = np.asarray(ground_truth)
         if mask.ndim != 2:
             raise DataError(f"a mask has shape (H, W), this one {mask.shape}.")
         levels = _levels(np.asarray(heatmap), mask.shape[1], mask.shape[0])
@@ -141,17 +146,11 @@ class ForegroundIoU:
         }
 
 
-def _resize(heat: FloatMap, width: int, height: int) -> FloatMap:
-    if heat.shape == (height, width):
-        return heat
-    return resize_map(heat, (width, height))
-
-
 def _levels(heatmap: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[np.uint8]:
     if heatmap.dtype == np.uint8 and heatmap.shape == (height, width):
         return heatmap.astype(np.uint8)
     heat = heatmap / np.float32(255) if heatmap.dtype == np.uint8 else normalise(heatmap)
-    return np.asarray(cv2.convertScaleAbs(_resize(np.asarray(heat, dtype=np.float32), width, height), alpha=255))
+    return np.asarray(cv2.convertScaleAbs(resize_map(np.asarray(heat, np.float32), (width, height)), alpha=255))
 
 
 def _above(histogram: npt.NDArray[np.intp]) -> FloatArray:

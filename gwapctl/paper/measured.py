@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Config = TrainConfig | DetectorConfig
+Record = dict[str, Any]  # a row of a DataFrame as a plain dict: what is missing is None
 
 COLUMNS = (
     *("run", "recipe", "settings", "changed", "backbone", "method", "seed", "source", "trained_on", "fingerprint"),
@@ -100,22 +101,14 @@ def _name(value: Any) -> Any:
 def measured_rows(folder: Path) -> pd.DataFrame:
     """Return every evaluation of every finished run below ``folder``, runs in the order of their names.
 
-    Evaluations on images on which a run's settings were chosen are left out: they are no results.
-
-    Raises:
-        DataError: a run's documents are broken.
-
+    Evaluations on images on which a run's settings were chosen are left out: they are no results. A DataError names a
+    broken document.
     """
     return run_rows(run for run in find_runs(folder) if run.finished)
 
 
 def run_rows(runs: Iterable[Run]) -> pd.DataFrame:
-    """Return the evaluations of ``runs``.
-
-    Raises:
-        DataError: a document lacks what a table needs.
-
-    """
+    """Return the evaluations of ``runs``; a DataError names a document that lacks what a table needs."""
     rows = []
     for run in runs:
         about = _about(run)
@@ -166,31 +159,23 @@ def _evaluation(document: Mapping[str, Any]) -> dict[str, Any]:
 # --- of the file ----------------------------------------------------------------------------------------------------
 
 
-def results_file() -> Path:
-    """Return the file of the numbers that ship with gwapctl: in the wheel, else in the checkout."""
-    return zoo_folder() / "results.csv"
-
-
 def read_results(file: Path | None = None) -> pd.DataFrame:
     """Read the rows of ``file`` (by default what ships with gwapctl); none where there is no such file.
 
-    Raises:
-        DataError: it is no table of results.
-
+    A DataError says that it is no table of results.
     """
     import pandas as pd
 
-    file = file or results_file()
+    file = file or zoo_folder() / "results.csv"  # in the wheel, else in the checkout
     if not file.is_file():
         return _frame([]).assign(shipped=True)
     try:
         rows = pd.read_csv(file, dtype="str")
-        for name in AS_JSON:
-            rows[name] = rows[name].map(json.loads)
-        rows = rows.astype(dict.fromkeys(set(rows.columns) - {*COLUMNS}, "float64"))
+        rows = rows.assign(**{name: rows[name].map(json.loads) for name in AS_JSON})
+        metrics = dict.fromkeys(set(rows.columns) - {*COLUMNS}, "float64")
+        return _in_order(rows.astype(metrics)).assign(shipped=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read the results in {file}: {error}.") from error
-    return _frame(rows.to_dict("records")).assign(shipped=True)
 
 
 def record(rows: pd.DataFrame, file: Path) -> None:
@@ -210,14 +195,23 @@ def record(rows: pd.DataFrame, file: Path) -> None:
     write_text(file, both.to_csv(index=False, lineterminator="\n"))
 
 
-def _frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
+def records(frame: pd.DataFrame) -> list[Record]:
+    """Return the rows of a DataFrame as plain dicts."""
     import pandas as pd
 
-    frame = pd.DataFrame(rows, columns=None if rows else [*COLUMNS])
-    return _in_order(frame).astype({"seed": "Int64", "n": "Int64", "n_degenerate": "Int64"})
+    rows = frame.to_dict("records")
+    return [{str(key): None if one is pd.NA or one != one else one for key, one in row.items()} for row in rows]
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return _in_order(pd.DataFrame(rows, columns=None if rows else [*COLUMNS]))
 
 
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in the file's order: what is known of an evaluation, then its metrics by name."""
-    extra = [name for name in rows.columns if name == "shipped"]
-    return rows[[*COLUMNS, *sorted(set(rows.columns) - {*COLUMNS, "shipped"}), *extra]]
+    metrics, last = sorted({*rows.columns} - {*COLUMNS, "shipped"}), rows.columns.intersection(["shipped"])
+    return rows.reindex(columns=[*COLUMNS, *metrics, *last]).astype(
+        dict.fromkeys(("seed", "n", "n_degenerate"), "Int64")
+    )

@@ -76,30 +76,19 @@ def profile_names() -> tuple[str, ...]:
 
 
 def load_profile(spec: str) -> Profile | None:
-    """Read the profile called ``spec``, a name or a TOML file; None is the paper's.
-
-    Raises:
-        UsageError: there is no such profile.
-        DataError: its file is broken; the message lists every mistake.
-
-    """
+    """Read the profile called ``spec``, a name or a TOML file; None is the paper's. A UsageError: there is none."""
     if spec == PAPER:
         return None
-    if Path(spec).is_file():
-        return read_toml(Profile, Path(spec), "profile", lambda _: {"name": spec})
-    names = profile_names()
-    if spec not in names:
-        raise unknown_name("profile", spec, names)
-    return read_toml(Profile, zoo_folder() / "profiles" / f"{spec}.toml", "profile", lambda _: {"name": spec})
+    if not Path(spec).is_file() and spec not in profile_names():
+        raise unknown_name("profile", spec, profile_names())
+    file = Path(spec) if Path(spec).is_file() else zoo_folder() / "profiles" / f"{spec}.toml"
+    return read_toml(Profile, file, "profile", name=spec)
 
 
 def load_specs(name: str, profile: str = PAPER) -> list[TableSpec]:
     """Read the tables that ``name`` stands for as a profile has them; of several those that it has.
 
-    Raises:
-        UsageError: there is no such table or profile, or the profile has none of the tables.
-        DataError: a file is missing or broken.
-
+    A UsageError says that there is no such table or profile, or that the profile has none of the tables.
     """
     names, budget = table_names(name), load_profile(profile)
     if budget is not None:
@@ -122,10 +111,8 @@ def apply_profile(spec: TableSpec, profile: Profile | None) -> TableSpec:
             f"profile {profile.name} does not have table {spec.name}. It has: {', '.join(profile.tables)}."
         )
     table = profile.tables[spec.name]
-    ids = [row.id for row in spec.rows]
     named = (*table.rows, *(name for budget in (table, *table.on.values()) for name in budget.row))
-    unknown = [name for name in named if name not in ids]
-    if unknown:
+    if unknown := [name for name in named if name not in {row.id for row in spec.rows}]:
         raise DataError(f"profile {profile.name} names rows that table {spec.name} does not have: {unknown}.")
     variants = {name: _on_budget(spec, profile, table, budget) for name, budget in table.on.items()}
     return _on_budget(spec, profile, table, table).model_copy(update={"variants": variants})
@@ -149,19 +136,15 @@ def _change(row: Row, profile: Profile, budget: Budget) -> Row:
     own = budget.row.get(row.id, RowChange())
     if row.quoted is not None:
         return row
-    options = {**budget.evaluate.model_dump(exclude_none=True), **own.evaluate.model_dump(exclude_none=True)}
-    evaluate = row.evaluate.model_copy(update=options)
-    general = _known(row, profile.settings)
-    return row.model_copy(update={"instead": {**general, **budget.settings, **own.settings}, "evaluate": evaluate})
+    options = {name: value for one in (budget, own) for name, value in one.evaluate.asked().items()}
+    instead = {**_known(row, profile.settings), **budget.settings, **own.settings}
+    return row.model_copy(update={"instead": instead, "evaluate": row.evaluate.model_copy(update=options)})
 
 
 def with_settings(spec: TableSpec, settings: Mapping[str, Setting]) -> TableSpec:
     """Return the table with ``settings`` on top of those of every row; a detector takes those that it has."""
     variants = {name: with_settings(variant, settings) for name, variant in spec.variants.items()}
-    rows = tuple(
-        row if row.quoted else row.model_copy(update={"instead": {**row.instead, **_known(row, settings)}})
-        for row in spec.rows
-    )
+    rows = tuple(row.model_copy(update={"instead": {**row.instead, **_known(row, settings)}}) for row in spec.rows)
     return spec.model_copy(update={"rows": rows, "variants": variants})
 
 

@@ -1,18 +1,135 @@
-"""Built tables in every format but the terminal's (``text.py``)."""
+"""Built tables in every format."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from gwapctl.paper.build import BuiltTable
 from gwapctl.paper.grid import Entry, Grid, make_grid
+from gwapctl.paper.measured import Record
 from gwapctl.paper.pages import render_page
 from gwapctl.paper.specification import Column
 
-# --- what people read -----------------------------------------------------------------------------------------------
+# --- the terminal: at most 80 columns, digits below digits, commands that can be pasted -------------------------------
+
+WIDTH = 80
+GAP = "  "
+NARROWEST_HEAD = 10
+MANY_HEADS = 7  # from so many columns on, heads are as narrow as their words
+NARROWEST_LABEL = 16
+
+
+def render_text(tables: Sequence[BuiltTable], *, commands: bool = False, width: int = WIDTH) -> str:
+    """Draw tables as plain text, at most ``width`` columns wide."""
+    return "\n".join(_draw(make_grid(table, commands=commands), width) for table in tables)
+
+
+@dataclass
+class _Column:
+    """A column to draw. A number is followed by its mark and note, so that digits stay below digits."""
+
+    head: tuple[str, str]
+    texts: list[str]
+    tails: list[str]
+    is_label: bool
+    width: int
+
+    def heads(self) -> list[str]:
+        """Return the lines of the head."""
+        return [line for text in self.head for line in textwrap.wrap(text, self.width)]
+
+    def cell(self, text: str, tail: str = "") -> str:
+        """Return ``text`` as wide as the column."""
+        room = self.width - max(map(len, self.tails), default=0)
+        return (text if self.is_label else text.rjust(room) + tail).ljust(self.width)
+
+
+def _column(grid: Grid, index: int) -> _Column:
+    entries, head, is_label = [row[index] for row in grid.rows], grid.heads[index], index < grid.labels
+    marks = [("*" if one.bold else "", f"[{one.mark}]" if one.mark else "") for one in entries]
+    tails = [f"{star:1}{note}" if note else star for star, note in marks]
+    room = 0 if is_label or len(grid.heads) >= MANY_HEADS else NARROWEST_HEAD
+    words = [head[0]] if is_label else " ".join(head).split()
+    texts = [entry.text for entry in entries]
+    width = max([room, *map(len, words), *(len(text) + max(map(len, tails)) for text in texts)])
+    return _Column(head, texts, tails, is_label, width)
+
+
+def _draw(grid: Grid, width: int) -> str:
+    columns = [_column(grid, index) for index in range(len(grid.heads))]
+    whole = sum(column.width for column in columns)
+    gap = " " if whole + len(GAP) * (len(columns) - 1) > width else GAP
+    excess, first = whole + len(gap) * (len(columns) - 1) - width, columns[0]
+    if excess > 0:  # the first column of labels gives way
+        first.width = max(first.width - excess, min(first.width, NARROWEST_LABEL))
+    labels, blocks = columns[: grid.labels], [columns[: grid.labels]]
+    for column in columns[grid.labels :]:  # what does not fit beside them follows below
+        if sum(one.width + len(gap) for one in [*blocks[-1], column]) - len(gap) > width:
+            blocks.append([*labels])
+        blocks[-1].append(column)
+    lines = [*_wrap(f"{grid.title}. {grid.caption}", width), ""]
+    for block in blocks:
+        lines += _block(block, gap, grid.breaks)
+    return "\n".join([*lines, *_foot(grid, width)]) + "\n"
+
+
+def _block(columns: Sequence[_Column], gap: str, breaks: Collection[int]) -> list[str]:
+    """Draw columns side by side; their heads stand on the rule."""
+    rule = "─" * (sum(one.width for one in columns) + len(gap) * (len(columns) - 1))
+    height = max(len(one.heads()) for one in columns)
+    heads = [[""] * (height - len(one.heads())) + one.heads() for one in columns]
+    rows = [[one.cell(head[level]) for one, head in zip(columns, heads, strict=True)] for level in range(height)]
+    lines = [gap.join(row).rstrip() for row in rows] + [rule]
+    for index in range(len(columns[0].texts)):
+        first, *more = textwrap.wrap(columns[0].texts[index], columns[0].width) or [""]
+        cells = [columns[0].cell(first), *(one.cell(one.texts[index], one.tails[index]) for one in columns[1:])]
+        lines += [*([rule] if index in breaks else []), gap.join(cells).rstrip(), *(f"  {line}" for line in more)]
+    return [*lines, rule]
+
+
+def _foot(grid: Grid, width: int) -> list[str]:
+    entries = [entry for row in grid.rows for entry in row]
+    said = "bold in the paper; best" if any(entry.kind == "paper" for entry in entries) else "best"
+    lines = [f"* {said} of the measured"] if any(entry.bold for entry in entries) else []
+    for remark in grid.remarks:
+        lines += _wrap(remark, width)
+    for note in grid.notes:
+        if note.is_command:
+            lines += [f"[{note.mark}] empty; to fill it:", *wrap_command(note.text, width, " " * 4)]
+        else:
+            lines += _wrap(f"[{note.mark}] {note.text}", width, " " * 4)
+    return lines
+
+
+def _wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """Wrap text between words: names with hyphens and paths stay whole."""
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def wrap_command(command: str, width: int, indent: str) -> list[str]:
+    r"""Break a shell command before its options and ``&&``, with backslashes, so that it can be pasted as it stands.
+
+    >>> wrap_command("gwapctl train voc --out runs/a", 24, "")
+    ['gwapctl train voc \\', '  --out runs/a']
+    """
+    lines = [indent]
+    for part in re.split(r" (?=--|&& )", command):
+        if len(lines[-1]) > len(indent) and len(lines[-1]) + 1 + len(part) + 2 > width:
+            lines[-1] += " \\"
+            lines.append(f"{indent}  {part}")
+        else:
+            lines[-1] += part if lines[-1] == indent else f" {part}"
+    return lines
+
+
+# --- markdown, HTML and LaTeX ----------------------------------------------------------------------------------------
 
 
 def render_markdown(tables: Sequence[BuiltTable], *, commands: bool = False) -> str:
@@ -23,7 +140,7 @@ def render_markdown(tables: Sequence[BuiltTable], *, commands: bool = False) -> 
 def _markdown(grid: Grid) -> str:
     heads = [_md(" ".join(filter(None, (name, f"({whose})" if whose else "")))) for name, whose in grid.heads]
     rules = [":---" if index < grid.labels else "---:" for index in range(len(heads))]
-    body = [heads, rules, *grid.entries.map(_md_entry).to_numpy().tolist()]
+    body = [heads, rules, *([_md_entry(entry) for entry in row] for row in grid.rows)]
     lines = [f"**{_md(grid.title)}.** {_md(grid.caption)}", "", *(f"| {' | '.join(cells)} |" for cells in body), ""]
     lines += [f"{_md(remark)}\n" for remark in grid.remarks]
     for note in grid.notes:
@@ -67,12 +184,14 @@ def render_latex(tables: Sequence[BuiltTable], *, commands: bool = False) -> str
 
 
 def _latex(table: BuiltTable, commands: bool) -> str:
+    import pandas as pd
+
     grid = make_grid(table, commands=commands)
+    of_commands = {note.mark for note in grid.notes if note.is_command}
+    both = pd.MultiIndex.from_tuples([(tex(name), tex(whose)) for name, whose in grid.heads])
+    heads = both if any(whose for _, whose in grid.heads) else both.get_level_values(0)
     kinds = "l" * grid.labels + "r" * (len(grid.heads) - grid.labels)
-    frame = grid.entries.map(lambda entry: _tex_entry(entry, {note.mark for note in grid.notes if note.is_command}))
-    frame.columns = frame.columns.map(lambda head: (tex(head[0]), tex(head[1])))
-    if not any(whose for _, whose in grid.heads):
-        frame.columns = frame.columns.get_level_values(0)
+    frame = pd.DataFrame([[_tex_entry(entry, of_commands) for entry in row] for row in grid.rows], columns=heads)
     text = frame.to_latex(index=False, escape=False, column_format=kinds, multicolumn_format="c")
     head, body = text.split("\\midrule\n")
     lines = body.splitlines()
@@ -80,9 +199,8 @@ def _latex(table: BuiltTable, commands: bool) -> str:
         wanted = [entry.note for entry in row if entry.mark and entry.kind == "empty"]
         above = (["\\midrule"] if index in grid.breaks else []) + [f"% empty; to fill it: {one}" for one in wanted]
         lines[index] = "\n".join([*dict.fromkeys(above), lines[index]])
-    ground = "" if table.ground.home else f"-{table.ground.name}"
-    profile = "" if table.spec.profile is None or table.ground.home else f"-{table.spec.profile}"
-    label = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in ground + profile)
+    about = "" if table.ground.home else f"-{table.ground.name}-{table.spec.profile or ''}".rstrip("-")
+    label = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in about)
     below = [tex(remark).replace("`", "") for remark in grid.remarks]
     below += [rf"\textsuperscript{{{note.mark}}} {tex(note.text)}" for note in grid.notes if not note.is_command]
     return "\n".join(
@@ -103,7 +221,7 @@ def _latex(table: BuiltTable, commands: bool) -> str:
 def _with_rules(lines: list[str], grid: Grid) -> list[str]:
     """Put a thin line below a name that the paper's and the measured column share; pandas draws none."""
     rules, first = [], 1
-    for _, members in groupby(grid.heads, key=lambda head: head[0]):
+    for _, members in groupby(grid.heads, key=itemgetter(0)):
         whose = [one for _, one in members]
         rules += [rf"\cmidrule(lr){{{first}-{first + len(whose) - 1}}}"] if len(whose) > 1 and any(whose) else []
         first += len(whose)
@@ -175,22 +293,21 @@ def _rows(table: BuiltTable) -> list[dict[str, Any]]:
     for cells in table.rows():
         pairs = zip(table.spec.columns, cells, strict=True)
         numbers = [number for column, cell in pairs for number in _numbers(table, column, cell)]
-        recipe = cells[0]["recipe"] if isinstance(cells[0]["recipe"], str) else None
-        rows.append({"id": cells[0]["id"], "labels": list(cells[0]["labels"]), "recipe": recipe, "cells": numbers})
+        about = {"id": cells[0]["id"], "labels": list(cells[0]["labels"]), "recipe": cells[0]["recipe"]}
+        rows.append({**about, "cells": numbers})
     return rows
 
 
-def _numbers(table: BuiltTable, column: Column, cell: Mapping[Any, Any]) -> list[dict[str, Any]]:
+def _numbers(table: BuiltTable, column: Column, cell: Record) -> list[dict[str, Any]]:
     """Return the numbers of a cell: the paper's, and the measured one or the command that makes it."""
     common, found = {"column": column.name, "metric": column.metric}, []
-    if cell["paper"] == cell["paper"]:
+    if cell["paper"] is not None:
         where = {"dataset": table.spec.dataset, "split": table.spec.split}
         found.append({**common, "kind": "paper", "value": cell["paper"], "bold": cell["paper_bold"], **where})
     here = {"dataset": table.ground.dataset, "split": table.ground.split}
     if cell["sources"]:
-        sd = None if cell["sd"] != cell["sd"] else cell["sd"]
-        number = {"value": cell["value"], "sd": sd, "bold": cell["bold"], **here, "n": int(cell["n"])}
-        found.append({**common, "kind": "measured", **number, "runs": list(cell["sources"])})
-    elif isinstance(cell["command"], str):
+        number = {"value": cell["value"], "sd": cell["sd"], "bold": cell["bold"], **here, "n": cell["n"]}
+        found.append({**common, "kind": "measured", **number, "runs": cell["sources"]})
+    elif cell["command"]:
         found.append({**common, "kind": "measured", "value": None, **here, "command": cell["command"]})
     return found

@@ -21,7 +21,7 @@ from gwapctl.evaluate import Options, evaluate
 from gwapctl.files import prepare_output_folder
 from gwapctl.maps.reading import split_options
 from gwapctl.paper.lookup import cell_config, cell_key, concerned, home_ground, run_name
-from gwapctl.paper.measured import Config, run_config, run_rows, settings_hash
+from gwapctl.paper.measured import Config, records, run_config, run_rows, settings_hash
 from gwapctl.paper.specification import Column, Row, TableSpec
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run, find_runs, new_run_folder
@@ -37,6 +37,11 @@ class Machine:
     root: Path | None = None
     device: str = "auto"
     workers: int | None = None
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """What training and evaluating are told of it."""
+        return {"root": self.root, "device": self.device, "workers": self.workers}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ class Work:
     name: str
     readings: list[Reading] = field(default_factory=list)
     run: Run | None = None
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The ids of the rows that need it."""
+        return tuple(dict.fromkeys(reading.row.id for reading in self.readings))
 
     @property
     def state(self) -> str:
@@ -130,33 +140,26 @@ class Plan:
         # a folder's data set may have a name of its own, which its run knows
         asked = rows["trained_on"] if self.evaluated_on == self.dataset else self.evaluated_on
         key = cell_key(reading.row, reading.columns[0], self.dataset)
-        rows = rows[rows["dataset"] == asked]
-        found = rows.loc[[index for index, row in rows.to_dict("index").items() if key.fits(row)]]
-        return bool(found.reindex(columns=reading.metrics).notna().all(axis=1).any())
+        found = [row for row in records(rows[rows["dataset"] == asked]) if key.fits(row)]
+        return any(all(row.get(metric) is not None for metric in reading.metrics) for row in found)
 
     def cost(self, work: Work) -> Cost:
         """Estimate what training takes, and what the missing evaluations take."""
-        iterations = self._iterations(work.config)
-        per_step = work.config.batch_size * work.config.accumulate
+        config = work.config
+        images, count, holds_out = self._counts
+        iterations, epochs = config.iterations, getattr(config, "epochs", None)
+        if iterations is None and images is not None and epochs is not None:
+            held = round(images * config.val_fraction) if holds_out else 0
+            iterations = int(epochs) * max(1, (images - held) // config.batch_size)
         todo = 0 if work.state == "trained" else iterations
-        count = self._counts[1]
-        passes = sum(_passes(reading.row) for reading in self.missing(work))
+        scales = [reading.row.evaluate.scales for reading in self.missing(work)]
+        forward = sum(max(1, len(sizes)) if isinstance(sizes, tuple) else 1 for sizes in scales)  # per image
         return Cost(
             todo,
-            None if todo is None else todo * per_step,
-            None if count is None else count * passes,
-            self._speeds.get(_network(work.config)),
+            None if todo is None else todo * config.batch_size * config.accumulate,
+            None if count is None else count * forward,
+            self._speeds.get(_network(config)),
         )
-
-    def _iterations(self, config: Config) -> int | None:
-        if config.iterations is not None:
-            return config.iterations
-        images, _, holds_out = self._counts
-        epochs = getattr(config, "epochs", None)
-        if images is None or epochs is None:
-            return None
-        held = round(images * config.val_fraction) if holds_out else 0
-        return int(epochs) * max(1, (images - held) // config.batch_size)
 
     @cached_property
     def _counts(self) -> tuple[int | None, int | None, bool]:
@@ -213,10 +216,10 @@ def make_plan(
                 work = works.setdefault(_key(config), Work(config, _name(spec, row, columns[0], dataset, seed)))
                 work.readings.append(Reading(row, columns))
     for run in find_runs(machine.runs):
-        known = run_config(run)
-        if known is not None and _key(known) in works:
-            work = works[_key(known)]
-            work.run = _better(work.run, run)
+        if (known := run_config(run)) is not None and (key := _key(known)) in works:
+            work = works[key]  # of two runs of it the one that is further: the finished one, else the longer
+            there = [run] if work.run is None else [work.run, run]
+            work.run = max(there, key=lambda one: (one.finished, int(one.document.get("iterations", 0))))
     return Plan(spec, dataset, machine, list(works.values()))
 
 
@@ -238,19 +241,21 @@ def carry_out(
     failures: list[Failure] = []
 
     def note(where: str, rows: tuple[str, ...], work: Work, what: str, error: Exception) -> None:
-        failures.append(Failure(rows, work.config.seed, f"{what} of {work.name}", _why(error)))
-        say(f"{where}: {what} failed: {_why(error)}")
+        why = str(error) if isinstance(error, GwapctlError) else f"{type(error).__name__}: {error}"
+        failures.append(Failure(rows, work.config.seed, f"{what} of {work.name}", why))
+        say(f"{where}: {what} failed: {why}")
 
     for index, work in enumerate(plan.works, start=1):
-        rows = tuple(dict.fromkeys(reading.row.id for reading in work.readings))
-        where = f"[{index}/{len(plan.works)}] {', '.join(rows)}, seed {work.config.seed}"
+        config = work.config
+        where = f"[{index}/{len(plan.works)}] {', '.join(work.rows)}, seed {config.seed}"
         try:
             if work.state != "trained":
-                before(work.config)
-                say(f"{where}: training {_describe(work.config)}")
+                before(config)
+                network = getattr(config, "network", config.backbone)
+                say(f"{where}: training {network} + {config.method} on {config.dataset}")
                 work.run = _train(plan, work, watch)
         except Exception as error:  # whatever it is, the other rows do not depend on it
-            note(where, rows, work, "training", error)
+            note(where, work.rows, work, "training", error)
             continue
         for reading in work.readings:
             try:
@@ -267,32 +272,22 @@ def _train(plan: Plan, work: Work, watch: Watch) -> Run:
     from gwapctl.train.loop import train
     from gwapctl.train.task import Listener
 
-    resume, machine = work.run is not None, plan.machine
-    folder = plan.folder(work)
+    resume, folder = work.run is not None, plan.folder(work)
     config = work.config if work.run is None else stored_config(work.run.document["config"])
     prepare_output_folder(folder, overwrite=False, resume=resume)
-    where: dict[str, Any] = {"root": machine.root, "device": machine.device, "workers": machine.workers}
     with watch(f"training {folder.name}") as progress:
-        return train(config, folder, resume=resume, listener=Listener(progress=progress), **where)
+        return train(config, folder, resume=resume, listener=Listener(progress=progress), **plan.machine.where)
 
 
 def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> None:
     """Measure what one row asks of a finished run; the run keeps it."""
     assert work.run is not None
-    wanted, machine = reading.row.evaluate, plan.machine
-    asked: dict[str, Any] = {name: getattr(wanted, name) for name in wanted.asked()}
-    if wanted.scales == "own":  # said, because a calibrated run may store others
+    asked = reading.row.evaluate.asked()
+    if asked.get("scales") == "own":  # said, because a calibrated run may store others
         sides = set(getattr(work.config, "image_size", ()))
         asked["scales"] = tuple(sides) if len(sides) == 1 else None
     maps, others = split_options(asked)
-    options = Options(
-        dataset=plan.evaluated_on,
-        root=machine.root,
-        reading=maps,
-        device=machine.device,
-        workers=machine.workers,
-        **others,
-    )
+    options = Options(dataset=plan.evaluated_on, reading=maps, **plan.machine.where, **others)
     with watch(f"evaluating {work.run.name}") as progress:
         result = evaluate(str(work.run.folder), options, progress=progress)
     work.run = Run.open(work.run.folder)
@@ -332,26 +327,3 @@ def _name(spec: TableSpec, row: Row, column: Column, dataset: str, seed: int) ->
     profile = spec.profile and PurePath(spec.profile).stem
     ending = [text for text in (profile, f"seed{seed}" if seed else None) if text]
     return "-".join([run_name(row, column, ground), *ending])
-
-
-def _better(known: Run | None, run: Run) -> Run:
-    """Return the one of two runs of the same network that is further: the finished one, else the longer."""
-    if known is None:
-        return run
-    return max((known, run), key=lambda one: (one.finished, int(one.document.get("iterations", 0))))
-
-
-def _passes(row: Row) -> int:
-    """Count the forward passes per image of a row's evaluation."""
-    scales = row.evaluate.scales
-    return max(1, len(scales)) if isinstance(scales, tuple) else 1
-
-
-def _describe(config: Config) -> str:
-    return f"{getattr(config, 'network', config.backbone)} + {config.method} on {config.dataset}"
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, GwapctlError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

@@ -7,9 +7,9 @@ the recipe of its training, the settings by which a run is recognised, and the o
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -17,9 +17,6 @@ from gwapctl.errors import DataError, closest, unknown_name
 from gwapctl.files import read_text
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
 OURS = "ours"  # the source of a table that no paper has
@@ -37,7 +34,6 @@ EXTRAS: dict[str, Setting | None] = {
     "guesses": None,
 }
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -50,7 +46,7 @@ class Frozen(BaseModel):
 class EvaluateOptions(Frozen):
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    ``scales = "own"`` is one pass at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops``,
+    ``scales = "own"`` is one forward at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops``,
     ``backprop_seg`` and ``guesses`` change what is measured: None means that the number was made without them.
     """
 
@@ -64,9 +60,9 @@ class EvaluateOptions(Frozen):
     backprop_seg: Literal["mean", "grabcut"] | None = None
     guesses: Literal["five"] | None = None
 
-    def asked(self) -> tuple[str, ...]:
+    def asked(self) -> dict[str, Any]:
         """Return the options that matter."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+        return {name: value for name, value in self if value is not None}
 
 
 class Column(Frozen):
@@ -98,13 +94,8 @@ class Column(Frozen):
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """Return the column's metric as the table prints it, None where it was not measured."""
-        value = None if self.metric is None else metrics.get(self.metric)
+        value = metrics.get(self.metric or "")
         return 100 * value if value is not None and self.percent else value
-
-    def values(self, rows: pd.DataFrame) -> pd.Series[float]:
-        """Return the column's metric of measured rows as the table prints it, NaN where it was not measured."""
-        values = rows.reindex(columns=[self.metric])[self.metric].astype("float64")
-        return 100 * values if self.percent else values
 
 
 class Row(Frozen):
@@ -160,6 +151,11 @@ class TableSpec(Frozen):
     default_dataset: str | None = None
     variants: dict[str, TableSpec] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trained_on_the_same(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {"train_dataset": values.get("dataset"), **values}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         keys = {column.key for column in self.columns}
@@ -191,12 +187,7 @@ def tables_folder() -> Path:
 
 
 def table_names(name: str) -> tuple[str, ...]:
-    """Return the tables that ``name`` stands for: itself, its parts, or each one for ``all``.
-
-    Raises:
-        UsageError: there is no such table.
-
-    """
+    """Return the tables that ``name`` stands for: itself, its parts, or each one for ``all``; else a UsageError."""
     if name == "all":
         return TABLES
     if name not in TABLES:
@@ -205,12 +196,10 @@ def table_names(name: str) -> tuple[str, ...]:
 
 
 def load_table(name: str) -> TableSpec:
-    """Read the specification of one table.
+    """Read the specification of one table; a UsageError says that there is none.
 
-    Raises:
-        UsageError: there is no such table.
-        DataError: its file is missing or broken.
-
+    >>> load_table("i").number, len(load_table("i").rows)
+    ('TABLE I', 10)
     """
     if name not in TABLES:
         raise unknown_name("table", name, TABLES)
@@ -218,27 +207,17 @@ def load_table(name: str) -> TableSpec:
 
 
 def read_table(file: Path) -> TableSpec:
-    """Read a table specification from a TOML file; ``train_dataset`` is its ``dataset`` where it does not say.
-
-    Raises:
-        DataError: the file is missing or broken; the message lists every mistake.
-
-    """
-    return read_toml(
-        TableSpec, file, "table", lambda stated: {"train_dataset": stated.get("dataset"), "name": file.stem}
-    )
+    """Read a table specification from a TOML file; a DataError lists every mistake in it."""
+    return read_toml(TableSpec, file, "table", name=file.stem)
 
 
-def read_toml(model: type[Model], file: Path, what: str, usual: Callable[[dict[str, Any]], dict[str, Any]]) -> Model:
+def read_toml(model: type[Model], file: Path, what: str, **usual: Any) -> Model:
     """Read a ``model`` from a TOML file; ``usual`` are the values of what it does not state.
 
-    Raises:
-        DataError: the file is missing or broken; the message lists every mistake.
-
+    A DataError lists every mistake.
     """
     try:
-        stated = tomllib.loads(read_text(file))
-        return model.model_validate({**usual(stated), **stated})
+        return model.model_validate({**usual, **tomllib.loads(read_text(file))})
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"cannot read the {what} {file}: {error}.") from error
     except ValidationError as error:

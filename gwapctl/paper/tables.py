@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.paper.build import BuiltTable, build_table
 from gwapctl.paper.measured import measured_rows, read_results
 from gwapctl.paper.profile import PAPER, apply_profile, load_profile, load_specs, profile_names
-from gwapctl.paper.render import render_csv, render_html, render_json, render_latex, render_markdown
-from gwapctl.paper.specification import TableSpec, load_table
-from gwapctl.paper.text import render_text
-
-if TYPE_CHECKING:
-    import pandas as pd
+from gwapctl.paper.render import render_csv, render_html, render_json, render_latex, render_markdown, render_text
 
 FORMATS: dict[str, Callable[..., str]] = {
     "table": render_text,
@@ -48,56 +42,36 @@ def build_tables(
         DataError: a run's documents are broken.
 
     """
+    import pandas as pd
+
     specs = load_specs(name, profile)
     if runs is not None and not runs.is_dir():
         raise UsageError(f"--runs {runs} is not a folder. Give the folder that holds the runs of gwapctl train.")
     folder = DEFAULT_RUNS if runs is None else runs
-    rows = all_rows(folder, shipped=shipped)
+    rows = measured_rows(folder)
+    rows = pd.concat([rows, read_results()], ignore_index=True) if shipped else rows
+    budgets = [load_profile(one) for one in profile_names()[1:]] if profile == PAPER else []
     tables = []
     for spec in specs:
-        stand_ins = _stand_ins(spec, rows, dataset, folder)
+        stand_ins = []  # the paper's table as every profile measured it, on other data than the paper's
+        for budget in budgets:
+            if budget is not None and spec.name in budget.tables:
+                built = build_table(apply_profile(spec, budget), rows, dataset=dataset, runs=folder, others=False)
+                stand_ins += [one for one in built if one.runs() and not one.beside_paper]
         placed = {run for table in stand_ins for run in table.runs()}
         left = rows[~rows["run"].isin(placed)]
         own = build_table(spec, left, dataset=dataset or spec.default_dataset, runs=folder)
         if stand_ins and not spec.of_a_paper:  # nobody has an own number beside which ours must not stand
-            own = [table for table in own if len(table.measured)]
+            own = [table for table in own if table.runs()]
         tables += [*own, *stand_ins]
-    return tables
-
-
-def all_rows(runs: Path, *, shipped: bool) -> pd.DataFrame:
-    """Return the measured rows of the runs below ``runs``, and those that ship with gwapctl where they are asked for.
-
-    Raises:
-        DataError: a run's documents, or what ships, are broken.
-
-    """
-    import pandas as pd
-
-    own = measured_rows(runs)
-    return pd.concat([own, read_results()], ignore_index=True) if shipped else own
-
-
-def _stand_ins(spec: TableSpec, rows: pd.DataFrame, dataset: str | None, runs: Path) -> list[BuiltTable]:
-    """Return the paper's table as every profile measured it, on other data than the paper's."""
-    if spec.profile is not None:
-        return []
-    tables = []
-    for name in profile_names()[1:]:
-        profile = load_profile(name)
-        if profile is not None and spec.name in profile.tables:
-            other = apply_profile(load_table(spec.name), profile)
-            built = build_table(other, rows, dataset=dataset, runs=runs, others=False)
-            tables += [one for one in built if len(one.measured) and not (one.ground.home and spec.of_a_paper)]
     return tables
 
 
 def render_tables(tables: Sequence[BuiltTable], kind: str, *, commands: bool = False) -> str:
     """Return tables as text of format ``kind``; ``commands`` gives one for each empty cell where people read.
 
-    Raises:
-        UsageError: there is no such format.
-
+    >>> print(render_tables(build_tables("v", runs=None), "csv").splitlines()[1])
+    v,rfcn,R-FCN,0.01,det_map_11pt,paper,29.89,,False,voc,test,,,,,voc-resnet50-rfcn,
     """
     if kind not in FORMATS:
         raise unknown_name("format", kind, FORMATS)

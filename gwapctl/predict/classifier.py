@@ -63,8 +63,8 @@ def load_model(
     resolve_device(device)
     name = str(spec)
     if is_detector(folder):
-        from gwapctl.networks.rfcn import load_detector
         from gwapctl.networks.rfcn.inference import DetectorReader
+        from gwapctl.networks.rfcn.store import load_detector
 
         return DetectorModel(DetectorReader(load_detector(folder), precision=precision, device=device), name)
     return Model(load_classifier(folder), name, device=device, precision=precision)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from gwapctl.images.decode import ImageArray
-    from gwapctl.networks.rfcn import DetectorInfo
+    from gwapctl.networks.rfcn.base import DetectorInfo
     from gwapctl.networks.rfcn.inference import DetectorReader
 
 MIN_SCORE = 0.3  # what people want to see; measuring takes every box

@@ -39,16 +39,12 @@ class Region:
 class BoxRule(ABC):
     """How one heatmap becomes boxes. ``name`` is what ``parse_box_rule`` reads back.
 
-    A rule with a ``refinement`` also looks at the image (``needs_image``), which ``on_image`` shows to it.
+    A rule with a ``refinement`` cuts no map before ``on_image`` has shown it the image (``needs_image``).
     """
 
     name: str
     refinement: str | None = None
-
-    @property
-    def needs_image(self) -> bool:
-        """Whether the rule cuts no map before it has seen the image."""
-        return self.refinement is not None
+    needs_image: bool = False
 
     def on_image(self, image: ImageArray) -> BoxRule:
         """Return the rule for the maps of one ``image`` (H, W, 3), uint8 RGB, of any size."""
@@ -68,27 +64,20 @@ class BoxRule(ABC):
         """Return at most ``max_boxes`` regions, the best first; none for a constant map."""
 
 
-def normalise(heatmap: npt.ArrayLike) -> FloatMap:
-    """Return ``heatmap`` (H, W) stretched to [0, 1] by its minimum and maximum, as float32; a constant map gives zeros.
+def normalise(heatmap: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """Return ``heatmap`` (H, W) stretched to [0, 1] by its minimum and maximum; a constant map gives zeros.
+
+    Rules that cut the map into levels without rounding want it in double precision (``dtype``).
+
+    >>> normalise([[2, 4], [6, 10]])
+    array([[0.  , 0.25],
+           [0.5 , 1.  ]], dtype=float32)
 
     Raises:
         DataError: the map is not two-dimensional, is empty, or holds NaN or infinity.
 
     """
-    return _stretch(np.asarray(heatmap, dtype=np.float32))
-
-
-def resize_map(heatmap: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """Return a map (h, w) stretched bilinearly to ``size`` (width, height), in its own dtype."""
-    return np.asarray(cv2.resize(np.ascontiguousarray(heatmap), size, interpolation=cv2.INTER_LINEAR))
-
-
-def normalise_double(heatmap: npt.ArrayLike) -> FloatArray:
-    """Return the same in double precision, for rules that cut the map into levels without rounding."""
-    return _stretch(np.asarray(heatmap, dtype=np.float64))
-
-
-def _stretch(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    values = np.asarray(heatmap, dtype)
     if values.ndim != 2 or values.size == 0:
         raise DataError(f"a heatmap has shape (H, W), this one {values.shape}. Give one map per class and image.")
     low = values.min()
@@ -100,6 +89,11 @@ def _stretch(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     stretched = values - low
     stretched /= values.dtype.type(span)
     return np.asarray(stretched)
+
+
+def resize_map(heatmap: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Return a map (h, w) stretched bilinearly to ``size`` (width, height), in its own dtype."""
+    return np.asarray(cv2.resize(np.ascontiguousarray(heatmap), size, interpolation=cv2.INTER_LINEAR))
 
 
 def region_in_box(box: BoxesLike, mask: BoolMask, heat: FloatMap) -> Region:
@@ -154,6 +148,10 @@ def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
     """Return the largest 8-connected component of ``mask`` (H, W) as a mask, or None if nothing is set.
 
     Of several equally large ones it is the one that a row-by-row scan meets first.
+
+    >>> largest_component([[1, 0, 1], [0, 0, 1]])
+    array([[False, False,  True],
+           [False, False,  True]])
     """
     return next(iter(largest_components(mask, 1)), None)
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, clip, from_inclusive, from_xywh, valid
-from gwapctl.regions.components import BoolMask, BoxRule, Region, normalise, normalise_double, region_in_box
+from gwapctl.boxes import BoxesLike, FloatArray, clip, from_inclusive, from_xywh, sorted_corners, valid
+from gwapctl.regions.components import BoolMask, BoxRule, Region, normalise, region_in_box
 
 ByteMap = npt.NDArray[np.uint8]
 
@@ -27,7 +27,7 @@ class PolygonRule(BoxRule):
 
     def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
         """Return the levels above the threshold."""
-        levels = byte_levels(normalise_double(heatmap))
+        levels = byte_levels(normalise(heatmap, np.float64))
         return np.asarray(levels > int(self.threshold * levels.max()))
 
     def regions(self, heatmap: npt.ArrayLike, max_boxes: int, min_area: float) -> list[Region]:
@@ -73,10 +73,9 @@ class CamReleasedRule(BoxRule):
         grey, heat = _as_jpeg(heatmap), normalise(heatmap)
         height, width = heat.shape
         cores = [_core(grey, threshold) for threshold in self.thresholds]
-        found = [(rectangle, core) for core in cores for rectangle in _rectangles(core)]
-        found.sort(key=lambda item: -_area(item[0]))
-        rectangles = _without_overlapping([rectangle for rectangle, _ in found])
-        boxes = clip(from_inclusive(_corners(rectangles)), width, height)
+        found = sorted((rectangle for core in cores for rectangle in _rectangles(core)), key=_area, reverse=True)
+        corners = sorted_corners(from_xywh(_without_overlapping(found)))  # widths may be negative
+        boxes = clip(from_inclusive(corners), width, height)
         regions = [region_in_box(box, cores[0], heat) for box in boxes[valid(boxes)]]
         return [region for region in regions if region.area_px >= min_area * heat.size][:max_boxes]
 
@@ -111,13 +110,8 @@ def _rectangles(core: BoolMask) -> list[Rectangle]:
     found = []
     for contour in contours:
         x, y, w, h = cv2.boundingRect(contour)
-        place = _limit(x, width - 5), _limit(y, height - 5)
-        found.append((*place, _limit(w, width - x - 5), _limit(h, height - y - 5)))
+        found.append((min(x, width - 5), min(y, height - 5), min(w, width - x - 5), min(h, height - y - 5)))
     return found
-
-
-def _limit(value: int, most: int) -> int:
-    return 0 if value < 0 else min(value, most)
 
 
 def _without_overlapping(rectangles: list[Rectangle]) -> list[Rectangle]:
@@ -142,11 +136,3 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
 
 def _area(rectangle: Rectangle) -> int:
     return rectangle[2] * rectangle[3]
-
-
-def _corners(rectangles: list[Rectangle]) -> FloatArray:
-    """Return inclusive corners (N, 4), the smaller coordinate first even where a width is negative."""
-    corners = from_xywh(rectangles)
-    return as_boxes(
-        np.concatenate([np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], axis=1)
-    )

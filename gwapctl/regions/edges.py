@@ -1,8 +1,8 @@
-"""Boxes that follow the edges of an image: those of another rule, and GrabCut's word on them."""
+"""Boxes that follow the edges of an image: those of another rule, moved to what GrabCut cuts out by colour."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -21,7 +21,6 @@ from gwapctl.regions.components import (
     normalise,
     otsu_mask,
 )
-from gwapctl.regions.grabcut import grabcut
 
 SIDE = 160  # pixels on the long side of the image that GrabCut sees
 SURE, NEVER = 0.9, 0.1  # cuts of the map: the object for good above the first, the background up to the second
@@ -45,44 +44,19 @@ class GrabCutRule(BoxRule):
 
     name: str
     plain: BoxRule
+    image: ImageArray | None = field(default=None, compare=False, repr=False)  # (h, w, 3), a small copy
+    needs_image: bool = True
     refinement = "grabcut"
 
     def on_image(self, image: ImageArray) -> BoxRule:
         """Return the rule for the maps of one ``image`` (H, W, 3), uint8 RGB; it keeps a small copy."""
-        return _OnImage(self.name, self.plain, _shrink(image))
+        grid = Geometry.fit(image.shape[1], image.shape[0], SIDE)
+        small = cv2.resize(image, (grid.input_width, grid.input_height), interpolation=cv2.INTER_AREA)
+        return replace(self, image=np.asarray(small, np.uint8), needs_image=False)
 
     def without_image(self) -> BoxRule:
         """Return the plain rule."""
         return self.plain
-
-    def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
-        """Refuse: there is no image."""
-        del heatmap
-        raise self._no_image()
-
-    def regions(self, heatmap: npt.ArrayLike, max_boxes: int, min_area: float) -> list[Region]:
-        """Refuse: there is no image."""
-        del heatmap, max_boxes, min_area
-        raise self._no_image()
-
-    def _no_image(self) -> UsageError:
-        return UsageError(
-            f"box rule {self.name!r} looks at the image, and there is none. Give the image, or use {self.plain.name!r}."
-        )
-
-
-def with_grabcut(plain: BoxRule) -> BoxRule:
-    """Return ``plain`` refined by GrabCut."""
-    return GrabCutRule(f"{plain.name}+{GrabCutRule.refinement}", plain)
-
-
-@dataclass(frozen=True, eq=False)
-class _OnImage(BoxRule):
-    """A ``GrabCutRule`` that knows its ``image`` (h, w, 3), shrunk."""
-
-    name: str
-    plain: BoxRule
-    image: ImageArray
 
     def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
         """Return the mask (h, w) of the best region: GrabCut's component, or all that the plain rule has."""
@@ -91,38 +65,27 @@ class _OnImage(BoxRule):
 
     def regions(self, heatmap: npt.ArrayLike, max_boxes: int, min_area: float) -> list[Region]:
         """Return the plain rule's regions, each judged by itself; their areas are counted in pixels of the map."""
+        if self.image is None:
+            raise UsageError(
+                f"box rule {self.name!r} looks at the image, and there is none. "
+                f"Give the image, or use {self.plain.name!r}."
+            )
         found = self.plain.regions(heatmap, max_boxes, min_area)
         if not found:
             return []
         shape = np.shape(heatmap)
-        heat = self._on_grid(np.asarray(heatmap, np.float32))
-        pieces = self._pieces(heat, max_boxes)
-        judged = []
-        for region in found:
-            piece = _closest(region, pieces, shape)
-            judged.append(region if piece is None else _moved(region, piece, heat, shape))
-            pieces = [other for other in pieces if other is not piece]
+        heat = _on_grid(np.asarray(heatmap, np.float32), *self.image.shape[:2])
+        cut = grabcut(self.image, sure=heat > SURE, likely=otsu_mask(heat), never=heat <= NEVER, steps=STEPS)
+        pieces = [] if cut is None else [(_box(piece, shape), piece) for piece in largest_components(cut, max_boxes)]
+        judged = [_judge(region, pieces, heat, shape) for region in found]
         return [region for region in judged if region.area_px >= min_area * shape[0] * shape[1]]
 
-    def _on_grid(self, heatmap: FloatMap) -> FloatMap:
-        """Return the map in [0, 1] at the resolution of the image."""
-        height, width = self.image.shape[:2]
-        shrinks = heatmap.size > height * width
-        way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return normalise(cv2.resize(np.ascontiguousarray(heatmap), (width, height), interpolation=way))
 
-    def _pieces(self, heat: FloatMap, count: int) -> list[BoolMask]:
-        """Return the largest components (h, w) of what GrabCut finds."""
-        found = grabcut(self.image, sure=heat > SURE, likely=otsu_mask(heat), never=heat <= NEVER, steps=STEPS)
-        return [] if found is None else largest_components(found, count)
-
-
-def _shrink(image: ImageArray) -> ImageArray:
-    grid = Geometry.fit(image.shape[1], image.shape[0], SIDE)
-    size = grid.input_width, grid.input_height
-    if size == image.shape[1::-1]:
-        return image.copy()
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+def _on_grid(heatmap: FloatMap, height: int, width: int) -> FloatMap:
+    """Return the map in [0, 1] at the resolution of the image."""
+    shrinks = heatmap.size > height * width
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return normalise(cv2.resize(np.ascontiguousarray(heatmap), (width, height), interpolation=way))
 
 
 def _box(piece: BoolMask, shape: tuple[int, ...]) -> FloatArray:
@@ -132,15 +95,37 @@ def _box(piece: BoolMask, shape: tuple[int, ...]) -> FloatArray:
     return np.asarray(scale(found, width, height, shape[1], shape[0])[0])
 
 
-def _closest(region: Region, pieces: list[BoolMask], shape: tuple[int, ...]) -> BoolMask | None:
-    """Return the piece whose box agrees best with the region's, or None where none agrees enough."""
-    agreement = [float(iou(region.box, _box(piece, shape))[0, 0]) for piece in pieces]
-    best = int(np.argmax(agreement)) if agreement else -1
-    return pieces[best] if agreement and agreement[best] >= AGREEMENT else None
-
-
-def _moved(region: Region, piece: BoolMask, heat: FloatMap, shape: tuple[int, ...]) -> Region:
-    """Return ``region`` moved half way to ``piece`` (h, w), with its mean heat and its area."""
-    box = (region.box + _box(piece, shape)) / 2
+def _judge(region: Region, pieces: list[tuple[FloatArray, BoolMask]], heat: FloatMap, shape: tuple[int, ...]) -> Region:
+    """Return ``region`` moved half way to the piece that agrees best, taken from ``pieces``; itself if none agrees."""
+    agreement = [float(iou(region.box, box)[0, 0]) for box, _ in pieces]
+    if max(agreement, default=0.0) < AGREEMENT:
+        return region
+    box, piece = pieces.pop(int(np.argmax(agreement)))
     area = round(piece.mean() * shape[0] * shape[1])
-    return Region(box, float(heat[piece].mean()), area, piece)
+    return Region((region.box + box) / 2, float(heat[piece].mean()), area, piece)
+
+
+def grabcut(image: ImageArray, *, sure: BoolMask, likely: BoolMask, never: BoolMask, steps: int) -> BoolMask | None:
+    """Return the object (H, W) that GrabCut finds in ``image`` (H, W, 3, RGB) after ``steps`` steps.
+
+    ``sure`` (H, W) stays the object and ``never`` the background; of the other pixels GrabCut first takes those of
+    ``likely`` for the object and the rest for background, and may change its mind. None where one of the two has no
+    pixel to start from. Colours are clustered from a random start, whose seed is set here and for this thread alone:
+    neither other images nor other threads change what is found.
+    """
+    labels = np.full(sure.shape, cv2.GC_PR_BGD, np.uint8)
+    labels[likely] = cv2.GC_PR_FGD
+    labels[never] = cv2.GC_BGD
+    labels[sure] = cv2.GC_FGD
+    start = _is_object(labels)
+    if start.all() or not start.any():
+        return None
+    cv2.setRNGSeed(0)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    colours = np.zeros((1, 65)), np.zeros((1, 65))  # of the background and of the object, for OpenCV's own use
+    cv2.grabCut(bgr, labels, (0, 0, 0, 0), *colours, steps, cv2.GC_INIT_WITH_MASK)
+    return _is_object(labels)
+
+
+def _is_object(labels: npt.NDArray[np.uint8]) -> BoolMask:
+    return np.asarray((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))

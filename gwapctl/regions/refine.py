@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.regions.components import FloatMap, ImageArray, normalise
-from gwapctl.regions.grabcut import grabcut
+from gwapctl.regions.edges import grabcut
 
 BLUR = 0.02  # sigma, as a share of the shorter side
 OBJECT_QUANTILE, BACKGROUND_QUANTILE = 0.95, 0.30  # Simonyan et al., arXiv 1312.6034, section 3.2

@@ -9,16 +9,7 @@ import numpy.typing as npt
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.regions.components import BoxRule, ComponentRule, ImageArray, Region
 from gwapctl.regions.contours import CamReleasedRule, PolygonRule
-from gwapctl.regions.edges import with_grabcut
-
-
-def _without_value(rule: BoxRule) -> Callable[[str], BoxRule]:
-    def build(value: str) -> BoxRule:
-        if value:
-            raise UsageError(f"box rule {rule.name!r} takes no value, not {value!r}. Did you mean 'fixed:{value}'?")
-        return rule
-
-    return build
+from gwapctl.regions.edges import GrabCutRule
 
 
 def _fixed(value: str) -> BoxRule:
@@ -29,17 +20,17 @@ def _wsoleval(value: str) -> BoxRule:
     return PolygonRule(f"wsoleval:{value}" if value else "wsoleval", _fraction(value or "0.2", "wsoleval:0.3"))
 
 
-# name -> builder of the rule from the text after the colon ("" where there is none)
-BOX_RULES: dict[str, Callable[[str], BoxRule]] = {
-    "paper20": _without_value(ComponentRule("paper20", 0.2)),
-    "otsu": _without_value(ComponentRule("otsu", None)),
+# a rule that takes no value, or its builder from the text after the colon ("" where there is none)
+BOX_RULES: dict[str, BoxRule | Callable[[str], BoxRule]] = {
+    "paper20": ComponentRule("paper20", 0.2),
+    "otsu": ComponentRule("otsu", None),
     "fixed": _fixed,
-    "cam-released": _without_value(CamReleasedRule()),
+    "cam-released": CamReleasedRule(),
     "wsoleval": _wsoleval,
 }
 # what may stand behind a rule's name and a plus -> how it is put on top of the rule
 REFINEMENTS: dict[str, Callable[[BoxRule], BoxRule]] = {
-    "grabcut": with_grabcut,
+    "grabcut": lambda plain: GrabCutRule(f"{plain.name}+grabcut", plain),
 }
 UNREFINED = "none"
 DEFAULT_RULE = "paper20"
@@ -52,7 +43,7 @@ def parse_box_rule(
     refine: str | None = None,
     default: str | BoxRule = DEFAULT_RULE,
 ) -> BoxRule:
-    """Return the box rule that is asked for, the one place where rules are told by name.
+    """Return the box rule that is asked for by name.
 
     Args:
         text: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released`` or ``wsoleval[:0.3]``; a refinement may stand
@@ -60,6 +51,9 @@ def parse_box_rule(
         threshold: short for one: ``otsu``, or a fraction of the map's range such as ``0.3``.
         refine: ``grabcut`` on top of the rule, ``none``: the rule without any refinement.
         default: the rule where neither ``text`` nor ``threshold`` is given.
+
+    >>> parse_box_rule(threshold="0.3").name
+    'fixed:0.3'
 
     Raises:
         UsageError: no such rule or refinement (the message lists them), a wrong value, or two rules.
@@ -82,7 +76,10 @@ def _named(text: str) -> BoxRule:
     name, _, value = plain.partition(":")
     if name not in BOX_RULES:
         raise unknown_name("box rule", text, ["fixed:T" if key == "fixed" else key for key in BOX_RULES])
-    return _refined(BOX_RULES[name](value), refinement if plus else None)
+    rule = BOX_RULES[name]
+    if isinstance(rule, BoxRule) and value:
+        raise UsageError(f"box rule {name!r} takes no value, not {value!r}. Did you mean 'fixed:{value}'?")
+    return _refined(rule if isinstance(rule, BoxRule) else rule(value), refinement if plus else None)
 
 
 def _refined(rule: BoxRule, refinement: str | None) -> BoxRule:
@@ -120,6 +117,10 @@ def map_to_boxes(
     ``boxes.scale`` brings them to those of the image. A rule that ``needs_image`` takes the ``image`` that
     the map is of, (H, W, 3) uint8 RGB of any size.
 
+    >>> (region,) = map_to_boxes([[0, 0, 0, 0], [0, 9, 5, 0], [0, 0, 1, 0]], parse_box_rule("paper20"))
+    >>> region.box.tolist(), region.area_px
+    ([1.0, 1.0, 3.0, 2.0], 2)
+
     Raises:
         DataError: the map is not (H, W), or holds NaN or infinity.
         UsageError: the rule needs the image.
@@ -135,8 +136,5 @@ def five_guesses(heatmaps: Sequence[npt.ArrayLike], tight: BoxRule, loose: BoxRu
     ``loose`` are the caller's. A rank whose map gives no box has None.
     """
     plan = [(0, tight), (0, loose), (1, tight), (1, loose), (2, loose)]
-    return [(rank, _first(heatmaps[rank], rule)) for rank, rule in plan if rank < len(heatmaps)]
-
-
-def _first(heatmap: npt.ArrayLike, rule: BoxRule) -> Region | None:
-    return next(iter(map_to_boxes(heatmap, rule)), None)
+    asked = [(rank, map_to_boxes(heatmaps[rank], rule)) for rank, rule in plan if rank < len(heatmaps)]
+    return [(rank, next(iter(regions), None)) for rank, regions in asked]

@@ -28,7 +28,7 @@ _UNKNOWN = -1
 
 
 def _compiled(function: _Function) -> _Function:
-    """Compile with numba; keep the machine code on disk unless no place for it can be written (read-only systems)."""
+    """Compile with numba; keep the machine code on disk unless it cannot be written (read-only systems)."""
     try:
         return cast(_Function, numba.njit(cache=True, nogil=True)(function))
     except RuntimeError:
@@ -40,10 +40,7 @@ def component_boxes(heatmap: npt.ArrayLike, thresholds: npt.ArrayLike) -> tuple[
 
     The same as ``map_to_boxes`` with ``fixed:t`` at every t: min-max map, strictly above t, 8-connected, most pixels,
     the first in scan order of equals; half-open in map pixels. Without any pixel the box is zeros and so is the count.
-
-    Raises:
-        DataError: the map is not (H, W), or holds NaN or infinity.
-
+    Raises what ``normalise`` does.
     """
     heat = normalise(heatmap)
     steps = np.asarray(thresholds, dtype=np.float32)
@@ -88,39 +85,38 @@ def _count_below(values: npt.NDArray[np.float32], thresholds: npt.NDArray[np.flo
     below = np.empty(len(values), np.int32)
     for index in range(len(values)):
         value = values[index]
-        place = min(max(int(value * count), 0), count)
-        while place < count and thresholds[place] < value:
-            place += 1
-        while place > 0 and thresholds[place - 1] >= value:
-            place -= 1
-        below[index] = place
+        guess = min(max(int(value * count), 0), count)
+        while guess < count and thresholds[guess] < value:
+            guess += 1
+        while guess > 0 and thresholds[guess - 1] >= value:
+            guess -= 1
+        below[index] = guess
     return below
 
 
 @_compiled
-def _sorted_pixels(ranks: npt.NDArray[Any], width: int, count: int) -> tuple[IntArray, IntArray]:
-    """Sort by counting: pixels (their places in the grid) by rank, and where each of ``count`` ranks starts."""
+def _prepare(
+    ranks: npt.NDArray[Any], width: int, count: int, diagonal: bool
+) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+    """Return what a sweep starts from: pixels (indices in the grid) by rank, and where each of ``count`` ranks starts.
+
+    Then the way to the 8 or 4 neighbours, the 8 in the order around the pixel, east first, then south-east; ``parent``
+    and ``extent`` of a grid that no pixel has joined.
+    """
     starts = np.zeros(count + 1, np.int32)
     for rank in ranks:
         starts[rank + 1] += 1
     for rank in range(count):
         starts[rank + 1] += starts[rank]
-    cursor = starts.copy()
-    order = np.empty(len(ranks), np.int32)
+    cursor, order, stride = starts.copy(), np.empty(len(ranks), np.int32), width + 2
     for index in range(len(ranks)):
         rank = ranks[index]
-        order[cursor[rank]] = (index // width + 1) * (width + 2) + index % width + 1
+        order[cursor[rank]] = (index // width + 1) * stride + index % width + 1
         cursor[rank] += 1
-    return order, starts
-
-
-@_compiled
-def _steps(width: int, diagonal: bool) -> IntArray:
-    """Return the way to the 8 or 4 neighbours; the 8 are in the order around the pixel, east first, then south-east."""
-    stride = width + 2
-    if diagonal:
-        return np.array([1, stride + 1, stride, stride - 1, -1, -stride - 1, -stride, 1 - stride], np.int32)
-    return np.array([1, stride, -1, -stride], np.int32)
+    around = np.array([1, stride + 1, stride, stride - 1, -1, -stride - 1, -stride, 1 - stride], np.int32)
+    steps = around if diagonal else around[::2].copy()
+    grid = stride * (len(ranks) // width + 2)
+    return order, starts, steps, np.full(grid, -1, np.int32), np.empty((grid, 5), np.int32)
 
 
 @_compiled
@@ -171,14 +167,11 @@ def _box(root: int, stride: int, extent: IntArray) -> tuple[int, int, int, int]:
 
 @_compiled
 def _sweep_components(above: IntArray, width: int, count: int) -> tuple[IntArray, npt.NDArray[np.int64]]:
-    order, starts = _sorted_pixels(above, width, count + 1)
-    stride, grid = width + 2, (width + 2) * (len(above) // width + 2)
-    steps = _steps(width, True)
-    parent, extent = np.full(grid, -1, np.int32), np.empty((grid, 5), np.int32)
+    order, starts, steps, parent, extent = _prepare(above, width, count + 1, True)
     boxes, sizes = np.zeros((count, 4), np.int32), np.zeros(count, np.int64)
-    best = -1
-    for place in range(count - 1, -1, -1):
-        for index in range(starts[place + 1], starts[place + 2]):
+    best, stride = -1, width + 2
+    for step in range(count - 1, -1, -1):
+        for index in range(starts[step + 1], starts[step + 2]):
             root = _join(order[index], stride, steps, parent, extent)
             if best < 0:
                 best = root
@@ -188,8 +181,8 @@ def _sweep_components(above: IntArray, width: int, count: int) -> tuple[IntArray
                 best = root
         if best >= 0:
             left, top, right, bottom = _box(best, stride, extent)
-            boxes[place, 0], boxes[place, 1], boxes[place, 2], boxes[place, 3] = left, top, right, bottom
-            sizes[place] = extent[best, _SIZE]
+            boxes[step, 0], boxes[step, 1], boxes[step, 2], boxes[step, 3] = left, top, right, bottom
+            sizes[step] = extent[best, _SIZE]
     return boxes, sizes
 
 
@@ -199,14 +192,11 @@ def _sweep_components(above: IntArray, width: int, count: int) -> tuple[IntArray
 @_compiled
 def _sweep_polygons(levels: npt.NDArray[np.uint8], width: int, needed: npt.NDArray[np.bool_]) -> IntArray:
     """Return the box ``(256, 4)`` of the component with the largest outer polygon above each needed cut."""
-    order, starts = _sorted_pixels(levels, width, LEVELS)
-    stride, grid = width + 2, (width + 2) * (len(levels) // width + 2)
-    steps = _steps(width, True)
-    parent, extent = np.full(grid, -1, np.int32), np.empty((grid, 5), np.int32)
-    doubled = np.empty(grid, np.int64)  # twice the polygon's area, once it is known
+    order, starts, steps, parent, extent = _prepare(levels, width, LEVELS, True)
+    doubled = np.empty(len(parent), np.int64)  # twice the polygon's area, once it is known
     alive, count = np.empty(len(levels), np.int32), 0
     boxes = np.zeros((LEVELS, 4), np.int32)
-    best = -1
+    best, stride = -1, width + 2
     for cut in range(LEVELS - 2, -1, -1):
         for index in range(starts[cut + 1], starts[cut + 2]):
             doubled[_join(order[index], stride, steps, parent, extent)] = _UNKNOWN
@@ -286,14 +276,13 @@ def _sweep_ious(
     Outer contours run around the 8-connected components of ``levels > cut``, the hottest pixels join first. Inner ones
     run around holes: 4-connected components of ``levels <= cut`` without the margin, the coldest pixels join first.
     """
-    height = len(levels) // width
-    order, starts = _sorted_pixels(levels, width, LEVELS)
-    stride, grid = width + 2, (width + 2) * (height + 2)
-    steps = _steps(width, not inner)
-    parent, extent = np.full(grid, -1, np.int32), np.empty((grid, 5), np.int32)
-    if inner:
-        _join_margin(stride, parent, extent)
-    ious, best = np.empty(grid), np.zeros(LEVELS)
+    height, stride = len(levels) // width, width + 2
+    order, starts, steps, parent, extent = _prepare(levels, width, LEVELS, not inner)
+    if inner:  # the margin is one component, larger than any other, so that pixel 0 stays its root
+        extent[0] = len(parent)
+        grid = parent.reshape(height + 2, stride)
+        grid[0], grid[-1], grid[:, 0], grid[:, -1] = 0, 0, 0, 0
+    ious, best = np.empty(len(parent)), np.zeros(LEVELS)
     alive, count = np.empty(len(levels), np.int32), 0
     around = 1 if inner else 0
     for turn in range(LEVELS - 1):
@@ -314,17 +303,6 @@ def _sweep_ious(
                 ious[root] = _best_iou(left - around, top - around, right, bottom, objects)
             best[cut] = max(best[cut], ious[root])
     return best
-
-
-@_compiled
-def _join_margin(stride: int, parent: IntArray, extent: IntArray) -> None:
-    """Let the margin be one component with pixel 0 as its root, larger than any other, so that it stays the root."""
-    grid = len(parent)
-    extent[0] = grid
-    for pixel in range(grid):
-        column = pixel % stride
-        if pixel < stride or pixel >= grid - stride or column == 0 or column == stride - 1:
-            parent[pixel] = 0
 
 
 @_compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gwapctl.datasets.readable import DECODED, unreadable_images
+from gwapctl.datasets.check import DECODED, unreadable_images
 from gwapctl.errors import DataError
 from gwapctl.train.data import TrainData, require_all_classes
 from gwapctl.train.task import Listener
@@ -26,12 +26,10 @@ class ImageCheck:
     def __call__(self, data: TrainData) -> TrainData:
         """Return the data without what is left out.
 
-        Raises:
-            DataError: an image cannot be read, and none may be left out; or a class has no other image.
-
+        It is a ``DataError`` that an image cannot be read and none may be left out, or that a class has no other image.
         """
-        if self.known is not None:
-            data = data.without(self.known) if self.known else data
+        if self.known:
+            data = data.without(self.known)
         skip = self.skip and self.known is None
         samples = [sample for part in data.parts.values() for sample in part]
         if len(samples) > DECODED and not skip:

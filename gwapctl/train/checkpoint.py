@@ -41,22 +41,12 @@ class Training:
         self.task.load_state(state)
 
 
-def left_out(folder: Path) -> dict[str, list[str]]:
-    """Return the ids of the images that the run in ``folder`` left out as broken, by part."""
-    return dict(Run.open(folder).document["dataset"].get("skipped") or {})
-
-
 def create_run(folder: Path, task: Task[Any, Any]) -> Run:
     """Start a run in ``folder`` that says what is trained, on what and where."""
-    device = task.device
-    document = {
-        "config": task.config.model_dump(mode="json"),
-        "dataset": task.data.describe(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "seed": task.config.seed,
-        **task.describe(),
-    }
-    return Run.create(folder, document)
+    config, device = task.config, task.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    said = {"config": config.model_dump(mode="json"), "dataset": task.data.describe(), "device": name}
+    return Run.create(folder, {**said, "seed": config.seed, **task.describe()})
 
 
 def resume_run(folder: Path, training: Training) -> Run:
@@ -82,12 +72,7 @@ def resume_run(folder: Path, training: Training) -> Run:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read what ``save_state`` wrote.
-
-    Raises:
-        ModelError: the file is broken, or holds more than tensors and numbers.
-
-    """
+    """Read what ``save_state`` wrote; a file that is broken or holds more than that is a ``ModelError``."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for broken or unsafe files

@@ -18,14 +18,7 @@ from gwapctl.errors import DataError
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.networks.backbones import build_backbone, imagenet_classifier
-from gwapctl.networks.classifier import (
-    Classifier,
-    ModelInfo,
-    build_classifier,
-    load_matching,
-    read_weights,
-    save_model,
-)
+from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
 from gwapctl.networks.heads import head_class
 from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import (
@@ -33,13 +26,13 @@ from gwapctl.networks.transforms import (
     Items,
     TrainingBatches,
     TrainingImages,
+    image_labels,
     load_batches,
     split_region,
-    targets,
 )
 from gwapctl.runs import Run
 from gwapctl.train.data import TrainData, load_train_data
-from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, OnFeatures, TrainingFeatures, default_folder
+from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, TrainingFeatures, default_folder
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
@@ -64,8 +57,11 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         self.model, self.not_loaded = build_model(config, data.dataset, self.first_weights)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.frozen = _freeze(self.model, config)
-        self.ema = _moving_average(self.model, config.ema) if config.ema else None
-        self.labels, self.label_mask = targets(data.train, len(data.dataset.classes))
+        self.ema: AveragedModel | None = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.labels, self.label_mask = image_labels(data.train, len(data.dataset.classes))
         self.backgrounds_per_batch = self.head.background_images(config.batch_size)
         self.keep = config.keep
         self.per_epoch = self.row_every = max(1, len(data.train) // config.batch_size)
@@ -80,8 +76,10 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         network = self._network_of(self.model)
         self.network = torch.compile(network) if self.config.compile else network
 
-    def _network_of(self, model: Classifier) -> nn.Module:
-        return model if self.features is None else OnFeatures(cast(Head, model.head))
+    def _network_of(self, model: Classifier) -> Callable[..., HeadOutput]:
+        """Return what batches go through; a region beside feature maps is not looked at."""
+        head = cast(Head, model.head)
+        return model if self.features is None else lambda features, _region: head(features.float())
 
     def _split(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Split a batch into what the network reads and the region of each image, if it has one."""
@@ -120,14 +118,11 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
             listener.detail(f"no partner in {self.config.weights} or in the network for: {', '.join(self.not_loaded)}")
         if not self.config.cache_features:
             return
-        data, known = self.data, run.document.get("features")
+        config, data, known = self.config, self.data, run.document.get("features")
+        samples = [*data.train, *data.val, *data.background]
+        parent = self.resources.feature_cache or (Path(known["folder"]).parent if known else default_folder())
         cache = FeatureCache(
-            self.resources.feature_cache or (Path(known["folder"]).parent if known else default_folder()),
-            self.model,
-            [*data.train, *data.val, *data.background],
-            size=self.config.image_size,
-            precision=self.config.precision,
-            mirrored=self.config.flip,
+            parent, self.model, samples, size=config.image_size, precision=config.precision, mirrored=config.flip
         )
         if known and known["key"] != cache.key:
             raise DataError(
@@ -145,16 +140,10 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop)
         if self.features is not None:
             images = TrainingFeatures(self.features, samples, config.seed, config.flip)
-        sampler = TrainingBatches(
-            len(data.train),
-            config.batch_size,
-            tuple((size, size) for size in config.train_sizes) or (config.image_size,),
-            config.seed,
-            iteration * config.accumulate,
-            self.total * config.accumulate,
-            len(data.background),
-            self.backgrounds_per_batch,
-        )
+        sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
+        start, stop = iteration * config.accumulate, self.total * config.accumulate
+        behind = len(data.background), self.backgrounds_per_batch
+        sampler = TrainingBatches(len(data.train), config.batch_size, sizes, config.seed, start, stop, *behind)
         return load_batches(images, sampler, self.workers)
 
     def begin_step(self, iteration: int) -> None:
@@ -240,14 +229,12 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         save_model(self.averaged, folder)
 
 
-def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInfo:
-    """Describe the model that ``config`` asks for."""
-    sizes = config.train_sizes or config.image_size
-    head = head_class(config.head)
-    provenance: dict[str, Any] = {"dataset": dataset.name, "recipe": config.recipe, "seed": config.seed}
-    if head.sees_boxes:
-        provenance["sees_boxes"] = True
-    return ModelInfo(
+def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
+    """Build the model with its first weights; return it and the names of layers that ``weights`` did not fill."""
+    backbone = build_backbone(config.network, output_stride=config.output_stride)
+    sizes, head = config.train_sizes or config.image_size, head_class(config.head)
+    provenance = {"dataset": dataset.name, "recipe": config.recipe, "seed": config.seed}
+    info = ModelInfo(
         backbone=config.network,
         output_stride=backbone.output_stride,
         head=config.head,
@@ -261,14 +248,8 @@ def model_info(config: TrainConfig, dataset: Dataset, backbone: Any) -> ModelInf
         map=config.map or head.map,
         scales=config.scales,
         box_rule=config.box_rule or "paper20",
-        provenance=provenance,
+        provenance=provenance | ({"sees_boxes": True} if head.sees_boxes else {}),
     )
-
-
-def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
-    """Build the model with its first weights; return it and the names of layers that ``weights`` did not fill."""
-    blank = build_backbone(config.network, output_stride=config.output_stride)
-    info = model_info(config, dataset, blank)
     model = build_classifier(info, pretrained=config.weights == "imagenet")
     if config.map is not None:
         require_map(model, config.map)
@@ -283,20 +264,13 @@ def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> 
     return model, load_matching(model, tensors, weights)
 
 
-def _moving_average(model: Classifier, decay: float) -> AveragedModel:
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
 def _freeze(model: Classifier, config: TrainConfig) -> list[nn.Module]:
     """Stop what is not to be trained; return the modules that stay in eval mode (batch norm statistics stand still)."""
-    norms = [module for module in model.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
-    small = config.weights != "none" and config.batch_size < SMALL_BATCH
     if config.freeze_backbone:  # in eval mode for good: ``begin_step`` does not touch it
         model.backbone.requires_grad_(False).eval()
         return []
+    small = config.weights != "none" and config.batch_size < SMALL_BATCH
     if config.batch_norm == "frozen" or (config.batch_norm == "auto" and small):
-        for norm in norms:
-            norm.requires_grad_(False)
-        return list(norms)
+        norms: list[nn.Module] = [part for part in model.backbone.modules() if isinstance(part, nn.BatchNorm2d)]
+        return [norm.requires_grad_(False) for norm in norms]
     return []

@@ -8,14 +8,17 @@ say that they see boxes, and the images that show their boxes to a detector: the
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
 from gwapctl.datasets import open_dataset, training_splits
-from gwapctl.datasets.backgrounds import background_folder, background_samples, without_classes
 from gwapctl.datasets.base import (
     BoxedSample,
     Dataset,
@@ -25,10 +28,10 @@ from gwapctl.datasets.base import (
     warn_of_one_class,
     without_boxes,
 )
+from gwapctl.datasets.subset import background_folder, background_samples, without_classes
 from gwapctl.errors import DataError, UsageError
 from gwapctl.networks.heads import head_class
 from gwapctl.networks.heads.base import Head
-from gwapctl.train.box_subset import box_labelled_subset
 
 
 @dataclass(frozen=True)
@@ -56,24 +59,16 @@ class TrainData:
 
     def without(self, skipped: Mapping[str, Sequence[str]]) -> TrainData:
         """Return the data without the images of these ids, by part."""
-        removed = {part: set(ids) for part, ids in skipped.items()}
-        kept = {
-            part: [sample for sample in samples if sample.id not in removed.get(part, ())]
-            for part, samples in self.parts.items()
-        }
-        return replace(
-            self,
-            train=kept["train"],
-            val=kept["val"],
-            background=kept["background"],
-            skipped={part: list(ids) for part, ids in skipped.items()},
-            whole=fingerprint(self.train),
-        )
+        kept = dict(self.parts)
+        for part, ids in skipped.items():
+            left_out = set(ids)
+            kept[part] = [sample for sample in kept[part] if sample.id not in left_out]
+        listed = {part: list(ids) for part, ids in skipped.items()}
+        return replace(self, **kept, skipped=listed, whole=fingerprint(self.train))  # type: ignore[arg-type]
 
     def describe(self) -> dict[str, Any]:
         """Return the ``dataset`` part of ``run.json``."""
-        background = {"n_background": len(self.background), "background_fingerprint": fingerprint(self.background)}
-        return {
+        described: dict[str, Any] = {
             "name": self.dataset.name,
             "root": str(self.dataset.root.resolve()),
             "fingerprint": self.whole or fingerprint(self.train),
@@ -82,9 +77,12 @@ class TrainData:
             "n_train": len(self.train),
             "n_val": len(self.val),
             "classes": [{"name": item.name, "id": item.id} for item in self.dataset.classes],
-            **({"n_skipped": sum(map(len, self.skipped.values())), "skipped": self.skipped} if self.skipped else {}),
-            **(background if self.background else {}),
         }
+        if self.skipped:
+            described |= {"n_skipped": sum(map(len, self.skipped.values())), "skipped": self.skipped}
+        if self.background:
+            described |= {"n_background": len(self.background), "background_fingerprint": fingerprint(self.background)}
+        return described
 
 
 @dataclass(frozen=True)
@@ -150,17 +148,18 @@ def load_train_data(
     if config.cache_features and head.sees_boxes:
         raise UsageError(f"head {config.head} needs boxes beside the feature maps. Drop --cache-features.")
     dataset = open_dataset(config.dataset, root)
-    background: list[Sample] = []
-    if config.background is not None:
-        background = background_folder(config.background)
+    background = [] if config.background is None else background_folder(config.background)
     if config.background_classes:
         background = background_samples(dataset, config.background_classes, training_splits(dataset)[0])
         dataset = without_classes(dataset, config.background_classes)
     data = replace(divide(config, dataset, boxes=head.sees_boxes), background=background)
     if config.keep == "best" and not data.val:
         raise UsageError("keep=best needs validation images. Set --val-fraction above 0, or --set keep=last.")
-    if head.sees_boxes:
-        _require_boxes(config, dataset, data.train, data.val)
+    if head.sees_boxes and not all(_has_boxes(part) for part in (data.train, data.val) if part):
+        raise DataError(
+            f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
+            "for training or validation. Choose --head gwap."
+        )
     warn_of_one_class(dataset, data.train, data.train_split)
     return data if check is None else check(data)
 
@@ -179,13 +178,8 @@ def _check_background(config: TrainConfig, head: type[Head]) -> None:
         )
 
 
-def _require_boxes(config: TrainConfig, dataset: Dataset, *parts: Sequence[Sample]) -> None:
-    for part in filter(None, parts):
-        if not any(isinstance(sample, BoxedSample) and len(sample.boxes) for sample in part):
-            raise DataError(
-                f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
-                "for training or validation. Choose --head gwap."
-            )
+def _has_boxes(samples: Sequence[Sample]) -> bool:
+    return any(isinstance(sample, BoxedSample) and len(sample.boxes) for sample in samples)
 
 
 def require_all_classes(dataset: Dataset, train: Sequence[Sample], split: str) -> None:
@@ -207,11 +201,8 @@ def load_detector_data(
 ) -> DetectorData:
     """Open the data set, hold images out where ``val_fraction`` is above 0, and choose those that show their boxes.
 
-    ``check`` says which images are used, before those with boxes are chosen; without one it is all.
-
-    Raises:
-        DataError: the data set or a split is missing or empty, a class has no training image, or there is no box.
-
+    ``check`` says which images are used, before those with boxes are chosen; without one it is all. Errors are those of
+    ``divide``, and a ``DataError`` where there is no box.
     """
     dataset = open_dataset(config.dataset, root)
     data = divide(config, dataset, boxes=True, own_val=config.val_fraction > 0)
@@ -230,3 +221,44 @@ def load_detector_data(
         subset=subset,
         boxed={index: sample for index, sample in enumerate(train) if sample.id in chosen},
     )
+
+
+def box_labelled_subset(samples: Sequence[BoxedSample], classes: int, proportion: float, seed: int) -> list[str]:
+    """Return the ids of the images whose boxes may be seen: of every class the same share of its images.
+
+    The paper says "for each category some images have boxes" (arXiv 1809.08264, section VI) and no more; the procedure
+    is ours. Every class has one seeded permutation of its images (those with an object of it that is not difficult).
+    One sequence of images is built: the class of which the smallest share is chosen so far appends the next unused
+    image of its permutation. The subset is the shortest prefix that holds ``ceil(proportion N_c)`` images of every
+    class, so subsets of one seed nest. It depends on ids and ``seed``, not on the order of ``samples``. A chosen image
+    shows all its boxes, and images hold several classes, so the subset may be a larger share of all images than
+    ``proportion``. An image without any object that counts is never chosen.
+
+    Raises:
+        UsageError: ``proportion`` is not above 0 and at most 1.
+        DataError: no image has a box of an object that is not difficult.
+
+    """
+    if not 0 < proportion <= 1:
+        raise UsageError(f"--box-proportion must be above 0 and at most 1, not {proportion}.")
+    present = {s.id: sorted(set(s.box_labels[~s.difficult].tolist())) for s in samples}
+    queues: list[list[str]] = []
+    for label in range(classes):
+        members = sorted(name for name, labels in present.items() if label in labels)
+        order = np.random.default_rng([seed, label]).permutation(len(members))
+        queues.append([members[index] for index in order[::-1]])  # the next one is the last
+    totals = [len(queue) for queue in queues]
+    if not any(totals):
+        raise DataError("no image of the training split has a box, which a detector needs. Train without --detector.")
+    wanted = [math.ceil(Fraction(str(proportion)) * total) for total in totals]  # 0.1 of 30 is 3, never 4
+    counts = [0] * classes
+    chosen: dict[str, None] = {}
+    while any(count < need for count, need in zip(counts, wanted, strict=True)):
+        _, label = min((Fraction(counts[c], totals[c]), c) for c in range(classes) if queues[c])
+        name = queues[label].pop()
+        if name in chosen:
+            continue
+        chosen[name] = None
+        for other in present[name]:
+            counts[other] += 1
+    return list(chosen)

@@ -16,18 +16,13 @@ from gwapctl.files import write_text
 from gwapctl.images.decode import read_image
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.networks.classifier import read_weights
-from gwapctl.networks.rfcn import (
-    Detector,
-    DetectorInfo,
-    build_detector,
-    freeze_trunk,
-    load_trunk,
-    save_detector,
-    total_loss,
-)
+from gwapctl.networks.rfcn.base import DetectorInfo
 from gwapctl.networks.rfcn.inference import DetectorReader
+from gwapctl.networks.rfcn.losses import total_loss
+from gwapctl.networks.rfcn.rfcn import Detector
+from gwapctl.networks.rfcn.store import build_detector, load_trunk, save_detector
 from gwapctl.networks.rfcn.trunk import build_trunk
-from gwapctl.networks.transforms import read_ahead, targets
+from gwapctl.networks.transforms import image_labels, read_ahead
 from gwapctl.runs import Run
 from gwapctl.train.data import DetectorData, load_detector_data
 from gwapctl.train.detector_batches import Batch, DetectorImages, MixedBatches, collate, is_wide
@@ -54,7 +49,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         super().__init__(config, data, resources)
         self.model = _build_model(config, data, self.first_weights)
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        labels, label_mask = targets(data.train, len(data.dataset.classes))
+        labels, label_mask = image_labels(data.train, len(data.dataset.classes))
         self.labels = torch.where(label_mask > 0, labels, -1.0)
         seen = config.weak != "none"
         self.others = [index for index in range(len(data.train)) if index not in data.boxed] if seen else []
@@ -103,8 +98,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         """Return the losses of a batch by name."""
         objects = [target and target.to(self.device) for target in batch.targets]
         images = batch.images.to(self.device, non_blocking=True)
-        losses: dict[str, Tensor] = self.model(images, batch.sizes, objects, self.labels_of(batch))
-        return losses
+        return self.model(images, batch.sizes, objects, self.labels_of(batch))  # type: ignore[no-any-return]
 
     def labels_of(self, batch: Batch) -> Tensor:
         """Return the labels (B, C) of a batch: 1 present, 0 absent, -1 only as difficult objects."""
@@ -133,11 +127,12 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         save_detector(self.model, folder)
 
 
-def detector_info(config: DetectorConfig, data: DetectorData) -> DetectorInfo:
-    """Describe the detector that ``config`` asks for."""
+def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | None) -> Detector:
+    """Build the detector with its first weights; a trunk that was trained before is frozen as R-FCN's."""
     with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
         trunk = build_trunk(config.backbone)
-    return DetectorInfo(
+    subset = {"box_proportion": config.box_proportion, "box_subset": data.describe_subset()["hash"]}
+    info = DetectorInfo(
         backbone=config.backbone,
         classes=data.dataset.classes,
         weak=config.weak,
@@ -146,20 +141,10 @@ def detector_info(config: DetectorConfig, data: DetectorData) -> DetectorInfo:
         long_side=config.long_side,
         mean=trunk.mean,
         std=trunk.std,
-        provenance={
-            "dataset": data.dataset.name,
-            "recipe": config.recipe,
-            "seed": config.seed,
-            "box_proportion": config.box_proportion,
-            "box_subset": data.describe_subset()["hash"],
-        },
+        provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **subset},
     )
-
-
-def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | None) -> Detector:
-    """Build the detector with its first weights; a trunk that was trained before is frozen as R-FCN's."""
-    model = build_detector(detector_info(config, data), pretrained=config.weights == "imagenet")
+    model = build_detector(info, pretrained=config.weights == "imagenet")
     if weights is not None:
         load_trunk(model, read_weights(weights, config.backbone, ""), weights)
-        freeze_trunk(model)
+        model.trunk.freeze()
     return model

@@ -71,7 +71,11 @@ class DetectorImages:
         if self.flip and np.random.default_rng([self.seed, key.epoch, key.image]).random() < 0.5:
             image, geometry = image[:, ::-1], geometry.mirror()
         boxed = self.boxed.get(key.image)
-        return Picture(image, key.image, None if boxed is None else box_target(boxed, geometry))
+        if boxed is None:
+            return Picture(image, key.image, None)
+        boxes = torch.from_numpy(geometry.to_input(boxed.boxes)).float()
+        labels, difficult = torch.from_numpy(boxed.box_labels), torch.from_numpy(boxed.difficult)
+        return Picture(image, key.image, BoxTarget(boxes, labels, difficult))
 
     def _read(self, index: int) -> tuple[Image, Geometry]:
         """Read and resize an image, and keep it as long as there is room."""
@@ -81,15 +85,6 @@ class DetectorImages:
         if (len(self._kept) + 1) * image.nbytes <= KEPT_BYTES:
             self._kept[index] = image, geometry
         return image, geometry
-
-
-def box_target(sample: BoxedSample, geometry: Geometry) -> BoxTarget:
-    """Return the objects of ``sample`` in input pixels."""
-    return BoxTarget(
-        torch.from_numpy(geometry.to_input(sample.boxes)).float(),
-        torch.from_numpy(sample.box_labels),
-        torch.from_numpy(sample.difficult),
-    )
 
 
 def collate(pictures: Sequence[Picture]) -> Batch:

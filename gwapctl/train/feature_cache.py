@@ -26,7 +26,6 @@ from gwapctl.device import autocast, has_fast_bf16
 from gwapctl.errors import DataError, ModelError
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import EvaluationImages, Key, load_batches
 from gwapctl.progress import Progress, ProgressCallback
 
@@ -81,12 +80,13 @@ class FeatureCache:
         self.shape = tuple(_feature_maps(model, torch.zeros(1, 3, height, width), precision).shape[1:])  # (h, w, K)
         self._per_shard = max(SHARD_IMAGES, math.ceil(len(self.samples) / MAX_SHARDS))
         self.shards = math.ceil(len(self.samples) / self._per_shard)
+        fast = precision == "auto" and has_fast_bf16(model.scale.device)
         self.description = {
             "schema_version": SCHEMA_VERSION,
             "backbone": model.info.backbone,
             "weights": weights_hash(model.backbone),
             "image_size": list(size),
-            "precision": _number_format(model, precision),
+            "precision": "bf16" if fast or precision == "bf16" else "fp32",
             "images": len(self.samples),
             "fingerprint": images_hash(self.samples),
             "shape": list(self.shape),
@@ -98,13 +98,6 @@ class FeatureCache:
         self.folder = parent / f"{name}-{self.key}"
         self._row = {sample.path: row for row, sample in enumerate(self.samples)}
         self._open: dict[tuple[str, int], FeatureMap] = {}
-        self._check_description()
-
-    @property
-    def _bytes_of_one(self) -> int:
-        return 2 * math.prod(self.shape)
-
-    def _check_description(self) -> None:
         path = self.folder / "cache.json"
         if path.is_file() and read_json(path) != self.description:
             raise DataError(f"{path} tells of other feature maps than its folder's name. Delete {self.folder}.")
@@ -117,7 +110,7 @@ class FeatureCache:
     def missing_bytes(self) -> int:
         """Return how much will be written."""
         maps = sum(len(variants) * len(self._images_of(shard)) for shard, variants in self.missing())
-        return maps * self._bytes_of_one
+        return maps * 2 * math.prod(self.shape)
 
     def _images_of(self, shard: int) -> range:
         return range(len(self.samples))[shard * self._per_shard : (shard + 1) * self._per_shard]
@@ -230,19 +223,6 @@ class EvaluationFeatures:
         return self.cache.read(self.samples[index]), index
 
 
-class OnFeatures(nn.Module):
-    """A head as a network whose input are cached feature maps."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, feature_map: Tensor, region: Tensor | None = None) -> HeadOutput:
-        """Map ``(B, K, h, w)`` in float16 to logits ``(B, C)`` and the head's maps; a region is not looked at."""
-        output: HeadOutput = self.head(feature_map.float())
-        return output
-
-
 def _feature_maps(model: Classifier, images: Tensor, precision: str) -> Tensor:
     """Return the feature maps of RGB images ``(B, 3, H, W)`` in 0..255 as ``(B, h, w, K)`` in float16."""
     model.eval()
@@ -256,11 +236,6 @@ def _feature_maps(model: Classifier, images: Tensor, precision: str) -> Tensor:
     return maps
 
 
-def _number_format(model: Classifier, precision: str) -> str:
-    fast = precision == "auto" and has_fast_bf16(model.scale.device)
-    return "bf16" if fast or precision == "bf16" else "fp32"
-
-
 def weights_hash(backbone: nn.Module) -> str:
     """Hash the names, shapes and values of all tensors of ``backbone``."""
     digest = hashlib.sha256()
@@ -271,12 +246,7 @@ def weights_hash(backbone: nn.Module) -> str:
 
 
 def images_hash(samples: Sequence[Sample]) -> str:
-    """Hash ids, sizes in bytes and times of change of the images: one that was edited has another feature map.
-
-    Raises:
-        DataError: an image is not there.
-
-    """
+    """Hash ids, sizes in bytes and times of change of the images: one that was edited has another feature map."""
     digest = hashlib.sha256()
     for sample in samples:
         try:

@@ -21,47 +21,38 @@ class Meter:
 
     def __init__(self, images_per_step: int) -> None:
         self.images_per_step = images_per_step
-        self.losses: list[Tensor] = []
-        self.parts: dict[str, list[Tensor]] = {}
+        self.values: dict[str, list[Tensor]] = {"loss": []}  # the loss and its parts, of every step
         self.started = self.shown = time.monotonic()
         self.line = ""
 
     def add(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
         """Take in the loss of one step, and the parts that it has, if any."""
-        self.losses.append(loss)
-        for name, part in (parts or {}).items():
-            self.parts.setdefault(name, []).append(part)
+        for name, value in {"loss": loss, **(parts or {})}.items():
+            self.values.setdefault(name, []).append(value)
 
     def text(self, lr: float, device: torch.device) -> str:
         """Return the line beside the progress bar; it changes at most twice a second."""
         if time.monotonic() - self.shown >= 0.5 or not self.line:
             self.shown = time.monotonic()
             memory = f" · {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
-            recent = torch.stack(self.losses[-50:]).mean().item()
+            recent = torch.stack(self.values["loss"][-50:]).mean().item()
             self.line = f"loss {recent:.4f} · lr {lr:.2g} · {self.speed():.0f} images/s{memory}"
         return self.line
 
     def speed(self) -> float:
         """Return images per second since the last reset."""
-        return len(self.losses) * self.images_per_step / max(1e-9, time.monotonic() - self.started)
+        return len(self.values["loss"]) * self.images_per_step / max(1e-9, time.monotonic() - self.started)
 
     def reset(self) -> dict[str, float]:
         """Return the means of the loss and of its parts, and the speed, and start anew."""
-        means = {
-            name: torch.stack(values).mean().item() for name, values in {"loss": self.losses, **self.parts}.items()
-        }
+        means = {name: torch.stack(values).mean().item() for name, values in self.values.items()}
         row = {**means, "images_per_second": self.speed()}
-        self.losses, self.parts, self.started = [], {}, time.monotonic()
+        self.values, self.started = {"loss": []}, time.monotonic()
         return row
 
 
 def require_finite(row: Mapping[str, float]) -> None:
-    """Stop a training whose loss is lost.
-
-    Raises:
-        ModelError: the loss of this row of the history is infinite or not a number.
-
-    """
+    """Raise ``ModelError`` where the loss of this row of the history is infinite or not a number."""
     if not math.isfinite(row["loss"]):
         raise ModelError(
             f"the loss became {row['loss']} at iteration {row['iteration']}. Lower --lr or use --set warmup=500."
@@ -69,12 +60,7 @@ def require_finite(row: Mapping[str, float]) -> None:
 
 
 def require_tensorboard() -> None:
-    """Find out whether scalars can be written.
-
-    Raises:
-        MissingDependencyError: tensorboard is not installed.
-
-    """
+    """Raise ``MissingDependencyError`` where tensorboard, which writes the scalars, is not installed."""
     try:
         importlib.import_module("torch.utils.tensorboard")
     except ImportError as error:
@@ -88,5 +74,4 @@ def scalar_writer(run: Run, iteration: int, wanted: bool) -> AbstractContextMana
     if not wanted:
         return nullcontext()
     writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-    started: AbstractContextManager[Any] = writer(run.folder / "tensorboard", purge_step=iteration + 1)
-    return started
+    return writer(run.folder / "tensorboard", purge_step=iteration + 1)  # type: ignore[no-any-return]

@@ -15,16 +15,7 @@ from gwapctl.device import autocast, keep_freed_memory, resolve_device
 from gwapctl.progress import Progress
 from gwapctl.runs import Run, now
 from gwapctl.train.check import ImageCheck
-from gwapctl.train.checkpoint import (
-    STATE,
-    Training,
-    create_run,
-    interrupt_flag,
-    kept_resumable,
-    left_out,
-    resume_run,
-    save_state,
-)
+from gwapctl.train.checkpoint import STATE, Training, create_run, interrupt_flag, kept_resumable, resume_run, save_state
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.detection import DetectionTask
 from gwapctl.train.history import Meter, require_finite, require_tensorboard, scalar_writer
@@ -73,7 +64,8 @@ def train(
         require_tensorboard()
     resources = Resources(resolve_device(device), default_workers() if workers is None else workers, feature_cache)
     kind = TASKS[type(config)]
-    data = kind.load_data(config, root, ImageCheck(skip_broken, left_out(folder) if resume else None, listener))
+    known = (Run.open(folder).document["dataset"].get("skipped") or {}) if resume else None
+    data = kind.load_data(config, root, ImageCheck(skip_broken, known, listener))
     for text in data.dataset.warnings():
         listener.warn(text)
     task = kind(config, data, resources)

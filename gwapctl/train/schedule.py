@@ -34,7 +34,15 @@ def build_optimizer(groups: Sequence[dict[str, Any]], config: RunConfig) -> torc
 
 
 def learning_rate(config: RunConfig, iteration: int, total: int) -> float:
-    """Return the learning rate of ``iteration``: linear warm-up, then steps, half a cosine, or constant."""
+    """Return the learning rate of ``iteration``: linear warm-up, then steps, half a cosine, or constant.
+
+    Example:
+        >>> from gwapctl.config import build_train_config
+        >>> config = build_train_config("photos", None, {"schedule": "cosine", "lr": 0.1, "warmup": 0})
+        >>> [round(learning_rate(config, iteration, 10), 3) for iteration in (0, 5, 10)]
+        [0.1, 0.05, 0.0]
+
+    """
     if iteration < config.warmup:
         return config.lr * (iteration + 1) / config.warmup
     if config.schedule == "step":

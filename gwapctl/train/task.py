@@ -79,12 +79,7 @@ class Task(ABC, Generic[Batch, Output]):
     @staticmethod
     @abstractmethod
     def load_data(config: Any, root: Path | None, check: Callable[[TrainData], TrainData]) -> TrainData:
-        """Open the data set of this task's ``config``; ``check`` says which images are used.
-
-        Raises:
-            GwapctlError: the data cannot be used, or settings and data do not fit each other.
-
-        """
+        """Open the data set of this task's ``config``; ``check`` says which images are used."""
 
     @property
     def first_weights(self) -> Path | None:
@@ -100,12 +95,7 @@ class Task(ABC, Generic[Batch, Output]):
         return {}
 
     def require_same_data(self, run: Run) -> None:
-        """Compare the data with those of the run that is to be resumed.
-
-        Raises:
-            DataError: it was started with other data.
-
-        """
+        """Raise ``DataError`` where the run that is to be resumed was started with other data."""
         dataset = run.document["dataset"]
         if dataset["fingerprint"] != self.data.describe()["fingerprint"]:
             raise DataError(f"the training images of {dataset['name']} are not those {run.folder} was started with.")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gwapctl.datasets import open_dataset
-from gwapctl.datasets.backgrounds import without_classes
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
+from gwapctl.datasets.subset import without_classes
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import GroundTruth, evaluate_boxes, evaluate_maps
 from gwapctl.evaluate.predictions import match_classes, spread

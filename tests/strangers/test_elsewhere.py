@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from gwapctl import cli
-from gwapctl.datasets.places import recorded_place
+from gwapctl.datasets.folders import recorded_path
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.evaluate.subject import find_dataset, find_subject
 from gwapctl.runs import Run
@@ -122,7 +122,7 @@ def test_where_a_data_set_was(tmp_path: Path, name: str, root: str, found: str |
         (tmp_path / folder).mkdir(parents=True)
     for file in ("a/lists/train.csv", "a/lists/train.json"):
         (tmp_path / file).touch()
-    assert recorded_place(name, tmp_path / root) == (None if found is None else tmp_path / found)
+    assert recorded_path(name, tmp_path / root) == (None if found is None else tmp_path / found)
 
 
 # ---------------------------------------------------------------------------------------------------------- terminals

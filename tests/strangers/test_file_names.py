@@ -17,7 +17,7 @@ import pytest
 
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import Sample, fingerprint
-from gwapctl.datasets.places import list_images
+from gwapctl.datasets.folders import list_images
 from gwapctl.errors import DataError, MissingDependencyError, UsageError, printable
 from gwapctl.files import json_text, read_json, write_json
 from gwapctl.formats import EXPORTERS

@@ -15,8 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from gwapctl.errors import DataError
 from gwapctl.images import decode as images
-from gwapctl.images.decode import image_size, read_image
-from gwapctl.images.pillow import our_limits
+from gwapctl.images.decode import _our_limits, image_size, read_image
 
 WIDTH, HEIGHT = 80, 60
 MEGABYTE = 1 << 20
@@ -116,12 +115,12 @@ def test_pillows_limits_are_back_when_the_last_reader_leaves() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def read() -> None:
-        with our_limits():
+        with _our_limits():
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=read)
-    with our_limits():
+    with _our_limits():
         thread.start()
         assert inside.wait(10)
     assert Image.MAX_IMAGE_PIXELS is None  # the other one still reads

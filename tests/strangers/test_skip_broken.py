@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gwapctl.config import DetectorConfig, TrainConfig
-from gwapctl.datasets import readable
+from gwapctl.datasets import check
 from gwapctl.errors import DataError
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
@@ -129,7 +129,7 @@ def test_a_class_that_loses_all_its_images_is_named(photos: Path) -> None:
 
 
 def test_many_images_are_checked_by_their_headers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readable, "DECODED", 7)
+    monkeypatch.setattr(check, "DECODED", 7)
     monkeypatch.setattr("gwapctl.train.check.DECODED", 7)
     said: list[str] = []
     with pytest.raises(DataError, match=r"dog/2\.jpg is empty \(0 bytes\)[^0-9]*`gwapctl data check`"):

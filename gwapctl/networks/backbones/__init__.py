@@ -52,12 +52,10 @@ class BackboneEntry:
 
     def load(self) -> Callable[..., Backbone]:
         """Import what builds it."""
-        builder: Callable[..., Backbone] = resolve_name(self.path)
-        return builder
+        return resolve_name(self.path)  # type: ignore[no-any-return]
 
 
 _TORCHVISION = "https://download.pytorch.org/models"  # the paper's generation of weights: IMAGENET1K_V1 throughout
-_RESNET = "gwapctl.networks.rfcn.trunk:ResNetTrunk"
 
 BACKBONES: dict[str, BackboneEntry] = {
     "alexnet": BackboneEntry(
@@ -151,46 +149,24 @@ BACKBONES: dict[str, BackboneEntry] = {
         "a compact network of ours for images of 64 pixels",
         trunk="gwapctl.networks.rfcn.trunk:ResNetSTrunk",
     ),
-    "resnet18": BackboneEntry(
-        "gwapctl.networks.backbones.torchvision_nets:resnet18",
-        "ResNet-18",
-        "ResNet-18 of torchvision",
-        weights=PretrainedWeights(f"{_TORCHVISION}/resnet18-f37072fd.pth", 46.8),
-        strides=True,
-        own_head="gap",
-        classifier="fc.",
-        trunk=_RESNET,
-    ),
-    "resnet34": BackboneEntry(
-        "gwapctl.networks.backbones.torchvision_nets:resnet34",
-        "ResNet-34",
-        "ResNet-34 of torchvision",
-        weights=PretrainedWeights(f"{_TORCHVISION}/resnet34-b627a593.pth", 87.3),
-        strides=True,
-        own_head="gap",
-        classifier="fc.",
-        trunk=_RESNET,
-    ),
-    "resnet50": BackboneEntry(
-        "gwapctl.networks.backbones.torchvision_nets:resnet50",
-        "ResNet-50",
-        "ResNet-50 of torchvision",
-        weights=PretrainedWeights(f"{_TORCHVISION}/resnet50-0676ba61.pth", 102.5),
-        strides=True,
-        own_head="gap",
-        classifier="fc.",
-        trunk=_RESNET,
-    ),
-    "resnet101": BackboneEntry(
-        "gwapctl.networks.backbones.torchvision_nets:resnet101",
-        "ResNet-101",
-        "ResNet-101 of torchvision",
-        weights=PretrainedWeights(f"{_TORCHVISION}/resnet101-63fe2227.pth", 178.8),
-        strides=True,
-        own_head="gap",
-        classifier="fc.",
-        trunk=_RESNET,
-    ),
+    **{
+        f"resnet{depth}": BackboneEntry(
+            f"gwapctl.networks.backbones.torchvision_nets:resnet{depth}",
+            f"ResNet-{depth}",
+            f"ResNet-{depth} of torchvision",
+            weights=PretrainedWeights(f"{_TORCHVISION}/resnet{depth}-{digest}.pth", size),
+            strides=True,
+            own_head="gap",
+            classifier="fc.",
+            trunk="gwapctl.networks.rfcn.trunk:ResNetTrunk",
+        )
+        for depth, digest, size in (
+            (18, "f37072fd", 46.8),
+            (34, "b627a593", 87.3),
+            (50, "0676ba61", 102.5),
+            (101, "63fe2227", 178.8),
+        )
+    },
     "vgg16": BackboneEntry(
         "gwapctl.networks.backbones.torchvision_nets:vgg16",
         "VGG-16",
@@ -201,17 +177,10 @@ BACKBONES: dict[str, BackboneEntry] = {
         caffe={"fc6": "head.classifier.0", "fc7": "head.classifier.3", "fc8": "head.classifier.6"},
     ),
 }
-# what may follow a name, and the groups of the extra convolution it stands for
-_CAM_CONV = {"+cam": 1, "+cam2": 2}
 
 
 def backbone_entry(name: str) -> BackboneEntry:
-    """Return the entry of the backbone ``name``.
-
-    Raises:
-        UsageError: there is no such backbone; the message names the nearest.
-
-    """
+    """Return the entry of the backbone ``name``, or raise ``UsageError``, which names the nearest."""
     if name not in BACKBONES:
         raise unknown_name("backbone", name, [*BACKBONES, f"{TIMM}NAME"])
     return BACKBONES[name]
@@ -238,13 +207,12 @@ def build_backbone(name: str, *, pretrained: bool = False, output_stride: int | 
         ModelError: the weights cannot be found or fetched.
 
     """
-    from gwapctl.networks.backbones.cam_conv import WithCamConv
+    from gwapctl.networks.backbones.base import WithCamConv
     from gwapctl.networks.backbones.timm_nets import timm_backbone
 
-    for suffix, groups in _CAM_CONV.items():
-        if name.endswith(suffix):
-            base = build_backbone(name.removesuffix(suffix), pretrained=pretrained, output_stride=output_stride)
-            return WithCamConv(base, groups=groups)
+    base, groups = _split_cam_conv(name)
+    if groups:
+        return WithCamConv(build_backbone(base, pretrained=pretrained, output_stride=output_stride), groups=groups)
     if name.startswith(TIMM):
         return timm_backbone(name.removeprefix(TIMM), pretrained=pretrained, output_stride=output_stride)
     entry = backbone_entry(name)
@@ -263,12 +231,7 @@ def build_backbone(name: str, *, pretrained: bool = False, output_stride: int | 
 
 
 def require_weights(name: str) -> PretrainedWeights | WeightsPackage:
-    """Return where the ImageNet weights of a backbone come from.
-
-    Raises:
-        UsageError: it has none, or there is no such backbone.
-
-    """
+    """Return where the ImageNet weights of a backbone come from; without any it is a ``UsageError``."""
     weights = backbone_entry(name).weights
     if weights is None:
         raise UsageError(
@@ -280,8 +243,7 @@ def require_weights(name: str) -> PretrainedWeights | WeightsPackage:
 def _fill(backbone: Backbone, name: str) -> None:
     """Give a fresh backbone its ImageNet weights; what it has beyond them stays fresh."""
     named = {key.removeprefix("backbone."): tensor for key, tensor in imagenet_weights(name, "").items()}
-    own = backbone.state_dict()
-    found = backbone.load_state_dict({key: named[key] for key in own if key in named}, strict=False)
+    found = backbone.load_state_dict({key: named[key] for key in backbone.state_dict() if key in named}, strict=False)
     missing = [key for key in found.missing_keys if not key.startswith(BACKBONES[name].without_weights)]
     if missing:
         raise ModelError(f"the ImageNet weights of {name} lack {len(missing)} of its tensors, such as {missing[0]}.")
@@ -290,13 +252,14 @@ def _fill(backbone: Backbone, name: str) -> None:
 def pretrained_weights_info(name: str) -> PretrainedWeights | None:
     """Return ``(url, size_mb)`` of what ``build_backbone(name, pretrained=True)`` downloads; None: nothing.
 
-    ``.cached`` on the result says that the file is here already.
+    ``.cached`` on the result says that the file is here already. An unknown name is a ``UsageError``.
 
-    Raises:
-        UsageError: there is no such backbone.
+    Example:
+        >>> pretrained_weights_info("resnet18").size_mb
+        46.8
 
     """
-    name = _without_cam_conv(name)
+    name, _ = _split_cam_conv(name)
     if name.startswith(TIMM):
         from gwapctl.networks.backbones.timm_nets import timm_weights
 
@@ -305,18 +268,14 @@ def pretrained_weights_info(name: str) -> PretrainedWeights | None:
     return weights if isinstance(weights, PretrainedWeights) else None
 
 
-def _without_cam_conv(name: str) -> str:
-    return name.removesuffix("+cam2").removesuffix("+cam")
+def _split_cam_conv(name: str) -> tuple[str, int]:
+    """Return a name without ``+cam`` or ``+cam2``, and the groups of the convolution that it stands for; 0: none."""
+    base, plus, suffix = name.rpartition("+cam")
+    return (base, {"": 1, "2": 2}[suffix]) if plus and suffix in ("", "2") else (name, 0)
 
 
 def imagenet_tensors(name: str) -> dict[str, Tensor]:
-    """Return all ImageNet weights of the network ``name``, classifier included, under torchvision's or timm's names.
-
-    Raises:
-        UsageError: it has none, or there is no such backbone.
-        ModelError: the weights cannot be found or fetched.
-
-    """
+    """Return all ImageNet weights of the network ``name``, classifier included, under torchvision's or timm's names."""
     from gwapctl.networks.backbones.efficientnet_lite import read_package_file
 
     weights = require_weights(name)
@@ -324,14 +283,9 @@ def imagenet_tensors(name: str) -> dict[str, Tensor]:
 
 
 def imagenet_weights(name: str, head: str) -> dict[str, Tensor]:
-    """Return all ImageNet weights of the network ``name`` under the names of a classifier of ours with ``head``.
+    """Return ``imagenet_tensors`` under the names of a classifier of ours with ``head``.
 
     The classifier, 1,000 classes in the order of sorted wnids, is among them where it fits (``own_names``).
-
-    Raises:
-        UsageError: it has none, or there is no such backbone.
-        ModelError: the weights cannot be found or fetched.
-
     """
     return own_names(imagenet_tensors(name), name, head)
 
@@ -340,10 +294,6 @@ def imagenet_classifier(name: str, head: str) -> dict[str, Tensor]:
     """Return the ImageNet classifier that belongs behind the whole network ``name``, by the names in ``head``.
 
     1,000 classes in the order of sorted wnids. Empty for a cut network, or one whose own pooling is another.
-
-    Raises:
-        ModelError: the weights cannot be found or fetched.
-
     """
     entry = BACKBONES.get(name)
     if entry is None or not entry.classifier or entry.own_head != head:
@@ -360,16 +310,15 @@ def own_names(tensors: Mapping[str, Tensor], name: str, head: str) -> dict[str, 
     """
     if any(key.startswith(("backbone.", "head.")) for key in tensors):
         return dict(tensors)
-    whole = name == _without_cam_conv(name)
-    name = _without_cam_conv(name)
+    name, cam_conv = _split_cam_conv(name)
     entry = BACKBONES.get(name)
-    of_timm = name.startswith(TIMM) or name in packaged_weights()
-    own_head, classifier = (entry.own_head, entry.classifier) if entry is not None else ("", "")
-    prefix = "backbone.network." if of_timm else "backbone."
+    prefix = "backbone.network." if name.startswith(TIMM) or name in packaged_weights() else "backbone."
+    if entry is None or not entry.classifier:
+        return {prefix + key: tensor for key, tensor in tensors.items()}
     named = {}
     for key, tensor in tensors.items():
-        if not classifier or not key.startswith(classifier):
+        if not key.startswith(entry.classifier):
             named[prefix + key] = tensor
-        elif whole and head == own_head:
-            named[f"head.classifier.{key.removeprefix(classifier)}"] = tensor
+        elif not cam_conv and head == entry.own_head:
+            named[f"head.classifier.{key.removeprefix(entry.classifier)}"] = tensor
     return named

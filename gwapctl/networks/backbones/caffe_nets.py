@@ -20,8 +20,7 @@ def caffenet() -> Backbone:
     Unlike torchvision's AlexNet it has two groups in conv2, conv4 and conv5, local response normalisation after the
     pooling, and rounds grid sizes up when it pools: 600 pixels become 37 cells. The mean is Fast R-CNN's.
     """
-    layers = _conv1_to_conv4() | _conv(5, 384, 256, groups=2)
-    return _caffe_chain(layers, channels=256, stride=16, mean=FAST_RCNN_MEAN)
+    return _caffe_chain(_conv1_to_conv4() | _conv(5, 384, 256, groups=2), channels=256, mean=FAST_RCNN_MEAN)
 
 
 def alexnet_star() -> Backbone:
@@ -33,7 +32,7 @@ def alexnet_star() -> Backbone:
     layers = _conv1_to_conv4() | _conv(5, 384, 384, groups=2)
     layers["pool5"] = nn.MaxPool2d(3, stride=1)
     layers |= _conv(6, 384, 512, groups=2) | _conv(7, 512, 512, groups=2)
-    return _caffe_chain(layers, channels=512, stride=16, mean=IMAGENET_MEAN)
+    return _caffe_chain(layers, channels=512, mean=IMAGENET_MEAN)
 
 
 def nin() -> Backbone:
@@ -72,16 +71,12 @@ def nin() -> Backbone:
 class CaffeInception(nn.Module):
     """An inception block (arXiv 1409.4842, figure 2b) without batch norm and with a true 5x5 branch.
 
-    Args:
-        in_channels: channels of the input.
-        widths: of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5 and pool_proj.
-
+    ``widths`` are the channels of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5 and pool_proj.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int]) -> None:
         super().__init__()
         one, three_reduce, three, five_reduce, five, pool = widths
-        self.channels = one + three + five + pool
         self.layers = nn.ModuleDict(
             {
                 "1x1": nn.Conv2d(in_channels, one, 1),
@@ -96,9 +91,9 @@ class CaffeInception(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, K_in, h, w)`` to ``(B, K_out, h, w)``."""
         pooled = torch.max_pool2d(features, 3, stride=1, padding=1)
-        branches = [("1x1", features), ("3x3", self._relu("3x3_reduce", features))]
-        branches += [("5x5", self._relu("5x5_reduce", features)), ("pool_proj", pooled)]
-        return torch.cat([self._relu(name, branch) for name, branch in branches], dim=1)
+        three, five = self._relu("3x3_reduce", features), self._relu("5x5_reduce", features)
+        branches = {"1x1": features, "3x3": three, "5x5": five, "pool_proj": pooled}
+        return torch.cat([self._relu(name, branch) for name, branch in branches.items()], dim=1)
 
     def _relu(self, name: str, features: Tensor) -> Tensor:
         return torch.relu_(self.layers[name](features))
@@ -158,13 +153,11 @@ def _conv(number: int, in_channels: int, out_channels: int, *, groups: int) -> d
     return {f"conv{number}": conv, f"relu{number}": nn.ReLU(inplace=True)}
 
 
-def _caffe_chain(
-    layers: dict[str, nn.Module], *, channels: int, stride: int, mean: tuple[float, float, float]
-) -> Backbone:
-    """Chain layers that start as Caffe's fillers make them, which belong to its unscaled inputs."""
+def _caffe_chain(layers: dict[str, nn.Module], *, channels: int, mean: tuple[float, float, float]) -> Backbone:
+    """Chain layers, of stride 16, that start as Caffe's fillers make them, which belong to its unscaled inputs."""
     for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=0.01)
             bias = 0.0 if name in ("conv1", "conv3") else 1.0  # as Krizhevsky et al. 2012, section 5
             nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
-    return LayerChain(layers, channels=channels, stride=stride, mean=mean, std=CAFFE_STD)
+    return LayerChain(layers, channels=channels, stride=16, mean=mean, std=CAFFE_STD)

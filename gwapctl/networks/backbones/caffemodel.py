@@ -23,8 +23,8 @@ from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 FloatArray = npt.NDArray[np.float32]
 
 _VGG_CONVS = [f"conv{block}_{n}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, count + 1)]
-_VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-_VGG_LAYERS = {name: f"features.{place}" for name, place in zip(_VGG_CONVS, _VGG_PLACES, strict=True)}
+_VGG_NUMBERS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+_VGG_LAYERS = {name: f"features.{number}" for name, number in zip(_VGG_CONVS, _VGG_NUMBERS, strict=True)}
 _CAM = {"CAM_conv": "backbone.cam_conv.0", "CAM_fc": "head.classifier"}
 _FIRST = {"conv1", "conv1_1", "conv1/7x7_s2"}
 _VGG_MEAN = (123.68, 116.779, 103.939)  # RGB
@@ -60,12 +60,7 @@ def caffe_weights(path: Path, backbone: str) -> dict[str, Tensor]:
 
 
 def read_caffemodel(path: Path) -> dict[str, list[FloatArray]]:
-    """Return the blobs (weights, then bias) of every layer that has some, by the layer's name.
-
-    Raises:
-        ModelError: the file is missing or no caffemodel.
-
-    """
+    """Return the blobs (weights, then bias) of every layer that has some, by the layer's name."""
     try:
         layers = dict(_layers(memoryview(path.read_bytes())))
     except OSError as error:
@@ -96,16 +91,13 @@ def _for_our_input(network: str, weight: FloatArray, bias: FloatArray) -> list[F
 
 def _layers(net: memoryview) -> Iterator[tuple[str, list[FloatArray]]]:
     for number, layer in _fields(net):
-        if number not in (2, 100) or not isinstance(layer, memoryview):
+        if number not in (2, 100) or isinstance(layer, int):
             continue
         name_field, blob_field = (1, 7) if number == 100 else (4, 6)
-        fields = list(_fields(layer))
-        blobs = [_blob(value) for field, value in fields if field == blob_field and isinstance(value, memoryview)]
-        names = [
-            bytes(value).decode() for field, value in fields if field == name_field and isinstance(value, memoryview)
-        ]
+        fields = [(field, value) for field, value in _fields(layer) if not isinstance(value, int)]
+        blobs = [_blob(value) for field, value in fields if field == blob_field]
         if blobs:
-            yield names[-1], blobs
+            yield [bytes(value).decode() for field, value in fields if field == name_field][-1], blobs
 
 
 def _blob(message: memoryview) -> FloatArray:

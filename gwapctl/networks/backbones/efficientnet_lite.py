@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,27 +28,19 @@ _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head",
 
 
 class EfficientNetLite(TimmBackbone):
-    """EfficientNet-Lite (Google's variant of arXiv 1905.11946 without squeeze-and-excitation, ReLU6), K = 1280.
+    """EfficientNet-Lite 0 or 2 (Google's variant of arXiv 1905.11946 without squeeze-and-excitation, ReLU6), K = 1280.
 
-    Args:
-        number: of the variant, 0 or 2.
-        output_stride: 8, 16 or 32 input pixels per cell; below 32 the last stages have stride 1 and are dilated.
-
+    It has 8, 16 (None) or 32 input pixels per cell; below 32 the last stages have stride 1 and are dilated.
     """
 
-    def __init__(self, number: int, *, output_stride: int = DEFAULT_OUTPUT_STRIDE) -> None:
-        super().__init__(create_timm(f"tf_efficientnet_lite{number}", output_stride=output_stride))
-        self.output_stride = output_stride
+    def __init__(self, number: int, *, output_stride: int | None = None) -> None:
+        stride = output_stride or DEFAULT_OUTPUT_STRIDE
+        super().__init__(create_timm(f"tf_efficientnet_lite{number}", output_stride=stride))
+        self.output_stride = stride
 
 
-def efficientnet_lite0(*, output_stride: int | None = None) -> EfficientNetLite:
-    """Build EfficientNet-Lite0 (4.7 million parameters with its classifier) at stride 16 unless told otherwise."""
-    return EfficientNetLite(0, output_stride=output_stride or DEFAULT_OUTPUT_STRIDE)
-
-
-def efficientnet_lite2(*, output_stride: int | None = None) -> EfficientNetLite:
-    """Build EfficientNet-Lite2 (6.1 million parameters with its classifier) at stride 16 unless told otherwise."""
-    return EfficientNetLite(2, output_stride=output_stride or DEFAULT_OUTPUT_STRIDE)
+efficientnet_lite0 = partial(EfficientNetLite, 0)  # 4.7 million parameters with its classifier
+efficientnet_lite2 = partial(EfficientNetLite, 2)  # 6.1 million
 
 
 def read_package_file(data: bytes) -> dict[str, Tensor]:
@@ -59,13 +52,10 @@ def read_package_file(data: bytes) -> dict[str, Tensor]:
 def timm_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Translate the packages' names (Google's, counted through all stages) to timm's, ``blocks.STAGE.BLOCK``.
 
-    A stage begins where the number of output channels changes: no two stages in a row have the same.
-
-    Raises:
-        ModelError: a name that no EfficientNet-Lite has.
-
+    A stage begins where the number of output channels changes: no two stages in a row have the same. A name that no
+    EfficientNet-Lite has is a ``ModelError``.
     """
-    places = _block_places(theirs)
+    blocks = _block_names(theirs)
     expanding = {name.split(".")[1] for name in theirs if "._expand_conv." in name}
     state = {}
     for name, tensor in theirs.items():
@@ -74,7 +64,7 @@ def timm_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if layer == "_blocks":
                 block, inner, rest = rest.split(".", 2)
                 known = _EXPANDING if block in expanding else _PLAIN
-                state[f"blocks.{places[block]}.{known[inner]}.{rest}"] = tensor
+                state[f"blocks.{blocks[block]}.{known[inner]}.{rest}"] = tensor
             else:
                 state[f"{_OUTSIDE[layer]}.{rest}"] = tensor
         except (KeyError, ValueError):
@@ -82,11 +72,11 @@ def timm_names(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _block_places(theirs: Mapping[str, Tensor]) -> dict[str, str]:
+def _block_names(theirs: Mapping[str, Tensor]) -> dict[str, str]:
     """Return ``STAGE.BLOCK`` of each block's number."""
     widths = {name.split(".")[1]: len(t) for name, t in theirs.items() if name.endswith("._project_conv.weight")}
-    places, stage, place, before = {}, -1, 0, 0
+    names, stage, block, before = {}, -1, 0, 0
     for number in sorted(widths, key=int):
-        stage, place = (stage, place + 1) if widths[number] == before else (stage + 1, 0)
-        places[number], before = f"{stage}.{place}", widths[number]
-    return places
+        stage, block = (stage, block + 1) if widths[number] == before else (stage + 1, 0)
+        names[number], before = f"{stage}.{block}", widths[number]
+    return names

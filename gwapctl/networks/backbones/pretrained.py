@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from gwapctl.errors import ModelError
 
 if TYPE_CHECKING:
-    from urllib.parse import ParseResult
-
     from torch import Tensor
 
 TIMM = "timm:"  # in front of the name of any network of timm, whose weights are its hub's
@@ -31,8 +29,8 @@ class PretrainedWeights(NamedTuple):
         """
         import torch
 
-        address = PurePosixPath(self._address.path)
-        name = address.parts[2] + address.suffix if self._on_hugging_face else address.name
+        address = PurePosixPath(self.url)  # https:, HOST, OWNER, REPOSITORY, ...
+        name = address.parts[3] + address.suffix if self._on_hugging_face else address.name
         return Path(torch.hub.get_dir()) / "checkpoints" / name
 
     @property
@@ -44,7 +42,7 @@ class PretrainedWeights(NamedTuple):
             return None
         from huggingface_hub import try_to_load_from_cache
 
-        _, owner, repository, *_, file = PurePosixPath(self._address.path).parts
+        _, _, owner, repository, *_, file = PurePosixPath(self.url).parts
         found = try_to_load_from_cache(f"{owner}/{repository}", file)
         return Path(found) if isinstance(found, str) else None
 
@@ -55,23 +53,13 @@ class PretrainedWeights(NamedTuple):
 
     @property
     def _on_hugging_face(self) -> bool:
-        return self._address.netloc == "huggingface.co"
-
-    @property
-    def _address(self) -> ParseResult:
-        from urllib.parse import urlparse
-
-        return urlparse(self.url)
+        return self.url.startswith("https://huggingface.co/")
 
 
 def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
     """Return the tensors of ``weights`` by name, downloading the file first where it is not cached.
 
-    The file is read with torch's restricted reader, which runs no code.
-
-    Raises:
-        ModelError: the file cannot be downloaded or read; the message names the manual way.
-
+    Torch's restricted reader, which runs no code, reads it. A file that it cannot read is a ``ModelError``.
     """
     import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwapctl.networks.backbones.base import Backbone
+from gwapctl.networks.backbones.base import Backbone, start_he
 
 
 class ConvNormReLU(nn.Sequential):
@@ -45,9 +45,7 @@ class ResidualBlock(nn.Module):
 class ResNetS(Backbone):
     """Two convolutions with stride 2, three residual blocks, and a 1x1 convolution to 256 channels.
 
-    Args:
-        stride: 8 (default) or 4: input pixels per cell of the feature map.
-
+    ``stride`` is 8 or 4 input pixels per cell of the feature map.
     """
 
     def __init__(self, stride: int = 8) -> None:
@@ -63,13 +61,11 @@ class ResNetS(Backbone):
             ResidualBlock(96, 96, 1),
             ConvNormReLU(96, 256, 1),
         )
+        start_he(self)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, ResidualBlock):
                 nn.init.zeros_(module.bn2.weight)  # every block starts as its shortcut
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images ``(B, 3, H, W)`` to a feature map ``(B, 256, ceil(H/stride), ceil(W/stride))``."""
-        features: Tensor = self.layers(images)
-        return features
+        return self.layers(images)  # type: ignore[no-any-return]

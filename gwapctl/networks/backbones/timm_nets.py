@@ -72,9 +72,7 @@ def timm_backbone(name: str, *, pretrained: bool = False, output_stride: int | N
 def timm_weights(name: str) -> PretrainedWeights | None:
     """Return where the weights of the timm network ``name`` come from and how large they are, None without any.
 
-    Raises:
-        UsageError: timm has no such network.
-
+    A network that timm does not have is a ``UsageError``.
     """
     timm = _timm()
     _check_name(name)
@@ -110,22 +108,16 @@ def _check_name(name: str) -> None:
 
 
 def create_timm(name: str, *, pretrained: bool = False, output_stride: int | None = None) -> nn.Module:
-    """Make timm's network ``name`` without its classifier, for images of any size where it can.
-
-    Raises:
-        UsageError: it has no weights to download, or no choice of strides.
-        ModelError: its weights cannot be fetched or read.
-
-    """
+    """Make timm's network ``name`` without its classifier, for images of any size where it can."""
     weights = timm_weights(name) if pretrained else None
     if pretrained and weights is None:
         raise UsageError(f"timm:{name} has no weights to download. Use --weights none, a run or a zoo entry of ours.")
-    source: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(fetch(weights))}} if weights else {}
+    chosen: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(fetch(weights))}} if weights else {}
     if output_stride is not None:
-        source["output_stride"] = output_stride
+        chosen["output_stride"] = output_stride
     for options in _FREE_SIZE:
         try:
-            network: nn.Module = _timm().create_model(name, pretrained=pretrained, num_classes=0, **options, **source)
+            network: nn.Module = _timm().create_model(name, pretrained=pretrained, num_classes=0, **options, **chosen)
         except TypeError:  # this network does not know the option
             continue
         except (AssertionError, NotImplementedError) as error:  # networks that know the option, and not this value
@@ -135,7 +127,7 @@ def create_timm(name: str, *, pretrained: bool = False, output_stride: int | Non
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             if not pretrained:
                 raise
-            file = source["pretrained_cfg_overlay"]["file"]
+            file = chosen["pretrained_cfg_overlay"]["file"]
             raise ModelError(f"{file} does not hold the weights of timm:{name}: {_first_line(error)}.") from error
         return network
     assert output_stride is not None, "the last options are empty, which every network takes"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.inception import InceptionB
+from torchvision.models.vgg import cfgs, make_layers
 
-from gwapctl.networks.backbones.base import Backbone, LayerChain
+from gwapctl.networks.backbones.base import Backbone, LayerChain, start_he
 
 # torchvision's GoogLeNet and Inception weights come from TensorFlow, whose inputs lie in -1..1. torchvision re-scales
 # inside its own forward (transform_input); a cut network states the same as its normalisation: (x - 0.5) / 0.5.
@@ -32,21 +36,14 @@ def alexnet() -> Backbone:
         nn.Conv2d(256, 256, 3, padding=1),
         nn.ReLU(inplace=True),
     )
-    _initialise(features)
+    start_he(features)
     return LayerChain({"features": features}, channels=256, stride=16)
 
 
 def vgg16() -> Backbone:
     """Build VGG-16 (arXiv 1409.1556) up to conv5_3's ReLU, ``features[:30]``: pool5 is not part of it."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(count):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-            channels = width
-        layers.append(nn.MaxPool2d(2, stride=2))
-    features = nn.Sequential(*layers[:-1])
-    _initialise(features)
+    features = make_layers(cfgs["D"])[:-1]
+    start_he(features)
     return LayerChain({"features": features}, channels=512, stride=16)
 
 
@@ -62,24 +59,24 @@ def googlenet_full() -> Backbone:
 
 def _googlenet(*, last: str, channels: int, stride: int) -> Backbone:
     network = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
-    names = [name for name, _ in network.named_children()]
-    layers = dict(itertools.islice(network.named_children(), names.index(last) + 1))
-    backbone = LayerChain(layers, channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW)
-    _initialise(backbone)
+    backbone = LayerChain(up_to(network, last), channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW)
+    start_he(backbone)
     return backbone
 
 
-class Mixed6aStride1(nn.Module):
+def up_to(network: nn.Module, last: str) -> dict[str, nn.Module]:
+    """Return the layers of ``network`` by name, from the first to ``last``."""
+    children = dict(network.named_children())
+    return dict(itertools.islice(children.items(), list(children).index(last) + 1))
+
+
+class Mixed6aStride1(InceptionB):  # type: ignore[misc]  # torchvision is untyped
     """Inception v3's first grid reduction without the reduction: stride 1 in every branch, as SPG's."""
 
     def __init__(self, in_channels: int) -> None:
-        super().__init__()
-        theirs = torchvision.models.inception.InceptionB(in_channels)
-        for branch in (theirs.branch3x3, theirs.branch3x3dbl_3):
+        super().__init__(in_channels)
+        for branch in (self.branch3x3, self.branch3x3dbl_3):
             branch.conv.stride, branch.conv.padding = (1, 1), (1, 1)
-        self.branch3x3 = theirs.branch3x3
-        self.branch3x3dbl_1, self.branch3x3dbl_2 = theirs.branch3x3dbl_1, theirs.branch3x3dbl_2
-        self.branch3x3dbl_3 = theirs.branch3x3dbl_3
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, 288, h, w)`` to ``(B, 768, h, w)``."""
@@ -96,14 +93,13 @@ def inception_v3_spg() -> Backbone:
     stride 8: 28 x 28 cells at 224 pixels, 40 x 40 at 324.
     """
     network = torchvision.models.Inception3(aux_logits=False, init_weights=False)
-    names = [name for name, _ in network.named_children()]
-    layers = dict(itertools.islice(network.named_children(), names.index("Mixed_6e") + 1))
+    layers: dict[str, Any] = up_to(network, "Mixed_6e")
     layers["Conv2d_1a_3x3"].conv.padding = (1, 1)
     layers["maxpool1"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
     layers["maxpool2"] = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
     layers["Mixed_6a"] = Mixed6aStride1(288)
     backbone = LayerChain(layers, channels=1024, stride=8, mean=_TENSORFLOW, std=_TENSORFLOW)
-    _initialise(backbone)
+    start_he(backbone)
     for name, in_channels in (("add2", 768), ("add1", 1024)):
         conv = nn.Conv2d(in_channels, 1024, 3, padding=1)
         nn.init.xavier_uniform_(conv.weight)
@@ -114,37 +110,21 @@ def inception_v3_spg() -> Backbone:
     return backbone
 
 
-def resnet18(*, output_stride: int | None = None) -> Backbone:
-    """Build ResNet-18 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
-    return _resnet("resnet18", output_stride)
-
-
-def resnet34(*, output_stride: int | None = None) -> Backbone:
-    """Build ResNet-34 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
-    return _resnet("resnet34", output_stride)
-
-
-def resnet50(*, output_stride: int | None = None) -> Backbone:
-    """Build ResNet-50 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
-    return _resnet("resnet50", output_stride)
-
-
-def resnet101(*, output_stride: int | None = None) -> Backbone:
-    """Build ResNet-101 (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
-    return _resnet("resnet101", output_stride)
-
-
-def _resnet(name: str, output_stride: int | None) -> Backbone:
+def _resnet(name: str, *, output_stride: int | None = None) -> Backbone:
+    """Build a ResNet (arXiv 1512.03385) up to layer4: stride 32, or 16 or 8 by dilation."""
     network = torchvision.models.get_model(name, weights=None)
-    layers = {child: layer for child, layer in network.named_children() if child not in ("avgpool", "fc")}
     stride = output_stride or 32
     if stride < 32:
         dilate_stage(network.layer4, dilation=32 // stride, first=16 // stride)
     if stride < 16:
         dilate_stage(network.layer3, dilation=16 // stride, first=1)
-    backbone = LayerChain(layers, channels=int(network.fc.in_features), stride=stride)
+    backbone = LayerChain(up_to(network, "layer4"), channels=int(network.fc.in_features), stride=stride)
     backbone.output_stride = stride
     return backbone
+
+
+resnet18, resnet34 = partial(_resnet, "resnet18"), partial(_resnet, "resnet34")
+resnet50, resnet101 = partial(_resnet, "resnet50"), partial(_resnet, "resnet101")
 
 
 def dilate_stage(stage: nn.Module, *, dilation: int, first: int) -> None:
@@ -163,12 +143,3 @@ def dilate_stage(stage: nn.Module, *, dilation: int, first: int) -> None:
             conv.stride = (1, 1)
             if conv.kernel_size == (3, 3):
                 conv.dilation = conv.padding = (own, own)
-
-
-def _initialise(network: nn.Module) -> None:
-    """Draw convolutions as He et al. do (arXiv 1502.01852), so that signals keep their size through a fresh network."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

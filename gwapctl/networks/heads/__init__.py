@@ -37,40 +37,27 @@ class HeadEntry:
 
     def load(self) -> type[Head]:
         """Import the head's class."""
-        head: type[Head] = resolve_name(self.path)
-        return head
+        return resolve_name(self.path)  # type: ignore[no-any-return]
 
+
+_AVERAGING, _SCORING = "gwapctl.networks.heads.averaging", "gwapctl.networks.heads.scoring"
 
 # in the order in which figures show them
 HEADS: dict[str, HeadEntry] = {
-    "gap": HeadEntry("gwapctl.networks.heads.averaging:GAP", "GAP", "mean of the features (CAM)"),
-    "gmp": HeadEntry("gwapctl.networks.heads.scoring:GMP", "GMP", "highest score of each class"),
-    "gmp-features": HeadEntry(
-        "gwapctl.networks.heads.scoring:GMPFeatures", "GMP", "highest value of each feature, then one linear layer"
-    ),
-    "lse": HeadEntry("gwapctl.networks.heads.scoring:LSE", "LSE", "log-sum-exp of scores, between mean and maximum"),
-    "weldon": HeadEntry(
-        "gwapctl.networks.heads.scoring:WELDON", "WELDON", "mean of the highest plus mean of the lowest scores"
-    ),
-    "wildcat": HeadEntry(
-        "gwapctl.networks.heads.scoring:WILDCAT", "WILDCAT", "several maps per class, pooled over their extremes"
-    ),
+    "gap": HeadEntry(f"{_AVERAGING}:GAP", "GAP", "mean of the features (CAM)"),
+    "gmp": HeadEntry(f"{_SCORING}:GMP", "GMP", "highest score of each class"),
+    "gmp-features": HeadEntry(f"{_SCORING}:GMPFeatures", "GMP", "highest value of each feature, then one linear layer"),
+    "lse": HeadEntry(f"{_SCORING}:LSE", "LSE", "log-sum-exp of scores, between mean and maximum"),
+    "weldon": HeadEntry(f"{_SCORING}:WELDON", "WELDON", "mean of the highest plus mean of the lowest scores"),
+    "wildcat": HeadEntry(f"{_SCORING}:WILDCAT", "WILDCAT", "several maps per class, pooled over their extremes"),
     "gwap-no-sigmoid": HeadEntry(
-        "gwapctl.networks.heads.averaging:GWAPNoSigmoid", "GWAP w/o σ", "gwap without its sigmoid: soft attention"
+        f"{_AVERAGING}:GWAPNoSigmoid", "GWAP w/o σ", "gwap without its sigmoid: soft attention"
     ),
-    "gwap-no-exp": HeadEntry(
-        "gwapctl.networks.heads.averaging:GWAPNoExp", "GWAP w/o exp", "gwap without its exponential"
-    ),
-    "gwap": HeadEntry(
-        "gwapctl.networks.heads.averaging:GWAP",
-        "GWAP",
-        "mean of the features, weighted by a learnt map for all classes",
-    ),
-    "gwap-class": HeadEntry(
-        "gwapctl.networks.heads.scoring:GWAPClass", "class-specific GWAP", "gwap with a learnt map per class"
-    ),
+    "gwap-no-exp": HeadEntry(f"{_AVERAGING}:GWAPNoExp", "GWAP w/o exp", "gwap without its exponential"),
+    "gwap": HeadEntry(f"{_AVERAGING}:GWAP", "GWAP", "mean of the features, weighted by a learnt map for all classes"),
+    "gwap-class": HeadEntry(f"{_SCORING}:GWAPClass", "class-specific GWAP", "gwap with a learnt map per class"),
     "gwap-gt": HeadEntry(
-        "gwapctl.networks.heads.averaging:GWAPgt",
+        f"{_AVERAGING}:GWAPgt",
         "GWAP-gt",
         "mean of the features inside ground-truth boxes: an upper bound, not weakly supervised",
         in_figures=False,
@@ -90,33 +77,18 @@ HEADS: dict[str, HeadEntry] = {
 
 
 def head_class(name: str) -> type[Head]:
-    """Return the class of the head ``name``, which says what the head needs to be trained.
-
-    Raises:
-        UsageError: there is no such head; the message names the nearest.
-
-    """
+    """Return the class of the head ``name``; an unknown one is a ``UsageError`` that names the nearest."""
     return lookup("head", name, HEADS).load()
 
 
 def head_options(name: str) -> dict[str, Any]:
-    """Return the options of the head ``name`` with their defaults.
-
-    Raises:
-        UsageError: there is no such head; the message names the nearest.
-
-    """
+    """Return the options of the head ``name`` with their defaults."""
     _channels, _classes, *options = inspect.signature(head_class(name)).parameters.values()
     return {option.name: option.default for option in options}
 
 
 def check_head(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a head or an option of it that does not exist.
-
-    Raises:
-        UsageError: there is no such head or option, or an option is no number.
-
-    """
+    """Refuse with a ``UsageError`` a head or option that does not exist, or an option that is no number."""
     known = head_options(name)
     for option, value in options.items():
         if option not in known:
@@ -127,16 +99,19 @@ def check_head(name: str, options: Mapping[str, Any]) -> None:
 
 
 def build_head(name: str, channels: int, classes: int, options: Mapping[str, Any] | None = None) -> Head:
-    """Build the head ``name`` for feature maps of ``channels`` and as many logits as ``classes``.
+    """Build the head ``name`` for feature maps of ``channels`` (K) and ``classes`` (C) logits.
 
-    Args:
-        name: one of ``HEADS``.
-        channels: K.
-        classes: C.
-        options: the head's own (``head_options`` lists them), such as ``{"r": 10}`` for ``lse``.
+    ``options`` are the head's own (``head_options`` lists them), such as ``{"r": 10}`` for ``lse``.
 
     Raises:
         UsageError: there is no such head or option, or an option's value makes no sense.
+
+    Example:
+        >>> import torch
+        >>> head = build_head("gwap", channels=256, classes=20)
+        >>> output = head(torch.rand(1, 256, 7, 9))
+        >>> tuple(output.logits.shape), tuple(output.weight_map.shape)
+        ((1, 20), (1, 1, 7, 9))
 
     """
     check_head(name, options or {})

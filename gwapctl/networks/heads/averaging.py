@@ -11,17 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gwapctl.errors import UsageError
-from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, new_linear, without_autocast
+from gwapctl.networks.backbones.base import start_gaussian
+from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, without_autocast
 
 
 class PoolThenClassify(Head):
     """A head that pools the feature map to one vector f and classifies it with one linear layer: ``s = W f + b``.
 
-    Args:
-        channels: K.
-        classes: C.
-        dropout: share of f that is dropped in training (0.5 in CAM's VGGnet-GAP and AlexNet*-GAP).
-
+    ``dropout`` is the share of f that is dropped in training (0.5 in CAM's VGGnet-GAP and AlexNet*-GAP).
     """
 
     def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
@@ -29,14 +26,13 @@ class PoolThenClassify(Head):
         if not 0 <= dropout < 1:
             raise UsageError(f"head option dropout must be at least 0 and below 1, not {dropout}.")
         self.dropout = dropout
-        self.classifier = new_linear(channels, classes)
+        self.classifier = start_gaussian(nn.Linear(channels, classes))
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Map f, ``(B, K)``, to logits ``(B, C)``."""
         if self.training and self.dropout:
             pooled = functional.dropout(pooled, self.dropout)
-        logits: Tensor = self.classifier(pooled)
-        return logits
+        return self.classifier(pooled)  # type: ignore[no-any-return]
 
     def class_weights(self) -> Tensor:
         """Return W, ``(C, K)``."""
@@ -63,9 +59,7 @@ class GWAP(PoolThenClassify):
 
     def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
         super().__init__(channels, classes, dropout)
-        self.weight_score = nn.Conv2d(channels, 1, kernel_size=1)  # w and b of eq. 3
-        nn.init.normal_(self.weight_score.weight, std=0.01)
-        nn.init.zeros_(self.weight_score.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
+        self.weight_score = start_gaussian(nn.Conv2d(channels, 1, kernel_size=1))  # w and b of eq. 3
 
     def score(self, features: Tensor) -> Tensor:
         """Return ``z = w F + b`` of every position, (B, N), of F (B, K, h, w).
@@ -121,14 +115,9 @@ class GWAPgt(PoolThenClassify):
     def forward(self, feature_map: Tensor, region: Tensor | None = None) -> HeadOutput:
         """Map ``(B, K, h, w)`` to logits ``(B, C)`` and the weight map ``(B, 1, h, w)``.
 
-        Args:
-            feature_map: (B, K, h, w).
-            region: (B, 1, H, W), 1 on the union of the boxes of all objects and 0 elsewhere, at the size of the network
-                input; averaged down to the grid here. An image without boxes weights all positions the same.
-
-        Raises:
-            UsageError: there is no ``region``.
-
+        ``region`` (B, 1, H, W) is 1 on the union of the boxes of all objects and 0 elsewhere, at the size of the
+        network input, and averaged down to the grid here; without one it is a ``UsageError``. An image without boxes
+        weights all positions the same.
         """
         if region is None:
             raise UsageError(

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gwapctl.errors import UsageError
-from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, without_autocast
-from gwapctl.networks.heads.losses import classification_loss
+from gwapctl.networks.backbones.base import start_gaussian
+from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, classification_loss, without_autocast
 
 SHARE = 8  # images with objects to one without
 MASK_FREE = 1.0  # epochs before L_mask begins; over the next one it grows to its full weight
-SMALLEST_SPAN = 0.1  # a weaker map is no evidence: stretching it to [0, 1] would blow up its gradient
+SMALLEST_SPAN = 0.1  # a weaker map says nothing: stretching it to [0, 1] would blow up its gradient
 
 
 class Background(Head):
@@ -26,7 +26,7 @@ class Background(Head):
 
     Foreground branch: ``A = conv1x1(ReLU(conv3x3(F)))`` and ``a = mean A(x, y)``, with
     ``L_fb = BCE(sigmoid(a), t)``: t = 1 for images with objects, 0 for background images. Image-level labels, no more.
-    Class branch: ``S = conv1x1(ReLU(conv3x3(F)))`` and ``s_c = mean S_c(x, y)``, with the house's classification loss
+    Class branch: ``S = conv1x1(ReLU(conv3x3(F)))`` and ``s_c = mean S_c(x, y)``, with the usual classification loss
     ``L_cls``: CAM with its extra convolution. The region ``R = minmax(ReLU(A))``, which takes no gradient, supervises
     every pixel of the map ``Q = minmax(ReLU(S_y))`` of the true class y: ``L_mask = mean (Q - R)^2``.
 
@@ -86,13 +86,15 @@ class Background(Head):
             logits, presence = scores.mean(dim=(2, 3)), foreground.mean(dim=(1, 2, 3))
             return HeadOutput(logits, functional.relu(foreground), scores, presence)
 
-    def loss(self, output: HeadOutput, labels: Tensor, counts: Tensor, *, multi_label: bool, epoch: float) -> Tensor:
+    def loss(
+        self, output: HeadOutput, labels: Tensor, label_mask: Tensor, *, multi_label: bool, epoch: float
+    ) -> Tensor:
         """Return ``L_cls + l1 L_fb + l2 L_mask``; images behind the n of ``labels`` are background images."""
         assert output.weight_map is not None
         assert output.score_map is not None
         assert output.presence is not None
         n = len(labels)
-        loss = classification_loss(output.logits[:n], labels, counts, multi_label)
+        loss = classification_loss(output.logits[:n], labels, label_mask, multi_label)
         if self.l1:
             has_object = (torch.arange(len(output.presence), device=labels.device) < n).to(output.presence.dtype)
             loss = loss + self.l1 * functional.binary_cross_entropy_with_logits(output.presence, has_object)
@@ -129,12 +131,9 @@ class Background(Head):
 
 
 def _new_branch(channels: int, hidden: int, outputs: int) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """Make a 3x3 and a 1x1 convolution that start as CAM's released files do: Gaussian of 0.01, bias 0."""
-    layers = nn.Conv2d(channels, hidden, 3, padding=1), nn.Conv2d(hidden, outputs, 1)
-    for layer in layers:
-        nn.init.normal_(layer.weight, std=0.01)
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
-    return layers
+    """Make a 3x3 and a 1x1 convolution."""
+    first, second = nn.Conv2d(channels, hidden, 3, padding=1), nn.Conv2d(hidden, outputs, 1)
+    return start_gaussian(first), start_gaussian(second)
 
 
 def _minmax(maps: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from gwapctl.networks.heads.losses import classification_loss
+from torch.nn import functional
 
 
 class HeadOutput(NamedTuple):
@@ -49,19 +48,16 @@ class Head(nn.Module):
         del batch_size
         return 0
 
-    def loss(self, output: HeadOutput, labels: Tensor, counts: Tensor, *, multi_label: bool, epoch: float) -> Tensor:
+    def loss(
+        self, output: HeadOutput, labels: Tensor, label_mask: Tensor, *, multi_label: bool, epoch: float
+    ) -> Tensor:
         """Return the training loss of a batch of n images, behind which there may be background images.
 
-        Args:
-            output: of forward, in training.
-            labels: (n, C) in {0, 1}.
-            counts: (n, C), 0 for classes that are neither right nor wrong.
-            multi_label: one sigmoid per class, or a softmax over classes.
-            epoch: how often all images were seen so far.
-
+        ``output`` is that of forward in training; ``labels`` (n, C) are in {0, 1}; ``label_mask`` (n, C) is 0 for
+        classes that are neither right nor wrong; ``epoch`` says how often all images were seen so far.
         """
         del epoch
-        return classification_loss(output.logits.float(), labels, counts, multi_label)
+        return classification_loss(output.logits.float(), labels, label_mask, multi_label)
 
     def class_weights(self) -> Tensor:
         """Return the weights w_k^c of the linear classifier, ``(C, K)``."""
@@ -70,26 +66,12 @@ class Head(nn.Module):
     def class_map(self, feature_map: Tensor, classes: Tensor) -> Tensor:
         """Return the class activation maps ``sum_k w_k^c f_k(x, y)`` (CAM, arXiv 1512.04150, eq. 2), without bias.
 
-        Args:
-            feature_map: (B, K, h, w).
-            classes: (B, k) class indices, each image's own.
-
-        Returns:
-            (B, k, h, w) in float32. Pooled as the head pools, plus the bias, it is the logit of a head that pools
-            linearly.
-
+        F is (B, K, h, w), ``classes`` (B, k) are each image's own; the maps are (B, k, h, w) in float32. Pooled as the
+        head pools, plus the bias, a map is the logit of a head that pools linearly.
         """
         with without_autocast(feature_map):
             weights = at_least_float32(self.class_weights())[classes]  # (B, k, K)
             return torch.einsum("bck,bkhw->bchw", weights, at_least_float32(feature_map))
-
-
-def new_linear(channels: int, outputs: int) -> nn.Linear:
-    """Make a linear layer that starts as CAM's released files do: Gaussian of 0.01, bias 0."""
-    layer = nn.Linear(channels, outputs)
-    nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -101,3 +83,15 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Return a context in which pooling runs in the precision of its input: sums of 1,400 fp16 numbers lose digits."""
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def classification_loss(logits: Tensor, labels: Tensor, label_mask: Tensor, multi_label: bool) -> Tensor:
+    """Return the loss of logits ``(B, C)``.
+
+    Multi-label: sigmoid cross-entropy summed over classes and divided by the batch, as Caffe's layer does; classes that
+    ``label_mask`` has 0 for (only difficult objects) are left out. Single-label: softmax cross-entropy, its mean.
+    """
+    if not multi_label:
+        return functional.cross_entropy(logits, labels.argmax(dim=1))
+    loss = functional.binary_cross_entropy_with_logits(logits, labels, weight=label_mask, reduction="sum")
+    return loss / len(logits)

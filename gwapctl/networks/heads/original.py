@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from gwapctl.errors import UsageError, any_of
 from gwapctl.networks.backbones import BACKBONES
+from gwapctl.networks.backbones.base import start_gaussian
 from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32
 
 # channels of the feature map: kernel of the last max pooling (stride 2) and the grid that the first FC layer wants
@@ -20,12 +21,7 @@ class Original(Head):
     name, so that its weights load; other input sizes are averaged to the grid they want. Logits only: they are not
     linear in the feature map, so there is no class activation map, and maps come by backprop.
 
-    Args:
-        channels: K, 256 or 512.
-        classes: C.
-        hidden: width of the two hidden layers.
-        dropout: in training, of the inputs (AlexNet) or outputs (VGG) of the hidden layers.
-
+    ``hidden`` is the width of the two hidden layers, ``dropout`` that of their inputs (AlexNet) or outputs (VGG).
     """
 
     def __init__(self, channels: int, classes: int, hidden: int = 4096, dropout: float = 0.5) -> None:
@@ -37,8 +33,7 @@ class Original(Head):
         inputs = channels * self.grid**2
         first, second, last = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, classes)
         for layer in (first, second, last):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            start_gaussian(layer)
         if channels == 256:
             layers = [nn.Dropout(dropout), first, nn.ReLU(), nn.Dropout(dropout), second, nn.ReLU(), last]
         else:
@@ -46,12 +41,7 @@ class Original(Head):
         self.classifier = nn.Sequential(*layers)
 
     def class_weights(self) -> Tensor:
-        """Refuse: the classifier is not linear.
-
-        Raises:
-            UsageError: always.
-
-        """
+        """Refuse with a ``UsageError``: the classifier is not linear."""
         raise UsageError("head original has no class map, for it is not linear. Choose --map backprop.")
 
     def forward(self, feature_map: Tensor) -> HeadOutput:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gwapctl.errors import UsageError
+from gwapctl.networks.backbones.base import start_gaussian
 from gwapctl.networks.heads.averaging import PoolThenClassify
-from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, new_linear, without_autocast
+from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32, without_autocast
 
 
 class ScoreThenPool(Head):
@@ -20,7 +21,7 @@ class ScoreThenPool(Head):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.classifier = new_linear(channels, classes)
+        self.classifier = start_gaussian(nn.Linear(channels, classes))
 
     def pool(self, scores: Tensor) -> Tensor:
         """Pool scores ``(B, C, N)`` to logits ``(B, C)``."""
@@ -64,11 +65,7 @@ class GMPFeatures(PoolThenClassify):
 class LSE(ScoreThenPool):
     """Log-sum-exp pooling (Pinheiro and Collobert, arXiv 1411.6228): ``s_c = 1/r log(1/N sum exp(r S_c))``.
 
-    Args:
-        channels: K.
-        classes: C.
-        r: sharpness > 0; towards 0 the mean, towards infinity the maximum.
-
+    ``r`` > 0 is its sharpness; towards 0 it is the mean, towards infinity the maximum.
     """
 
     def __init__(self, channels: int, classes: int, r: float = 5.0) -> None:
@@ -85,13 +82,8 @@ class LSE(ScoreThenPool):
 class WELDON(ScoreThenPool):
     """Mean of the highest plus mean of the lowest scores (Durand et al., WELDON, CVPR 2016).
 
-    ``s_c = mean(top-k+ of S_c) + mean(bottom-k- of S_c)``: the lowest ones are negative evidence.
-
-    Args:
-        channels: K.
-        classes: C.
-        k_plus, k_minus: how many positions; at most all of them are taken. The paper's number was not found: 3 is ours.
-
+    ``s_c = mean(top-k+ of S_c) + mean(bottom-k- of S_c)``: the lowest ones speak against the class. At most all
+    positions are taken. The paper's k was not found: 3 is ours.
     """
 
     def __init__(self, channels: int, classes: int, k_plus: int = 3, k_minus: int = 3) -> None:
@@ -111,8 +103,6 @@ class WILDCAT(ScoreThenPool):
     the sum where both terms are there; the paper does not, and neither do we. Its VOC 2007 settings are the defaults.
 
     Args:
-        channels: K.
-        classes: C.
         maps: M.
         k_plus: positions taken; below 1 a share of all of them.
         k_minus: the same for the lowest; None: as ``k_plus``, 0: none.
@@ -129,11 +119,12 @@ class WILDCAT(ScoreThenPool):
         k_minus: float | None = None,
         a: float = 0.7,
     ) -> None:
-        _check_counts("wildcat", k_plus, k_plus if k_minus is None else k_minus)
+        k_minus = k_plus if k_minus is None else k_minus
+        _check_counts("wildcat", k_plus, k_minus)
         if maps < 1:
             raise UsageError(f"head wildcat: maps must be at least 1, not {maps}.")
         super().__init__(channels, classes * maps)
-        self.maps, self.k_plus, self.k_minus, self.a = maps, k_plus, k_plus if k_minus is None else k_minus, a
+        self.maps, self.k_plus, self.k_minus, self.a = maps, k_plus, k_minus, a
 
     def class_weights(self) -> Tensor:
         """Return the mean weights of the M maps of each class, ``(C, K)``."""
@@ -150,7 +141,7 @@ class WILDCAT(ScoreThenPool):
         return mean_of_extremes(scores, self.k_plus, self.k_minus, self.a)
 
 
-class GWAPClass(Head):
+class GWAPClass(ScoreThenPool):
     """Class-specific global weighted average pooling (Qiu, arXiv 1809.08264, eq. 6-9).
 
     With the score map S of C classes and one more map for the background,
@@ -160,18 +151,13 @@ class GWAPClass(Head):
     """
 
     def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.classifier = new_linear(channels, classes)
-        self.background = new_linear(channels, 1)
-
-    def class_weights(self) -> Tensor:
-        """Return the weights of S, ``(C, K)``."""
-        return self.classifier.weight
+        super().__init__(channels, classes)
+        self.background = start_gaussian(nn.Linear(channels, 1))
 
     def forward(self, feature_map: Tensor) -> HeadOutput:
         """Map ``(B, K, h, w)`` to logits ``(B, C)``, weight maps and score maps, ``(B, C, h, w)`` each."""
         with without_autocast(feature_map):
-            scores = _score(self.classifier, feature_map)  # S, (B, C, N)
+            scores = self.score(feature_map)  # S, (B, C, N)
             background = _score(self.background, feature_map)  # (B, 1, N)
             owner = torch.softmax(torch.cat([scores, background], dim=1), dim=1)[:, :-1]  # O_c of the C classes
             alpha = torch.softmax(owner * torch.sigmoid(scores), dim=2)
@@ -199,6 +185,6 @@ def _check_counts(head: str, k_plus: float, k_minus: float) -> None:
         raise UsageError(f"head {head}: k_plus must be above 0 and k_minus not below, not {k_plus} and {k_minus}.")
 
 
-def _score(layer: torch.nn.Linear, feature_map: Tensor) -> Tensor:
+def _score(layer: nn.Linear, feature_map: Tensor) -> Tensor:
     """Apply a linear layer at every position: ``(B, K, h, w)`` -> ``(B, C, N)``."""
     return layer.weight @ at_least_float32(feature_map).flatten(2) + layer.bias[:, None]

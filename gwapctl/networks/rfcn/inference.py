@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,19 +42,12 @@ class DetectorReader:
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def run(
-        self,
-        images: Sequence[ImageArray],
-        *,
-        min_score: float = 0.0,
-        maps: bool = False,
-        batch_size: int | None = None,
+        self, images: Sequence[ImageArray], *, min_score: float = 0.0, maps: bool = False, batch_size: int | None = None
     ) -> list[Detections]:
         """Return what is found in images ``(H, W, 3)`` uint8 RGB, in their order; with ``maps`` also weight maps."""
         step = batch_size or self.batch_size
-        geometries = [
-            Geometry.within(image.shape[1], image.shape[0], self.info.short_side, self.info.long_side)
-            for image in images
-        ]
+        sides = self.info.short_side, self.info.long_side
+        geometries = [Geometry.within(image.shape[1], image.shape[0], *sides) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, geometry in enumerate(geometries):
             groups.setdefault((geometry.input_width, geometry.input_height), []).append(index)
@@ -79,24 +72,12 @@ class DetectorReader:
             detections = self.model.detect(features, sizes, score_threshold=min_score)
             weights = self.model.weight_maps(features, sizes) if maps else None
         weight_maps = [None] * len(inputs) if weights is None else [*weights.float().cpu().numpy()]
-        return [
-            _in_original_pixels(found, geometry, weight_map)
-            for found, geometry, weight_map in zip(detections, geometries, weight_maps, strict=True)
-        ]
-
-
-def _in_original_pixels(
-    found: Mapping[str, Tensor], geometry: Geometry, weight_maps: npt.NDArray[np.float32] | None
-) -> Detections:
-    boxes = geometry.to_original(found["boxes"].float().cpu().numpy())
-    return Detections(
-        clip(boxes, geometry.width, geometry.height),
-        found["scores"].double().cpu().numpy(),
-        found["labels"].cpu().numpy(),
-        geometry.width,
-        geometry.height,
-        weight_maps,
-    )
+        results = []
+        for found, geometry, weight_map in zip(detections, geometries, weight_maps, strict=True):
+            boxes = clip(geometry.to_original(found["boxes"].float().cpu().numpy()), geometry.width, geometry.height)
+            scores, labels = found["scores"].double().cpu().numpy(), found["labels"].cpu().numpy()
+            results.append(Detections(boxes, scores, labels, geometry.width, geometry.height, weight_map))
+        return results
 
 
 def pad(images: Sequence[ImageArray]) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -24,14 +24,8 @@ def region_losses(
 
     ``L = CE(s, c*) + [c* > 0] smoothL1(t - t*)`` of every region (arXiv 1605.06409, eq. 4 and online hard example
     mining); the 128 with the largest sum count. Both are divided by 128, however many regions an image has, as in the
-    released code, and averaged over the images.
-
-    Args:
-        scores: (R, C + 1) of all regions, image after image.
-        offsets: (R, 4).
-        regions: of each image, (N, 4).
-        targets: of each image, the objects to learn from.
-
+    released code, and averaged over the images. ``scores`` (R, C + 1) and ``offsets`` (R, 4) are those of all regions,
+    image after image; ``regions`` (N, 4) and ``targets``, the objects to learn from, those of each image.
     """
     counts = [len(boxes) for boxes in regions]
     class_sum, box_sum = scores.new_zeros(()), offsets.new_zeros(())
@@ -51,11 +45,7 @@ def region_losses(
 def label_regions(regions: Tensor, target: BoxTarget) -> tuple[Tensor, Tensor]:
     """Give each region the class (1..C) and box of the object it overlaps most, with an IoU of 0.5 or more.
 
-    All others are background: class 0 and their own box.
-
-    Returns:
-        (N,) classes and (N, 4) boxes.
-
+    All others are background: class 0 and their own box. Returned are (N,) classes and (N, 4) boxes.
     """
     if not len(target.boxes):
         return torch.zeros(len(regions), dtype=torch.int64, device=regions.device), regions
@@ -66,16 +56,14 @@ def label_regions(regions: Tensor, target: BoxTarget) -> tuple[Tensor, Tensor]:
 
 
 def hardest(losses: Tensor, count: int) -> Tensor:
-    """Return the places of the ``count`` largest of ``losses`` (N,), or of all of them."""
+    """Return the indices of the ``count`` largest of ``losses`` (N,), or of all of them."""
     return losses.detach().topk(min(count, len(losses)), sorted=False).indices
 
 
 def total_loss(losses: Mapping[str, Tensor], weak_weight: float = 0.1) -> Tensor:
     """Return ``loss_det + lambda loss_weak`` (arXiv 1809.08264, section III-D; lambda = 0.1 there).
 
-    Raises:
-        ValueError: there is no loss: no image has boxes, and there is no weak branch.
-
+    It is a ``ValueError`` that there is no loss: no image has boxes, and there is no weak branch.
     """
     if not losses:
         raise ValueError("no image of the batch has boxes, and there is no weak branch: nothing to learn")

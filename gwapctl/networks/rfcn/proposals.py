@@ -10,6 +10,7 @@ from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from gwapctl.networks.backbones.base import start_gaussian
 from gwapctl.networks.rfcn.base import BoxTarget
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width
@@ -57,7 +58,7 @@ class ProposalHead(nn.Module):
     def forward(self, feature_maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Map ``[(B, K, h, w)]`` to ``[(B, A, h, w)]`` and ``[(B, 4 A, h, w)]`` in float32, whatever autocast does.
 
-        Boxes of 1000 pixels have no place in half precision.
+        Half precision cannot hold boxes of 1000 pixels.
         """
         hidden = functional.relu(self.conv(feature_maps[0]))
         return [self.objectness(hidden).float()], [self.offsets(hidden).float()]
@@ -99,11 +100,7 @@ class Proposals(nn.Module):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the proposals of every image, ``(N, 4)`` in input pixels without gradient, and in training the losses.
 
-        Args:
-            conv4: (B, K, h, w).
-            sizes: (height, width) of each image without its padding.
-            targets: in training, the objects to learn from.
-
+        ``conv4`` is (B, K, h, w); ``targets`` are, in training, the objects to learn from.
         """
         objects = None if targets is None else [{"boxes": target.boxes} for target in targets]
         boxes, losses = self.network(ImageList(conv4, list(sizes)), {"conv4": conv4}, objects)
@@ -112,8 +109,5 @@ class Proposals(nn.Module):
 
 
 def new_conv(in_channels: int, channels: int, kernel: int) -> nn.Conv2d:
-    """Make a convolution that starts as R-FCN's new layers do: Gaussian of 0.01, bias 0."""
-    layer = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2)
-    nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
-    return layer
+    """Make a convolution that starts as R-FCN's new layers do and keeps the resolution."""
+    return start_gaussian(nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2))

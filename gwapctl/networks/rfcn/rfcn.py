@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, ps_roi_align, ps_roi_pool, remove_small_boxes
 
+from gwapctl.networks.heads.base import without_autocast
 from gwapctl.networks.rfcn.base import BoxTarget, DetectorInfo
 from gwapctl.networks.rfcn.losses import CODER, region_losses
 from gwapctl.networks.rfcn.proposals import Proposals, new_conv
 from gwapctl.networks.rfcn.trunk import Trunk
-from gwapctl.networks.rfcn.voting import RegionVotes
 from gwapctl.networks.rfcn.weak import WeakBranch, image_loss, region_loss
 
 NMS_IOU, MOST_DETECTIONS = 0.3, 400
@@ -23,12 +24,8 @@ class Detector(nn.Module):
     """Trunk, shared features, region proposals, position-sensitive maps, and the weak branch where there is one.
 
     Images go in as RGB in 0..255 (uint8 or float), padded with anything at the right and the bottom to one size; the
-    detector normalises them and pads with the mean colour.
-
-    Args:
-        info: what is built.
-        trunk: the network underneath, from ``build_trunk``.
-
+    detector normalises them and pads with the mean colour. ``sizes`` are everywhere (height, width) of each image
+    without its padding, in input pixels.
     """
 
     scale: Tensor
@@ -65,7 +62,7 @@ class Detector(nn.Module):
 
         Args:
             images: (B, 3, H, W) RGB in 0..255.
-            sizes: (height, width) of each image without its padding, in input pixels.
+            sizes: of each image.
             targets: the objects of each image; None for an image whose boxes are not known.
             labels: (B, C) 1 where a class is present, 0 where it is absent, -1 where it is neither (difficult only).
 
@@ -75,19 +72,19 @@ class Detector(nn.Module):
 
         """
         conv4, shared = self.features(images, sizes)
-        boxed = {place: target for place, target in enumerate(targets or ()) if target is not None}
+        boxed = {index: target for index, target in enumerate(targets or ()) if target is not None}
         losses: dict[str, Tensor] = {}
         if boxed:
             objects = [target.usable() for target in boxed.values()]
             losses |= self._detection_losses(
-                _take(conv4, list(boxed)), _take(shared, list(boxed)), [sizes[place] for place in boxed], objects
+                _take(conv4, list(boxed)), _take(shared, list(boxed)), [sizes[index] for index in boxed], objects
             )
         if self.weak is not None and labels is not None:
             output = self.weak(shared, [self._cells(size) for size in sizes])
             losses["weak_image"] = image_loss(output.logits, labels)
             terms = [
-                region_loss(output.score_maps[place], target, self.trunk.stride, self.info.region_loss)
-                for place, target in boxed.items()
+                region_loss(output.score_maps[index], target, self.trunk.stride, self.info.region_loss)
+                for index, target in boxed.items()
             ]
             present = [term for term in terms if term is not None]
             if present:
@@ -100,15 +97,9 @@ class Detector(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """Return what is found in each image, in eval mode: after NMS at IoU 0.3, at most 400 boxes.
 
-        Args:
-            features: what ``features`` returns for the images.
-            sizes: (height, width) of each image without its padding, in input pixels.
-            score_threshold: leave out what scores lower; 0 as published.
-
-        Returns:
-            Of each image, as torchvision's detectors do, the highest score first: ``boxes`` (N, 4) half-open in input
-            pixels, ``scores`` (N,) in 0..1, ``labels`` (N,) 0..C-1.
-
+        What scores below ``score_threshold`` is left out; it is 0 as published. Of each image there are, as
+        torchvision's detectors have them, the highest score first: ``boxes`` (N, 4) half-open in input pixels,
+        ``scores`` (N,) in 0..1, ``labels`` (N,) 0..C-1.
         """
         conv4, shared = features
         regions, _ = self.proposals(conv4, sizes)
@@ -138,13 +129,7 @@ class Detector(nn.Module):
         return torch.stack(padded)
 
     def features(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Return conv4 and the shared features, ``(B, ., ceil(H / stride), ceil(W / stride))``.
-
-        Args:
-            images: (B, 3, H, W) RGB in 0..255.
-            sizes: (height, width) of each image without its padding, in input pixels.
-
-        """
+        """Return conv4 and the shared features of ``(B, 3, H, W)``: ``(B, ., ceil(H / stride), ceil(W / stride))``."""
         conv4 = self.trunk.conv4(self._normalise(images, sizes))
         return conv4, functional.relu(self.neck(self.trunk.conv5(conv4)))
 
@@ -154,19 +139,18 @@ class Detector(nn.Module):
         last = images.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
         normal = torch.empty((len(images), 3, height, width), device=images.device, memory_format=layout).zero_()
-        for place, (rows, columns) in enumerate(sizes):
-            normal[place, :, :rows, :columns] = images[place, :, :rows, :columns] * self.scale + self.shift
+        for index, (rows, columns) in enumerate(sizes):
+            normal[index, :, :rows, :columns] = images[index, :, :rows, :columns] * self.scale + self.shift
         return normal
 
     def _detection_losses(
         self, conv4: Tensor, shared: Tensor, sizes: Sequence[tuple[int, int]], objects: Sequence[BoxTarget]
     ) -> dict[str, Tensor]:
-        losses: dict[str, Tensor]
         proposed, losses = self.proposals(conv4, sizes, objects)
         # true boxes are proposals, too
         regions = [torch.cat([boxes, target.boxes]) for boxes, target in zip(proposed, objects, strict=True)]
         scores, offsets = self.votes(shared, regions)
-        return losses | region_losses(scores, offsets, regions, objects)
+        return {**losses, **region_losses(scores, offsets, regions, objects)}
 
     def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return how many rows and columns of the grid an image of ``size`` (height, width) covers."""
@@ -174,9 +158,9 @@ class Detector(nn.Module):
         return rows, columns
 
 
-def _take(features: Tensor, places: list[int]) -> Tensor:
-    """Return the images at ``places``, without a copy where that is all of them."""
-    return features if len(places) == len(features) else features[places]
+def _take(features: Tensor, indices: list[int]) -> Tensor:
+    """Return the images of these ``indices``, without a copy where that is all of them."""
+    return features if len(indices) == len(features) else features[indices]
 
 
 def _suppress(boxes: Tensor, scores: Tensor, score_threshold: float) -> dict[str, Tensor]:
@@ -187,3 +171,50 @@ def _suppress(boxes: Tensor, scores: Tensor, score_threshold: float) -> dict[str
     kept = batched_nms(boxes[region], scores[region, label], label, NMS_IOU)[:MOST_DETECTIONS]
     region, label = region[kept], label[kept]
     return {"boxes": boxes[region], "scores": scores[region, label], "labels": label}
+
+
+class RegionVotes(nn.Module):
+    """One 1x1 convolution to ``k^2 (C + 1)`` score maps and ``4 k^2`` box maps, and per region the mean of its bins.
+
+    The box maps do not know classes, as in the paper; both released codes have a second set for the background, which
+    nothing trains. Scores and boxes are one convolution and one pooling for speed.
+
+    Args:
+        channels: of the shared features.
+        classes: C; class 0 of the scores is the background.
+        k: bins per side.
+        stride: input pixels per cell.
+        pooling: ``ps_roi_pool`` is R-FCN's own, ``ps_roi_align`` the smooth one with four samples a bin.
+
+    """
+
+    def __init__(
+        self, channels: int, classes: int, k: int, stride: int, pooling: Literal["ps_roi_pool", "ps_roi_align"]
+    ) -> None:
+        super().__init__()
+        self.classes, self.k, self.stride, self.pooling = classes, k, stride, pooling
+        self.maps = new_conv(channels, (classes + 1 + 4) * k * k, 1)
+
+    def forward(self, features: Tensor, regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return class scores ``(R, C + 1)`` and box offsets ``(R, 4)`` of all regions, image after image.
+
+        Features are (B, K, h, w), the regions of each image (N, 4) in input pixels.
+        """
+        votes = pool_votes(self.maps(features), regions, self.k, self.stride, self.pooling)
+        return votes[:, : self.classes + 1], votes[:, self.classes + 1 :]
+
+
+def pool_votes(maps: Tensor, regions: Sequence[Tensor], k: int, stride: int, pooling: str) -> Tensor:
+    """Pool regions bin by bin, each bin on a map of its own, and average the bins: ``(B, D k^2, h, w)`` -> ``(R, D)``.
+
+    Channel ``(d k + i) k + j`` belongs to output d and the bin of row i, column j. A region's edges are rounded to
+    cells, its end is exclusive (Caffe's layer adds a cell after rounding). torchvision's ``ps_roi_pool`` leaves out the
+    last row and column of every map, so the maps get one more. There is no kernel for half precision on the CPU.
+    """
+    with without_autocast(maps):
+        maps = maps.float()
+        if pooling == "ps_roi_align":
+            pooled = ps_roi_align(maps, list(regions), k, 1 / stride, sampling_ratio=2)
+        else:
+            pooled = ps_roi_pool(functional.pad(maps, (0, 1, 0, 1)), list(regions), k, 1 / stride)
+        return pooled.mean(dim=(2, 3))  # type: ignore[no-any-return]  # torchvision is untyped

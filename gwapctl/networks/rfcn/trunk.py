@@ -13,7 +13,7 @@ from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from gwapctl.networks.backbones.efficientnet_lite import EfficientNetLite
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.backbones.resnet_s import ResNetS
-from gwapctl.networks.backbones.torchvision_nets import dilate_stage
+from gwapctl.networks.backbones.torchvision_nets import dilate_stage, up_to
 
 
 class Trunk(nn.Module):
@@ -53,8 +53,12 @@ class Trunk(nn.Module):
         """Map what ``conv4`` returns to ``(B, channels, H / stride, W / stride)``."""
         return self._run(self.stages[-1:], features)
 
-    def freeze(self, stages: int) -> None:
-        """Fix every batch norm, statistics and affine part, and all of the first ``stages`` stages."""
+    def freeze(self, stages: int = 2) -> None:
+        """Fix every batch norm and the first ``stages`` stages, as R-FCN does with its pretrained network.
+
+        Call it after the weights are loaded, and again when a run is resumed: it is not stored. From scratch, leave it
+        out. 0: only batch norm, its statistics and affine part.
+        """
         self._fixed_norms = True
         for name in (name for stage in self.stages[:stages] for name in stage):
             self.get_submodule(name).requires_grad_(False)
@@ -94,9 +98,8 @@ class ResNetTrunk(Trunk):
     def __init__(self, name: str) -> None:
         super().__init__()
         network = torchvision.models.get_model(name, weights=None)
-        for child, layer in network.named_children():
-            if child not in ("avgpool", "fc"):
-                self.add_module(child, layer)
+        for child, layer in up_to(network, "layer4").items():
+            self.add_module(child, layer)
         self.channels = int(network.fc.in_features)
         self.conv4_channels = self.channels // 2
         bottleneck = isinstance(network.layer4[0], torchvision.models.resnet.Bottleneck)
@@ -141,36 +144,20 @@ class EfficientNetLiteTrunk(Trunk):
 
 
 def check_trunk(name: str) -> None:
-    """Refuse a backbone that serves no detector.
-
-    Raises:
-        UsageError: there is no such trunk; the message names the nearest.
-
-    """
+    """Refuse with a ``UsageError``, which names the nearest, a backbone that serves no detector."""
     trunks = [known for known, entry in BACKBONES.items() if entry.trunk]
     if name not in trunks:
         raise unknown_name("backbone of a detector", name, trunks)
 
 
 def build_trunk(name: str) -> Trunk:
-    """Build the trunk that the backbone ``name`` offers, with fresh weights.
-
-    Raises:
-        UsageError: there is no such trunk.
-
-    """
+    """Build the trunk that the backbone ``name`` offers (``check_trunk``), with fresh weights."""
     check_trunk(name)
-    trunk: Trunk = resolve_name(BACKBONES[name].trunk)(name)
-    return trunk
+    return resolve_name(BACKBONES[name].trunk)(name)  # type: ignore[no-any-return]
 
 
 def trunk_weights(name: str) -> PretrainedWeights | None:
-    """Return the download of the ImageNet weights of the trunk ``name``; None: a package holds them.
-
-    Raises:
-        UsageError: there is no such trunk, or it has no ImageNet weights.
-
-    """
+    """Return the download of the ImageNet weights of the trunk ``name``; None: a package holds them."""
     check_trunk(name)
     weights = require_weights(name)
     return weights if isinstance(weights, PretrainedWeights) else None

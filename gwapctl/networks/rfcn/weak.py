@@ -46,15 +46,12 @@ class WeakBranch(nn.Module):
         self.head: Head = MeanOfScores(channels, classes) if kind == "gap" else GWAPClass(channels, classes)
 
     def forward(self, features: Tensor, cells: Sequence[tuple[int, int]]) -> WeakOutput:
-        """Score images by their own cells, not by those of the padding.
+        """Score images ``(B, K, h, w)`` by their own cells, not by those of the padding.
 
-        Args:
-            features: (B, K, h, w).
-            cells: (rows, columns) of each image on the grid, without its padding.
-
+        ``cells`` are (rows, columns) of each image on the grid, without its padding.
         """
         alike = len(set(cells)) == 1
-        groups = [slice(None)] if alike else [slice(place, place + 1) for place in range(len(cells))]
+        groups = [slice(None)] if alike else [slice(index, index + 1) for index in range(len(cells))]
         outputs = [self.head(features[group, :, : cells[group][0][0], : cells[group][0][1]]) for group in groups]
         score_maps = [one for output in outputs if output.score_map is not None for one in output.score_map]
         weight_maps = [one for output in outputs if output.weight_map is not None for one in output.weight_map]
@@ -67,13 +64,11 @@ class WeakBranch(nn.Module):
 def image_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Return the sum over classes of the binary cross-entropy, averaged over images and summed over poolings.
 
-    Args:
-        logits: (B, C) of each pooling.
-        labels: (B, C) 1 present, 0 absent, -1 neither: that class of that image does not count.
-
+    ``logits`` are (B, C) of each pooling; ``labels`` (B, C) are 1 present, 0 absent, -1 neither: that class of that
+    image is left out.
     """
-    counts, wanted = (labels >= 0).float(), labels.clamp(min=0).float()
-    losses = [functional.binary_cross_entropy_with_logits(one, wanted, counts, reduction="sum") for one in logits]
+    label_mask, wanted = (labels >= 0).float(), labels.clamp(min=0).float()
+    losses = [functional.binary_cross_entropy_with_logits(one, wanted, label_mask, reduction="sum") for one in logits]
     return torch.stack(losses).sum() / len(labels)
 
 
@@ -101,7 +96,7 @@ def region_loss(
     usable = target.usable()
     if not len(usable.boxes):
         return None
-    margin = functional.softplus if form == "softplus" else _hinge
+    margin = functional.softplus if form == "softplus" else lambda gap: functional.relu(1 + gap)
     scores = score_map.flatten(1)  # (C, N)
     inside = boxes_to_cells(usable.boxes, (score_map.shape[1], score_map.shape[2]), stride).to(scores.dtype)  # (G, N)
     box_means = inside @ scores.mT / inside.sum(1, keepdim=True)  # m_c'(b), (G, C)
@@ -134,7 +129,3 @@ def boxes_to_cells(boxes: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
     in_columns = torch.where(in_columns.any(1, keepdim=True), in_columns, at_column)
     in_rows = torch.where(in_rows.any(1, keepdim=True), in_rows, at_row)
     return (in_rows[:, :, None] & in_columns[:, None, :]).flatten(1)
-
-
-def _hinge(gap: Tensor) -> Tensor:
-    return functional.relu(1 + gap)

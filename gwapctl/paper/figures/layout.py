@@ -60,7 +60,7 @@ class Outline:
 
     box: Sequence[float]
     colour: Colour | None = None
-    truth: bool = False
+    ground_truth: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _draw_panel(axes: Axes, panel: Panel, across: float, down: float) -> None:
     pixels = max(width / across, height / down) / 2  # of half an inch
     axes.set(xlim=(width / 2 - across * pixels, width / 2 + across * pixels))
     axes.set(ylim=(height / 2 + down * pixels, height / 2 - down * pixels))
-    for outline in sorted(panel.outlines, key=lambda one: not one.truth):
+    for outline in sorted(panel.outlines, key=lambda one: not one.ground_truth):
         for patch in _rectangles(outline, width, height):
             axes.add_patch(patch)
     square = 0.8 * any(caption.colour for caption in panel.captions)  # letter heights
@@ -182,13 +182,14 @@ def _rectangles(outline: Outline, width: float, height: float) -> tuple[Rectangl
 
     x0, x1 = np.clip([outline.box[0], outline.box[2]], 0, width)
     y0, y1 = np.clip([outline.box[1], outline.box[3]], 0, height)
-    looks: list[dict[str, Any]] = [
-        {"linewidth": LINE + 0.9, "edgecolor": _rgb(DARK)},
-        {"linewidth": LINE, "edgecolor": _rgb(TRUTH if outline.truth else outline.colour or COLOURS[0])},
-    ]
-    looks[1]["linestyle"] = (0, (3, 1.6)) if outline.truth else "solid"
-    ends: dict[str, Any] = {"joinstyle": "miter", "capstyle": "butt", "fill": False, "clip_on": False}
-    return tuple(Rectangle((x0, y0), x1 - x0, y1 - y0, **look, **ends) for look in looks)
+    colour = TRUTH if outline.ground_truth else outline.colour or COLOURS[0]
+    dashes = (0, (3, 1.6)) if outline.ground_truth else "solid"
+    looks = ((LINE + 0.9, DARK, "solid"), (LINE, colour, dashes))
+    common: dict[str, Any] = {"joinstyle": "miter", "capstyle": "butt", "fill": False, "clip_on": False}
+    return tuple(
+        Rectangle((x0, y0), x1 - x0, y1 - y0, linewidth=line, edgecolor=_rgb(edge), linestyle=style, **common)
+        for line, edge, style in looks
+    )
 
 
 def _explain(figure: Figure, layout: Layout) -> None:
@@ -198,9 +199,9 @@ def _explain(figure: Figure, layout: Layout) -> None:
 
     drawn = [outline for row in layout.rows for panel in row.panels if panel for outline in panel.outlines]
     samples: dict[str, Any] = {}
-    if any(outline.truth for outline in drawn):
-        samples["ground truth"] = _rectangles(Outline((0, 0, 1, 1), truth=True), 1, 1)
-    if any(outline.colour is None and not outline.truth for outline in drawn):
+    if any(outline.ground_truth for outline in drawn):
+        samples["ground truth"] = _rectangles(Outline((0, 0, 1, 1), ground_truth=True), 1, 1)
+    if any(outline.colour is None and not outline.ground_truth for outline in drawn):
         samples["predicted box"] = _rectangles(Outline((0, 0, 1, 1)), 1, 1)
     heat = np.tile(np.linspace(0, 1, 480, dtype=np.float32), (32, 1))
     bar = draw_overlay(np.full((32, 480, 3), 128, np.uint8), heat, [])  # as maps look over a grey picture

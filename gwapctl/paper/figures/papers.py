@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +17,8 @@ from gwapctl.draw import COLOURS, draw_overlay
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.images.decode import ImageArray
 from gwapctl.maps import MAPS
-from gwapctl.paper.figures.images import FigureImage
-from gwapctl.paper.figures.layout import Caption, Layout, Outline, Panel, Row
-from gwapctl.paper.figures.models import FigureModel
+from gwapctl.paper.figures.inputs import FigureImage, FigureModel
+from gwapctl.paper.figures.layout import FORMATS, Caption, Layout, Outline, Panel, Row
 from gwapctl.predict.classifier import Predictor, scale_warning
 from gwapctl.predict.detector import DetectorPredictor
 from gwapctl.predict.prediction import Prediction
@@ -45,9 +46,7 @@ def figure_7(models: Sequence[FigureModel], images: Sequence[FigureImage], wishe
     """
     predictors = [_predictor(model, wishes.map or model.map, wishes.scales, note) for model in models]
     pairs = zip(models, predictors, strict=True)
-    heads = [_head(model, predictor.localizer.reading.method) for model, predictor in pairs]
-    rows = [Row((_input(image), *[_map(image, predictor) for predictor in predictors])) for image in images]
-    return Layout(("input", *heads), tuple(rows))
+    return _side_by_side(images, [(_head(one, found.localizer.reading.method), found) for one, found in pairs])
 
 
 def figure_8(models: Sequence[FigureModel], images: Sequence[FigureImage], wishes: Wishes, note: Note) -> Layout:
@@ -56,18 +55,26 @@ def figure_8(models: Sequence[FigureModel], images: Sequence[FigureImage], wishe
     As in the paper the first is the model with a weight map, and the scales are one, two and three times its own input;
     the last column is the most probable class's map of the GAP model at its own input size, else of the second one.
     """
-    own, other = _pair(models)
+    own = next((one for one in models if one.map == "weight"), models[0])
+    others = [one for one in models if one is not own]
+    (other, *_) = [*(one for one in others if one.classifier.info.head == "gap"), *others, own]
     side = own.classifier.info.input_size[0]
     scales = wishes.scales or (side, 2 * side, 3 * side)
     method = wishes.map or own.map
-    single = [_predictor(own, method, (scale,), lambda _: None) for scale in scales]
+    columns = [
+        (f"{_head(own, method, ' ')}\n{scale} px", _predictor(own, method, (scale,), lambda _: None))
+        for scale in scales
+    ]
     mean = _predictor(own, method, scales, note)
+    if len(scales) > 1:
+        columns.append((f"{_head(own, method, ' ')}\nmean of {len(scales)}", mean))
     last = _predictor(other, "class", other.classifier.info.input_size[:1], note)
-    name = f"{own.name} {MAPS[method].label}"
-    heads = [f"{name}\n{scale} px" for scale in scales] + [f"{name}\nmean of {len(scales)}"] * (len(scales) > 1)
-    predictors = [*single, *([mean] * (len(scales) > 1)), last]
-    rows = [Row((_input(image), *[_map(image, predictor) for predictor in predictors])) for image in images]
-    return Layout(("input", *heads, _head(other, "class")), tuple(rows))
+    return _side_by_side(images, [*columns, (_head(other, "class"), last)])
+
+
+def _side_by_side(images: Sequence[FigureImage], columns: Sequence[tuple[str, Predictor]]) -> Layout:
+    rows = [Row((_input(image), *[_map(image, predictor) for _, predictor in columns])) for image in images]
+    return Layout(("input", *(head for head, _ in columns)), tuple(rows))
 
 
 def figure_9(models: Sequence[FigureModel], images: Sequence[FigureImage], wishes: Wishes, note: Note) -> Layout:
@@ -77,9 +84,9 @@ def figure_9(models: Sequence[FigureModel], images: Sequence[FigureImage], wishe
     class's map: its weight map where it has one per class.
     """
     shown = models[0]
+    predictor: DetectorPredictor | Predictor
     if shown.model.detects:
-        predictor: DetectorPredictor | Predictor = shown.model.predictor()
-        method = "weight"
+        predictor, method = shown.model.predictor(), "weight"
     else:
         predictor = _class_predictor(shown, wishes, note)
         method = predictor.localizer.reading.method
@@ -97,6 +104,21 @@ FIGURES: dict[str, Callable[[Sequence[FigureModel], Sequence[FigureImage], Wishe
 }
 
 
+def check_figure(name: str, out: Path, *, overwrite: bool) -> None:
+    """Find out before any work whether figure ``name`` can be written to ``out``.
+
+    Raises:
+        UsageError: there is no such figure or format, or ``out`` exists.
+
+    """
+    if name not in FIGURES:
+        raise unknown_name("figure", name, FIGURES)
+    if out.suffix.lower() not in FORMATS:
+        raise UsageError(f"{out.name} is no figure. Give --out a name that ends in one of: {', '.join(FORMATS)}.")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} exists. Replace it with --overwrite, or choose another --out.")
+
+
 def build_figure(
     name: str, models: Sequence[FigureModel], images: Sequence[FigureImage], wishes: Wishes, note: Note = lambda _: None
 ) -> Layout:
@@ -110,17 +132,6 @@ def build_figure(
     if name not in FIGURES:
         raise unknown_name("figure", name, FIGURES)
     return FIGURES[name](models, images, wishes, note)
-
-
-# ------------------------------------------------------------------------------------------------------------ models
-
-
-def _pair(models: Sequence[FigureModel]) -> tuple[FigureModel, FigureModel]:
-    """Choose the model with the weight map and the one to compare it with: GAP, else the next, else itself."""
-    own = next((one for one in models if one.map == "weight"), models[0])
-    others = [one for one in models if one is not own]
-    gap = [one for one in others if one.classifier.info.head == "gap"]
-    return own, [*gap, *others, own][0]
 
 
 def _predictor(
@@ -143,8 +154,8 @@ def _class_predictor(model: FigureModel, wishes: Wishes, note: Note) -> Predicto
     return predictor
 
 
-def _head(model: FigureModel, method: str) -> str:
-    return f"{model.name}\n{MAPS[method].label}"
+def _head(model: FigureModel, method: str, between: str = "\n") -> str:
+    return f"{model.name}{between}{MAPS[method].label}"
 
 
 def _find(predictor: Predictor | DetectorPredictor, image: FigureImage) -> Prediction:
@@ -165,7 +176,7 @@ def _sure(found: Prediction, shown: FigureModel) -> Prediction:
 
 def _input(image: FigureImage) -> Panel:
     """Show an image with its ground truth, and below it the classes it shows."""
-    outlines = tuple(Outline(box, truth=True) for box in image.boxes.tolist())
+    outlines = tuple(Outline(box, ground_truth=True) for box in image.boxes.tolist())
     captions = (Caption(image.names),) if image.classes else ()
     return Panel(draw_overlay(image.pixels, None, []), image.size, outlines, captions)
 
@@ -179,16 +190,15 @@ def _map(image: FigureImage, predictor: Predictor) -> Panel:
 
 def _detections(image: FigureImage, found: Prediction, columns: int) -> Row:
     """Show all boxes of an image, and beside them one map per class, the class of the best box first."""
-    names = list(dict.fromkeys(found.classes))
-    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
-    captions = [Caption(_scored(found, name), colours[name]) for name in names]
+    colours = dict(zip(dict.fromkeys(found.classes), cycle(COLOURS), strict=False))
+    captions = [Caption(_scored(found, name), colour) for name, colour in colours.items()]
     outlines = [
         Outline(box, colours[name])
         for name, box in zip(found.classes, found.boxes.tolist(), strict=True)
         if np.isfinite(box).all()
     ]
-    nothing = Caption("nothing found")
-    first = Panel(draw_overlay(image.pixels, None, []), image.size, tuple(outlines), tuple(captions or [nothing]))
+    below = tuple(captions) or (Caption("nothing found"),)
+    first = Panel(draw_overlay(image.pixels, None, []), image.size, tuple(outlines), below)
     maps = [
         Panel(_heated(image, found, index), image.size, captions=(caption,))
         for index, caption in enumerate(captions[: min(columns, len(found.maps))])
