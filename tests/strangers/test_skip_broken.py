@@ -15,12 +15,10 @@ from gwapctl.config import DetectorConfig, TrainConfig
 from gwapctl.datasets import check
 from gwapctl.errors import DataError
 from gwapctl.progress import Progress
-from gwapctl.runs import Run
 from gwapctl.train.check import ImageCheck
 from gwapctl.train.data import TrainData, load_detector_data, load_train_data
-from gwapctl.train.loop import train
 from gwapctl.train.task import Listener
-from tests.factories import make_voc, save_image, voc_object, voc_xml
+from tests.factories import make_voc, save_image, start, voc_object, voc_xml
 
 Cli = Callable[..., Any]
 OPTIONS = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 2, "--batch-size", 2]
@@ -113,12 +111,6 @@ def test_an_image_that_broke_meanwhile_is_named(photos: Path, tmp_path: Path) ->
 def stop_after(iteration: int) -> Callable[[Progress], None]:
     """Return a progress callback that presses Ctrl-C after an iteration."""
     return lambda state: os.kill(os.getpid(), signal.SIGINT) if state.done == iteration else None
-
-
-def start(config: TrainConfig, folder: Path, **more: Any) -> Run:
-    folder.mkdir(exist_ok=True)
-    listener = Listener(progress=more.pop("progress", None))
-    return train(config, folder, device="cpu", workers=0, listener=listener, **more)
 
 
 def test_a_class_that_loses_all_its_images_is_named(photos: Path) -> None:
