@@ -6,11 +6,13 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from gwapctl import cli
 from gwapctl.cli import console
+from gwapctl.datasets.synthetic import make_synthetic_voc
 
 for _name in list(os.environ):
     if _name.startswith("GWAPCTL_") or _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
@@ -56,3 +58,11 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., CliResult]:
         return CliResult(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty synthetic images in VOC layout, 80 wide and 64 high; no test writes into it."""
+    folder = tmp_path_factory.mktemp("synthetic") / "set"
+    make_synthetic_voc(folder, images=40, seed=3, size=(64, 80))
+    return folder

@@ -90,6 +90,14 @@ def test_every_module_has_a_layer() -> None:
     assert ROOMS - set(LAYER_OF) == set()
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several need is in ``factories.py``, ``toys.py``, ``conftest.py`` or ``reference/``."""
+    tests = {path.stem: path for path in Path(__file__).parent.rglob("test_*.py")}
+    found = {name: imports(ast.parse(path.read_text(encoding="utf-8"))) for name, path in tests.items()}
+    assert any("tests.factories" in names for names in found.values())
+    assert {name: names for name, names in found.items() if {n.split(".")[-1] for n in names} & set(tests)} == {}
+
+
 def test_few_modules_stay_loose() -> None:
     loose = [path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]
     assert len(loose) <= LOOSE, loose

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gwapctl.config import TrainConfig, build_train_config
+from gwapctl.config import TrainConfig
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.subset import ClassSubset, background_samples, without_classes
-from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
+from gwapctl.datasets.synthetic import make_backgrounds
 from gwapctl.errors import DataError, UsageError
 from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading
-from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
+from gwapctl.networks.classifier import load_classifier, load_info
 from gwapctl.networks.heads import build_head
 from gwapctl.networks.heads.background import SMALLEST_SPAN, Background
 from gwapctl.networks.heads.base import HeadOutput, classification_loss
 from gwapctl.networks.transforms import TrainingBatches, TrainingImages, load_batches
-from gwapctl.progress import Progress
 from gwapctl.regions import normalise
 from gwapctl.runs import Run
 from gwapctl.train.checkpoint import Training
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.data import load_train_data
-from gwapctl.train.loop import train, train_step
-from gwapctl.train.task import Listener, Resources
+from gwapctl.train.loop import train_step
+from gwapctl.train.task import Resources
+from tests.factories import assert_same_weights, copy_with_other_boxes, start, stop_after, train_config
 
 CHANNELS, CLASSES, GRID = 7, 5, (3, 4)
 NARROW = {"hidden": 6, "foreground_hidden": 4}
@@ -52,13 +52,7 @@ SMALL: dict[str, Any] = {
     "precision": "fp32",
     "keep": "last",
 }
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "set"
-    make_synthetic_voc(folder, images=30, seed=3, size=(64, 80))
-    return folder
+config_for = partial(train_config, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -97,24 +91,8 @@ def features(batch: int, seed: int = 11) -> Tensor:
     return torch.randn(batch, CHANNELS, *GRID, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def config_for(folder: Path, **changes: Any) -> TrainConfig:
-    return build_train_config(str(folder), None, {**SMALL, **changes})
-
-
-def start(config: TrainConfig, out: Path, **options: Any) -> Run:
-    out.mkdir(parents=True, exist_ok=True)
-    listener = Listener(progress=options.pop("progress", None))
-    return train(config, out, device="cpu", workers=0, listener=listener, **options)
-
-
 def task_of(config: TrainConfig) -> ClassificationTask:
     return ClassificationTask(config, load_train_data(config, None), Resources(torch.device("cpu")))
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    a, b = (load_tensors(folder / "weights.safetensors") for folder in (first, second))
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def loss_of(head: Background, output: HeadOutput, labels: Tensor, *, epoch: float, multi_label: bool = True) -> Tensor:
@@ -314,14 +292,10 @@ def test_without_both_losses_it_is_cam_step_for_step(voc: Path) -> None:
 
 
 def test_a_resumed_run_with_backgrounds_is_bit_identical(voc: Path, grounds: Path, tmp_path: Path) -> None:
-    def stop(state: Progress) -> None:
-        if state.done == 7:  # of 9; L_mask began after 3
-            raise KeyboardInterrupt
-
     config = config_for(voc, background=str(grounds), train_sizes=(32, 48), accumulate=2)
     whole = start(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        start(config, tmp_path / "parts", progress=stop)
+        start(config, tmp_path / "parts", progress=stop_after(7))
     parts = start(config, tmp_path / "parts", resume=True)
     assert_same_weights(whole.folder, parts.folder)
     assert whole.document["dataset"]["n_background"] == 3
@@ -329,25 +303,18 @@ def test_a_resumed_run_with_backgrounds_is_bit_identical(voc: Path, grounds: Pat
 
 
 def test_resuming_with_other_backgrounds_is_refused(voc: Path, grounds: Path, tmp_path: Path) -> None:
-    def stop(state: Progress) -> None:
-        raise KeyboardInterrupt
-
     copy = tmp_path / "grounds"
     shutil.copytree(grounds, copy)
     config = config_for(voc, background=str(copy))
     with pytest.raises(KeyboardInterrupt):
-        start(config, tmp_path / "run", progress=stop)
+        start(config, tmp_path / "run", progress=stop_after(1))
     next(copy.glob("*.jpg")).unlink()
     with pytest.raises(DataError, match="the background images are not those"):
         start(config, tmp_path / "run", resume=True)
 
 
 def test_boxes_do_not_matter(voc: Path, grounds: Path, tmp_path: Path) -> None:
-    scrambled = tmp_path / "set"
-    shutil.copytree(voc, scrambled)
-    for xml in (scrambled / "Annotations").glob("*.xml"):
-        text = re.sub(r"<(xmin|ymin)>\d+<", r"<\1>2<", xml.read_text())
-        xml.write_text(re.sub(r"<(xmax|ymax)>\d+<", r"<\1>9<", text))
+    scrambled = copy_with_other_boxes(voc, tmp_path / "set")
     for name, folder in (("a", voc), ("b", scrambled)):
         start(config_for(folder, background=str(grounds)), tmp_path / name)
     assert_same_weights(tmp_path / "a", tmp_path / "b")

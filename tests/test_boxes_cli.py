@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gwapctl.cli.boxes import boxes
 from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.map_folder import MAPS, MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError
 from gwapctl.predict.predictions import read_predictions
+from tests.factories import make_classifier
 
 Run = Callable[..., Any]
 
@@ -220,11 +220,8 @@ def test_maps_alone_know_classes_and_sizes_from_maps_json(run_cli: Run, out: Pat
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of three images in two folders, and one of a small random model of four classes."""
-    import torch
 
-    from gwapctl.datasets.base import ClassName
-    from gwapctl.networks.backbones import build_backbone
-    from gwapctl.networks.classifier import ModelInfo, build_classifier, save_model
+    from gwapctl.networks.classifier import save_model
 
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
@@ -232,22 +229,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (folder / name).parent.mkdir(exist_ok=True)
         pixels = cv2.resize(random.integers(0, 255, (5, 4, 3), np.uint8), (width, height))
         cv2.imwrite(str(folder / name), pixels)
-    torch.manual_seed(0)
-    backbone = build_backbone("resnet-s")
-    info = ModelInfo(
-        backbone="resnet-s",
-        head="gwap",
-        classes=tuple(ClassName(f"class {i}", f"n0{i}") for i in range(4)),
-        multi_label=False,
-        input_size=(64, 64),
-        train_sizes=(64, 64),
-        mean=backbone.mean,
-        std=backbone.std,
-        map="fused",
-        box_rule="otsu",
-        scales=(48, 64),
-    )
-    save_model(build_classifier(info), folder.parent / "model")
+    model = make_classifier(train_sizes=(64, 64), map="fused", box_rule="otsu", scales=(48, 64))
+    save_model(model, folder.parent / "model")
     return folder, folder.parent / "model"
 
 
@@ -485,11 +468,3 @@ def test_boxes_from_disk_need_no_torch(out: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "False\n"
     assert len(json.loads(done.stdout)["annotations"]) == 3
-
-
-def test_the_help_names_every_format() -> None:
-    from gwapctl.cli.boxes import Format
-
-    (option,) = Format.__metadata__
-    assert all(name in option.help for name in EXPORTERS)
-    assert boxes.__doc__

@@ -13,7 +13,7 @@ from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading
 from gwapctl.networks.transforms import resize
 from gwapctl.regions import map_to_boxes, parse_box_rule
-from tests.test_maps import make_classifier, make_images
+from tests.factories import make_classifier, make_images
 
 
 def test_windows_are_those_of_the_released_code() -> None:

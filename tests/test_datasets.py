@@ -2,66 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from gwapctl.boxes import to_list
 from gwapctl.datasets import DATASETS, open_dataset, reporting_split, training_splits
 from gwapctl.datasets.base import BoxedSample, Dataset, Sample
 from gwapctl.datasets.voc import CLASSES
 from gwapctl.errors import DataError, UsageError
+from tests import factories
+from tests.factories import make_voc, voc_object, voc_xml, write
 
 Voc = Callable[..., Path]
 
 
-def make_image(path: Path, width: int = 60, height: int = 40) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), "teal").save(path)
-    return path
-
-
-def voc_xml(objects: str, size: tuple[int, int] | None = (60, 40)) -> str:
-    text = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
-    return f"<annotation><path>C:\\x\\y.jpg</path><filename>other.jpg</filename>{text}{objects}</annotation>"
-
-
-def voc_object(name: str, box: tuple[float, ...] | None = (1, 1, 10, 20), extra: str = "") -> str:
-    tags = ("xmin", "ymin", "xmax", "ymax")
-    corners = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(tags, box, strict=True)) if box else ""
-    return f"<object><name>{name}</name>{extra}{f'<bndbox>{corners}</bndbox>' if box else ''}</object>"
+save_image = partial(factories.save_image, width=60, height=40)
 
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Voc:
     """A function that writes a folder in VOC layout: id -> objects, split -> ids."""
 
-    def write(
+    def make(
         images: dict[str, str],
         splits: dict[str, list[str]] | None = None,
         folder: str = "mine",
         suffix: str = ".jpg",
         size: tuple[int, int] | None = (60, 40),
     ) -> Path:
-        root = tmp_path / folder
-        for name, objects in images.items():
-            make_image(root / "JPEGImages" / f"{name}{suffix}")
-            annotation = root / "Annotations" / f"{name}.xml"
-            annotation.parent.mkdir(parents=True, exist_ok=True)
-            annotation.write_text(voc_xml(objects, size))
-        for split, ids in (splits or {}).items():
-            file = root / "ImageSets" / "Main" / f"{split}.txt"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(f"{name}\n" for name in ids))
-        return root
+        annotations = {name: voc_xml(objects, size=size) for name, objects in images.items()}
+        lists = {split: "".join(f"{name}\n" for name in ids) for split, ids in (splits or {}).items()}
+        return make_voc(tmp_path / folder, annotations, lists, (60, 40), suffix)
 
-    return write
+    return make
 
 
 def only(dataset: Dataset, split: str = "train") -> BoxedSample:
@@ -141,7 +120,7 @@ def test_voc_splits_ignore_per_class_files(voc: Voc) -> None:
 
 def test_voc_masks(voc: Voc) -> None:
     root = voc({"a": voc_object("cat"), "b": voc_object("cat")})
-    make_image(root / "Masks" / "b.png")
+    save_image(root / "Masks" / "b.png")
     first, second = open_dataset(str(root)).boxed_samples("train")
     assert first.mask is None
     assert second.mask == root / "Masks" / "b.png"
@@ -151,8 +130,8 @@ BROKEN_XML = {
     "not xml": "<annotation><object>",
     "empty": "",
     "no name": f"<annotation>{voc_object('')}</annotation>",
-    "a word": voc_xml(voc_object("cat").replace("<xmax>10<", "<xmax>ten<")),
-    "no xmax": voc_xml(voc_object("cat").replace("<xmax>10</xmax>", "")),
+    "a word": voc_xml(voc_object("cat").replace("<xmax>30<", "<xmax>ten<")),
+    "no xmax": voc_xml(voc_object("cat").replace("<xmax>30</xmax>", "")),
     "bomb": '<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;">]><annotation>&y;</annotation>',
 }
 
@@ -217,10 +196,10 @@ def tiny(tmp_path: Path) -> Path:
     root = tmp_path / "tiny-imagenet-200"
     for wnid in ("n02", "n01"):
         for number in (0, 10, 2):
-            make_image(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", 64, 64)
+            save_image(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", width=64, height=64)
         rows = [f"{wnid}_{number}.JPEG\t0\t{number}\t63\t40" for number in (0, 2, 99)] + [f"{wnid}_10.JPEG\t9\t5\t3\t8"]
         (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("\n".join(rows))
-    make_image(root / "val" / "images" / "val_3.JPEG", 64, 64)
+    save_image(root / "val" / "images" / "val_3.JPEG", width=64, height=64)
     (root / "val" / "val_annotations.txt").write_text("val_3.JPEG\tn02\t1\t2\t3\t4\nval_4.JPEG\tn01\t1\t2\t3\t4\n")
     (root / "wnids.txt").write_text("n02\nn01\n")
     (root / "words.txt").write_text("n00\tentity\nn01\tcrane, a bird\nn02\tcrane, a machine\n")
@@ -262,7 +241,7 @@ def test_tiny_imagenet_broken_rows_are_named(tiny: Path) -> None:
 
 def test_class_folders_with_splits(tmp_path: Path) -> None:
     for name in ("train/cat/1.jpg", "train/dog/sub/2.PNG", "valid/cat/3.jpg", "test/4.jpg", "train/cat/notes.md"):
-        make_image(tmp_path / name) if not name.endswith("md") else (tmp_path / name).write_text("")
+        save_image(tmp_path / name) if not name.endswith("md") else (tmp_path / name).write_text("")
     dataset = open_dataset(str(tmp_path))
     assert dataset.splits() == ("train", "val")
     assert [item.name for item in dataset.classes] == ["cat", "dog"]
@@ -278,7 +257,7 @@ def test_class_folders_with_splits(tmp_path: Path) -> None:
 
 def test_class_folders_without_splits(tmp_path: Path) -> None:
     for name in ("cat/1.jpg", "dog/2.jpg"):
-        make_image(tmp_path / name)
+        save_image(tmp_path / name)
     dataset = open_dataset(str(tmp_path))
     assert dataset.splits() == ("train",)
     assert training_splits(dataset) == ("train", None)
@@ -295,7 +274,7 @@ def test_class_folders_without_splits(tmp_path: Path) -> None:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     for name in "abc":
-        make_image(tmp_path / "photos" / f"{name}.jpg")
+        save_image(tmp_path / "photos" / f"{name}.jpg")
     return tmp_path
 
 
@@ -336,7 +315,7 @@ def test_manifest_single_label_and_other_separators(photos: Path) -> None:
 
 
 def test_manifest_ids_stay_inside(photos: Path) -> None:
-    outside = make_image(photos / "elsewhere" / "z.jpg")
+    outside = save_image(photos / "elsewhere" / "z.jpg")
     (photos / "lists").mkdir()
     path = write_manifest(photos / "lists", "image,label", f"{outside},cat", "../photos/a.jpg,dog")
     ids = [sample.id for sample in open_dataset(str(path)).samples("train")]
@@ -378,20 +357,14 @@ def coco(images: list[str], annotations: list[dict[str, object]]) -> dict[str, o
     }
 
 
-def write(path: Path, document: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document))
-    return path
-
-
 def test_coco_folder(tmp_path: Path) -> None:
     objects = [
         {"id": 1, "image_id": 7, "category_id": 90, "bbox": [10, 5, 20.5, 10]},
         {"id": 2, "image_id": 7, "category_id": 1, "bbox": [0, 0, 60, 40], "iscrowd": 1},
         {"id": 3, "image_id": 7, "category_id": 90, "bbox": [3, 3, 0, 4]},
     ]
-    make_image(tmp_path / "train2017" / "a.jpg")
-    make_image(tmp_path / "images" / "val2017" / "b.jpg")
+    save_image(tmp_path / "train2017" / "a.jpg")
+    save_image(tmp_path / "images" / "val2017" / "b.jpg")
     write(tmp_path / "annotations" / "instances_train2017.json", coco(["a.jpg"], objects))
     write(tmp_path / "annotations" / "instances_val2017.json", coco(["b.jpg"], []))
     write(tmp_path / "annotations" / "captions_val2017.json", {"images": []})
@@ -409,7 +382,7 @@ def test_coco_folder(tmp_path: Path) -> None:
 def test_coco_file_and_roboflow_layout(tmp_path: Path) -> None:
     objects = [{"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 5, 5]}]
     for split in ("train", "valid"):
-        make_image(tmp_path / split / "a.jpg")
+        save_image(tmp_path / split / "a.jpg")
         path = write(tmp_path / split / "_annotations.coco.json", coco(["a.jpg"], objects))
     assert open_dataset(str(tmp_path)).splits() == ("train", "val")
     alone = open_dataset(str(path))
@@ -430,7 +403,7 @@ BROKEN_COCO = {
 
 @pytest.mark.parametrize(("document", "message"), BROKEN_COCO.values(), ids=BROKEN_COCO.keys())
 def test_broken_coco(tmp_path: Path, document: object, message: str) -> None:
-    make_image(tmp_path / "a.jpg")
+    save_image(tmp_path / "a.jpg")
     path = write(tmp_path / "objects.json", document)
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         open_dataset(str(path)).boxed_samples("train")
@@ -458,7 +431,7 @@ def test_a_data_set_that_is_not_there(name: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
-    make_image(tmp_path / "a.jpg")
+    save_image(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="Looked for: Annotations"):
         open_dataset(str(tmp_path))
     (tmp_path / "a.npz").touch()

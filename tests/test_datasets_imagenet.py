@@ -7,11 +7,11 @@ import io
 import re
 import tarfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.io import savemat
 
 from gwapctl.datasets import DATASETS, download, open_dataset, reporting_split, training_splits
@@ -20,6 +20,8 @@ from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate import GroundTruth
 from gwapctl.predict.map_folder import write_map
+from tests import factories
+from tests.factories import voc_object, voc_xml, write
 from tests.judging import evaluate_maps
 
 TENCH, CRANE, OTHER_CRANE = "n01440764", "n02012849", "n03126707"
@@ -30,24 +32,11 @@ VAL = {1: CRANE, 2: TENCH, 3: OTHER_CRANE}  # image number -> class
 DEVKIT_NUMBERS = {OTHER_CRANE: 1, TENCH: 2, CRANE: 3}  # not in the order of wnids
 
 
-def make_image(path: Path, width: int = 50, height: int = 30) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), "navy").save(path)
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+save_image = partial(factories.save_image, width=50, height=30)
 
 
 def xml(wnid: str, *boxes: tuple[int, int, int, int]) -> str:
-    objects = "".join(
-        f"<object><name>{wnid}</name><difficult>0</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin>"
-        f"<xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
-        for a, b, c, d in boxes
-    )
-    size = "<size><width>50</width><height>30</height><depth>3</depth></size>"
-    return f"<annotation><filename>x</filename>{size}{objects}</annotation>"
+    return voc_xml(*(voc_object(wnid, box, "<difficult>0</difficult>") for box in boxes), size=(50, 30))
 
 
 def val_name(number: int) -> str:
@@ -69,9 +58,9 @@ def official(tmp_path: Path) -> Path:
     root = tmp_path / "imagenet"
     for wnid in WNIDS:
         for number in (7, 10):
-            make_image(root / "train" / wnid / f"{wnid}_{number}.JPEG")
+            save_image(root / "train" / wnid / f"{wnid}_{number}.JPEG")
     for number in VAL:
-        make_image(root / "val" / f"{val_name(number)}.JPEG")
+        save_image(root / "val" / f"{val_name(number)}.JPEG")
     write_devkit(root / "ILSVRC2012_devkit_t12" / "data")
     for number, wnid in VAL.items():
         write(root / "Annotations" / "val" / f"{val_name(number)}.xml", xml(wnid, (0, 3, 49, 29), (5, 6, 7, 8)))
@@ -83,12 +72,12 @@ def official(tmp_path: Path) -> Path:
 def kaggle(tmp_path: Path) -> Path:
     root = tmp_path / "imagenet-object-localization-challenge"
     for wnid in WNIDS:
-        make_image(root / "ILSVRC" / "Data" / "CLS-LOC" / "train" / wnid / f"{wnid}_10.JPEG")
+        save_image(root / "ILSVRC" / "Data" / "CLS-LOC" / "train" / wnid / f"{wnid}_10.JPEG")
     annotations = root / "ILSVRC" / "Annotations" / "CLS-LOC"
     write(annotations / "train" / TENCH / f"{TENCH}_10.xml", xml(TENCH, (1, 2, 3, 4)))
     lines = ["ImageId,PredictionString"]
     for number, wnid in VAL.items():
-        make_image(root / "ILSVRC" / "Data" / "CLS-LOC" / "val" / f"{val_name(number)}.JPEG")
+        save_image(root / "ILSVRC" / "Data" / "CLS-LOC" / "val" / f"{val_name(number)}.JPEG")
         write(annotations / "val" / f"{val_name(number)}.xml", xml(wnid, (0, 3, 49, 29)))
         lines.append(f"{val_name(number)},{wnid} 0 3 49 29 ")
     write(root / "LOC_val_solution.csv", "\n".join(lines))
@@ -174,7 +163,7 @@ def test_imagenet_is_recognised(official: Path, kaggle: Path) -> None:
 
 def test_class_folders_with_wnids_are_not_called_imagenet(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        make_image(tmp_path / "imagenette" / split / TENCH / "a.JPEG")
+        save_image(tmp_path / "imagenette" / split / TENCH / "a.JPEG")
     assert open_dataset(str(tmp_path / "imagenette")).name == "imagenette"
 
 
@@ -238,7 +227,7 @@ def cub(tmp_path: Path) -> Path:
     root = tmp_path / "CUB_200_2011"
     images = ["001.Black_footed_Albatross/a_1.jpg", "001.Black_footed_Albatross/a_2.jpg", "002.Laysan_Albatross/b.jpg"]
     for name in [*images, "002.Laysan_Albatross/stray_rgb.jpg"]:
-        make_image(root / "images" / name)
+        save_image(root / "images" / name)
     tables = {
         "images": images,
         "classes": ["001.Black_footed_Albatross", "002.Laysan_Albatross"],
@@ -271,7 +260,7 @@ def test_cub(cub: Path) -> None:
 
 def test_cub_segmentations(cub: Path) -> None:
     mask = cub.parent / "segmentations" / "002.Laysan_Albatross" / "b.png"
-    make_image(mask)
+    save_image(mask)
     assert [sample.mask for sample in open_dataset("cub", cub).boxed_samples("test")] == [None, mask]
 
 

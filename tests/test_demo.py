@@ -26,43 +26,10 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_demo_goes_the_whole_way(run_cli: Callable[..., Any], tmp_path: Path) -> None:
+    """It shows first what the default model finds: the cat and the cup near the boxes that a person drew; no rocket."""
     folder = tmp_path / "tour"
-    result = run_cli("demo", "--out", folder, "--images", 60, "--json")
+    result = run_cli("demo", "--out", folder, "--images", 60)
     assert result.code == 0, result.stderr
-    document = json.loads(result.stdout)
-    assert document["split"] == "test"
-    assert document["n"] == 12
-    for floor in ("full_image", "centred_box"):
-        assert {"f_measure", "gt_known_error", "cor_loc"} <= document["floors"][floor].keys()
-        assert document["floors"][floor].keys() <= document["metrics"].keys()
-    run = Run.open(folder / "run")
-    assert run.finished
-    assert run.document["dataset"]["n_train"] == 36
-    assert run.evaluations()[0]["metrics"] == document["metrics"]
-    assert len(list((folder / "found" / "overlays").glob("*.jpg"))) == 12
-    boxes = json.loads((folder / "boxes.json").read_text())
-    assert len(boxes["images"]) == 12
-    assert (folder / "report.html").read_text().startswith("<!doctype html>")
-    for place in ("overlays", "boxes.json", "report.html", "--model"):
-        assert place in result.stderr
-
-
-def test_demo_prints_the_floors_and_starts_over_only_when_told(run_cli: Callable[..., Any], tmp_path: Path) -> None:
-    folder = tmp_path / "tour"
-    first = run_cli("demo", "--out", folder, "--images", 60)
-    assert "centred box" in first.stdout
-    again = run_cli("demo", "--out", folder, "--images", 60)
-    assert again.code == 2
-    assert "--overwrite" in again.stderr
-    third = run_cli("demo", "--out", folder, "--images", 60, "--overwrite")
-    assert third.code == 0, third.stderr
-    assert third.stdout == first.stdout  # the same seed, the same numbers
-    assert len(Run.open(folder / "run").history()) == 1
-
-
-def test_it_shows_first_what_the_default_model_finds(run_cli: Callable[..., Any], tmp_path: Path) -> None:
-    """The cat and the cup are named, and their boxes are near those that a person drew; the rocket is no rocket."""
-    result = run_cli("demo", "--out", tmp_path / "tour", "--images", 60)
     rows = {row.split()[0]: row for row in result.stdout.splitlines()[1:4]}
     assert re.search(r"Egyptian cat +0\.[5-9]", rows["cat"])
     assert re.search(r"espresso +0\.[5-9]", rows["coffee"])
@@ -71,6 +38,33 @@ def test_it_shows_first_what_the_default_model_finds(run_cli: Callable[..., Any]
     for name, box in drawn.items():
         found = tuple(map(int, rows[name].split()[-4:]))
         assert float(iou(found, box)[0, 0]) > 0.6, name
-    assert read_image(tmp_path / "tour" / "photos.jpg").shape[0] == demo.PHOTO_HEIGHT
-    cat = read_image(tmp_path / "tour" / "photos" / "cat.png")
-    assert np.array_equal(cat, skimage.data.chelsea())
+    assert read_image(folder / "photos.jpg").shape[0] == demo.PHOTO_HEIGHT
+    assert np.array_equal(read_image(folder / "photos" / "cat.png"), skimage.data.chelsea())
+
+    assert "centred box" in result.stdout
+    run = Run.open(folder / "run")
+    assert run.finished
+    assert run.document["dataset"]["n_train"] == 36
+    (evaluation,) = run.evaluations()
+    assert (evaluation["split"], evaluation["n"]) == ("test", 12)
+    for floor in ("full_image", "centred_box"):
+        assert {"f_measure", "gt_known_error", "cor_loc"} <= evaluation["floors"][floor].keys()
+        assert evaluation["floors"][floor].keys() <= evaluation["metrics"].keys()
+    assert len(list((folder / "found" / "overlays").glob("*.jpg"))) == 12
+    assert len(json.loads((folder / "boxes.json").read_text())["images"]) == 12
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    for name in ("overlays", "boxes.json", "report.html", "--model"):
+        assert name in result.stderr
+    again = run_cli("demo", "--out", folder, "--images", 60)
+    assert again.code == 2
+    assert "--overwrite" in again.stderr
+
+
+@pytest.mark.slow
+def test_demo_starts_over_when_told(run_cli: Callable[..., Any], tmp_path: Path) -> None:
+    arguments = ("demo", "--out", tmp_path / "tour", "--images", 60, "--json")
+    first, again = (json.loads(run_cli(*arguments, *more).stdout) for more in ((), ("--overwrite",)))
+    assert again["metrics"] == first["metrics"]  # the same seed, the same numbers
+    run = Run.open(tmp_path / "tour" / "run")
+    assert run.evaluations()[0]["metrics"] == first["metrics"]
+    assert len(run.history()) == 1

@@ -337,6 +337,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 # --- it learns ---
 
 
+@pytest.mark.slow
 def test_eight_images_are_learned_by_heart() -> None:
     images, sizes, targets, labels = scenes(8)
     model = make("gwap", neck_channels=64, anchor_sizes=(16.0, 32.0))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,24 @@ import torch
 from gwapctl.config import DetectorConfig, TrainConfig, build_train_config, stored_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample
-from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.draw import write_png
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.images.decode import read_image
-from gwapctl.networks.classifier import load_tensors
 from gwapctl.networks.rfcn.store import load_detector
 from gwapctl.networks.zoo import find_recipe
-from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train.data import load_detector_data
 from gwapctl.train.detection import DetectionTask
 from gwapctl.train.detector_batches import Batch, DetectorImages, Key, MixedBatches, collate
-from gwapctl.train.loop import train
-from gwapctl.train.task import Listener, Resources
+from gwapctl.train.task import Resources
+from tests.factories import (
+    copy_with_other_boxes,
+    differing,
+    start,
+    stop_after,
+    train_config,
+    weights_of,
+)
 
 SMALL: dict[str, Any] = {
     "detector": "rfcn",
@@ -46,31 +49,7 @@ SMALL: dict[str, Any] = {
     "precision": "fp32",
     "box_proportion": 0.2,
 }
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "set"
-    make_synthetic_voc(folder, images=32, seed=3, size=(64, 80))
-    return folder
-
-
-def config_for(folder: Path, **changes: Any) -> DetectorConfig:
-    config = build_train_config(str(folder), None, {**SMALL, **changes})
-    assert isinstance(config, DetectorConfig)
-    return config
-
-
-def start(config: DetectorConfig, out: Path, **options: Any) -> Run:
-    out.mkdir(parents=True, exist_ok=True)
-    listener = Listener(progress=options.pop("progress", None))
-    return train(config, out, device="cpu", listener=listener, **{"workers": 0, **options})
-
-
-def differing(first: Path, second: Path) -> list[str]:
-    """Return the names of the tensors that both runs have and that are not equal to the bit."""
-    a, b = (load_tensors(folder / "weights.safetensors") for folder in (first, second))
-    return [name for name in a.keys() & b.keys() if not torch.equal(a[name], b[name])]
+config_for = partial(train_config, **SMALL)
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
@@ -198,16 +177,6 @@ def test_padding_is_at_the_right_and_the_bottom(bright: BoxedSample) -> None:
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def stop_after(iteration: int) -> Callable[[Progress], None]:
-    """Raise as a second Ctrl-C would, right after ``iteration`` was done."""
-
-    def progress(state: Progress) -> None:
-        if state.done == iteration:
-            raise KeyboardInterrupt
-
-    return progress
-
-
 def test_resumed_run_is_bit_identical(voc: Path, tmp_path: Path) -> None:
     config = config_for(voc, weak="gwap+gap", iterations=5, accumulate=2, batch_size=1)
     whole = start(config, tmp_path / "whole", workers=2)  # threads change nothing, either
@@ -223,36 +192,20 @@ def test_resumed_run_is_bit_identical(voc: Path, tmp_path: Path) -> None:
     assert {"rpn_objectness", "rpn_box", "roi_class", "roi_box", "weak_image", "weak_region"} <= last[0].keys()
 
 
-def scrambled(source: Path, target: Path, keep: set[str], spare: bool) -> Path:
-    """Copy a set and draw all boxes anew, but for those of ``keep`` (``spare``) or of all others."""
-    shutil.copytree(source, target)
-    generator = np.random.default_rng(0)
-    for xml in (target / "Annotations").glob("*.xml"):
-        if (xml.stem in keep) == spare:
-            continue
-        text = xml.read_text()
-        for tag in ("xmin", "ymin", "xmax", "ymax"):
-            low, high = (1, 20) if tag.endswith("min") else (21, 40)
-            draw = lambda _, tag=tag, low=low, high=high: f"<{tag}>{generator.integers(low, high)}</{tag}>"  # noqa: E731
-            text = re.sub(rf"<{tag}>[^<]*</{tag}>", draw, text)
-        xml.write_text(text)
-    return target
-
-
 def test_boxes_outside_the_subset_never_reach_training(voc: Path, tmp_path: Path) -> None:
     """Random boxes in all other images: identical weights. In an image of the subset: others."""
     config = config_for(voc, weak="gwap")
     run = start(config, tmp_path / "run")
     subset = set((run.folder / "box_labelled.txt").read_text().split())
     assert 0 < len(subset) < run.document["dataset"]["n_train"]
-    hidden = scrambled(voc, tmp_path / "hidden", subset, spare=True)
+    hidden = copy_with_other_boxes(voc, tmp_path / "hidden", but=lambda name: name in subset)
     before, after = (open_dataset(str(folder)).boxed_samples("train") for folder in (voc, hidden))
     changed = {a.id for a, b in zip(before, after, strict=True) if not np.array_equal(a.boxes, b.boxes)}
     assert changed == {sample.id for sample in before} - subset
     same = start(config_for(hidden, weak="gwap"), tmp_path / "same")
     assert differing(run.folder, same.folder) == []
     assert same.document["box_subset"] == run.document["box_subset"]
-    shown = scrambled(voc, tmp_path / "shown", subset, spare=False)
+    shown = copy_with_other_boxes(voc, tmp_path / "shown", but=lambda name: name not in subset)
     other = start(config_for(shown, weak="gwap"), tmp_path / "other")
     assert differing(run.folder, other.folder)
     assert not any(hasattr(sample, "boxes") for sample in load_detector_data(config, None).train)
@@ -321,15 +274,11 @@ def test_images_held_out_are_judged_and_not_trained_on(voc: Path, tmp_path: Path
 
 
 def test_a_trunk_from_a_classifier(voc: Path, tmp_path: Path) -> None:
-    classifier = build_train_config(
-        str(voc), None, {"backbone": "resnet-s", "weights": "none", "image_size": (32, 32), "epochs": 1}
-    )
-    assert isinstance(classifier, TrainConfig)
-    (tmp_path / "first").mkdir()
-    train(classifier, tmp_path / "first", device="cpu", workers=0)
+    classifier = train_config(voc, backbone="resnet-s", weights="none", image_size=(32, 32), epochs=1)
+    start(classifier, tmp_path / "first")
     config = config_for(voc, weights=str(tmp_path / "first"), iterations=1)
     run = start(config, tmp_path / "second")
-    before, after = (load_tensors(tmp_path / name / "weights.safetensors") for name in ("first", "second"))
+    before, after = weights_of(tmp_path / "first"), weights_of(run.folder)
     pairs = {f"trunk.{name.removeprefix('backbone.')}": t for name, t in before.items() if name.startswith("backbone.")}
     fixed = [name for name, tensor in pairs.items() if torch.equal(after[name], tensor)]
     assert "trunk.layers.0.0.weight" in fixed  # the first stages and every batch norm stay

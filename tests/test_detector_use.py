@@ -16,7 +16,6 @@ from gwapctl.boxes import iou
 from gwapctl.cli.localize import DEFAULT_MIN_SCORE
 from gwapctl.config import DetectorConfig, build_train_config
 from gwapctl.datasets import open_dataset
-from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.images.decode import read_image
@@ -33,13 +32,6 @@ from gwapctl.runs import Run
 from gwapctl.train.loop import train
 
 RunCli = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "set"
-    make_synthetic_voc(folder, images=24, seed=3, size=(64, 80))
-    return folder
 
 
 @pytest.fixture(scope="module")

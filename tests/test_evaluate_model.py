@@ -7,82 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from gwapctl.config import build_train_config
-from gwapctl.datasets import open_dataset
-from gwapctl.datasets.base import ClassName, fingerprint, holdout
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import EvaluationResult, Options, evaluate
 from gwapctl.inputs import find_inputs
 from gwapctl.maps.reading import MapReading
-from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_info, save_info, save_model
+from gwapctl.networks.classifier import load_info, save_info, save_model
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.runs import Run
-
-NAMES = ("apple", "banana", "cherry")
-
-
-def make_data(folder: Path, images: int = 24) -> Path:
-    """Write a manifest of smooth images of several sizes, each with a bright object and its box; a third is val."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    rows = ["image,label,split,x0,y0,x1,y1"]
-    for index in range(images):
-        width, height = 48 + 8 * (index % 3), 40 + 16 * (index % 2)
-        image = cv2.resize(rng.integers(0, 120, (4, 5, 3), dtype=np.uint8), (width, height))
-        x0, y0 = rng.integers(0, 20, 2)
-        box = (x0, y0, x0 + 24, y0 + 18)
-        image[box[1] : box[3], box[0] : box[2]] += 120
-        cv2.imwrite(str(folder / f"{index}.png"), image)
-        split = "train" if index % 3 else "val"
-        rows.append(f"{index}.png,{NAMES[index // 3 % 3]},{split},{','.join(map(str, box))}")
-    (folder / "manifest.csv").write_text("\n".join(rows))
-    return folder
-
-
-def make_model(head: str = "gwap", names: tuple[str, ...] = NAMES) -> Classifier:
-    torch.manual_seed(0)
-    info = ModelInfo(
-        backbone="resnet-s",
-        head=head,
-        classes=tuple(ClassName(name, name) for name in names),
-        multi_label=False,
-        input_size=(32, 32),
-        train_sizes=(32, 48),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
-    )
-    model = build_classifier(info)
-    for parameter in model.head.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.eval()
+from tests.factories import FRUITS, make_manifest, make_run, make_small_classifier
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return make_data(tmp_path / "data")
+    return make_manifest(tmp_path / "data")
 
 
 @pytest.fixture
 def run(tmp_path: Path, data: Path) -> Run:
-    """Return a finished run, as ``train`` would have left it, with random weights."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    settings = {"backbone": "resnet-s", "weights": "none", "image_size": (32, 32), "epochs": 1, "val_fraction": 0.25}
-    config = build_train_config(str(data), None, settings)
-    dataset = open_dataset(str(data))
-    train, _ = holdout(dataset.samples("train"), config.val_fraction, config.seed)
-    description = {"name": dataset.name, "fingerprint": fingerprint(train)}
-    save_model(make_model(), folder)
-    run = Run.create(folder, {"config": config.model_dump(mode="json"), "dataset": description, "seed": config.seed})
-    run.update(status="finished")
-    return run
+    return make_run(tmp_path / "run", data, make_small_classifier())
 
 
 def numbers(result: EvaluationResult) -> dict[str, Any]:
@@ -91,7 +36,7 @@ def numbers(result: EvaluationResult) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("head", "map_method"), [("gwap", "weight"), ("gwap", "fused"), ("gap", "class")])
 def test_saved_maps_give_the_numbers_of_the_model(tmp_path: Path, data: Path, head: str, map_method: str) -> None:
-    model = make_model(head, (*NAMES[::-1], "a fourth one"))
+    model = make_small_classifier(head, (*FRUITS[::-1], "a fourth one"))
     save_model(model, tmp_path / "model")
     scales = (32, 48)
     direct = evaluate(
@@ -195,7 +140,7 @@ def test_calibration_needs_held_out_images(run: Run, tmp_path: Path) -> None:
     run.update(config=config)
     with pytest.raises(UsageError, match=r"kept no image out .*--val-fraction"):
         evaluate(str(run.folder), Options(calibrate=True))
-    save_model(make_model(), tmp_path / "model")
+    save_model(make_small_classifier(), tmp_path / "model")
     for target, options in ((tmp_path / "model", {}), (run.folder, {"box_rule": "otsu"}), (run.folder, {"limit": 3})):
         with pytest.raises(UsageError, match="--calibrate chooses a run's own box rule"):
             evaluate(str(target), Options(calibrate=True, **options))
@@ -206,7 +151,7 @@ def test_model_of_other_classes(tmp_path: Path, data: Path, run: Run) -> None:
         (("dog", "cat"), "share no class"),
         (("apple", "cherry", "dog"), "does not know 1 of .*'banana'"),
     ):
-        save_model(make_model(names=names), tmp_path / names[1])
+        save_model(make_small_classifier(names=names), tmp_path / names[1])
         with pytest.raises(DataError, match=message):
             evaluate(str(tmp_path / names[1]), Options(dataset=str(data), device="cpu"))
 
@@ -220,7 +165,7 @@ def test_an_image_that_cannot_be_read_is_named(run: Run, data: Path) -> None:
 
 def test_a_head_that_sees_boxes_gets_them_and_says_so(tmp_path: Path, data: Path, run_cli: Callable[..., Any]) -> None:
     """Inside boxes around everything it averages as GAP does; its map is the boxes themselves."""
-    told, plain = make_model("gwap-gt"), make_model("gap")
+    told, plain = make_small_classifier("gwap-gt"), make_small_classifier("gap")
     plain.load_state_dict(told.state_dict())
     save_model(told, tmp_path / "told")
     save_model(plain, tmp_path / "plain")

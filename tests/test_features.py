@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from gwapctl.config import TrainConfig, build_train_config
-from gwapctl.datasets.base import ClassName, Sample
-from gwapctl.datasets.synthetic import make_synthetic_voc
+from gwapctl.config import TrainConfig
+from gwapctl.datasets.base import Sample
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.images.decode import read_image
-from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_classifier, load_tensors
+from gwapctl.networks.classifier import Classifier, load_classifier
 from gwapctl.networks.transforms import Key, TrainingImages, resize
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train import feature_cache as features
 from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, TrainingFeatures
 from gwapctl.train.loop import train
-from gwapctl.train.task import Listener
+from tests.factories import assert_same_weights, make_small_classifier, stop_after, train_config, weights_of
+from tests.factories import start as start_training
 
 SIZE = (48, 32)  # width, height
 VIT = "timm:test_vit2"  # with a register token
@@ -44,13 +45,8 @@ SMALL: dict[str, Any] = {
     "precision": "fp32",
     "keep": "last",
 }
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "set"
-    make_synthetic_voc(folder, images=30, seed=3, size=(64, 80))
-    return folder
+config_for = partial(train_config, **SMALL)
+make_model = partial(make_small_classifier, names=("a", "b"), input_size=SIZE)
 
 
 @pytest.fixture
@@ -64,21 +60,6 @@ def samples(tmp_path: Path) -> list[Sample]:
         cv2.imwrite(str(path), generator.integers(0, 256, (40, 56, 3), dtype=np.uint8))
         found.append(Sample(path.name, path, (number % 2,)))
     return found
-
-
-def make_model(backbone: str = "resnet-s", seed: int = 0) -> Classifier:
-    torch.manual_seed(seed)
-    info = ModelInfo(
-        backbone=backbone,
-        head="gwap",
-        classes=(ClassName("a", "a"), ClassName("b", "b")),
-        multi_label=False,
-        input_size=SIZE,
-        train_sizes=(32, 48),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-    )
-    return build_classifier(info).eval()
 
 
 def open_cache(place: Path, samples: list[Sample], model: Classifier | None = None, **changes: Any) -> FeatureCache:
@@ -104,7 +85,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_shards")
 def test_a_map_is_the_backbones_own_also_mirrored(tmp_path: Path, samples: list[Sample], backbone: str) -> None:
     """Convolutions and tokens alike, on a non-square grid."""
-    model = make_model(backbone)
+    model = make_model(backbone=backbone)
     cache = open_cache(tmp_path / "cache", samples, model)
     cache.fill(model)
     for sample in samples:
@@ -162,7 +143,7 @@ def test_a_second_opening_computes_nothing(tmp_path: Path, samples: list[Sample]
         {"size": (32, 48)},
         {"precision": "bf16"},
         {"model": make_model(seed=1)},
-        {"model": make_model("resnet18")},
+        {"model": make_model(backbone="resnet18")},
     ],
     ids=["size", "precision", "weights", "backbone"],
 )
@@ -276,21 +257,8 @@ def test_maps_beyond_float16_are_refused(tmp_path: Path, samples: list[Sample]) 
 # --- training from it ---
 
 
-def config_for(folder: Path, **changes: Any) -> TrainConfig:
-    config = build_train_config(str(folder), None, {**SMALL, **changes})
-    assert isinstance(config, TrainConfig)
-    return config
-
-
 def start(config: TrainConfig, out: Path, **options: Any) -> Run:
-    out.mkdir(parents=True, exist_ok=True)
-    listener = Listener(**{name: options.pop(name) for name in ("announce", "progress") if name in options})
-    cache = out.parent / "cache"
-    return train(config, out, device="cpu", workers=0, feature_cache=cache, listener=listener, **options)
-
-
-def weights_of(run: Run) -> dict[str, torch.Tensor]:
-    return load_tensors(run.folder / "weights.safetensors")
+    return start_training(config, out, feature_cache=out.parent / "cache", **options)
 
 
 @pytest.mark.parametrize("changes", [{"flip": False}, {"flip": True}, {"backbone": VIT, "ema": 0.9, "accumulate": 2}])
@@ -303,7 +271,7 @@ def test_training_from_the_cache_is_training_the_frozen_network(
     for one, other in zip(plain.history(), cached.history(), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
         assert one["val_voc_map_area"] == pytest.approx(other["val_voc_map_area"], abs=1.0)
-    first, second = weights_of(plain), weights_of(cached)
+    first, second = weights_of(plain.folder), weights_of(cached.folder)
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         if name.startswith("backbone."):
@@ -320,19 +288,14 @@ def test_a_resumed_run_is_bit_identical(voc: Path, tmp_path: Path, extra: dict[s
     config = config_for(voc, cache_features=True, **extra)
     whole = start(config, tmp_path / "a" / "whole")
 
-    def stop(state: Progress) -> None:
-        if state.unit == "it" and state.done == 5:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        start(config, tmp_path / "b" / "parts", progress=stop)
+        start(config, tmp_path / "b" / "parts", progress=stop_after(5))
     state = torch.load(tmp_path / "b" / "parts" / "state.pt", weights_only=True)
     assert not any("backbone" in name for name in [*state["model"], *(state["ema"] or {})])
     assert any(name.startswith("head.") for name in state["model"])
     shutil.rmtree(tmp_path / "b" / "cache")  # it is made again
     parts = train(config, tmp_path / "b" / "parts", device="cpu", workers=0, resume=True)  # knows where
-    first, second = weights_of(whole), weights_of(parts)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_same_weights(whole.folder, parts.folder)
     assert [row["loss"] for row in whole.history()][-1] == [row["loss"] for row in parts.history()][-1]
 
 
@@ -340,12 +303,8 @@ def test_stopped_while_caching_it_goes_on_there(voc: Path, tmp_path: Path, monke
     monkeypatch.setattr(features, "SHARD_IMAGES", 4)
     config = config_for(voc, cache_features=True)
 
-    def stop(state: Progress) -> None:
-        if state.unit == "images" and state.done >= 8:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        start(config, tmp_path / "run", progress=stop)
+        start(config, tmp_path / "run", progress=stop_after(8, "images"))
     document = Run.open(tmp_path / "run").document
     assert (document["status"], document["iterations"]) == ("interrupted", 0)
     said: list[str] = []
@@ -377,12 +336,8 @@ def test_a_run_whose_images_were_changed_is_not_resumed(voc: Path, tmp_path: Pat
     shutil.copytree(voc, copy)
     config = config_for(copy, cache_features=True)
 
-    def stop(state: Progress) -> None:
-        if state.unit == "it" and state.done == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        start(config, tmp_path / "run", progress=stop)
+        start(config, tmp_path / "run", progress=stop_after(2))
     for path in (copy / "JPEGImages").iterdir():
         os.utime(path, ns=(0, 0))
     with pytest.raises(DataError, match="its images, or the weights of its backbone, were changed"):

@@ -9,17 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 from matplotlib.text import Text
 from methods_picture import Method, main_class, method_layout
-from torch import nn
 
 from gwapctl.boxes import Detections
-from gwapctl.config import build_train_config
 from gwapctl.datasets.base import ClassName
 from gwapctl.draw import COLOURS
 from gwapctl.errors import DataError, UsageError
-from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
+from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.rfcn.base import DetectorInfo
 from gwapctl.paper.figures.inputs import FigureImage, FigureModel, find_images, find_models
 from gwapctl.paper.figures.layout import (
@@ -37,7 +34,7 @@ from gwapctl.paper.figures.layout import (
 from gwapctl.paper.figures.papers import Wishes, build_figure
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.detector import DetectorModel
-from gwapctl.runs import Run
+from tests.factories import make_run, make_small_classifier
 
 NAMES = ("apple", "a banana whose name is far too long for a narrow column", "ch$rry_$^{x}")
 
@@ -55,42 +52,17 @@ def make_data(folder: Path, images: int = 6) -> Path:
     return folder
 
 
-def make_model(head: str, *, multi_label: bool = False) -> Classifier:
-    torch.manual_seed(0)
-    info = ModelInfo(
-        backbone="resnet-s",
-        head=head,
-        classes=tuple(ClassName(name, name) for name in NAMES),
-        multi_label=multi_label,
-        input_size=(32, 32),
-        train_sizes=(32, 48),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
-    )
-    model = build_classifier(info)
-    for parameter in model.head.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
-def make_run(folder: Path, head: str, data: Path, started: str = "2026-01-01") -> Path:
-    folder.mkdir(parents=True)
-    settings = {"backbone": "resnet-s", "weights": "none", "image_size": (32, 32), "epochs": 1, "head": head}
-    config = build_train_config(str(data), None, settings).model_dump(mode="json")
-    save_model(make_model(head), folder)
-    dataset = {"name": data.name, "root": str(data), "split": "train", "fingerprint": ""}
-    run = Run.create(folder, {"config": config, "dataset": dataset, "seed": 0})
-    run.update(status="finished", started=started)
-    return folder
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return make_data(tmp_path / "data")
 
 
+def model(head: str, *, multi_label: bool = False) -> Classifier:
+    return make_small_classifier(head, NAMES, multi_label=multi_label)
+
+
 def figure_model(head: str, *, multi_label: bool = False) -> FigureModel:
-    return FigureModel(Model(make_model(head, multi_label=multi_label), head, device="cpu"), head)
+    return FigureModel(Model(model(head, multi_label=multi_label), head, device="cpu"), head)
 
 
 def figure_image(width: int = 50, height: int = 34) -> FigureImage:
@@ -260,11 +232,11 @@ def test_figure_9_needs_a_map_per_class() -> None:
 
 def test_the_newest_run_of_each_head(tmp_path: Path, data: Path) -> None:
     runs = tmp_path / "runs"
-    make_run(runs / "z-old", "gwap", data, "2026-01-01")
-    make_run(runs / "a-new", "gwap", data, "2026-01-02")
-    make_run(runs / "gap", "gap", data)
-    make_run(runs / "gt", "gwap-gt", data)  # needs boxes: not without being asked
-    Run.open(make_run(runs / "b", "lse", data)).update(status="interrupted")
+    make_run(runs / "z-old", data, model("gwap"), started="2026-01-01")
+    make_run(runs / "a-new", data, model("gwap"), started="2026-01-02")
+    make_run(runs / "gap", data, model("gap"))
+    make_run(runs / "gt", data, model("gwap-gt"))  # needs boxes: not without being asked
+    make_run(runs / "b", data, model("lse")).update(status="interrupted")
     found = find_models([], runs)
     assert [(one.name, Path(one.model.name).name) for one in found] == [("GAP", "gap"), ("GWAP", "a-new")]
     both = find_models([str(runs / "z-old"), str(runs / "a-new"), str(runs / "gap")], runs)
@@ -274,7 +246,7 @@ def test_the_newest_run_of_each_head(tmp_path: Path, data: Path) -> None:
 
 
 def test_images_come_from_the_split_that_is_reported(tmp_path: Path, data: Path) -> None:
-    run = str(make_run(tmp_path / "run", "gap", data))
+    run = str(make_run(tmp_path / "run", data, model("gap")).folder)
     images = find_images([], run, count=2)
     assert [one.path.name for one in images] == ["1.png", "3.png"]
     assert images[0].names == NAMES[1]
@@ -283,7 +255,7 @@ def test_images_come_from_the_split_that_is_reported(tmp_path: Path, data: Path)
 
 
 def test_images_by_id_path_and_folder_keep_their_order(tmp_path: Path, data: Path) -> None:
-    run = str(make_run(tmp_path / "run", "gap", data))
+    run = str(make_run(tmp_path / "run", data, model("gap")).folder)
     known = find_images([], run, count=9)
     stranger = tmp_path / "x.png"
     cv2.imwrite(str(stranger), np.zeros((20, 30, 3), np.uint8))
@@ -298,7 +270,7 @@ def test_images_by_id_path_and_folder_keep_their_order(tmp_path: Path, data: Pat
 
 
 def test_images_do_not_need_the_data_set(tmp_path: Path, data: Path) -> None:
-    run = str(make_run(tmp_path / "run", "gap", data))
+    run = str(make_run(tmp_path / "run", data, model("gap")).folder)
     picture = tmp_path / "kept.png"
     (data / "1.png").rename(picture)
     (data / "manifest.csv").unlink()
@@ -313,7 +285,7 @@ def test_images_do_not_need_the_data_set(tmp_path: Path, data: Path) -> None:
 def test_command_draws_a_figure(tmp_path: Path, data: Path, run_cli: Callable[..., Any]) -> None:
     runs, out = tmp_path / "runs", tmp_path / "figure.png"
     for head in ("gap", "gwap"):
-        make_run(runs / head, head, data)
+        make_run(runs / head, data, model(head))
     done = run_cli(
         "report", "--figure", "8", "--runs", runs, "--limit", 1, "--scales", "32,48", "--dpi", 100, "--out", out
     )
@@ -341,7 +313,7 @@ def test_command_refuses(arguments: tuple[str, ...], message: str, run_cli: Call
 
 
 def test_a_run_as_argument_is_the_first_model(tmp_path: Path, data: Path, run_cli: Callable[..., Any]) -> None:
-    run, out = make_run(tmp_path / "run", "gwap", data), tmp_path / "nine.svg"
+    run, out = make_run(tmp_path / "run", data, model("gwap")).folder, tmp_path / "nine.svg"
     done = run_cli("report", run, "--figure", "9", "--limit", "1", "--out", out)
     assert done.code == 0, done.stderr
     assert "<svg" in out.read_text()[:400]

@@ -22,7 +22,7 @@ from gwapctl.maps.reading import MapReading
 from gwapctl.networks.backbones.base import LayerChain
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, convolutions
 from gwapctl.networks.heads import build_head
-from tests.test_maps import agree, make_classifier, make_images, network_input, stretched
+from tests.factories import agree, make_classifier, make_images, network_input, stretched
 
 GRADIENT_MAPS = [name for name, method in MAPS.items() if method.gradient_at]
 LAYER_MAPS = [name for name, method in MAPS.items() if method.gradient_at == "layer"]

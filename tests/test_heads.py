@@ -236,13 +236,6 @@ def test_aggregating_features_is_aggregating_scores(name: str) -> None:
     torch.testing.assert_close(pooled + head.get_parameter("classifier.bias"), output.logits)
 
 
-def test_gap_class_map_averages_to_the_logit() -> None:
-    head = head_of("gap")
-    feature_map = features()
-    maps = head.class_map(feature_map, torch.arange(CLASSES).expand(2, -1))
-    torch.testing.assert_close(maps.mean((2, 3)), head(feature_map).logits - head.get_parameter("classifier.bias"))
-
-
 @pytest.mark.parametrize(
     ("name", "function"),
     [
@@ -504,10 +497,7 @@ def test_unknown_head_names_the_nearest() -> None:
 
 
 def test_options_are_listed_and_checked() -> None:
-    assert head_options("lse") == {"r": 5.0}
     assert head_options("weldon") == {"k_plus": 3, "k_minus": 3}
-    assert head_options("wildcat") == {"maps": 8, "k_plus": 0.2, "k_minus": None, "a": 0.7}
-    assert head_options("gwap") == {"dropout": 0.0}
     assert head_options("gmp") == {}
     with pytest.raises(
         UsageError, match=r"weldon has no option 'k_pluss'. Did you mean 'k_plus'\? Its options: k_plus"

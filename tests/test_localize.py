@@ -22,7 +22,7 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.inputs import ImageInput
 from gwapctl.networks.backbones.base import Backbone
-from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, save_model
+from gwapctl.networks.classifier import Classifier, ModelInfo, save_model
 from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.predict.classifier import Model, scale_warning
 from gwapctl.predict.folder import localize_inputs
@@ -30,6 +30,7 @@ from gwapctl.predict.map_folder import MapFolder
 from gwapctl.predict.prediction import Prediction
 from gwapctl.predict.predictions import read_predictions
 from gwapctl.regions import map_to_boxes, parse_box_rule
+from tests.factories import make_classifier
 
 STRIDE = 4
 
@@ -148,24 +149,13 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_three_lines(tmp_path: Path) -> None:
-    names = (ClassName("cat", "n1"), ClassName("dog", "n2"))
-    info = ModelInfo(
-        backbone="resnet-s",
-        head="gwap",
-        classes=names,
-        multi_label=False,
-        input_size=(64, 64),
-        train_sizes=(64, 96),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
-    )
-    save_model(build_classifier(info), tmp_path / "model")
+    save_model(make_classifier(classes=("cat", "dog")), tmp_path / "model")
     Image.fromarray(square_image(90, 50, (10, 10, 40, 40))).save(tmp_path / "a.png")
     model = gwapctl.load_model(tmp_path / "model")
     (found,) = model.localize([tmp_path / "a.png"], scales=(64, 96), top_k=2)
     assert isinstance(found, gwapctl.Localization)
     assert sorted(found.classes) == ["cat", "dog"]
-    assert sorted(found.class_ids) == ["n1", "n2"]
+    assert sorted(found.class_ids) == ["cat", "dog"]
     assert found.scores.sum() == pytest.approx(1)
     assert found.boxes.shape == (2, 4)
     assert found.maps.shape == (2, 50, 90)

@@ -10,11 +10,10 @@ import torch
 from map_cost import measure_cost, peak_memory, store, table
 from torch import nn
 
-from gwapctl.datasets.base import ClassName
 from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading
-from gwapctl.networks.classifier import ModelInfo, build_classifier
 from gwapctl.runs import Run
+from tests.factories import make_small_classifier
 
 CPU = torch.device("cpu")
 
@@ -55,18 +54,9 @@ def test_memory_that_nobody_counts_is_not_known() -> None:
 
 
 def localizer(head: str, method: str) -> Localizer:
-    torch.manual_seed(0)
-    info = ModelInfo(
-        backbone="resnet-s",
-        head=head,
-        classes=(ClassName("a", "a"), ClassName("b", "b")),
-        multi_label=False,
-        input_size=(48, 32),
-        train_sizes=(32, 48),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
+    return Localizer(
+        make_small_classifier(head, ("a", "b"), input_size=(48, 32)), MapReading(method), device="cpu", batch_size=2
     )
-    return Localizer(build_classifier(info), MapReading(method), device="cpu", batch_size=2)
 
 
 def test_gradients_cost_memory_and_maps_of_the_forward_pass_do_not() -> None:

@@ -22,10 +22,17 @@ from gwapctl.predict.classifier import Model
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.map_folder import MapFolder
 from gwapctl.runs import Run
-from tests.test_evaluate_model import data, make_model, run
-from tests.test_maps import make_classifier, make_images
+from tests.factories import make_classifier, make_images, make_manifest, make_run, make_small_classifier
 
-__all__ = ["data", "run"]  # fixtures
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_manifest(tmp_path / "data")
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path) -> Run:
+    return make_run(tmp_path / "run", data, make_small_classifier())
 
 
 @pytest.mark.parametrize(
@@ -39,11 +46,13 @@ __all__ = ["data", "run"]  # fixtures
 def test_stored_maps_say_how_they_were_made_and_measure_the_same(
     tmp_path: Path, data: Path, reading: dict[str, Any]
 ) -> None:
-    save_model(make_model(), tmp_path / "model")
+    save_model(make_small_classifier(), tmp_path / "model")
     rule = "cam-released" if "crops" in reading else "paper20"
     asked = Options(dataset=str(data), device="cpu", box_rule=rule, reading=split_options(reading)[0])
     direct = evaluate(str(tmp_path / "model"), asked)
-    predictor = Model(make_model(), "m", device="cpu", precision="fp32").predictor(box_rule=rule, top_k=3, **reading)
+    predictor = Model(make_small_classifier(), "m", device="cpu", precision="fp32").predictor(
+        box_rule=rule, top_k=3, **reading
+    )
     assert (
         len(list(localize_inputs(predictor, "m", find_inputs([str(data)]), out=tmp_path / "out", save=("map",)))) == 24
     )
@@ -90,7 +99,7 @@ def test_maps_on_disk_are_not_read_again(tmp_path: Path, data: Path) -> None:
 
 def test_resuming_with_other_layers_is_refused(tmp_path: Path, data: Path) -> None:
     def localize(**reading: Any) -> int:
-        predictor = Model(make_model(), "m", device="cpu").predictor(map="dgl", **reading)
+        predictor = Model(make_small_classifier(), "m", device="cpu").predictor(map="dgl", **reading)
         inputs = find_inputs([str(data)])[:3]
         return len(list(localize_inputs(predictor, "m", inputs, out=tmp_path / "out", save=("map",), resume=True)))
 

@@ -11,56 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gwapctl.boxes import iou
-from gwapctl.datasets.base import ClassName
 from gwapctl.device import autocast, has_fast_bf16, resolve_device
 from gwapctl.errors import MissingDependencyError, UsageError
-from gwapctl.maps.heatmap import HEATMAP_SIDE
-from gwapctl.maps.localizer import Localizer, MapResult
+from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.methods import minmax
 from gwapctl.maps.reading import MapReading, split_options
-from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier
+from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.networks.inference import fold_batch_norms, for_inference
-from gwapctl.networks.transforms import resize
 from gwapctl.predict.threads import in_threads
 from gwapctl.regions import map_to_boxes, parse_box_rule
+from tests.factories import agree, make_classifier, make_images, network_input, stretched
 
 PLAIN = ("weight", "class", "score", "fused")  # without gradients; those have a file of their own
-
-
-def make_classifier(head: str = "gwap", classes: int = 4, seed: int = 0, **fields: object) -> Classifier:
-    torch.manual_seed(seed)
-    names = tuple(ClassName(f"class {index}", f"n{index}") for index in range(classes))
-    settings = {"multi_label": False, "input_size": (64, 64), "train_sizes": (64, 96), **fields}
-    statistics = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
-    model = build_classifier(ModelInfo(backbone="resnet-s", head=head, classes=names, **statistics, **settings))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    for parameter in model.head.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
-def make_images(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
-    """Return smooth random images ``(H, W, 3)`` of the sizes (width, height)."""
-    rng = np.random.default_rng(seed)
-    coarse = [rng.integers(0, 256, (5, 6, 3), dtype=np.uint8) for _ in sizes]
-    return [cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image, size in zip(coarse, sizes, strict=True)]
-
-
-def network_input(image: np.ndarray, size: tuple[int, int]) -> Tensor:
-    return torch.from_numpy(resize(image, size)).permute(2, 0, 1)[None]
-
-
-def stretched(maps: Tensor, image: np.ndarray) -> Tensor:
-    """Resize maps ``(B, k, h, w)`` to the canvas of ``image`` as torch does it."""
-    factor = min(1, HEATMAP_SIDE / max(image.shape[:2]))
-    canvas = [max(1, round(side * factor)) for side in image.shape[:2]]
-    return functional.interpolate(maps, canvas, mode="bilinear", align_corners=False)
 
 
 def reference_maps(model: Classifier, image: np.ndarray, scale: int, classes: list[int]) -> dict[str, Tensor]:
@@ -76,13 +39,6 @@ def reference_maps(model: Classifier, image: np.ndarray, scale: int, classes: li
     fused = (fused - fused.amin((2, 3), True)) / (fused.amax((2, 3), True) - fused.amin((2, 3), True))
     score = class_map + model.head.classifier.bias[classes].detach()[:, None, None]
     return {"weight": alpha, "class": class_map, "score": score, "fused": fused}
-
-
-def agree(result: MapResult, expected: Tensor, tolerance: float = 1e-3) -> None:
-    expected_array = expected[0].numpy()
-    assert result.heatmaps.shape == expected_array.shape
-    spread = expected_array.max() - expected_array.min()
-    np.testing.assert_allclose(result.heatmaps.astype(np.float32), expected_array, atol=tolerance * max(spread, 1e-3))
 
 
 # ---------------------------------------------------------------------------------------------------- map methods

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import write_methods
 
 from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.maps import MAPS
@@ -135,22 +135,9 @@ def test_commands_train_and_evaluate(tmp_path: Path) -> None:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Load benchmarks/write_methods.py; it works at the top of the checkout."""
-    path = Path(__file__).parent.parent / "benchmarks" / "write_methods.py"
-    specification = importlib.util.spec_from_file_location("write_methods", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    monkeypatch.chdir(path.parent.parent)
-    return module
-
-
-def test_the_page_has_a_table_per_data_set(script: Any, tmp_path: Path) -> None:
+def test_the_page_has_a_table_per_data_set(tmp_path: Path) -> None:
     spec = apply_profile(SPEC, load_profile("quick"))
-    assert "Nothing is measured yet" in script.page(spec, measured_rows(tmp_path))
+    assert "Nothing is measured yet" in write_methods.page(spec, measured_rows(tmp_path))
     photos, scenes = (
         {key: value for key, value in spec.on(name).rows[0].instead.items() if key != "head"}
         for name in ("tiny-imagenet:40", "data/scenes")
@@ -160,17 +147,16 @@ def test_the_page_has_a_table_per_data_set(script: Any, tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "gwap", [("fused", METRICS | {"px_ap": 70.0})], dataset="scenes", **scenes)
     (tmp_path / "runs" / "other").mkdir()
     Run.create(tmp_path / "runs" / "other", {"config": {"recipe": "voc-caffenet-gap"}}).update(status="finished")
-    assert [run.name for run in script.runs_of(spec, tmp_path / "runs")] == ["gap-tiny", "gwap-scen"]
+    assert [run.name for run in write_methods.runs_of(spec, tmp_path / "runs")] == ["gap-tiny", "gwap-scen"]
     record(measured_rows(tmp_path / "runs"), tmp_path / "results.csv")
-    page = script.page(spec, read_results(tmp_path / "results.csv"))
+    page = write_methods.page(spec, read_results(tmp_path / "results.csv"))
     assert "**All methods on tiny-imagenet:40 val.**" in page
     assert "**All methods on scenes val (1,000 images).**" in page
     assert "| GAP | class | 12.50 |" in page
     assert str(tmp_path) not in page
 
 
-def test_the_committed_page_is_what_the_command_writes(script: Any) -> None:
-    if not script.PAGE.is_file():
-        pytest.skip("nothing is measured yet")
+def test_the_committed_page_is_what_the_command_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent.parent)
     spec = apply_profile(SPEC, load_profile("quick"))
-    assert script.PAGE.read_text(encoding="utf-8") == script.page(spec, read_results())
+    assert write_methods.PAGE.read_text(encoding="utf-8") == write_methods.page(spec, read_results())

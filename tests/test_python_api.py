@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,8 @@ import numpy as np
 import pytest
 
 import gwapctl
-from gwapctl.datasets.base import ClassName
-from gwapctl.networks.classifier import ModelInfo, build_classifier, save_model
-from gwapctl.predict import prediction
+from gwapctl.networks.classifier import save_model
+from tests.factories import make_classifier
 
 DOCS = (Path(__file__).parents[1] / "docs" / "python-api.md").read_text(encoding="utf-8")
 WIDTH, HEIGHT = 60, 44
@@ -24,17 +22,7 @@ WIDTH, HEIGHT = 60, 44
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make what the examples speak of: the run ``runs/a``, ``a.jpg`` and ``b.jpg``; they are in the current folder."""
-    info = ModelInfo(
-        backbone="resnet-s",
-        head="gwap",
-        classes=tuple(ClassName(name, name) for name in ("cat", "dog")),
-        multi_label=False,
-        input_size=(224, 224),
-        train_sizes=(224, 224),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
-    )
-    save_model(build_classifier(info), tmp_path / "runs" / "a")
+    save_model(make_classifier(classes=("cat", "dog"), input_size=(224, 224)), tmp_path / "runs" / "a")
     noise = np.random.default_rng(0).integers(0, 255, (2, HEIGHT, WIDTH, 3), dtype=np.uint8)
     for name, image in zip(("a.jpg", "b.jpg"), noise, strict=True):
         cv2.imwrite(str(tmp_path / name), image)
@@ -68,8 +56,3 @@ def test_a_prediction_has_what_is_listed(folder: Path) -> None:
     again = gwapctl.Prediction.from_json(found.to_json())
     assert again == found
     assert not len(again.maps)
-
-
-def test_docstrings_are_true() -> None:
-    assert doctest.testmod(prediction).attempted > 0
-    assert doctest.testmod(prediction).failed == 0

@@ -26,7 +26,7 @@ from gwapctl.networks.classifier import ModelInfo
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.map_folder import MapFolder, MapsInfo, write_maps_info
 from gwapctl.regions import parse_box_rule
-from tests.test_maps import make_classifier, make_images
+from tests.factories import make_classifier, make_images
 
 
 def test_flags_name_what_is_asked_for() -> None:

@@ -23,6 +23,7 @@ from gwapctl.images.decode import read_image
 from gwapctl.predict.map_folder import MapFolder, write_map
 from gwapctl.predict.prediction import ANY
 from gwapctl.regions import map_to_boxes, parse_box_rule
+from tests.factories import make_classifier
 
 Run = Callable[..., Any]
 BOXES = {"a.png": (10, 8, 50, 32), "sub/b.png": (20, 30, 44, 80), "sub/c.png": (4, 4, 40, 24)}
@@ -33,11 +34,8 @@ PX = ("px_ap", "max_box_acc", "max_box_acc_v2", "max_box_acc_threshold", "f_meas
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a data set of photos of bright objects, and a model that looks for what is bright."""
-    import torch
 
-    from gwapctl.datasets.base import ClassName
-    from gwapctl.networks.backbones import build_backbone
-    from gwapctl.networks.classifier import ModelInfo, build_classifier, save_model
+    from gwapctl.networks.classifier import save_model
 
     folder = tmp_path_factory.mktemp("refine")
     rows = ["image,label,split,x0,y0,x1,y1,mask"]
@@ -56,14 +54,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f"{name},cat,test,{','.join(map(str, box))},")
     rows.append("a.png,cat,train,,,,,")
     (folder / "data/manifest.csv").write_text("\n".join(rows))
-    torch.manual_seed(3)  # its maps and GrabCut agree often enough
-    backbone = build_backbone("resnet-s")
-    names = (ClassName("cat", "cat"), ClassName("dog", "dog"))
-    info = ModelInfo(
-        backbone="resnet-s", head="gwap", classes=names, multi_label=False, input_size=(64, 64), train_sizes=(64, 64),
-        mean=backbone.mean, std=backbone.std, box_rule="otsu", scales=(48, 64),
-    )  # fmt: skip
-    save_model(build_classifier(info), folder / "model")
+    # one whose maps and GrabCut agree often enough
+    model = make_classifier(classes=("cat", "dog"), seed=3, drawn=False, box_rule="otsu", scales=(48, 64))
+    save_model(model, folder / "model")
     refined = folder / "refined"
     shutil.copytree(folder / "model", refined)
     text = (refined / "model.json").read_text().replace('"otsu"', '"otsu+grabcut"')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import write_settings
 
 from gwapctl.config import DetectorConfig, TrainConfig, all_settings, resolve
 from gwapctl.config.settings import (
@@ -30,16 +30,6 @@ USED = """
     --seed --out --resume --root --output-stride --cam-conv --freeze-backbone --cache-features --background
     --val-fraction --skip-broken --detector --weak --box-proportion --set --settings
 """  # what DESIGN and README name
-
-
-@pytest.fixture
-def writer() -> Any:
-    specification = importlib.util.spec_from_file_location("write_settings", WRITER)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 # --- the declarations ---
@@ -220,8 +210,9 @@ def test_reproduce_takes_set_on_top_of_every_row(run_cli: RunCli, tmp_path: Path
 # --- one declaration, everywhere ---
 
 
-def test_the_page_is_what_the_declarations_give(writer: Any) -> None:
-    assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run python benchmarks/write_settings.py"
+def test_the_page_is_what_the_declarations_give() -> None:
+    page = write_settings.PAGE.read_text(encoding="utf-8")
+    assert page == write_settings.page(), "run python benchmarks/write_settings.py"
 
 
 NEW_SETTING = f"""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,20 +16,20 @@ import pytest
 import torch
 from torch import nn
 
-from gwapctl.config import TrainConfig, build_train_config
+from gwapctl.config import build_train_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
-from gwapctl.networks.classifier import load_classifier, load_tensors
+from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.heads.base import classification_loss
 from gwapctl.networks.transforms import Key, TrainingBatches, TrainingImages, collate
-from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.data import load_train_data
 from gwapctl.train.loop import train
 from gwapctl.train.schedule import learning_rate
-from gwapctl.train.task import Listener, Resources
+from gwapctl.train.task import Resources
+from tests.factories import assert_same_weights, copy_with_other_boxes, start, stop_after, train_config, weights_of
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet-s",
@@ -43,47 +43,14 @@ SMALL: dict[str, Any] = {
     "min_crop": 0.6,
     "precision": "fp32",
 }
+config_for = partial(train_config, **SMALL)
 
 
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "set"
-    make_synthetic_voc(folder, images=40, seed=3, size=(64, 80))
-    return folder
-
-
-def config_for(folder: Path, **changes: Any) -> TrainConfig:
-    return build_train_config(str(folder), None, {**SMALL, **changes})
-
-
-def start(config: TrainConfig, out: Path, **options: Any) -> Run:
-    out.mkdir(parents=True, exist_ok=True)
-    listener = Listener(progress=options.pop("progress", None))
-    return train(config, out, device="cpu", workers=0, listener=listener, **options)
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_tensors(folder / "weights.safetensors")
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    a, b = weights_of(first), weights_of(second)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def stop_after(iteration: int) -> Callable[[Progress], None]:
-    """Raise as a second Ctrl-C would, right after ``iteration`` was done."""
-
-    def progress(state: Progress) -> None:
-        if state.done == iteration:
-            raise KeyboardInterrupt
-
-    return progress
-
-
-@pytest.mark.parametrize("stop", [8, 5], ids=["after epoch 2 of 4", "in mid-epoch"])
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "train_sizes": (32, 48), "accumulate": 2}], ids=["plain", "ema"])
+@pytest.mark.parametrize(
+    ("stop", "extra"),
+    [(8, {}), (5, {}), (5, {"ema": 0.9, "train_sizes": (32, 48), "accumulate": 2})],
+    ids=["after epoch 2 of 4", "in mid-epoch", "with ema, sizes and accumulation"],
+)
 def test_resumed_run_is_bit_identical(voc: Path, tmp_path: Path, stop: int, extra: dict[str, Any]) -> None:
     config = config_for(voc, epochs=4, keep="last", **extra)
     whole = start(config, tmp_path / "whole")
@@ -108,16 +75,7 @@ def test_loader_threads_do_not_change_the_weights(voc: Path, tmp_path: Path) -> 
 
 def test_box_coordinates_never_reach_training(voc: Path, tmp_path: Path) -> None:
     """Random boxes, the same labels: identical weights."""
-    scrambled = tmp_path / "set"
-    shutil.copytree(voc, scrambled)
-    generator = np.random.default_rng(0)
-    for xml in (scrambled / "Annotations").glob("*.xml"):
-        text = xml.read_text()
-        for tag in ("xmin", "ymin", "xmax", "ymax"):
-            low, high = (1, 20) if tag.endswith("min") else (21, 40)
-            draw = lambda _, tag=tag, low=low, high=high: f"<{tag}>{generator.integers(low, high)}</{tag}>"  # noqa: E731
-            text = re.sub(rf"<{tag}>[^<]*</{tag}>", draw, text)
-        xml.write_text(text)
+    scrambled = copy_with_other_boxes(voc, tmp_path / "set")
     original, changed = open_dataset(str(voc)), open_dataset(str(scrambled))
     boxes = [[sample.boxes for sample in data.boxed_samples("train")] for data in (original, changed)]
     assert any(not np.array_equal(a, b) for a, b in zip(*boxes, strict=True))

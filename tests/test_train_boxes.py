@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from gwapctl.config import TrainConfig, build_train_config
 from gwapctl.datasets.base import BoxedSample, without_boxes
-from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError
-from gwapctl.networks.classifier import load_classifier, load_info, load_tensors
+from gwapctl.networks.classifier import load_classifier, load_info
 from gwapctl.networks.transforms import EvaluationImages, Key, TrainingImages, collate, split_region
-from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.data import load_train_data
-from gwapctl.train.loop import train
-from gwapctl.train.task import Listener, Resources
+from gwapctl.train.task import Resources
+from tests.factories import assert_same_weights, start, stop_after, train_config
 
 SMALL: dict[str, Any] = {
     "backbone": "resnet-s",
@@ -35,14 +33,8 @@ SMALL: dict[str, Any] = {
     "min_crop": 0.6,
     "precision": "fp32",
 }
+config_for = partial(train_config, **SMALL)
 BOXES = [[3.0, 5.0, 30.0, 20.0], [25.0, 12.0, 60.5, 40.25]]
-
-
-@pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "set"
-    make_synthetic_voc(folder, images=30, seed=3, size=(64, 80))
-    return folder
 
 
 @pytest.fixture
@@ -55,16 +47,6 @@ def drawn(tmp_path: Path) -> BoxedSample:
     return BoxedSample(
         "a", tmp_path / "a.png", (0, 1), boxes=np.array(BOXES), box_labels=np.array([0, 1]), difficult=np.ones(2, bool)
     )
-
-
-def config_for(folder: Path, **changes: Any) -> TrainConfig:
-    return build_train_config(str(folder), None, {**SMALL, **changes})
-
-
-def start(config: TrainConfig, out: Path, **options: Any) -> Run:
-    out.mkdir(parents=True, exist_ok=True)
-    listener = Listener(progress=options.pop("progress", None))
-    return train(config, out, device="cpu", workers=0, listener=listener, **options)
 
 
 def test_the_region_is_cropped_resized_and_mirrored_with_the_image(drawn: BoxedSample) -> None:
@@ -118,17 +100,12 @@ def test_boxes_reach_the_head_and_the_run_says_so(voc: Path, tmp_path: Path, run
 
 
 def test_a_resumed_run_that_sees_boxes_is_bit_identical(voc: Path, tmp_path: Path) -> None:
-    def stop(state: Progress) -> None:
-        if state.done == 4:
-            raise KeyboardInterrupt
-
     config = config_for(voc, keep="last", train_sizes=(32, 48))
     whole = start(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        start(config, tmp_path / "parts", progress=stop)
+        start(config, tmp_path / "parts", progress=stop_after(4))
     parts = start(config, tmp_path / "parts", resume=True)
-    a, b = (load_tensors(run.folder / "weights.safetensors") for run in (whole, parts))
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert_same_weights(whole.folder, parts.folder)
 
 
 def test_data_without_boxes_is_refused_in_one_line(tmp_path: Path) -> None:

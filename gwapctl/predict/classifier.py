@@ -35,6 +35,11 @@ def load_model(
 
     ``precision``: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes it natively.
 
+    >>> model = load_model("resnet-s-gwap-tiny-imagenet", device="cpu")
+    >>> (found,) = model.localize(np.full((48, 64, 3), 127, np.uint8), map="class", top_k=3)
+    >>> len(model.classes), found.scores.shape, found.boxes.shape, found.maps.shape
+    (200, (3,), (3, 4), (3, 48, 64))
+
     Raises:
         UsageError: nothing has that name.
         ModelError: the files are missing or broken.

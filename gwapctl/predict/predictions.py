@@ -22,6 +22,13 @@ PREDICTIONS = "predictions.jsonl"
 def read_predictions(path: Path | str) -> Iterator[Prediction]:
     """Yield the images of a folder written by ``localize --out``, a ``.jsonl`` or a ``.json`` file, one at a time.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     line = '{"schema_version": 1, "image": "a.jpg", "width": 80, "height": 60, "predictions": []}'
+    ...     written = (Path(folder) / "predictions.jsonl").write_text(line)
+    ...     [(found.image, found.width, found.height) for found in read_predictions(folder)]
+    [('a.jpg', 80, 60)]
+
     Raises:
         DataError: there is no such file, or a line is broken (the message names it).
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reader_data import coco, coco_object, found, make_coco, make_image, write
 
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError
+from tests.factories import boxes_by_id, coco, coco_object, make_coco, save_image, write
 
 Cli = Callable[..., Any]
 WHOLE = {"a.jpg": (["cat"], [[10, 20, 30, 40]]), "b.jpg": (["dog"], [[10, 20, 30, 40]])}
@@ -40,7 +40,7 @@ SAME_IDS = {
 
 @pytest.mark.parametrize("document", SAME_IDS.values(), ids=SAME_IDS)
 def test_ids_compare_as_what_they_mean(tmp_path: Path, document: dict[str, object]) -> None:
-    assert found(open_dataset(str(make_coco(tmp_path, document)))) == WHOLE
+    assert boxes_by_id(open_dataset(str(make_coco(tmp_path, document)))) == WHOLE
 
 
 BROKEN_BOXES = [[], [None] * 4, [1, 2, 3], [1, 2, 3, "x"], "none", 7, [1, 2, 3, float("nan")], [[1, 2, 3, 4]], {}]
@@ -66,13 +66,13 @@ def test_a_broken_box_is_named_and_costs_nothing_else(tmp_path: Path, bbox: obje
 def test_an_annotation_without_a_box_is_a_label(tmp_path: Path) -> None:
     annotations = [coco_object(1, 1, 1), {"id": 2, "image_id": 2, "category_id": 2}, coco_object(3, 2, 2, None)]
     dataset = open_dataset(str(make_coco(tmp_path, coco(annotations=annotations))))
-    assert found(dataset) == WHOLE | {"b.jpg": (["dog"], [])}
+    assert boxes_by_id(dataset) == WHOLE | {"b.jpg": (["dog"], [])}
     (line,) = dataset.warnings()
     assert line.startswith("annotations/instances_train.json: annotation 2 has no bbox")
     assert line.endswith("(and 1 more like this)")
     only_labels = [{"id": n, "image_id": n, "category_id": n} for n in (1, 2)]
     without = open_dataset(str(make_coco(tmp_path / "labels", coco(annotations=only_labels))))
-    assert [labels for labels, _ in found(without).values()] == [["cat"], ["dog"]]
+    assert [labels for labels, _ in boxes_by_id(without).values()] == [["cat"], ["dog"]]
     assert without.warnings() == []
 
 
@@ -113,7 +113,7 @@ def test_an_image_listed_twice_counts_once(tmp_path: Path) -> None:
     listed = [*images(1, 2), {"id": 1, "file_name": "a.jpg"}, {"id": 3, "file_name": "./a.jpg"}]
     annotations = [coco_object(1, 1, 1), coco_object(2, 2, 2), coco_object(3, 3, 1), coco_object(4, 3, 2)]
     dataset = open_dataset(str(make_coco(tmp_path, coco(listed, annotations))))
-    assert found(dataset) == WHOLE | {"a.jpg": (["cat", "dog"], [[10, 20, 30, 40], [10, 20, 30, 40]])}
+    assert boxes_by_id(dataset) == WHOLE | {"a.jpg": (["cat", "dog"], [[10, 20, 30, 40], [10, 20, 30, 40]])}
     (line,) = dataset.warnings()
     assert line.endswith("(and 1 more like this)")
 
@@ -126,7 +126,7 @@ def test_categories_that_no_image_shows_are_left_out_with_a_note(tmp_path: Path)
     ]
     dataset = open_dataset(str(make_coco(tmp_path, coco(categories=categories))))
     assert [(item.name, item.id) for item in dataset.classes] == [("cat", "1"), ("dog", "2")]
-    assert found(dataset) == WHOLE
+    assert boxes_by_id(dataset) == WHOLE
     (line,) = dataset.warnings()
     assert "1 of 3 categories have no annotation and are left out: pets" in line
 
@@ -135,7 +135,7 @@ def test_names_in_either_unicode_form(tmp_path: Path) -> None:
     """The file says NFC, the disk NFD, and the other way round."""
     nfc, nfd = "caf\u00e9.jpg", "cafe\u0301.jpg"
     for folder, on_disk, written in (("one", nfd, nfc), ("two", nfc, nfd)):
-        make_image(tmp_path / folder / "images" / on_disk)
+        save_image(tmp_path / folder / "images" / on_disk)
         document = coco([{"id": 1, "file_name": written}], [coco_object(1, 1, 1)])
         (sample,) = open_dataset(str(make_coco(tmp_path / folder, document, images=""))).boxed_samples("train")
         assert sample.path.name == on_disk
@@ -146,4 +146,4 @@ def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
     root = make_coco(tmp_path, coco())
     file = root / "annotations" / "instances_train.json"
     write(file, file.read_text(), encoding)
-    assert found(open_dataset(str(root))) == WHOLE
+    assert boxes_by_id(open_dataset(str(root))) == WHOLE

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reader_data import found, make_image, write
 
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError
+from tests.factories import boxes_by_id, save_image, write
 
 Cli = Callable[..., Any]
 
@@ -20,7 +20,7 @@ Cli = Callable[..., Any]
 def make_classes(root: Path, *folders: str, count: int = 2) -> Path:
     for folder in folders:
         for number in range(count):
-            make_image(root / folder / f"{number}.jpg")
+            save_image(root / folder / f"{number}.jpg")
     return root
 
 
@@ -48,9 +48,9 @@ def test_class_folders_one_level_too_deep(tmp_path: Path, folders: tuple[str, ..
 
 
 def test_any_layout_may_be_wrapped(tmp_path: Path) -> None:
-    make_image(tmp_path / "archive" / "images" / "a.jpg")
+    save_image(tmp_path / "archive" / "images" / "a.jpg")
     write(tmp_path / "archive" / "list.csv", "image,label\nimages/a.jpg,cat\n")
-    assert found(open_dataset(str(tmp_path))) == {"images/a.jpg": (["cat"], [])}
+    assert boxes_by_id(open_dataset(str(tmp_path))) == {"images/a.jpg": (["cat"], [])}
 
 
 @pytest.mark.parametrize("folders", [("train", "car"), ("val", "train", "bus"), ("images", "cat"), ("labels", "cat")])
@@ -134,7 +134,7 @@ def test_class_folders_in_either_unicode_form(tmp_path: Path) -> None:
     assert [sample.labels for sample in dataset.boxed_samples("val")] == [(0,), (0,), (1,), (1,)]
     both = open_dataset(str(make_classes(tmp_path / "one", nfc, nfd, "dog")))
     assert [item.name for item in both.classes] == [nfc, "dog"]
-    assert len(found(both)) == 6
+    assert len(boxes_by_id(both)) == 6
 
 
 # ----------------------------------------------------------------------------------------------------------- and a CSV
@@ -159,7 +159,7 @@ READ = {
 @pytest.mark.parametrize(("name", "text", "encoding"), READ.values(), ids=READ)
 def test_tables_that_are_clear_are_read(photos: Path, name: str, text: str, encoding: str) -> None:
     write(photos / name, text, encoding)
-    assert found(open_dataset(str(photos))) == {"images/0.jpg": (["cat"], []), "images/1.jpg": (["dog"], [])}
+    assert boxes_by_id(open_dataset(str(photos))) == {"images/0.jpg": (["cat"], []), "images/1.jpg": (["dog"], [])}
 
 
 def test_one_table_per_split(photos: Path) -> None:
@@ -169,8 +169,8 @@ def test_one_table_per_split(photos: Path) -> None:
     dataset = open_dataset(str(photos))
     assert dataset.splits() == ("train", "val")
     assert [item.name for item in dataset.classes] == ["cat", "dog"]
-    assert list(found(dataset)) == ["images/0.jpg"]
-    assert list(found(dataset, "val")) == ["images/1.jpg"]
+    assert list(boxes_by_id(dataset)) == ["images/0.jpg"]
+    assert list(boxes_by_id(dataset, "val")) == ["images/1.jpg"]
 
 
 REFUSED = {
@@ -193,13 +193,13 @@ def test_tables_that_are_not_are_named(photos: Path, text: str, words: str, run_
 def test_one_table_in_the_folder_of_each_split(tmp_path: Path) -> None:
     """Roboflow's CSV."""
     for split, name in (("train", "cat"), ("valid", "dog")):
-        make_image(tmp_path / split / "a.jpg")
+        save_image(tmp_path / split / "a.jpg")
         text = f"filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,80,60,{name},1,2,30,40\n"
         write(tmp_path / split / "_annotations.csv", text)
     dataset = open_dataset(str(tmp_path))
     assert dataset.splits() == ("train", "val")
-    assert found(dataset) == {"train/a.jpg": (["cat"], [[1, 2, 30, 40]])}
-    assert found(dataset, "val") == {"valid/a.jpg": (["dog"], [[1, 2, 30, 40]])}
+    assert boxes_by_id(dataset) == {"train/a.jpg": (["cat"], [[1, 2, 30, 40]])}
+    assert boxes_by_id(dataset, "val") == {"valid/a.jpg": (["dog"], [[1, 2, 30, 40]])}
 
 
 def test_several_tables_that_may_be_meant_are_named(photos: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reader_data import found, make_image, write
 
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError
+from tests.factories import boxes_by_id, save_image, write
 
 Cli = Callable[..., Any]
 HEADER = "image,label,x0,y0,x1,y1\n"
@@ -20,7 +20,7 @@ HEADER = "image,label,x0,y0,x1,y1\n"
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     for name in "ab":
-        make_image(tmp_path / "images" / f"{name}.jpg")
+        save_image(tmp_path / "images" / f"{name}.jpg")
     return tmp_path
 
 
@@ -29,7 +29,7 @@ def test_rows_of_an_image_find_together(photos: Path) -> None:
     rows = "images/a.jpg,cat,10,20,30,40\nimages/b.jpg,dog,1,2,3,4\n./images/a.jpg,dog,5,5,9,9\n"
     rows += "images\\a.jpg,cat,10,20,30,40\na.jpg,cat,50,20,60,40\n"
     dataset = open_dataset(str(write(photos / "list.csv", HEADER + rows)))
-    assert found(dataset) == {
+    assert boxes_by_id(dataset) == {
         "images/a.jpg": (["cat", "dog"], [[10, 20, 30, 40], [5, 5, 9, 9], [50, 20, 60, 40]]),
         "images/b.jpg": (["dog"], [[1, 2, 3, 4]]),
     }
@@ -64,7 +64,7 @@ def test_a_broken_row_is_named_and_costs_nothing_else(
 
 @pytest.mark.parametrize(("listed", "on_disk"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
 def test_names_in_either_unicode_form(tmp_path: Path, listed: str, on_disk: str) -> None:
-    make_image(tmp_path / "images" / on_disk / f"{on_disk}.jpg")
+    save_image(tmp_path / "images" / on_disk / f"{on_disk}.jpg")
     rows = f"images/{listed}/{listed}.jpg,{listed}\nimages/{on_disk}/{on_disk}.jpg,{on_disk}\n"
     dataset = open_dataset(str(write(tmp_path / "list.csv", f"image,label\n{rows}")))
     (sample,) = dataset.boxed_samples("train")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from reader_data import coco, coco_object, found, make_coco, make_image, make_voc, voc_object, voc_xml, write
 
 from gwapctl.boxes import scale, turn_upright
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError
 from gwapctl.images.decode import image_size, read_image, stored_size
+from tests.factories import boxes_by_id, coco, coco_object, make_coco, make_voc, save_image, voc_object, voc_xml, write
 
 Cli = Callable[..., Any]
 Size = tuple[int, int]
@@ -65,7 +65,7 @@ def two_formats(root: Path, box: list[float], stated: Size | None, stored: Size,
     """Write the same image and box as VOC, COCO, and a CSV manifest."""
     x0, y0, x1, y1 = box
     for folder in ("voc/JPEGImages", "coco/images", "csv"):
-        make_image(root / folder / "a.jpg", *stored, orientation)
+        save_image(root / folder / "a.jpg", *stored, orientation)
     make_voc(root / "voc", {"a": voc_xml(voc_object("cat", (x0 + 1, y0 + 1, x1, y1)), size=stated)})
     entry = {"id": 1, "file_name": "a.jpg"} | (dict(zip(("width", "height"), stated, strict=True)) if stated else {})
     make_coco(root / "coco", coco([entry], [coco_object(1, 1, 1, [x0, y0, x1 - x0, y1 - y0])]), images="a")
@@ -123,13 +123,13 @@ def test_a_size_is_settled_once_per_image_not_per_box(tmp_path: Path) -> None:
     """One box that only the file explains explains the others."""
     objects = [voc_object("cat", (1, 1, 20, 20)), voc_object("cat", (51, 36, 70, 55))]
     dataset = open_dataset(str(make_voc(tmp_path, {"a": voc_xml(*objects, size=(40, 30))})))
-    assert found(dataset) == {"a": (["cat"], [[0, 0, 20, 20], [50, 35, 70, 55]])}
+    assert boxes_by_id(dataset) == {"a": (["cat"], [[0, 0, 20, 20], [50, 35, 70, 55]])}
 
 
 def test_nothing_is_cut_in_silence(tmp_path: Path) -> None:
     boxes = [(51, 31, 99, 99), (1, 1, 80.4, 60)]
     dataset = open_dataset(str(make_voc(tmp_path, {"a": voc_xml(*(voc_object("cat", box) for box in boxes))})))
-    assert found(dataset)["a"][1] == [[50, 30, 80, 60], [0, 0, 80, 60]]
+    assert boxes_by_id(dataset)["a"][1] == [[50, 30, 80, 60], [0, 0, 80, 60]]
     (warning,) = dataset.problems.warnings
     assert "a.xml" in warning
     assert "1 box cut to the image of 80 x 60" in warning

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reader_data import found, make_image, make_voc, voc_object, voc_xml, write
 
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError
+from tests.factories import boxes_by_id, make_voc, save_image, voc_object, voc_xml, write
 
 Cli = Callable[..., Any]
 IMAGES = {"a": voc_xml(voc_object("cat")), "b": voc_xml(voc_object("dog"))}
@@ -31,14 +31,14 @@ LISTS = {
 
 @pytest.mark.parametrize("text", LISTS.values(), ids=LISTS)
 def test_lists_mean_ids(tmp_path: Path, text: str) -> None:
-    assert found(open_dataset(str(make_voc(tmp_path, IMAGES, {"train": text})))) == WHOLE
+    assert boxes_by_id(open_dataset(str(make_voc(tmp_path, IMAGES, {"train": text})))) == WHOLE
 
 
 def test_an_id_may_look_like_a_file(tmp_path: Path) -> None:
     """Roboflow's ids hold a suffix: a_jpg.rf.0123; and a.jpg.jpg is the image a.jpg."""
     images = {"a_jpg.rf.0123": IMAGES["a"], "b.jpg": IMAGES["b"]}
     dataset = open_dataset(str(make_voc(tmp_path, images, {"train": "a_jpg.rf.0123\nb.jpg\n"})))
-    assert list(found(dataset)) == ["a_jpg.rf.0123", "b.jpg"]
+    assert list(boxes_by_id(dataset)) == ["a_jpg.rf.0123", "b.jpg"]
 
 
 def test_a_list_that_names_nothing_says_what_is_missing(tmp_path: Path, run_cli: Cli) -> None:
@@ -55,8 +55,8 @@ def test_of_two_images_of_one_name_the_annotation_says_which(
     tmp_path: Path, suffixes: tuple[str, str], told: str
 ) -> None:
     right, wrong = suffixes
-    make_image(tmp_path / "JPEGImages" / f"a{right}")
-    make_image(tmp_path / "JPEGImages" / f"a{wrong}", *((80, 60) if told == "by name" else (40, 30)))
+    save_image(tmp_path / "JPEGImages" / f"a{right}")
+    save_image(tmp_path / "JPEGImages" / f"a{wrong}", *((80, 60) if told == "by name" else (40, 30)))
     filename = f"C:\\photos\\a{right}" if told == "by name" else "other.jpg"
     dataset = open_dataset(str(make_voc(tmp_path, {"a": voc_xml(voc_object(), filename=filename)})))
     (sample,) = dataset.boxed_samples("train")
@@ -67,7 +67,7 @@ def test_of_two_images_of_one_name_the_annotation_says_which(
 
 def test_two_images_that_nothing_tells_apart_are_an_error(tmp_path: Path, run_cli: Cli) -> None:
     for suffix in (".jpg", ".png"):
-        make_image(tmp_path / "JPEGImages" / f"a{suffix}")
+        save_image(tmp_path / "JPEGImages" / f"a{suffix}")
     root = make_voc(tmp_path, IMAGES)
     with pytest.raises(DataError, match=r"a\.xml may be about any of a\.jpg, a\.png"):
         open_dataset(str(root)).boxed_samples("train")
@@ -108,15 +108,15 @@ def test_an_object_without_a_name_costs_nothing_else(tmp_path: Path, run_cli: Cl
 
 def test_a_size_that_is_no_number_is_no_size(tmp_path: Path) -> None:
     text = voc_xml(voc_object()).replace("<width>80</width>", "<width>unknown</width>")
-    assert found(open_dataset(str(make_voc(tmp_path, {"a": text}))))["a"][1] == [[10, 20, 30, 40]]
+    assert boxes_by_id(open_dataset(str(make_voc(tmp_path, {"a": text}))))["a"][1] == [[10, 20, 30, 40]]
 
 
 def test_images_without_annotation_are_counted(tmp_path: Path) -> None:
     root = make_voc(tmp_path, IMAGES)
     for name in "cd":
-        make_image(root / "JPEGImages" / f"{name}.jpg")
+        save_image(root / "JPEGImages" / f"{name}.jpg")
     dataset = open_dataset(str(root))
-    assert found(dataset) == WHOLE
+    assert boxes_by_id(dataset) == WHOLE
     assert dataset.warnings() == [
         f"JPEGImages/c.jpg has no annotation in {root}/Annotations and is left out. (and 1 more like this)".replace(
             f"{root}/", ""
@@ -140,30 +140,30 @@ COUSINS = [
 def test_voc_without_its_folder_names(tmp_path: Path, texts: str, images: str) -> None:
     for name, xml in IMAGES.items():
         write(tmp_path / texts / f"{name}.xml", xml)
-        make_image(tmp_path / images / f"{name}.jpg")
-    assert found(open_dataset(str(tmp_path))) == WHOLE
+        save_image(tmp_path / images / f"{name}.jpg")
+    assert boxes_by_id(open_dataset(str(tmp_path))) == WHOLE
 
 
 def test_one_folder_per_split(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         for name, xml in IMAGES.items():
             write(tmp_path / split / f"{name}.xml", xml)
-            make_image(tmp_path / split / f"{name}.jpg")
+            save_image(tmp_path / split / f"{name}.jpg")
     dataset = open_dataset(str(tmp_path))
     assert dataset.splits() == ("train", "val")
-    assert found(dataset) == found(dataset, "val") == WHOLE
+    assert boxes_by_id(dataset) == boxes_by_id(dataset, "val") == WHOLE
 
 
 @pytest.mark.parametrize(("listed", "on_disk"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
 def test_ids_in_either_unicode_form(tmp_path: Path, listed: str, on_disk: str) -> None:
     for image, annotation in ((on_disk, listed), (listed, on_disk), (on_disk, on_disk)):
         root = tmp_path / f"{image == on_disk}{annotation == on_disk}"
-        make_image(root / "JPEGImages" / f"{image}.jpg")
+        save_image(root / "JPEGImages" / f"{image}.jpg")
         write(root / "Annotations" / f"{annotation}.xml", voc_xml(voc_object(on_disk), voc_object(listed)))
         write(root / "ImageSets" / "Main" / "train.txt", f"{listed}\n{on_disk}\n")
         dataset = open_dataset(str(root))
         assert [item.name for item in dataset.classes] == ["caf\u00e9"]
-        assert [(labels, len(boxes)) for labels, boxes in found(dataset).values()] == [(["caf\u00e9"], 2)]
+        assert [(labels, len(boxes)) for labels, boxes in boxes_by_id(dataset).values()] == [(["caf\u00e9"], 2)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -175,4 +175,4 @@ def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
         encoding,
     )
     write(root / "ImageSets" / "Main" / "train.txt", "a\nb\n", encoding)
-    assert found(open_dataset(str(root))) == WHOLE
+    assert boxes_by_id(open_dataset(str(root))) == WHOLE

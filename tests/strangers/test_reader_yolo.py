@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reader_data import found, make_image, write
 
 from gwapctl.datasets import open_dataset
 from gwapctl.errors import DataError
+from tests.factories import boxes_by_id, save_image, write
 
 Cli = Callable[..., Any]
 CAT, DOG = "0 0.25 0.5 0.25 0.333333\n", "1 0.5 0.5 0.5 0.5\n"
@@ -22,7 +22,7 @@ NAMES = "names: [cat, dog]\n"
 
 def make_part(root: Path, images: str, labels: str) -> None:
     for name, text in (("0", CAT), ("1", CAT + DOG)):
-        make_image(root / images / f"{name}.jpg")
+        save_image(root / images / f"{name}.jpg")
         write(root / labels / f"{name}.txt", text)
 
 
@@ -30,7 +30,7 @@ def boxes(root: Path, split: str = "train") -> dict[str, tuple[list[str], list[l
     """Return what is found, rounded to whole pixels: label files have six digits."""
     return {
         name: (labels, [[round(value) for value in box] for box in places])
-        for name, (labels, places) in found(open_dataset(str(root)), split).items()
+        for name, (labels, places) in boxes_by_id(open_dataset(str(root)), split).items()
     }
 
 
@@ -111,7 +111,7 @@ def test_lists_of_images(tmp_path: Path) -> None:
 def test_the_yaml_itself_is_a_data_set(tmp_path: Path) -> None:
     make_part(tmp_path, "images/train", "labels/train")
     file = write(tmp_path / "data.yaml", f"train: images/train\n{NAMES}")
-    assert found(open_dataset(str(file))) == found(open_dataset(str(tmp_path)))
+    assert boxes_by_id(open_dataset(str(file))) == boxes_by_id(open_dataset(str(tmp_path)))
     file.write_text(f"train: nowhere\n{NAMES}")
     (tmp_path / "images").rename(tmp_path / "gone")
     with pytest.raises(DataError, match="names no folder of images"):
@@ -126,7 +126,7 @@ def test_polygons_count_by_their_box(tmp_path: Path) -> None:
 
 
 def test_boxes_are_of_the_upright_image(tmp_path: Path) -> None:
-    make_image(tmp_path / "images" / "0.jpg", 80, 60, orientation=6)
+    save_image(tmp_path / "images" / "0.jpg", 80, 60, orientation=6)
     write(tmp_path / "labels" / "0.txt", CAT)
     write(tmp_path / "classes.txt", "cat\n")
     assert boxes(tmp_path)["0.jpg"][1] == [[8, 27, 22, 53]]
@@ -143,7 +143,7 @@ def test_without_names_it_is_refused(tmp_path: Path, run_cli: Cli) -> None:
 
 
 def test_a_description_without_labels_is_refused(tmp_path: Path, run_cli: Cli) -> None:
-    make_image(tmp_path / "images" / "train" / "0.jpg")
+    save_image(tmp_path / "images" / "train" / "0.jpg")
     write(tmp_path / "data.yaml", f"train: images/train\n{NAMES}")
     result = run_cli("data", "check", tmp_path)
     assert result.code == 4
@@ -151,7 +151,7 @@ def test_a_description_without_labels_is_refused(tmp_path: Path, run_cli: Cli) -
 
 
 def test_our_own_export_is_read_back(tmp_path: Path, run_cli: Cli) -> None:
-    make_image(tmp_path / "images" / "0.jpg")
+    save_image(tmp_path / "images" / "0.jpg")
     prediction = {"label": "cat", "label_id": "cat", "score": 0.9, "box": [10, 20, 30, 40], "map": None}
     line = {"schema_version": 1, "image": "0.jpg", "width": 80, "height": 60, "model": "m", "scales": [32]}
     write(tmp_path / "predictions.jsonl", json.dumps({**line, "predictions": [prediction], "error": None}) + "\n")
@@ -169,7 +169,7 @@ def test_other_texts_do_not_matter(tmp_path: Path) -> None:
     write(tmp_path / "labels" / "about.txt", "Katze, H\u00f6hle", "latin-1")
     write(tmp_path / "labels" / "notes.txt", "drawn by me")
     dataset = open_dataset(str(tmp_path))
-    assert list(found(dataset)) == ["0.jpg", "1.jpg"]
+    assert list(boxes_by_id(dataset)) == ["0.jpg", "1.jpg"]
     assert dataset.warnings() == []
 
 
@@ -237,7 +237,7 @@ def test_a_broken_line_is_named_and_costs_nothing_else(
 def test_what_is_left_out_is_said(tmp_path: Path, run_cli: Cli) -> None:
     make_part(tmp_path, "images", "labels")
     for name in ("bare", "empty"):
-        make_image(tmp_path / "images" / f"{name}.jpg")
+        save_image(tmp_path / "images" / f"{name}.jpg")
     write(tmp_path / "labels" / "empty.txt", "\n")
     write(tmp_path / "labels" / "orphan.txt", CAT)
     write(tmp_path / "data.yaml", "names: [cat, dog, owl, fox]\ntest: ../test/images\n")
@@ -253,14 +253,14 @@ def test_what_is_left_out_is_said(tmp_path: Path, run_cli: Cli) -> None:
 
 def test_two_images_of_one_label_file_are_an_error(tmp_path: Path) -> None:
     make_part(tmp_path, "images", "labels")
-    make_image(tmp_path / "images" / "0.png")
+    save_image(tmp_path / "images" / "0.png")
     write(tmp_path / "data.yaml", NAMES)
     with pytest.raises(DataError, match=r"0\.txt may be about 0\.jpg or 0\.png"):
         open_dataset(str(tmp_path)).boxed_samples("train")
 
 
 def test_names_of_files_in_either_unicode_form(tmp_path: Path) -> None:
-    make_image(tmp_path / "images" / "cafe\u0301.jpg")
+    save_image(tmp_path / "images" / "cafe\u0301.jpg")
     write(tmp_path / "labels" / "caf\u00e9.txt", CAT)
     write(tmp_path / "classes.txt", "cat\n")
     assert [labels for labels, _ in boxes(tmp_path).values()] == [["cat"]]

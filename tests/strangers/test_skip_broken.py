@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reader_data import make_image, make_voc, voc_object, voc_xml
 
 from gwapctl.config import DetectorConfig, TrainConfig
 from gwapctl.datasets import check
 from gwapctl.errors import DataError
 from gwapctl.progress import Progress
-from gwapctl.runs import Run
 from gwapctl.train.check import ImageCheck
 from gwapctl.train.data import TrainData, load_detector_data, load_train_data
-from gwapctl.train.loop import train
 from gwapctl.train.task import Listener
+from tests.factories import make_voc, save_image, start, voc_object, voc_xml
 
 Cli = Callable[..., Any]
 OPTIONS = ["--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--iterations", 2, "--batch-size", 2]
@@ -35,7 +33,7 @@ def truncate(path: Path) -> None:
 def photos(tmp_path: Path) -> Path:
     for name in ("cat", "dog"):
         for number in range(4):
-            make_image(tmp_path / "photos" / name / f"{number}.jpg")
+            save_image(tmp_path / "photos" / name / f"{number}.jpg")
     truncate(tmp_path / "photos" / "cat" / "1.jpg")
     (tmp_path / "photos" / "dog" / "2.jpg").write_bytes(b"")
     return tmp_path / "photos"
@@ -71,7 +69,7 @@ def test_broken_images_are_left_out_counted_and_recorded(photos: Path, tmp_path:
 
 def test_a_sound_data_set_is_described_as_before(photos: Path) -> None:
     for name in ("cat/1.jpg", "dog/2.jpg"):
-        make_image(photos / name)
+        save_image(photos / name)
     config = config_for(photos)
     plain, checked = load_train_data(config, None), load_train_data(config, None, ImageCheck(skip=True))
     assert plain.describe() == checked.describe()
@@ -93,7 +91,7 @@ def test_a_resumed_run_sees_the_same_images(photos: Path, tmp_path: Path) -> Non
     whole = start(config, tmp_path / "whole", skip_broken=True)
     with pytest.raises(KeyboardInterrupt):
         start(config, tmp_path / "parts", skip_broken=True, progress=stop_after(2))
-    make_image(photos / "cat" / "1.jpg")  # mended meanwhile: left out all the same
+    save_image(photos / "cat" / "1.jpg")  # mended meanwhile: left out all the same
     resumed = start(config, tmp_path / "parts", resume=True)
     assert resumed.document["dataset"] == whole.document["dataset"]
     assert resumed.history()[-1]["loss"] == whole.history()[-1]["loss"]
@@ -113,12 +111,6 @@ def test_an_image_that_broke_meanwhile_is_named(photos: Path, tmp_path: Path) ->
 def stop_after(iteration: int) -> Callable[[Progress], None]:
     """Return a progress callback that presses Ctrl-C after an iteration."""
     return lambda state: os.kill(os.getpid(), signal.SIGINT) if state.done == iteration else None
-
-
-def start(config: TrainConfig, folder: Path, **more: Any) -> Run:
-    folder.mkdir(exist_ok=True)
-    listener = Listener(progress=more.pop("progress", None))
-    return train(config, folder, device="cpu", workers=0, listener=listener, **more)
 
 
 def test_a_class_that_loses_all_its_images_is_named(photos: Path) -> None:
