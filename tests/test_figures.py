@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from matplotlib.text import Text
 from methods_picture import Method, main_class, method_layout
 
