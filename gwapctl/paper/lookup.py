@@ -17,13 +17,13 @@ from gwapctl.config import build_train_config
 from gwapctl.config.settings import as_arguments
 from gwapctl.errors import DataError
 from gwapctl.paper.measured import COLUMNS, Config, Record, recipe_file, settings_hash
-from gwapctl.paper.specification import EXTRAS, Column, EvaluateOptions, Row, TableSpec
+from gwapctl.paper.specification import EXTRAS, USUAL, Column, EvaluateOptions, Row, TableSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # what an evaluation did that does not say so
-UNSAID: dict[str, Any] = {**EXTRAS, "flip": False, "resize": "warp"}
+UNSAID = {option: value for option, value in USUAL.items() if option not in ("map", "scales")}
 
 
 @dataclass(frozen=True)

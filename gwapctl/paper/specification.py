@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, create_model, model_validator
 
-from gwapctl.errors import DataError, closest, unknown_name
+from gwapctl.errors import DataError, UsageError, closest, unknown_name
 from gwapctl.files import read_text
+from gwapctl.maps.reading import READING_OPTIONS, ResolvedReading, split_options
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
 
@@ -24,15 +25,13 @@ TOGETHER = {"background": ("background", "background-ilsvrc")}  # one table of t
 
 Setting = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | dict[str, int | float]
 
-# options that are off unless a row asks for them, and what an evaluation says then if it says anything
-EXTRAS: dict[str, Setting | None] = {
-    "layer": None,
-    "fuse": "mean",
-    "close": 0.0,
-    "crops": "none",
-    "backprop_seg": "none",
+# what an evaluation does unless it is asked for something else
+USUAL: dict[str, Any] = {
+    **{option: getattr(ResolvedReading(), name) for option, name in READING_OPTIONS.items()},
     "guesses": None,
 }
+EXTRAS = {option: value for option, value in USUAL.items() if option not in ("map", "scales", "resize", "flip")}
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -43,22 +42,31 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class EvaluateOptions(Frozen):
+_ASKED: dict[str, Any] = {
+    "map": (str | None, None),
+    "scales": (Literal["own"] | tuple[int, ...] | None, None),
+    "box_rule": (str | None, None),
+    **{option: (Any, None) for option in READING_OPTIONS if option not in ("map", "scales")},
+    "guesses": (Literal["five"] | None, None),
+}
+
+
+class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type: ignore[misc]
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    ``scales = "own"`` is one forward at the model's own input size. ``layer``, ``fuse``, ``close``, ``crops``,
-    ``backprop_seg`` and ``guesses`` change what is measured: None means that the number was made without them.
+    They are those of ``MapReading``, ``box_rule`` and ``guesses``. ``scales = "own"`` is one forward at the model's own
+    input size. Of ``EXTRAS`` None means that the number was made without them.
     """
 
-    map: str | None = None
-    scales: Literal["own"] | tuple[int, ...] | None = None
-    box_rule: str | None = None
-    layer: tuple[str | int, ...] | None = None
-    fuse: Literal["mean", "max", "product"] | None = None
-    close: float | None = None
-    crops: Literal["ten"] | None = None
-    backprop_seg: Literal["mean", "grabcut"] | None = None
-    guesses: Literal["five"] | None = None
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, options: Any) -> Any:
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        try:
+            split_options({name: value for name, value in options.items() if value not in (None, "own")})
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return options
 
     def asked(self) -> dict[str, Any]:
         """Return the options that matter."""
