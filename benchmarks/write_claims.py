@@ -58,7 +58,8 @@ one does not. Two standard errors of few seeds are a lenient bound, and the spre
 images.
 
 **Data.** `data/fruits-voc`: photos of fruit in VOC layout. `data/scenes`: made by
-`gwapctl data synth --images 400 --out data/scenes`. `tiny-imagenet:N`: N classes of Tiny ImageNet, spread evenly over
+`gwapctl data synth --images 400 --out data/scenes` of version 0.1.0 (it draws other images since).
+`tiny-imagenet:N`: N classes of Tiny ImageNet, spread evenly over
 its list. Its images have one label each, so of table I and II it has the second alone: a claim about mAP and F-measure
 is judged there by its F-measure. `data/bccd-voc`: blood cells, the negative control for detection. Its image-level
 labels say almost nothing (of 205 training images 204 have WBC and 197 RBC), so that a weak branch has nothing to learn
