@@ -20,16 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from map_cost import random_classifier
 from needs import PHOTOS, need_package, need_photos, run_script
 from torch import Tensor
 
-from gwapctl.datasets.base import ClassName
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import read_image
 from gwapctl.inputs import ImageInput
 from gwapctl.maps.heatmap import HEATMAP_SIDE
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
-from gwapctl.networks.classifier import ModelInfo, build_classifier
 from gwapctl.networks.transforms import resize
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.folder import localize_inputs
@@ -45,18 +44,7 @@ Contender = Callable[[Sequence[ImageInput]], int]
 
 def our_contender(device: str, precision: str) -> Contender:
     """Return the stream behind ``gwapctl localize --format jsonl``."""
-    names = tuple(ClassName(str(index), str(index)) for index in range(CLASSES))
-    info = ModelInfo(
-        backbone="googlenet",
-        head="gwap",
-        classes=names,
-        multi_label=False,
-        input_size=(SIDE, SIDE),
-        train_sizes=(SIDE, SIDE),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
-    predictor = Model(build_classifier(info).eval(), "googlenet", device=device, precision=precision).predictor()
+    predictor = Model(random_classifier("googlenet"), "googlenet", device=device, precision=precision).predictor()
     return lambda inputs: sum(len(as_line(found)) for found in localize_inputs(predictor, "googlenet", inputs))
 
 

@@ -73,7 +73,13 @@ def _map(_: str, entry: MapMethod) -> Row:
 KINDS: dict[str, Kind] = {
     "heads": Kind(
         HEADS,
-        {"name": "`--head`", "label": "called", "help": "logits from", "needs": "needs", "options": "`--head-option`"},
+        {
+            "name": "`--head`",
+            "label": "called",
+            "help": "logits from",
+            "needs": "needs",
+            "options": "`--set head_options`",
+        },
         ("name", "help", "options"),
         _head,
     ),
