@@ -28,7 +28,7 @@ NOT_MEASURED: Record = {"sources": [], "floors": [], "n": None, "split": None, "
 
 @dataclass(frozen=True)
 class BuiltTable:
-    """A paper's table on one ground: the paper's own, with its numbers, or another with measured numbers only.
+    """A paper's table on one data set: the paper's own, with its numbers, or another with measured numbers only.
 
     ``cells`` has one row per cell, row after row of the table (``row`` counts them): its ``id``, ``labels``, ``recipe``
     and ``group``, whether it is ``extra`` (of other runs, not one of the paper's), the column's ``key``, the number of
@@ -38,36 +38,38 @@ class BuiltTable:
     """
 
     spec: TableSpec
-    ground: MeasuredOn
+    measured_on: MeasuredOn
     cells: pd.DataFrame
 
     @property
     def title(self) -> str:
         """The paper's number of the table, and what it was measured on where that is not the paper's data."""
-        spec, ground = self.spec, self.ground
-        if ground.home and spec.of_a_paper:
+        spec, measured_on = self.spec, self.measured_on
+        if measured_on.home and spec.of_a_paper:
             return spec.number
         stand_in = "Stand-in for " if spec.profile is not None and spec.of_a_paper else ""
-        return f"{stand_in}{spec.number} on {ground.name}"
+        return f"{stand_in}{spec.number} on {measured_on.name}"
 
     @property
     def caption(self) -> str:
         """The paper's caption, or what is measured here instead."""
-        spec, ground = self.spec, self.ground
+        spec, measured_on = self.spec, self.measured_on
         profile = f" {spec.profile_caption}" if spec.profile_caption else ""
-        if ground.home or not spec.of_a_paper:
+        if measured_on.home or not spec.of_a_paper:
             return spec.caption + profile
-        trained = "" if ground.train_dataset == ground.dataset else f", trained on {ground.train_dataset}"
+        trained = (
+            "" if measured_on.train_dataset == measured_on.dataset else f", trained on {measured_on.train_dataset}"
+        )
         paper = f"{spec.dataset} {spec.split} ({spec.images[0]:,} images)"
         return (
-            f"The rows of {spec.number} measured on {ground.name}{trained}. "
+            f"The rows of {spec.number} measured on {measured_on.name}{trained}. "
             f"Not comparable with the paper's numbers, which were measured on {paper}.{profile}"
         )
 
     @property
     def beside_paper(self) -> bool:
         """Whether the table has numbers of a paper, measured on the same data."""
-        return self.ground.home and self.spec.of_a_paper
+        return self.measured_on.home and self.spec.of_a_paper
 
     @property
     def measured(self) -> pd.DataFrame:
@@ -91,7 +93,7 @@ def build_table(
     runs: Path = Path("runs"),
     others: bool = True,
 ) -> list[BuiltTable]:
-    """Place measured ``rows`` in the paper's table, and in a further table for each other ground they were measured on.
+    """Place measured ``rows`` in the paper's table, and in a further table for each other data set.
 
     ``dataset`` (a name or folder) asks for tables on this data set alone, with every row; otherwise other data sets'
     tables show the rows that were measured. ``runs`` is where the commands of empty cells put their runs. ``others``:
@@ -105,15 +107,15 @@ def build_table(
     for one in records(concerned(spec, rows)):
         if name in (None, one["dataset"]):
             trained_on, evaluated_on, split, n = (one[key] for key in ("trained_on", "dataset", "split", "n"))
-            ground = MeasuredOn(trained_on, evaluated_on, split, n, dataset or one["source"])
-            parts.setdefault(home if is_home(spec, ground) else ground, []).append(one)
+            measured_on = MeasuredOn(trained_on, evaluated_on, split, n, dataset or one["source"])
+            parts.setdefault(home if is_home(spec, measured_on) else measured_on, []).append(one)
     if dataset is not None and name is not None and not parts:
         parts[MeasuredOn(name, name, None, None, dataset)] = []
     tables = []
-    for ground, members in sorted(parts.items(), key=lambda part: _order(part[0])):
-        on = spec.on(ground.train_dataset)
-        built, found = _match(on, members, ground, others=others)
-        whole = ground.home or (dataset is not None and name != home.dataset)
+    for measured_on, members in sorted(parts.items(), key=lambda part: _order(part[0])):
+        on = spec.on(measured_on.train_dataset)
+        built, found = _match(on, members, measured_on, others=others)
+        whole = measured_on.home or (dataset is not None and name != home.dataset)
         if found or (whole and (not members or not all(one["shipped"] for one in members))):
             used = {cell["key"] for row in built for cell in row if cell["sources"]}
             columns = tuple(one for one in on.columns if one.key in used or not (used and one.optional))
@@ -122,9 +124,9 @@ def build_table(
             cells = [cell | {"row": index} for index, row in enumerate(kept) for cell in row if cell["key"] in keys]
             _add_means(cells)
             _mark_best(columns, cells)
-            _add_commands(on, ground, cells, members, runs)
+            _add_commands(on, measured_on, cells, members, runs)
             frame = pd.DataFrame(cells, columns=None if cells else [*DTYPES, "row"], dtype=object).astype(DTYPES)
-            tables.append(BuiltTable(on.model_copy(update={"columns": columns}), ground, frame))
+            tables.append(BuiltTable(on.model_copy(update={"columns": columns}), measured_on, frame))
     if not tables and dataset is not None:
         return build_table(spec, rows.iloc[:0], dataset=dataset, runs=runs)
     return tables
@@ -143,11 +145,13 @@ def dataset_name(dataset: str, rows: pd.DataFrame) -> str:
     return str(trained.get(path.name, last))
 
 
-def _order(ground: MeasuredOn) -> tuple[bool, str, str, int]:
-    return not ground.home, ground.dataset, ground.split or "", -(ground.n or 0)
+def _order(measured_on: MeasuredOn) -> tuple[bool, str, str, int]:
+    return not measured_on.home, measured_on.dataset, measured_on.split or "", -(measured_on.n or 0)
 
 
-def _match(spec: TableSpec, rows: Sequence[Record], ground: MeasuredOn, *, others: bool) -> tuple[list[Cells], bool]:
+def _match(
+    spec: TableSpec, rows: Sequence[Record], measured_on: MeasuredOn, *, others: bool
+) -> tuple[list[Cells], bool]:
     """Return the cells of the table row by row, and whether a measured row fits any of them."""
     built: list[Cells] = []
     placed: set[int] = set()
@@ -157,7 +161,7 @@ def _match(spec: TableSpec, rows: Sequence[Record], ground: MeasuredOn, *, other
         for column in spec.columns:
             found = [] if column.quoted else [one for one in candidates if _fits(row, column, one)]
             placed.update(map(id, found))
-            cells.append(_paper_cell(row, column, home=ground.home) | _sources(column, found))
+            cells.append(_paper_cell(row, column, home=measured_on.home) | _sources(column, found))
         built.append(cells)
     left = [one for one in rows if id(one) not in placed and not one["shipped"]]
     other = _others(spec, left) if others and spec.of_a_paper else []
@@ -234,7 +238,7 @@ def _mark_best(columns: Sequence[Column], cells: Iterable[Record]) -> None:
 
 
 def _add_commands(
-    spec: TableSpec, ground: MeasuredOn, cells: Iterable[Record], rows: Iterable[Record], runs: Path
+    spec: TableSpec, measured_on: MeasuredOn, cells: Iterable[Record], rows: Iterable[Record], runs: Path
 ) -> None:
     """Give each empty cell of the paper's the command that measures it."""
     own = sorted((one for one in rows if not one["shipped"]), key=itemgetter("date"))
@@ -244,14 +248,14 @@ def _add_commands(
         if not (cell["extra"] or cell["quoted"] or cell["sources"]):
             row, column = by_id[cell["id"]], columns[cell["key"]]
             trained = [one["run"] for one in own if cell_key(row, column, one["source"]).is_network_of(one)]
-            cell["command"] = build_command(spec, row, column, ground, trained[-1] if trained else None, runs)
+            cell["command"] = build_command(spec, row, column, measured_on, trained[-1] if trained else None, runs)
 
 
 # --- rows that the paper does not have ------------------------------------------------------------------------------
 
 
 def _others(spec: TableSpec, rows: Iterable[Record]) -> list[Cells]:
-    """Return one row per further experiment on the table's ground: other networks, heads, maps or box rules.
+    """Return one row per further experiment on the table's data set: other networks, heads, maps or box rules.
 
     Settings in which the table's columns differ do not make rows differ.
     """

@@ -104,15 +104,15 @@ def _is_wide(table: BuiltTable) -> bool:
 
 def _heads(table: BuiltTable, stacked: bool) -> list[tuple[str, str]]:
     """Return the heads of the columns of numbers; a part of the paper's own split is told apart by its count."""
-    spec, ground = table.spec, table.ground
+    spec, measured_on = table.spec, table.measured_on
     names = [column.name for column in spec.columns]
     if table.beside_paper and not stacked:
         return [(name, whose) for name in names for whose in ("paper", "measured")]
-    measured_on = f"{ground.dataset} {ground.split or ''}".strip()
-    if (ground.dataset, ground.split) == (spec.dataset, spec.split):
-        measured_on = ground.name
-    alone = spec.of_a_paper and not ground.home and not _is_wide(table)  # else the title says it alone
-    return [(name, measured_on if alone else "") for name in names]
+    where = f"{measured_on.dataset} {measured_on.split or ''}".strip()
+    if (measured_on.dataset, measured_on.split) == (spec.dataset, spec.split):
+        where = measured_on.name
+    alone = spec.of_a_paper and not measured_on.home and not _is_wide(table)  # else the title says it alone
+    return [(name, where if alone else "") for name in names]
 
 
 def _entries(table: BuiltTable, row: Cells, shared: Sequence[str], *, stacked: bool) -> list[list[Entry]]:
@@ -158,7 +158,7 @@ def provenance(table: BuiltTable, cell: Record) -> list[str]:
     several = len(sources) > 1
     return [
         ", ".join([first, *(f"…{run.removeprefix(first)}" if run.startswith(first) else run for run in more)]),
-        f"{table.ground.dataset} {cell['split']}, n = {cell['n']:,.0f}, seed{'s' * several} {seeds}, "
+        f"{table.measured_on.dataset} {cell['split']}, n = {cell['n']:,.0f}, seed{'s' * several} {seeds}, "
         + " to ".join(dict.fromkeys((dates[0], dates[-1]))),
         *([f"mean ± standard deviation of {len(sources)} seeds"] if several else []),
         *([cell["note"]] if cell["note"] else []),
@@ -174,7 +174,7 @@ def _shared(table: BuiltTable, rows: Sequence[Cells]) -> list[str]:
 def _empty_cells(table: BuiltTable, rows: Sequence[Cells]) -> list[str]:
     """Say with which command all empty cells are filled."""
     count = sum(cell["command"] is not None for row in rows for cell in row)
-    command = table_command(table.spec, table.ground)
+    command = table_command(table.spec, table.measured_on)
     said = f"{count} empty cells: `{command}` fills them." if count > 1 else f"1 empty cell: `{command}` fills it."
     return [said] if count else []
 
@@ -187,8 +187,8 @@ def _remarks(table: BuiltTable, rows: Sequence[Cells], shared: Sequence[str]) ->
         if reason is not None:
             reasons.setdefault(reason, []).append(name)
     why = "; ".join(f"{', '.join(what)}: {reason}" for reason, what in reasons.items())
-    quoted = [f"{DASH} quoted only, not measured here ({why})."] if why and table.ground.home else []
-    remarks = table.spec.remarks if table.ground.home or not table.spec.of_a_paper else ()
+    quoted = [f"{DASH} quoted only, not measured here ({why})."] if why and table.measured_on.home else []
+    remarks = table.spec.remarks if table.measured_on.home or not table.spec.of_a_paper else ()
     paper = [f"Paper: {table.spec.source}."] if table.beside_paper else []
     said = [f"All measured: {'; '.join(shared)}."] if shared else []
     ours = [SHIPPED] if any(cell["shipped"] for row in rows for cell in row) else []

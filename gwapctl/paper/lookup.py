@@ -54,10 +54,10 @@ def home_ground(spec: TableSpec) -> MeasuredOn:
     return MeasuredOn(spec.train_dataset, spec.dataset, spec.split, None, spec.train_dataset, home=True)
 
 
-def is_home(spec: TableSpec, ground: MeasuredOn) -> bool:
+def is_home(spec: TableSpec, measured_on: MeasuredOn) -> bool:
     """Tell whether something was measured as in the paper, down to the image count."""
-    measured = (ground.train_dataset, ground.dataset, ground.split)
-    return measured == (spec.train_dataset, spec.dataset, spec.split) and ground.n in spec.images
+    measured = (measured_on.train_dataset, measured_on.dataset, measured_on.split)
+    return measured == (spec.train_dataset, spec.dataset, spec.split) and measured_on.n in spec.images
 
 
 def concerned(spec: TableSpec, rows: pd.DataFrame) -> pd.DataFrame:
@@ -144,41 +144,41 @@ def _network(recipe: str, settings: str, dataset: str) -> tuple[Config, str]:
 
 
 def build_command(
-    spec: TableSpec, row: Row, column: Column, ground: MeasuredOn, trained: str | None, runs: Path
+    spec: TableSpec, row: Row, column: Column, measured_on: MeasuredOn, trained: str | None, runs: Path
 ) -> str:
     """Return the command for an empty cell: the evaluation of the ``trained`` run, or the training and then that.
 
     ``runs`` is the folder into which new runs go. In a profile it is ``gwapctl reproduce`` for this row.
     """
     if spec.profile is not None:
-        return f"{table_command(spec, ground)} {shlex.join(['--rows', row.id])}"
+        return f"{table_command(spec, measured_on)} {shlex.join(['--rows', row.id])}"
     if trained is not None:
-        return _evaluate(trained, row.evaluate, ground)
-    run = str(runs / run_name(row, column, ground))
+        return _evaluate(trained, row.evaluate, measured_on)
+    run = str(runs / run_name(row, column, measured_on))
     recipe = ["--recipe", str(row.recipe)]
-    train = ["gwapctl", "train", ground.argument, *recipe, *as_arguments(column.config), "--out", run]
-    return f"{shlex.join(train)} && {_evaluate(run, row.evaluate, ground)}"
+    train = ["gwapctl", "train", measured_on.argument, *recipe, *as_arguments(column.config), "--out", run]
+    return f"{shlex.join(train)} && {_evaluate(run, row.evaluate, measured_on)}"
 
 
-def table_command(spec: TableSpec, ground: MeasuredOn) -> str:
-    """Return the command that measures every empty cell of a table on ``ground``."""
+def table_command(spec: TableSpec, measured_on: MeasuredOn) -> str:
+    """Return the command that measures every empty cell of a table on ``measured_on``."""
     profile = [] if spec.profile is None else ["--profile", spec.profile]
     usual = spec.default_dataset or spec.train_dataset
-    dataset = [] if ground.argument == usual else ["--dataset", ground.argument]
+    dataset = [] if measured_on.argument == usual else ["--dataset", measured_on.argument]
     return shlex.join(["gwapctl", "reproduce", spec.name, *profile, *dataset])
 
 
-def run_name(row: Row, column: Column, ground: MeasuredOn) -> str:
+def run_name(row: Row, column: Column, measured_on: MeasuredOn) -> str:
     """Return the name of a row's run folder: its recipe, the column's settings, and any data set but the paper's."""
     parts = [str(row.recipe), *map(str, column.config.values())]
-    return "-".join(parts if ground.home else [*parts, "on", PurePath(ground.argument).name])
+    return "-".join(parts if measured_on.home else [*parts, "on", PurePath(measured_on.argument).name])
 
 
-def _evaluate(run: str, wanted: EvaluateOptions, ground: MeasuredOn) -> str:
+def _evaluate(run: str, wanted: EvaluateOptions, measured_on: MeasuredOn) -> str:
     options = []
     for key, value in wanted.asked().items():
         if value != "own":
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             options += [f"--{key.replace('_', '-')}", text]
-    dataset = [] if ground.train_dataset == ground.dataset else ["--dataset", ground.dataset]
+    dataset = [] if measured_on.train_dataset == measured_on.dataset else ["--dataset", measured_on.dataset]
     return shlex.join(["gwapctl", "evaluate", run, *options, *dataset])

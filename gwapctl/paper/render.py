@@ -199,7 +199,7 @@ def _latex(table: BuiltTable, commands: bool) -> str:
         wanted = [entry.note for entry in row if entry.mark and entry.kind == "empty"]
         above = (["\\midrule"] if index in grid.breaks else []) + [f"% empty; to fill it: {one}" for one in wanted]
         lines[index] = "\n".join([*dict.fromkeys(above), lines[index]])
-    about = "" if table.ground.home else f"-{table.ground.name}-{table.spec.profile or ''}".rstrip("-")
+    about = "" if table.measured_on.home else f"-{table.measured_on.name}-{table.spec.profile or ''}".rstrip("-")
     label = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in about)
     below = [tex(remark).replace("`", "") for remark in grid.remarks]
     below += [rf"\textsuperscript{{{note.mark}}} {tex(note.text)}" for note in grid.notes if not note.is_command]
@@ -271,16 +271,16 @@ def render_json(tables: Sequence[BuiltTable]) -> str:
 
 
 def _document(table: BuiltTable) -> dict[str, Any]:
-    spec, ground = table.spec, table.ground
+    spec, measured_on = table.spec, table.measured_on
     return {
         "table": spec.name,
         "number": spec.number,
         "caption": table.caption,
         "source": spec.source,
         "profile": spec.profile or "paper",
-        "dataset": ground.dataset,
-        "split": ground.split,
-        "paper_dataset": ground.home,
+        "dataset": measured_on.dataset,
+        "split": measured_on.split,
+        "paper_dataset": measured_on.home,
         "label_columns": list(spec.label_columns),
         "columns": [{"key": c.key, "name": c.name, "metric": c.metric, "best": c.best} for c in spec.columns],
         "rows": _rows(table),
@@ -304,7 +304,7 @@ def _numbers(table: BuiltTable, column: Column, cell: Record) -> list[dict[str, 
     if cell["paper"] is not None:
         where = {"dataset": table.spec.dataset, "split": table.spec.split}
         found.append({**common, "kind": "paper", "value": cell["paper"], "bold": cell["paper_bold"], **where})
-    here = {"dataset": table.ground.dataset, "split": table.ground.split}
+    here = {"dataset": table.measured_on.dataset, "split": table.measured_on.split}
     if cell["sources"]:
         number = {"value": cell["value"], "sd": cell["sd"], "bold": cell["bold"], **here, "n": cell["n"]}
         found.append({**common, "kind": "measured", **number, "runs": cell["sources"]})

@@ -323,7 +323,7 @@ def _network(config: Config) -> tuple[object, ...]:
 def _name(spec: TableSpec, row: Row, column: Column, dataset: str, seed: int) -> str:
     """Name the run folder after recipe, column, data set, profile and seed, as far as they are not the paper's."""
     home = home_ground(spec)
-    ground = home if dataset == home.train_dataset else replace(home, home=False, argument=dataset)
+    measured_on = home if dataset == home.train_dataset else replace(home, home=False, argument=dataset)
     profile = spec.profile and PurePath(spec.profile).stem
     ending = [text for text in (profile, f"seed{seed}" if seed else None) if text]
-    return "-".join([run_name(row, column, ground), *ending])
+    return "-".join([run_name(row, column, measured_on), *ending])
