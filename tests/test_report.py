@@ -148,7 +148,7 @@ def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
 def test_a_number_on_the_papers_data_stands_beside_the_papers(tmp_path: Path, make_run: MakeRun) -> None:
     make_run("a", {"voc_map_11pt": 67.25})
     (table,) = build_table(load_table("i"), results_of(tmp_path))
-    assert table.ground.home
+    assert table.measured_on.home
     assert measured(table, "caffenet-gap") == 67.25
     assert ids(table.measured) == ["caffenet-gap"]
 
@@ -180,7 +180,7 @@ def test_any_other_number_never_stands_in_the_papers_rows(
     home, *others = build_table(load_table("i"), results_of(tmp_path))
     assert home.measured["extra"].all()
     for other in others:
-        assert not other.ground.home
+        assert not other.measured_on.home
         assert other.cells["paper"].isna().all()
 
 
@@ -209,7 +209,7 @@ def test_dataset_asks_for_that_data_set_alone_with_all_rows(tmp_path: Path, make
     make_run("a", {"voc_map_11pt": 67.2})
     make_run("f", {"voc_map_11pt": 88.8}, dataset="fruits-voc", n=60)
     (table,) = build_table(load_table("i"), results_of(tmp_path), dataset=name)
-    assert table.ground.dataset == "fruits-voc"
+    assert table.measured_on.dataset == "fruits-voc"
     assert len(ids(table.cells)) == 10
     commands = commands_of(table)
     assert len(commands) == 9
@@ -221,7 +221,7 @@ def test_a_folder_is_known_by_the_data_set_in_it(tmp_path: Path, make_run: MakeR
     more = {"split": "val", "n": 10_000, "recipe": None, "settings": settings}
     make_run("t", {"top1_error": 45.0}, dataset="tiny-imagenet", **more)
     (table,) = build_table(load_table("iii"), results_of(tmp_path), dataset="data/tiny-imagenet-200")
-    assert table.ground.dataset == "tiny-imagenet"
+    assert table.measured_on.dataset == "tiny-imagenet"
     assert table.cells["labels"].iloc[-1] == ("resnet-s-gwap",)
 
 
