@@ -52,7 +52,7 @@ def split_region(batch: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def resize(image: Image, size: tuple[int, int]) -> Image:
-    """Resize ``(H, W)`` or ``(H, W, 3 | 4)`` to ``size`` (width, height): area averaging to shrink, bilinear to grow."""
+    """Resize ``(H, W [, channels])`` to ``size`` (width, height): by area averages to shrink, bilinear to grow."""
     height, width = image.shape[:2]
     if (width, height) == size:
         return image

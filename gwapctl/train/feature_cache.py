@@ -210,7 +210,7 @@ class FeatureCache:
         width, height = sample.size or read_image(sample.path).shape[1::-1]
         region = resize(sample_region(sample, width, height), self.size)
         whole = torch.from_numpy(np.ascontiguousarray(region[:, ::-1] if mirrored else region))
-        cells = functional.adaptive_avg_pool2d(whole[None].float() / 255, self.shape[:2])
+        cells = functional.adaptive_avg_pool2d(whole[None].float() / 255, (self.shape[0], self.shape[1]))
         return cells[0].numpy().astype(np.float16)
 
 
