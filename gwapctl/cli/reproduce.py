@@ -41,6 +41,7 @@ def reproduce(
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     workers: options.Workers = None,
+    feature_cache: options.EvaluatedFeatures = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -55,7 +56,7 @@ def reproduce(
     from gwapctl.paper.profile import load_specs, with_settings
     from gwapctl.paper.reproduce import Machine, carry_out, make_plan
 
-    machine = Machine(runs, root, device, workers)
+    machine = Machine(runs, root, device, workers, feature_cache)
     settings = _settings(changes)
     specs = [with_settings(spec, settings) for spec in load_specs(table, profile)]
     asked = _with_rows(specs, options.listed(rows))

@@ -37,11 +37,12 @@ class Machine:
     root: Path | None = None
     device: str = "auto"
     workers: int | None = None
+    feature_cache: Path | None = None
 
     @property
     def where(self) -> dict[str, Any]:
         """What training and evaluating are told of it."""
-        return {"root": self.root, "device": self.device, "workers": self.workers}
+        return {name: value for name, value in vars(self).items() if name != "runs"}
 
 
 @dataclass(frozen=True)
