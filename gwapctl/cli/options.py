@@ -156,6 +156,15 @@ BatchSize = Annotated[int | None, option("--batch-size -b", "Images per step.", 
 Workers = Annotated[
     int | None, option("--workers", "Threads that read images.", MACHINE, "one per core, up to 8", min=0)
 ]
+EvaluatedFeatures = Annotated[
+    Path | None,
+    option(
+        "--feature-cache",
+        "Folder of feature maps of frozen backbones, to read in place of images where they suffice.",
+        MACHINE,
+        "none",
+    ),
+]
 Seed = Annotated[int, option("--seed", "Start of every random choice.", MACHINE)]
 Quiet = Annotated[bool, _switch("--quiet -q", "Only errors on stderr.", "quiet")]
 Verbose = Annotated[bool, _switch("--verbose -v", "Say more on stderr.", "verbose")]

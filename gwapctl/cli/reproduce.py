@@ -50,10 +50,10 @@ def reproduce(
     runs: Runs = Path("runs"),
     record: Record = None,
     again: Again = False,
-    feature_cache: options.FeatureCache = None,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     workers: options.Workers = None,
+    feature_cache: options.EvaluatedFeatures = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from gwapctl.geometry import Geometry
-from gwapctl.maps.forward import ImageArray
 from gwapctl.networks.transforms import resize
 from gwapctl.regions import normalise, resize_map
 from gwapctl.regions.refine import SEGMENTATIONS, close_gaps
@@ -32,12 +32,14 @@ Size = tuple[int, int]  # width, height
 class PreparedImage:
     """What is kept of an image ``width x height``: ``inputs``, uint8 ``(h, w, 3)`` by size (w, h).
 
-    With a region, a fourth channel is 255 inside and 0 outside.
+    With a region, a fourth channel is 255 inside and 0 outside. Where ``late`` is a number the inputs are feature maps
+    ``(h, w, K)`` instead, which the backbone's ``late`` last stages read.
     """
 
     width: int
     height: int
-    inputs: dict[Size, ImageArray]
+    inputs: dict[Size, npt.NDArray[Any]]
+    late: int | None = None
 
     def with_region(self, region: npt.NDArray[np.uint8]) -> PreparedImage:
         """Add a ``region`` of 0 and 1, (height, width), to every input."""

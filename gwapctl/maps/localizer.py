@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +134,22 @@ class Localizer:
             sizes |= {heatmap_size(width, height)}
         return PreparedImage(width, height, {size: resize_image(image, size) for size in sizes})
 
+    @property
+    def takes_features(self) -> bool:
+        """Whether all is read from one pass of the whole image at the model's own size, and at no inner layer."""
+        reading, own = self.reading, self._own_size
+        one_pass = not reading.scales or (reading.scales == own[:1] and reading.resize == "warp")
+        whole = not reading.flip and reading.crops == "none" and reading.backprop_seg == "none"
+        behind = self._method.gradient_at != "image" and not reading.layer
+        return one_pass and whole and behind and not self._network.head.sees_boxes
+
+    def prepare_features(self, width: int, height: int, features: npt.NDArray[Any], late: int) -> PreparedImage:
+        """Prepare an image ``width x height`` of which one has what the ``late`` last stages of the backbone read.
+
+        It is for those that take features (``takes_features``); an image in one call of ``run`` is like the others.
+        """
+        return PreparedImage(width, height, {self._own_size: features}, late)
+
     def _input_size(self, width: int, height: int, scale: int | None) -> Size:
         if scale is None:
             return self._own_size
@@ -185,7 +201,7 @@ class Localizer:
     def _run_batch(
         self, batch: Sequence[PreparedImage], wanted: Sequence[Sequence[int]], top_k: int
     ) -> Iterator[MapResult]:
-        own = self._network(self._views(batch))
+        own = self._network(self._views(batch), late=batch[0].late)
         probabilities = own.probabilities.view(len(batch), -1, own.probabilities.shape[1]).mean(1).cpu().numpy()
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k].tolist()
         chosen = [tuple(dict.fromkeys([*top, *extra])) for top, extra in zip(best, wanted, strict=True)]

@@ -49,7 +49,7 @@ class Machine:
     @property
     def where(self) -> dict[str, Any]:
         """What training and evaluating are told of it."""
-        return {"root": self.root, "device": self.device, "workers": self.workers}
+        return {name: value for name, value in vars(self).items() if name != "runs"}
 
 
 @dataclass(frozen=True)
@@ -318,8 +318,7 @@ def _train(plan: Plan, work: Work, watch: Watch) -> Run:
     config = work.config if work.run is None else stored_config(work.run.document["config"])
     prepare_output_folder(folder, overwrite=False, resume=resume)
     with watch(f"training {folder.name}") as progress:
-        where, cache = plan.machine.where, plan.machine.feature_cache
-        return train(config, folder, resume=resume, feature_cache=cache, listener=Listener(progress=progress), **where)
+        return train(config, folder, resume=resume, listener=Listener(progress=progress), **plan.machine.where)
 
 
 def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> Run:
