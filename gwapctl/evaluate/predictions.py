@@ -15,7 +15,7 @@ from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
 from gwapctl.evaluate.result import GroundTruth
 from gwapctl.maps.reading import ResolvedReading
-from gwapctl.metrics.localization import Guess
+from gwapctl.metrics.judged import Guess
 from gwapctl.predict.cut import Cut, in_image
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions import BoxRule, five_guesses, parse_box_rule
