@@ -136,7 +136,10 @@ class ClassifierSettings(RunSettings):
     freeze_backbone: Annotated[
         bool, Flag("Train the head alone.", NETWORK, spelled="--freeze-backbone/--train-backbone")
     ] = False
-    cache_features: Annotated[bool, Flag("Run the frozen backbone once, keep its maps.", NETWORK)] = False
+    trained_stages: Annotated[
+        int | None, Bounds(ge=0), Flag("Train the backbone's last stages alone; none: all.", NETWORK)
+    ] = None
+    cache_features: Annotated[bool, Flag("Run what is frozen once, keep its maps.", NETWORK)] = False
     batch_norm: Annotated[
         Literal["auto", "frozen", "train"], About("auto: frozen when pretrained and the batch is small.", NETWORK)
     ] = "auto"

@@ -65,7 +65,8 @@ def nin() -> Backbone:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
             with_relu[f"relu_{name}"] = nn.ReLU(inplace=True)
-    return LayerChain(with_relu, channels=1024, stride=32, mean=IMAGENET_MEAN, std=CAFFE_STD)
+    stages = ["conv2", "conv3", "conv4-1024"]
+    return LayerChain(with_relu, channels=1024, stride=32, mean=IMAGENET_MEAN, std=CAFFE_STD, stages=stages)
 
 
 class CaffeInception(nn.Module):
@@ -124,7 +125,8 @@ def googlenet_caffe() -> Backbone:
         "inception_4d": CaffeInception(512, (112, 144, 288, 32, 64, 64)),
         "inception_4e": CaffeInception(528, (256, 160, 320, 32, 128, 128)),
     }
-    backbone = LayerChain(layers, channels=832, stride=16, mean=IMAGENET_MEAN, std=CAFFE_STD)
+    stages = ["conv2/3x3_reduce", "inception_3a", "inception_4a"]
+    backbone = LayerChain(layers, channels=832, stride=16, mean=IMAGENET_MEAN, std=CAFFE_STD, stages=stages)
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):  # Caffe's "xavier" looks at the inputs alone; biases start at 0.2
             nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
@@ -160,4 +162,5 @@ def _caffe_chain(layers: dict[str, nn.Module], *, channels: int, mean: tuple[flo
             nn.init.normal_(layer.weight, std=0.01)
             bias = 0.0 if name in ("conv1", "conv3") else 1.0  # as Krizhevsky et al. 2012, section 5
             nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
-    return LayerChain(layers, channels=channels, stride=16, mean=mean, std=CAFFE_STD)
+    stages = [name for name in layers if name.startswith("conv") and name != "conv1"]
+    return LayerChain(layers, channels=channels, stride=16, mean=mean, std=CAFFE_STD, stages=stages)
