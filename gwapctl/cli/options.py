@@ -132,6 +132,16 @@ DryRun = Annotated[bool, option("--dry-run", "Say what would be done, and do not
 Json = Annotated[bool, option("--json", "Print JSON.", OUTPUT)]
 
 Recipe = Annotated[str | None, option("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)]
+FeatureCache = Annotated[
+    Path | None,
+    option(
+        "--feature-cache",
+        "Folder for --cache-features; trainings share it.",
+        MACHINE,
+        "in the user's cache",
+        envvar="GWAPCTL_FEATURES",
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     option("--set", "Any other setting, such as momentum=0.8. Repeatable.", SETTINGS, metavar="KEY=VALUE"),

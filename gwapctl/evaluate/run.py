@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +87,9 @@ def evaluate(
     if options.guesses and dataset.multi_label:
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    start = time.perf_counter()
     result = _evaluate_on(ground_truth, subject, options, progress)
+    result.seconds = round(time.perf_counter() - start, 3)
     result.notes += dataset.warnings()
     if subject.run is not None:
         result.run, result.seed = subject.run.name, subject.run.document.get("seed")

@@ -2,8 +2,8 @@
 
 The columns are ``COLUMNS``, then one per metric. ``settings`` is the hash of a run's settings, ``changed`` are those in
 which it differs from its recipe (from the data set's defaults where it has none), ``source`` is how the training data
-was named on the command line, ``trained_on`` its name. ``changed``, ``options`` and ``floors`` are dicts; in the file
-they are JSON. ``shipped`` marks rows of the file; it is no column of it.
+was named on the command line, ``trained_on`` its name, ``classes`` how many it has. ``changed``, ``options`` and
+``floors`` are dicts; in the file they are JSON. ``shipped`` marks rows of the file; it is no column of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Config = TrainConfig | DetectorConfig
 Record = dict[str, Any]  # a row of a DataFrame as a plain dict: what is missing is None
 
 COLUMNS = (
-    *("run", "recipe", "settings", "changed", "backbone", "method", "seed", "source", "trained_on", "fingerprint"),
+    *("run", "recipe", "settings", "changed", "backbone", "method", "seed", "source", "trained_on", "classes"),
+    "fingerprint",
     *("dataset", "split", "protocol", "options", "n", "n_degenerate", "date", "gwapctl", "torch", "floors"),
 )
 AS_JSON = ("changed", "options", "floors")
@@ -139,6 +140,7 @@ def _about(run: Run) -> dict[str, Any]:
         "seed": document.get("seed", stated.get("seed")),
         "source": str(stated.get("dataset", data.get("name", ""))),
         "trained_on": str(data.get("name", "")),
+        "classes": len(data.get("classes") or ()) or None,
         "fingerprint": data.get("fingerprint"),
         **{name: versions.get(name) for name in ("gwapctl", "torch")},
     }
@@ -213,5 +215,5 @@ def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in the file's order: what is known of an evaluation, then its metrics by name."""
     metrics, last = sorted({*rows.columns} - {*COLUMNS, "shipped"}), rows.columns.intersection(["shipped"])
     return rows.reindex(columns=[*COLUMNS, *metrics, *last]).astype(
-        dict.fromkeys(("seed", "n", "n_degenerate"), "Int64")
+        dict.fromkeys(("seed", "classes", "n", "n_degenerate"), "Int64")
     )

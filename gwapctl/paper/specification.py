@@ -136,9 +136,9 @@ class TableSpec(Frozen):
 
     ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
     number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
-    explain what stands in the rows. ``profile``, its caption and its ``default_dataset`` are filled in by
-    ``paper.profile``: the table on another budget than the paper's; ``variants`` are the same on yet another budget
-    for data sets by name.
+    explain what stands in the rows. ``profile``, its caption, its ``default_dataset`` and its number of ``seeds`` are
+    filled in by ``paper.profile``: the table on another budget than the paper's; ``variants`` are the same on yet
+    another budget for data sets by name.
     """
 
     name: str
@@ -157,6 +157,7 @@ class TableSpec(Frozen):
     profile: str | None = None
     profile_caption: str = ""
     default_dataset: str | None = None
+    seeds: int = 1
     variants: dict[str, TableSpec] = {}
 
     @model_validator(mode="before")
@@ -184,9 +185,13 @@ class TableSpec(Frozen):
         """Whether it is a paper's, beside whose numbers measured ones stand, and not one of our own."""
         return self.source != OURS
 
-    def on(self, dataset: str) -> TableSpec:
-        """Return the table as the profile has it on ``dataset``: a name, a part like ``lid:40``, or a folder."""
-        return self.variants.get(PurePath(dataset).name.partition(":")[0], self)
+    def on(self, *datasets: str) -> TableSpec:
+        """Return the table as the profile has it on a data set: by the first of its names that the profile knows.
+
+        A name may be a part like ``lid:40``, or a folder.
+        """
+        names = (PurePath(dataset).name.partition(":")[0] for dataset in datasets)
+        return next((self.variants[name] for name in names if name in self.variants), self)
 
 
 def tables_folder() -> Path:

@@ -113,15 +113,17 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         self.network = torch.compile(network) if self.config.compile else network
 
     def _network_of(self, model: Classifier) -> Callable[..., HeadOutput]:
-        """Return what batches go through; a region beside feature maps is not looked at."""
+        """Return what batches go through: the model, or its last stages and head with what these take."""
         if self.features is None:
             return model
         head, last = cast(Head, model.head), self.features.last
-        return lambda features, _region: head(model.late_map(features.float(), last))
+        return lambda maps, region: head(model.late_map(maps.float(), last), *([] if region is None else [region]))
 
     def _split(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Split a batch into what the network reads and the region of each image, if it has one."""
-        return split_region(batch) if self.features is None else (batch, None)
+        if self.features is None:
+            return split_region(batch)
+        return (batch[:, :-1], batch[:, -1:].float()) if self.head.sees_boxes else (batch, None)
 
     @property
     def head(self) -> Head:

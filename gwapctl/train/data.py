@@ -145,8 +145,6 @@ def load_train_data(
     """
     head = head_class(config.head)
     _check_background(config, head)
-    if config.cache_features and head.sees_boxes:
-        raise UsageError(f"head {config.head} needs boxes beside the feature maps. Drop --cache-features.")
     dataset = open_dataset(config.dataset, root)
     background = [] if config.background is None else background_folder(config.background)
     if config.background_classes:

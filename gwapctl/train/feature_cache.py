@@ -3,7 +3,8 @@
 A cache is a folder whose name ends in a hash of all that decides its values, which ``cache.json`` spells out. Beside it
 lie shards, ``plain-00000.npy`` and on: feature maps ``(n, h, w, K)`` in float16 of consecutive images, and
 ``mirrored-00000.npy`` those of the mirrored images. A shard appears whole or not at all, so that a cache that was
-interrupted is filled up where it stopped, and several trainings share it.
+interrupted is filled up where it stopped, and several trainings share it. Boxes are not in it: where samples have some,
+their region is made anew and goes beside the feature map, as one more channel.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from gwapctl.datasets.base import Sample
+from gwapctl.datasets.base import BoxedSample, Sample, without_boxes
 from gwapctl.device import autocast, has_fast_bf16
 from gwapctl.errors import DataError, ModelError
 from gwapctl.files import atomic_path, read_json, write_json
+from gwapctl.images.decode import read_image
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.transforms import EvaluationImages, Key, load_batches
+from gwapctl.networks.transforms import EvaluationImages, Key, load_batches, resize, sample_region
 from gwapctl.progress import Progress, ProgressCallback
 
 SCHEMA_VERSION = 1  # part of the hash: raise it where the same description would stand for other values
@@ -77,7 +80,8 @@ class FeatureCache:
         mirrored: bool,
         last: int = 0,
     ) -> None:
-        self.samples = sorted({sample.path: sample for sample in samples}.values(), key=lambda sample: sample.path)
+        images = {sample.path: without_boxes(sample) for sample in samples}
+        self.samples = sorted(images.values(), key=lambda sample: sample.path)
         self.size, self.precision, self.last = size, precision, last
         self.variants = (PLAIN, MIRRORED) if mirrored else (PLAIN,)
         width, height = size
@@ -208,9 +212,23 @@ class FeatureCache:
         return f"computing the {maps} once: {size_text(needed)} to write to {self.folder}"
 
     def read(self, sample: Sample, *, mirrored: bool = False) -> FeatureMap:
-        """Return the feature map of ``sample``, ``(h, w, K)``, as a copy in memory."""
+        """Return the feature map of ``sample``, ``(h, w, K)``, as a copy in memory.
+
+        That of a sample with boxes is ``(h, w, K + 1)``: the last channel is its region.
+        """
         shard, row = divmod(self._row[sample.path], self._per_shard)
-        return np.array(self._open[MIRRORED if mirrored else PLAIN, shard][row])
+        found: FeatureMap = self._open[MIRRORED if mirrored else PLAIN, shard][row]
+        if not isinstance(sample, BoxedSample):
+            return np.array(found)
+        return np.dstack([found, self._region(sample, mirrored=mirrored)])
+
+    def _region(self, sample: BoxedSample, *, mirrored: bool) -> FeatureMap:
+        """Return the share of each cell that the boxes cover, ``(h, w)``: what a head makes of the region itself."""
+        width, height = sample.size or read_image(sample.path).shape[1::-1]
+        region = resize(sample_region(sample, width, height), self.size)
+        whole = torch.from_numpy(np.ascontiguousarray(region[:, ::-1] if mirrored else region))
+        cells = functional.adaptive_avg_pool2d(whole[None].float() / 255, (self.shape[0], self.shape[1]))
+        return cells[0].numpy().astype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -223,7 +241,7 @@ class TrainingFeatures:
     flip: bool
 
     def __getitem__(self, key: Key) -> tuple[FeatureMap, int]:
-        """Return the feature map ``(h, w, K)`` and the sample's index."""
+        """Return the feature map ``(h, w, K | K + 1)`` and the sample's index."""
         mirrored = self.flip and np.random.default_rng([self.seed, key.epoch, key.image]).random() < 0.5
         return self.cache.read(self.samples[key.image], mirrored=mirrored), key.image
 
@@ -236,7 +254,7 @@ class EvaluationFeatures:
     samples: Sequence[Sample]
 
     def __getitem__(self, index: int) -> tuple[FeatureMap, int]:
-        """Return the feature map ``(h, w, K)`` and the sample's index."""
+        """Return the feature map ``(h, w, K | K + 1)`` and the sample's index."""
         return self.cache.read(self.samples[index]), index
 
 
