@@ -68,12 +68,14 @@ class ProfileTable(Budget):
 class Profile(Frozen):
     """A profile: what holds for every table, and for each that it has; ``name`` is how it was asked for.
 
-    Of the ``settings`` for every table a detector takes those that it has.
+    Of the ``settings`` for every table a detector takes those that it has. ``data`` says of a data set, by name, what a
+    reader of numbers on it must know: it ends the captions.
     """
 
     name: str
     caption: str
     settings: dict[str, Setting] = Field(default_factory=dict)
+    data: dict[str, str] = Field(default_factory=dict)
     tables: dict[str, ProfileTable]
 
 
@@ -122,7 +124,10 @@ def apply_profile(spec: TableSpec, profile: Profile | None) -> TableSpec:
     named = [name for budget in (table, *table.on.values()) for name in (*budget.rows, *budget.row)]
     if unknown := [name for name in named if name not in {row.id for row in spec.rows}]:
         raise DataError(f"profile {profile.name} names rows that table {spec.name} does not have: {unknown}.")
-    variants = {name: _on_budget(spec, profile, _merged(table, budget)) for name, budget in table.on.items()}
+    variants = {
+        name: _on_budget(spec, profile, _merged(table, table.on.get(name, Budget())), profile.data.get(name, ""))
+        for name in (*table.on, *profile.data)
+    }
     return _on_budget(spec, profile, table).model_copy(update={"variants": variants})
 
 
@@ -145,13 +150,13 @@ def _both(first: RowChange, second: RowChange) -> RowChange:
     return RowChange(settings=first.settings | second.settings, evaluate=evaluate)
 
 
-def _on_budget(spec: TableSpec, profile: Profile, budget: Budget) -> TableSpec:
-    """Return the table with the settings and the caption of one budget."""
+def _on_budget(spec: TableSpec, profile: Profile, budget: Budget, data: str = "") -> TableSpec:
+    """Return the table with the settings and the caption of one budget; ``data`` says more of the data set."""
     rows = (row for row in spec.rows if not budget.rows or row.id in budget.rows)
     return spec.model_copy(
         update={
             "profile": profile.name,
-            "profile_caption": " ".join(text for text in (profile.caption, budget.caption) if text),
+            "profile_caption": " ".join(text for text in (profile.caption, budget.caption, data) if text),
             "seeds": budget.seeds or 1,
             "columns": budget.columns or spec.columns,
             "rows": tuple(_change(row, profile, budget) for row in rows),
