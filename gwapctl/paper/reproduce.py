@@ -146,7 +146,7 @@ class Plan:
     def cost(self, work: Work) -> Cost:
         """Estimate what training takes, and what the missing evaluations take."""
         config = work.config
-        images, count, holds_out = self._counts
+        images, holds_out = self._trained
         iterations, epochs = config.iterations, getattr(config, "epochs", None)
         if iterations is None and images is not None and epochs is not None:
             held = round(images * config.val_fraction) if holds_out else 0
@@ -157,20 +157,28 @@ class Plan:
         return Cost(
             todo,
             None if todo is None else todo * config.batch_size * config.accumulate,
-            None if count is None else count * forward,
+            None if self._evaluated is None else self._evaluated * forward,
             self._speeds.get(_network(config)),
         )
 
     @cached_property
-    def _counts(self) -> tuple[int | None, int | None, bool]:
-        """How many images there are to train on and to evaluate on (None: not here), and whether some are held out."""
+    def _trained(self) -> tuple[int | None, bool]:
+        """How many images there are to train on (None: they are not here), and whether some are held out."""
         try:
             trained = open_dataset(self.dataset, self.machine.root)
-            judged = open_dataset(self.evaluated_on, self.machine.root)
             split, own_val = training_splits(trained)
-            return len(trained.samples(split)), len(judged.samples(reporting_split(judged))), own_val is None
+            return len(trained.samples(split)), own_val is None
         except GwapctlError:
-            return None, None, False
+            return None, False
+
+    @cached_property
+    def _evaluated(self) -> int | None:
+        """How many images there are to evaluate on; None: they are not here."""
+        try:
+            judged = open_dataset(self.evaluated_on, self.machine.root)
+            return len(judged.samples(reporting_split(judged)))
+        except GwapctlError:
+            return None
 
     @cached_property
     def _speeds(self) -> dict[tuple[object, ...], float]:
