@@ -249,12 +249,13 @@ def model_or_default(model: str | None) -> str:
     return name
 
 
-def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[str] = ("trainval",)) -> None:
-    """Download what ``splits`` of a data set lack, if it is one that comes by itself."""
-    from gwapctl.datasets.download import ensure_dataset
+def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[str] | None = None) -> None:
+    """Download what ``splits`` of a data set lack, by default those to train on, if it is one that comes by itself."""
+    from gwapctl.datasets.download import TRAINING, ensure_dataset
 
+    wanted = TRAINING if splits is None else splits
     with console.progress("downloading") as progress:
-        ensure_dataset(name, root, offline=offline, splits=splits, progress=progress, announce=console.note)
+        ensure_dataset(name, root, offline=offline, splits=wanted, progress=progress, announce=console.note)
 
 
 def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:

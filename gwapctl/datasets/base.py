@@ -100,6 +100,7 @@ class Dataset:
     classes: tuple[ClassName, ...]
     multi_label: bool  # several classes per image (sigmoid, VOC mAP) or exactly one (softmax, top-k error)
     _splits: Mapping[str, Any]  # splits that are present: where they lie
+    reported: str | None = None  # the split that results on a set with a name are reported on; None: what is there
     blacklist: frozenset[str] = frozenset()  # ids of images that the official localization error leaves out
 
     @cached_property
