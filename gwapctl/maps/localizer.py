@@ -247,4 +247,5 @@ class Localizer:
     @torch.no_grad()
     def _read_maps(self, forward: ForwardPass, classes: Tensor) -> Tensor:
         """Return the raw maps ``(B, 1 | k, h, w)`` of a pass, those of several layers fused."""
-        return fuse_maps(self._method.read(forward, classes), self.reading.fuse)
+        options = {name: getattr(self.reading, name) for name in self._method.options}
+        return fuse_maps(self._method.read(forward, classes, **options), self.reading.fuse)
