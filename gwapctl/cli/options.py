@@ -107,6 +107,10 @@ READING = {  # the options of a MapReading
         Literal["none", "mean", "grabcut"],
         option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL),
     ],
+    "beta": Annotated[
+        float | None,
+        option("--beta", "How strongly the loss of dgl asks for the class.", MODEL, f"{STORED}, else 10", min=0),
+    ],
 }
 BoxRule = Annotated[
     str | None, option("--box-rule", "How a map becomes a box: paper20, otsu or fixed:0.3.", MODEL, STORED)

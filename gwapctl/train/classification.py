@@ -18,7 +18,7 @@ from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.networks.backbones import build_backbone, imagenet_classifier, pretrained_weights_info
+from gwapctl.networks.backbones import added_layers, build_backbone, imagenet_classifier, pretrained_weights_info
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
@@ -136,10 +136,17 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         return self.model if self.ema is None else cast(Classifier, self.ema.module)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the backbone's groups and the head's, whose rate has a factor of its own."""
-        config = self.config
-        backbone = parameter_groups(self.model.backbone, config)
-        return [*backbone, *parameter_groups(self.head, config, config.head_lr_factor)]
+        """Return the groups of the backbone, of its added layers and of the head, which have factors of their own."""
+        config, groups = self.config, {True: list[nn.Parameter](), False: list[nn.Parameter]()}
+        # with a factor of 1 there are the groups that states of runs without the setting have
+        added = added_layers(config.network) if config.added_lr_factor != 1 else ()
+        for name, parameter in self.model.backbone.named_parameters():
+            groups[name.startswith(added)].append(parameter)
+        return [
+            *parameter_groups(groups[False], config),
+            *parameter_groups(groups[True], config, config.added_lr_factor),
+            *parameter_groups(self.head.parameters(), config, config.head_lr_factor),
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Return which tensors of first weights found no partner, and whether the head sees boxes."""
