@@ -117,13 +117,13 @@ def evaluate(
 
     """
     from gwapctl import evaluate as verb
-    from gwapctl.evaluate.subject import dataset_name
+    from gwapctl.evaluate.subject import dataset_name, splits_needed
 
     if timing:
         raise UsageError("--timing has moved: run `python benchmarks/map_cost.py MODEL` in a checkout of gwapctl.")
     gates = [_gate(text) for text in fail_under or ()]
     if (name := dataset_name(subject, dataset)) is not None:
-        options.fetch_dataset(name, root, offline, splits=(split or "test",))
+        options.fetch_dataset(name, root, offline, splits_needed(name, split))
     asked = verb.Options(
         dataset=dataset,
         root=root,

@@ -107,6 +107,10 @@ READING = {  # the options of a MapReading
         Literal["none", "mean", "grabcut"],
         option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL),
     ],
+    "beta": Annotated[
+        float | None,
+        option("--beta", "How strongly the loss of dgl asks for the class.", MODEL, f"{STORED}, else 10", min=0),
+    ],
 }
 BoxRule = Annotated[
     str | None, option("--box-rule", "How a map becomes a box: paper20, otsu or fixed:0.3.", MODEL, STORED)
@@ -258,12 +262,13 @@ def model_or_default(model: str | None) -> str:
     return name
 
 
-def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[str] = ("trainval",)) -> None:
-    """Download what ``splits`` of a data set lack, if it is one that comes by itself."""
-    from gwapctl.datasets.download import ensure_dataset
+def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[str] | None = None) -> None:
+    """Download what ``splits`` of a data set lack, by default those to train on, if it is one that comes by itself."""
+    from gwapctl.datasets.download import TRAINING, ensure_dataset
 
+    wanted = TRAINING if splits is None else splits
     with console.progress("downloading") as progress:
-        ensure_dataset(name, root, offline=offline, splits=splits, progress=progress, announce=console.note)
+        ensure_dataset(name, root, offline=offline, splits=wanted, progress=progress, announce=console.note)
 
 
 def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:

@@ -68,6 +68,7 @@ def reproduce(
 
     """
     from gwapctl.cli.train import announce_weights
+    from gwapctl.datasets import splits_to_report
     from gwapctl.paper.profile import load_specs, with_settings
     from gwapctl.paper.reproduce import Machine, carry_out, make_plan
 
@@ -84,8 +85,8 @@ def reproduce(
         if dry_run:
             continue
         try:
-            for name in dict.fromkeys((plan.dataset, plan.evaluated_on)):
-                options.fetch_dataset(name, root, offline)
+            options.fetch_dataset(plan.dataset, root, offline)
+            options.fetch_dataset(plan.evaluated_on, root, offline, splits_to_report(plan.evaluated_on))
         except GwapctlError as error:
             if len(asked) == 1:
                 raise
@@ -220,7 +221,9 @@ def _total(dataset: str, rows: list[dict[str, Any]]) -> str:
         parts.append(f"{dataset} is not here, so its images could not be counted")
     else:
         parts.append(f"{sum(row['images'] or 0 for row in rows):,} image presentations in training")
-        parts.append(f"{sum(row['images_evaluated'] or 0 for row in rows):,} images through a network in evaluation")
+        evaluated = [row["images_evaluated"] for row in rows]
+        count = "not counted" if None in evaluated else f"{sum(evaluated):,}"
+        parts.append(f"images through a network in evaluation: {count}")
     for what, known in (("training", training), ("evaluation", evaluating)):
         if sum(known):
             parts.append(f"about {_duration(sum(known))} of {what} at the speed of earlier runs here")

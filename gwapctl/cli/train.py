@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from gwapctl.cli import console, options
 from gwapctl.config.settings import all_settings, parse_changes, settings_of
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
-from gwapctl.errors import UsageError
+from gwapctl.errors import GwapctlError, UsageError
 
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
@@ -232,15 +232,39 @@ def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> Non
 
 
 def _show_plan(config: TrainConfig | DetectorConfig, folder: Path, root: Path | None, json: bool) -> None:
-    """Print the settings as they would be written to ``run.json``, and where the run would go."""
+    """Print the settings as they would be written to ``run.json``, the images they meet, and where the run would go."""
     settings = config.model_dump(mode="json")
+    data, words = _planned_data(config, root)
     if json:
-        console.print_json({"schema_version": 1, "out": str(folder), "root": root and str(root), "config": settings})
+        console.print_json(
+            {"schema_version": 1, "out": str(folder), "root": root and str(root), "config": settings, "data": data}
+        )
         return
     every = all_settings()
     written = {key: every[key].write(value) if key in every else value for key, value in settings.items()}
     console.print_table(["setting", "value"], list(written.items()))
+    console.note(words)
     console.note(f"would train into {folder}")
+
+
+def _planned_data(config: TrainConfig | DetectorConfig, root: Path | None) -> tuple[dict[str, Any] | None, str]:
+    """Return which images a training sees and is judged by, as ``run.json`` would say it, and in words.
+
+    None, and the words say why, where the data set cannot be opened: it may come when training starts.
+    """
+    from gwapctl.datasets import reporting_split
+
+    try:
+        data = _task(config).load_data(config, root, lambda whole: whole)
+    except GwapctlError as error:
+        return None, f"images not counted: {error}"
+    described = data.describe()
+    found = {key: described[key] for key in ("train_split", "n_train", "val_split", "n_val")}
+    try:
+        reported, where = reporting_split(data.dataset), ""
+    except GwapctlError:
+        reported, where = data.dataset.reported or "none", ", which is not here"
+    return found | {"reporting_split": reported}, f"{data.summary}; results are reported on {reported}{where}"
 
 
 def _show_result(run: Run, json: bool) -> None:
@@ -255,5 +279,6 @@ def _show_result(run: Run, json: bool) -> None:
             f"{subset['n']} images ({subset['fraction']:.1%}) showed their boxes: {run.folder}/box_labelled.txt"
         )
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
-    console.note(f"finished {run.folder}" + (f"; validation: {numbers}" if numbers else ""))
+    judged = run.document["dataset"].get("val_split")
+    console.note(f"finished {run.folder}" + (f"; validation on {judged}: {numbers}" if numbers else ""))
     console.note(f"next: gwapctl evaluate {run.folder}, or gwapctl localize IMAGE --model {run.folder}")

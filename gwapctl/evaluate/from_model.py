@@ -13,7 +13,6 @@ import numpy.typing as npt
 from gwapctl.boxes import Detections
 from gwapctl.datasets.base import BoxedSample, ClassName, without_boxes
 from gwapctl.datasets.class_names import FOREIGN
-from gwapctl.evaluate.paper import TOP
 from gwapctl.evaluate.predictions import (
     Predictions,
     boxes_from_maps,
@@ -26,6 +25,7 @@ from gwapctl.evaluate.predictions import (
 from gwapctl.evaluate.result import GroundTruth
 from gwapctl.images.decode import image_size, read_image
 from gwapctl.metrics.foreground import boxes_mask
+from gwapctl.metrics.localization import TOP
 from gwapctl.predict.classifier import scale_warning
 from gwapctl.predict.cut import Cut
 from gwapctl.predict.prediction import ANY, Prediction

@@ -136,7 +136,7 @@ class Plan:
             for row in self.results
             if row["seed"] == config.seed and key.fits(row) and all(row.get(one) is not None for one in reading.metrics)
         ]
-        count, trained_on = self._counts[1], self._fingerprint(config) if found else None
+        count, trained_on = self._evaluated, self._fingerprint(config) if found else None
         if trained_on is None:
             return any(PurePath(row["source"]).name == name for row in found)
         return any((row["fingerprint"], row["n"]) == (trained_on, count) for row in found)
@@ -174,7 +174,7 @@ class Plan:
     def cost(self, work: Work) -> Cost:
         """Estimate what training takes, and what the missing evaluations take."""
         config = work.config
-        images, count, holds_out = self._counts
+        images, holds_out = self._trained
         iterations, epochs = config.iterations, getattr(config, "epochs", None)
         if iterations is None and images is not None and epochs is not None:
             held = round(images * config.val_fraction) if holds_out else 0
@@ -187,21 +187,29 @@ class Plan:
         return Cost(
             todo,
             None if todo is None else todo * config.batch_size * config.accumulate,
-            None if count is None else count * forward,
+            None if self._evaluated is None else self._evaluated * forward,
             self._speeds.training(config),
-            None if count is None or None in taken else count * sum(one or 0 for one in taken),
+            None if self._evaluated is None or None in taken else self._evaluated * sum(one or 0 for one in taken),
         )
 
     @cached_property
-    def _counts(self) -> tuple[int | None, int | None, bool]:
-        """How many images there are to train on and to evaluate on (None: not here), and whether some are held out."""
+    def _trained(self) -> tuple[int | None, bool]:
+        """How many images there are to train on (None: they are not here), and whether some are held out."""
         try:
             trained = open_dataset(self.dataset, self.machine.root)
-            judged = open_dataset(self.evaluated_on, self.machine.root)
             split, own_val = training_splits(trained)
-            return len(trained.samples(split)), len(judged.samples(reporting_split(judged))), own_val is None
+            return len(trained.samples(split)), own_val is None
         except GwapctlError:
-            return None, None, False
+            return None, False
+
+    @cached_property
+    def _evaluated(self) -> int | None:
+        """How many images there are to evaluate on; None: they are not here."""
+        try:
+            judged = open_dataset(self.evaluated_on, self.machine.root)
+            return len(judged.samples(reporting_split(judged)))
+        except GwapctlError:
+            return None
 
     @cached_property
     def _speeds(self) -> Speeds:

@@ -18,7 +18,7 @@ from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.networks.backbones import build_backbone, imagenet_classifier, pretrained_weights_info
+from gwapctl.networks.backbones import added_layers, build_backbone, imagenet_classifier, pretrained_weights_info
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
@@ -113,16 +113,11 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         self.network = torch.compile(network) if self.config.compile else network
 
     def _network_of(self, model: Classifier) -> Callable[..., HeadOutput]:
-        """Return what batches go through: the model, or what is behind its frozen part, with what that takes."""
+        """Return what batches go through: the model, or its last stages and head with what these take."""
         if self.features is None:
             return model
         head, last = cast(Head, model.head), self.features.last
-
-        def late(maps: Tensor, region: Tensor | None) -> HeadOutput:
-            features = model.late_map(maps.float(), last)
-            return head(features) if region is None else head(features, region)  # type: ignore[no-any-return]
-
-        return late
+        return lambda maps, region: head(model.late_map(maps.float(), last), *([] if region is None else [region]))
 
     def _split(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Split a batch into what the network reads and the region of each image, if it has one."""
@@ -141,10 +136,17 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         return self.model if self.ema is None else cast(Classifier, self.ema.module)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the backbone's groups and the head's, whose rate has a factor of its own."""
-        config = self.config
-        backbone = parameter_groups(self.model.backbone, config)
-        return [*backbone, *parameter_groups(self.head, config, config.head_lr_factor)]
+        """Return the groups of the backbone, of its added layers and of the head, which have factors of their own."""
+        config, groups = self.config, {True: list[nn.Parameter](), False: list[nn.Parameter]()}
+        # with a factor of 1 there are the groups that states of runs without the setting have
+        added = added_layers(config.network) if config.added_lr_factor != 1 else ()
+        for name, parameter in self.model.backbone.named_parameters():
+            groups[name.startswith(added)].append(parameter)
+        return [
+            *parameter_groups(groups[False], config),
+            *parameter_groups(groups[True], config, config.added_lr_factor),
+            *parameter_groups(self.head.parameters(), config, config.head_lr_factor),
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Return which tensors of first weights found no partner, and whether the head sees boxes."""

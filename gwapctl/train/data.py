@@ -57,6 +57,12 @@ class TrainData:
         """Map the names of the parts to their images."""
         return {"train": self.train, "val": self.val, "background": self.background}
 
+    @property
+    def summary(self) -> str:
+        """Say how many images of which split train, and which validate."""
+        judged = f"{len(self.val):,} to validate on ({self.val_split})" if self.val else "none to validate on"
+        return f"{len(self.train):,} images of {self.train_split} to train on, {judged}"
+
     def without(self, skipped: Mapping[str, Sequence[str]]) -> TrainData:
         """Return the data without the images of these ids, by part."""
         kept = dict(self.parts)

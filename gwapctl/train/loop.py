@@ -68,6 +68,7 @@ def train(
     data = kind.load_data(config, root, ImageCheck(skip_broken, known, listener))
     for text in data.dataset.warnings():
         listener.warn(text)
+    listener.announce(data.summary)
     task = kind(config, data, resources)
     choose_algorithms(task)
     training = Training(task)
