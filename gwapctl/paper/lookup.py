@@ -63,7 +63,7 @@ def is_home(spec: TableSpec, measured_on: MeasuredOn) -> bool:
 def concerned(spec: TableSpec, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that hold a number of the table's kind: its protocol, its metrics, trained for the data."""
     metrics = list(dict.fromkeys(column.metric for column in spec.columns if column.metric in rows))
-    rows = rows.loc[rows["protocol"] == spec.protocol, [*COLUMNS, "shipped", *metrics]]
+    rows = rows.reindex(columns=[*COLUMNS, "shipped", *metrics])[rows["protocol"] == spec.protocol]
     for_it = (rows["trained_on"] == rows["dataset"]) | (rows["trained_on"] == spec.train_dataset)
     return rows[for_it & rows[metrics].notna().any(axis=1)]
 
