@@ -478,7 +478,7 @@ def test_json_says_of_every_number_whose_it_is(filled: list[BuiltTable]) -> None
     assert paper["kind"] == "paper"
     assert paper["value"] == 0.3517
     assert ours["value"] == 0.33333
-    source = {"run": "runs/a_1", "seed": 0, "date": "2026-11-20", "value": 0.33333}
+    source = {"run": "runs/a_1", "seed": 0, "date": "2026-11-20", "value": 0.33333, "options": "0569e1e65346"}
     assert (ours["dataset"], ours["split"], ours["n"], ours["runs"]) == ("voc", "test", 4952, [source])
     kinds = [cell["kind"] for row in other["rows"] for cell in row["cells"]]
     assert kinds == ["measured"]

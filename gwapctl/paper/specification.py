@@ -76,6 +76,7 @@ class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type
 class Column(Frozen):
     """One column of numbers.
 
+    ``classes``: the metric's mean over these alone, of one that is a mean over classes; the data set may have more.
     ``config`` adds to every row's settings (table V trains one model per column). A ``quoted`` column cannot be
     measured; the text says why. An ``optional`` one is left out where no row has its metric: not every data set does.
     ``percent``: the table prints a metric of 0..1 in percent. ``best``: which number is bold; by default the metric's
@@ -91,6 +92,7 @@ class Column(Frozen):
     quoted: str | None = None
     optional: bool = False
     percent: bool = False
+    classes: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -98,11 +100,17 @@ class Column(Frozen):
         key = values.get("metric")
         if key is not None and key not in METRICS:
             raise ValueError(f"there is no metric {key!r}.{closest(key, METRICS)}")
+        if values.get("classes") and not (key and METRICS[key].class_key):
+            raise ValueError(f"{key} is no mean over classes whose numbers are kept, so it has none to choose")
         return values if key is None else {"best": METRICS[key].direction, **values}
 
-    def value(self, metrics: Mapping[str, float]) -> float | None:
-        """Return the column's metric as the table prints it, None where it was not measured."""
+    def value(self, metrics: Mapping[str, Any]) -> float | None:
+        """Return the column's metric of a measured row as the table prints it, None where it was not measured."""
         value = metrics.get(self.metric or "")
+        if self.classes:
+            numbers = (metrics.get("per_class") or {}).get(METRICS[self.metric or ""].class_key, {})
+            known = [numbers[name] for name in self.classes if name in numbers]
+            value = sum(known) / len(known) if len(known) == len(self.classes) else None
         return 100 * value if value is not None and self.percent else value
 
 
