@@ -35,8 +35,7 @@ class ModelInfo(BaseModel):
     ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest sides of training;
     ``map`` (read at ``layer``, several by ``fuse``, DGL's with ``beta``), ``box_rule``, ``scales``, ``resize`` and
     ``close`` are what `localize` uses when nothing else is asked for. ``output_stride`` was chosen where a network has
-    several.
-    ``weights_package`` is the distribution that holds the weights of a model that has no file of its own.
+    several. ``weights_package`` is the distribution that holds the weights of a model that has no file of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

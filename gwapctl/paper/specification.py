@@ -48,14 +48,16 @@ _ASKED: dict[str, Any] = {
     "box_rule": (str | None, None),
     **{option: (Any, None) for option in READING_OPTIONS if option not in ("map", "scales")},
     "guesses": (Literal["five"] | None, None),
+    "tight": (str | None, None),
+    "loose": (str | None, None),
 }
 
 
 class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type: ignore[misc]
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    They are those of ``MapReading``, ``box_rule`` and ``guesses``. ``scales = "own"`` is one forward at the model's own
-    input size. Of ``EXTRAS`` None means that the number was made without them.
+    They are those of ``MapReading``, ``box_rule`` and ``guesses`` with their thresholds. ``scales = "own"`` is one
+    forward at the model's own input size. Of ``EXTRAS`` None means that the number was made without them.
     """
 
     @model_validator(mode="before")
@@ -71,6 +73,17 @@ class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type
     def asked(self) -> dict[str, Any]:
         """Return the options that matter."""
         return {name: value for name, value in self if value is not None}
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the same as the document of an evaluation says them: thresholds of guesses by their rules' names."""
+        from gwapctl.regions import parse_box_rule
+
+        rules = {
+            name: parse_box_rule(threshold=getattr(self, name)).name
+            for name in ("tight", "loose")
+            if getattr(self, name)
+        }
+        return {**self.asked(), **rules}
 
 
 class Column(Frozen):
