@@ -75,7 +75,10 @@ def reproduce(
             broken.append(f"table {spec.name}: {error}")
             continue
         failures = carry_out(
-            plan, watch=console.progress, say=console.note, before=lambda config: announce_weights(config, offline)
+            plan,
+            watch=console.progress,
+            say=console.note,
+            before=lambda config: announce_weights(config, offline, root),
         )
         broken += [f"{', '.join(one.rows)}, seed {one.seed}: {one.what} failed: {one.why}" for one in failures]
     if dry_run:
