@@ -30,12 +30,14 @@ from gwapctl.networks.heads import build_head
 WEIGHTS = {name: e.weights for name, e in BACKBONES.items() if isinstance(e.weights, PretrainedWeights)}
 DECLARED = {
     "alexnet": (256, 16),
+    "alexnet-caffe": (256, 16),
     "alexnet-star": (512, 16),
     "caffenet": (256, 16),
     "efficientnet-lite0": (1280, 16),
     "efficientnet-lite2": (1280, 16),
     "googlenet": (832, 16),
     "googlenet-caffe": (832, 16),
+    "googlenet-caffe-full": (1024, 32),
     "googlenet-full": (1024, 32),
     "inception-v3-spg": (1024, 8),
     "nin": (1024, 32),
@@ -104,6 +106,8 @@ def test_declared_channels_and_stride_are_true(name: str) -> None:
         ("googlenet", {224: 14, 448: 28, 600: 37, 672: 42}),  # METHODS: grids of the paper's networks
         ("googlenet-caffe", {224: 14, 600: 37}),
         ("googlenet-full", {224: 7}),
+        ("googlenet-caffe-full", {224: 7}),
+        ("alexnet-caffe", {227: 13}),
         ("alexnet", {224: 13, 600: 36}),
         ("alexnet-star", {227: 11}),
         ("caffenet", {227: 13, 600: 37}),
@@ -270,6 +274,11 @@ def test_caffenet_is_caffes() -> None:
     assert biases == {"conv1": 0, "conv2": 1, "conv3": 0, "conv4": 1, "conv5": 1}
     names = [name for name, _ in backbone.named_children()]
     assert names.index("pool1") < names.index("norm1")  # CaffeNet pools first, AlexNet normalises first
+    other = build_backbone("alexnet-caffe")
+    assert [name for name, _ in other.named_children()][:8] == [
+        "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2",
+    ]  # fmt: skip
+    assert other.load_state_dict(backbone.state_dict()).missing_keys == []  # so nothing tells their files apart
 
     x = torch.randn(1, 96, 2, 3).abs() * 100
     c = 40  # Caffe: x_c / (1 + alpha / n * sum of squares over the n = 5 channels around c) ^ beta

@@ -96,7 +96,7 @@ def reproduce(
             plan,
             watch=console.progress,
             say=console.note,
-            before=lambda config: announce_weights(config, offline),
+            before=lambda config: announce_weights(config, offline, root),
             keep=lambda run: _record(run, record),
         )
         broken += [f"{', '.join(one.rows)}, seed {one.seed}: {one.what} failed: {one.why}" for one in failures]

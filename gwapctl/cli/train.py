@@ -81,9 +81,9 @@ def train(
     if tensorboard:  # before anything is downloaded
         require_tensorboard()
     options.fetch_dataset(dataset, root, offline)
-    announce_weights(config, offline)
     if resume and root is None:
         root = _root_of_run(folder, dataset)
+    announce_weights(config, offline, root)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
     _announce_training(config, folder)
     with console.progress("training") as shown:
@@ -218,8 +218,12 @@ def _announce_training(config: TrainConfig | DetectorConfig, folder: Path) -> No
         console.note(remark)
 
 
-def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> None:
-    """Say what will be downloaded, or refuse when nothing may be."""
+def announce_weights(config: TrainConfig | DetectorConfig, offline: bool, root: Path | None) -> None:
+    """Say what will be downloaded, or refuse when nothing may be, or a file of weights is not there."""
+    from gwapctl.networks.backbones.caffe_releases import CAFFE, find_caffemodel
+
+    if config.weights.endswith(CAFFE):
+        console.note(f"weights: {find_caffemodel(config.weights, root)}")
     info = _task(config).imagenet_weights(config) if config.weights == "imagenet" else None
     if info is None or info.cached:
         return

@@ -17,6 +17,7 @@ from gwapctl.errors import ModelError
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.networks.backbones import build_backbone, imagenet_weights, own_names, packaged_weights
 from gwapctl.networks.backbones.base import Backbone
+from gwapctl.networks.backbones.caffe_releases import CAFFE
 from gwapctl.networks.backbones.caffemodel import caffe_weights
 from gwapctl.networks.backbones.efficientnet_lite import read_package_file, timm_names
 from gwapctl.networks.heads import build_head
@@ -35,8 +36,7 @@ class ModelInfo(BaseModel):
     ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest sides of training;
     ``map`` (read at ``layer``, several by ``fuse``, DGL's with ``beta``), ``box_rule``, ``scales``, ``resize`` and
     ``close`` are what `localize` uses when nothing else is asked for. ``output_stride`` was chosen where a network has
-    several.
-    ``weights_package`` is the distribution that holds the weights of a model that has no file of its own.
+    several. ``weights_package`` is the distribution that holds the weights of a model that has no file of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -226,7 +226,7 @@ def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
         ModelError: the file is missing, broken, or another pickle.
 
     """
-    if path.suffix == ".caffemodel":
+    if path.suffix == CAFFE:
         return caffe_weights(path, network)
     data = package_file(path, packaged_weights().values()) if path.is_file() else None
     tensors = load_tensors(path) if data is None else read_package_file(data)

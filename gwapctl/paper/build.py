@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from gwapctl.paper.lookup import MeasuredOn, build_command, cell_key, concerned, home_ground, is_home
 from gwapctl.paper.measured import Record, records, usual_settings
+from gwapctl.paper.replicates import options_hash
 from gwapctl.paper.specification import EXTRAS, Column, Row, TableSpec
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ class BuiltTable:
     ``cells`` has one row per cell, row after row of the table (``row`` counts them): its ``id``, ``labels``, ``recipe``
     and ``group``, whether it is ``extra`` (of other runs, not one of the paper's), the column's ``key``, the number of
     the ``paper``, why it is ``quoted``, and a ``note``. It says of a measured number ``value`` (mean over the seeds),
-    ``sd`` (sample standard deviation, NaN for one seed), ``sources`` (the run of each seed), ``floors``, ``n``,
-    ``split``, whether it is ``bold`` and ``shipped``, and of an empty cell the ``command`` that measures it.
+    ``sd`` (sample standard deviation, NaN for one seed), ``sources`` (the run of each seed, the hash of its options),
+    ``floors``, ``n``, ``split``, whether it is ``bold`` and ``shipped``, and of an empty cell the
+    ``command`` that measures it.
     """
 
     spec: TableSpec
@@ -198,7 +200,10 @@ def _sources(column: Column, rows: Iterable[Record]) -> Record:
     found = [by_seed[seed] for seed in seeds]
     return {
         "sources": [
-            {"run": one["run"], "seed": one["seed"], "date": one["date"][:10], "value": column.value(one)}
+            {
+                **{"run": one["run"], "seed": one["seed"], "date": one["date"][:10], "value": column.value(one)},
+                "options": options_hash(one["options"]),
+            }
             for one in found
         ],
         "floors": [floor for one in found if (floor := _floors(column, one["floors"])) is not None],

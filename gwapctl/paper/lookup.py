@@ -98,7 +98,7 @@ class Key:
         """
         if not self.is_network_of(row):
             return False
-        asked, options = self.wanted.asked(), row["options"]
+        asked, options = self.wanted.recorded(), row["options"]
         used = {**options, **{name: options.get(name) or value for name, value in UNSAID.items()}}
         exact = {**(UNSAID if asked else EXTRAS), **asked}
         wanted, scales = exact.pop("scales", None), [*(options.get("scales") or ())]

@@ -61,14 +61,16 @@ _ASKED: dict[str, Any] = {
     "box_rule": (str | None, None),
     **{option: (Any, None) for option in READING_OPTIONS if option not in ("map", "scales")},
     "guesses": (Literal["five"] | None, None),
+    "tight": (str | None, None),
+    "loose": (str | None, None),
 }
 
 
 class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type: ignore[misc]
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    They are those of ``MapReading``, ``box_rule`` and ``guesses``. ``scales = "own"`` is one forward at the model's own
-    input size. Of ``EXTRAS`` None means that the number was made without them.
+    They are those of ``MapReading``, ``box_rule`` and ``guesses`` with their thresholds. ``scales = "own"`` is one
+    forward at the model's own input size. Of ``EXTRAS`` None means that the number was made without them.
     """
 
     @model_validator(mode="before")
@@ -85,10 +87,22 @@ class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type
         """Return the options that matter."""
         return {name: value for name, value in self if value is not None}
 
+    def recorded(self) -> dict[str, Any]:
+        """Return the same as the document of an evaluation says them: thresholds of guesses by their rules' names."""
+        from gwapctl.regions import parse_box_rule
+
+        rules = {
+            name: parse_box_rule(threshold=getattr(self, name)).name
+            for name in ("tight", "loose")
+            if getattr(self, name)
+        }
+        return {**self.asked(), **rules}
+
 
 class Column(Frozen):
     """One column of numbers.
 
+    ``classes``: the metric's mean over these alone, of one that is a mean over classes; the data set may have more.
     ``config`` adds to every row's settings (table V trains one model per column). A ``quoted`` column cannot be
     measured; the text says why. An ``optional`` one is left out where no row has its metric: not every data set does.
     ``percent``: the table prints a metric of 0..1 in percent. ``best``: which number is bold; by default the metric's
@@ -104,6 +118,7 @@ class Column(Frozen):
     quoted: str | None = None
     optional: bool = False
     percent: bool = False
+    classes: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -111,11 +126,17 @@ class Column(Frozen):
         key = values.get("metric")
         if key is not None and key not in METRICS:
             raise ValueError(f"there is no metric {key!r}.{closest(key, METRICS)}")
+        if values.get("classes") and not (key and METRICS[key].class_key):
+            raise ValueError(f"{key} is no mean over classes whose numbers are kept, so it has none to choose")
         return values if key is None else {"best": METRICS[key].direction, **values}
 
-    def value(self, metrics: Mapping[str, float]) -> float | None:
-        """Return the column's metric as the table prints it, None where it was not measured."""
+    def value(self, metrics: Mapping[str, Any]) -> float | None:
+        """Return the column's metric of a measured row as the table prints it, None where it was not measured."""
         value = metrics.get(self.metric or "")
+        if self.classes:
+            numbers = (metrics.get("per_class") or {}).get(METRICS[self.metric or ""].class_key, {})
+            known = [numbers[name] for name in self.classes if name in numbers]
+            value = sum(known) / len(known) if len(known) == len(self.classes) else None
         return 100 * value if value is not None and self.percent else value
 
 

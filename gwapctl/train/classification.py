@@ -161,6 +161,9 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
 
     def prepare(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
         """Compute those maps of the backbone's frozen part that are not there yet, and read them from now on."""
+        fresh = [name for name in self.not_loaded if name in self.model.state_dict()]
+        if fresh and not self.total:
+            listener.warn(f"nothing is trained, and {self.config.weights} does not have {', '.join(fresh)}: random.")
         if self.not_loaded:
             listener.detail(f"no partner in {self.config.weights} or in the network for: {', '.join(self.not_loaded)}")
         if not self.config.cache_features:

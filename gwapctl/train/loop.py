@@ -62,7 +62,9 @@ def train(
     """
     if tensorboard:
         require_tensorboard()
-    resources = Resources(resolve_device(device), default_workers() if workers is None else workers, feature_cache)
+    resources = Resources(
+        resolve_device(device), default_workers() if workers is None else workers, feature_cache, root
+    )
     kind = TASKS[type(config)]
     known = (Run.open(folder).document["dataset"].get("skipped") or {}) if resume else None
     data = kind.load_data(config, root, ImageCheck(skip_broken, known, listener))
