@@ -2,8 +2,8 @@
 
 python benchmarks/write_claims.py
 
-Run it at the top of the checkout; it reads models/results.csv and benchmarks/replicates.csv, writes the same text every time and trains nothing: the commands that made the
-runs, and the one that adds finished runs to models/results.csv, are on the page.
+Run it at the top of the checkout. It reads models/results.csv and benchmarks/replicates.csv, writes the same text every
+time and trains nothing: the commands that made the runs, and the one that records them, are on the page.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ written by hand. Seeds, numbers of both sides and p values are in [claims.csv](c
 RULE = f"""## The rule
 
 Both sides of a comparison have the same seeds and images. Two tests must say that the difference is not zero: the
-paired t test over seeds (at least {LEAST_SEEDS}), and a bootstrap over images x seeds. The greater p value is adjusted by
-Holm within the claim's family, its comparisons on all data sets, at {LEVEL:.0%} two-sided (`gwapctl/paper/claims.py` cites
-the methods, `tests/test_claims_rule.py` simulates how often it errs). Then a comparison *holds*, or is *against the
-paper*; else it *cannot be told*. A claim holds where all comparisons do, and falls with one. About boxes it is *not
-decidable here* unless one side is shown to beat the better of two blind boxes. `±` is half of the longer of both 95 %
-intervals, `sdd` the smallest difference that is found with {POWER:.0%} power at the strictest level of the family. What
-stands beside a headline, and the negative control, are families of their own.
+paired t test over seeds (at least {LEAST_SEEDS}), and a bootstrap over images x seeds. The greater p value is adjusted
+by Holm within the claim's family, its comparisons on all data sets, at {LEVEL:.0%} two-sided. `gwapctl/paper/claims.py`
+cites the methods, `tests/test_claims_rule.py` simulates how often the rule errs. Then a comparison *holds*, or is
+*against the paper*; else it *cannot be told*. A claim holds where all comparisons do, and falls with one. About boxes
+it is *not decidable here* unless one side is shown to beat the better of two blind boxes. `±` is half of the longer of
+both 95 % intervals, `sdd` the smallest difference that is found with {POWER:.0%} power at the strictest level of the
+family. What stands beside a headline, and the negative control, are families of their own.
 
 The smallest differences that count, our choice, stated before. One that is shown but smaller is said to be *small*:
 
@@ -133,7 +133,7 @@ def _table(name: str, data: str, rows: pd.DataFrame) -> BuiltTable:
 
 
 def details(judged: list[Judged]) -> pd.DataFrame:
-    """Return one row per comparison and data set; numbers are means over seeds ± standard deviation, side after side."""
+    """Return one row per comparison and data set; numbers are means over seeds ± sd, side after side."""
     return pd.DataFrame([_detail(one) for one in judged])
 
 
@@ -229,20 +229,23 @@ def _comparisons(judged: list[Judged]) -> str:
             "cell": _cell(one),
         }
         for one in judged
+        if one.outcome.evidence.seeds
     )
+    missing = sum(not one.outcome.evidence.seeds for one in judged)
+    left_out = f"{missing} comparisons are not measured yet: [claims.csv](claims.csv) lists them.\n" if missing else ""
+    if frame.empty:
+        return f"## Comparisons\n\n{left_out}"
     wide = frame.pivot_table(
         index=["claim", "comparison"], columns="data", values="cell", aggfunc="first", sort=False, fill_value=""
     ).reset_index()
     wide["claim"] = wide["claim"].where(wide["claim"] != wide["claim"].shift(), "")
     rows = [list(wide.columns), [":---"] * wide.shape[1], *wide.to_numpy().tolist()]
     said = "Difference ± interval (sdd); positive is as the claim says. ? cannot be told, n.d. not decidable here."
-    return f"## Comparisons\n\n{said}\n\n{_markdown(rows)}"
+    return f"## Comparisons\n\n{said}\n\n{_markdown(rows)}\n{left_out}".rstrip("\n") + "\n"
 
 
 def _cell(one: Judged) -> str:
     evidence, decimals = one.outcome.evidence, one.outcome.comparison.decimals
-    if not evidence.seeds:
-        return "–"
     reach, least = evidence.reach(), evidence.detectable(one.level)
     spread = "" if reach is None or least is None else f" ± {reach:.{decimals}f} (sdd {least:.{decimals}f})"
     said = SHORT[one.verdict]

@@ -109,13 +109,14 @@ def build_table(
     for one in records(concerned(spec, rows)):
         if name in (None, one["dataset"]):
             trained_on, evaluated_on, split, n = (one[key] for key in ("trained_on", "dataset", "split", "n"))
-            measured_on = MeasuredOn(trained_on, evaluated_on, split, n, dataset or one["source"])
+            measured_on = MeasuredOn(trained_on, evaluated_on, split, n, dataset or one["source"], one["classes"])
             parts.setdefault(home if is_home(spec, measured_on) else measured_on, []).append(one)
     if dataset is not None and name is not None and not parts:
         parts[MeasuredOn(name, name, None, None, dataset)] = []
     tables = []
     for measured_on, members in sorted(parts.items(), key=lambda part: _order(part[0])):
-        on = spec.on(measured_on.train_dataset)
+        source = members[0]["source"] if members else measured_on.argument
+        on = spec.on(source, measured_on.train_dataset)
         built, found = _match(on, members, measured_on, others=others)
         whole = measured_on.home or (dataset is not None and name != home.dataset)
         if found or (whole and (not members or not all(one["shipped"] for one in members))):

@@ -2,9 +2,9 @@
 
 The columns are ``COLUMNS``, then one per metric. ``settings`` is the hash of a run's settings, ``changed`` are those in
 which it differs from its recipe (from the data set's defaults where it has none), ``source`` is how the training data
-was named on the command line, ``trained_on`` its name. ``changed``, ``options``, ``floors`` and ``per_class``
-(the AP of each class) are dicts; in the file they are JSON. ``shipped`` marks rows of the file, ``replicates`` are
-those of a run's evaluation; neither is a column of the file.
+was named on the command line, ``trained_on`` its name, ``classes`` how many it has. ``changed``, ``options``,
+``floors`` and ``per_class`` (the AP of each class) are dicts; in the file they are JSON. ``shipped`` marks rows of the
+file, ``replicates`` are those of a run's evaluation; neither is a column of the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ Config = TrainConfig | DetectorConfig
 Record = dict[str, Any]  # a row of a DataFrame as a plain dict: what is missing is None
 
 COLUMNS = (
-    *("run", "recipe", "settings", "changed", "backbone", "method", "seed", "source", "trained_on", "fingerprint"),
+    *("run", "recipe", "settings", "changed", "backbone", "method", "seed", "source", "trained_on", "classes"),
+    "fingerprint",
     *("dataset", "split", "protocol", "options", "n", "n_degenerate", "date", "gwapctl", "torch", "floors"),
     "per_class",
 )
@@ -143,6 +144,7 @@ def _about(run: Run) -> dict[str, Any]:
         "seed": document.get("seed", stated.get("seed")),
         "source": str(stated.get("dataset", data.get("name", ""))),
         "trained_on": str(data.get("name", "")),
+        "classes": len(data.get("classes") or ()) or None,
         "fingerprint": data.get("fingerprint"),
         **{name: versions.get(name) for name in ("gwapctl", "torch")},
     }
@@ -230,5 +232,5 @@ def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
     last = rows.columns.intersection([*NOT_IN_THE_FILE])
     metrics = sorted({*rows.columns} - {*COLUMNS, *last})
     return rows.reindex(columns=[*COLUMNS, *metrics, *last]).astype(
-        dict.fromkeys(("seed", "n", "n_degenerate"), "Int64")
+        dict.fromkeys(("seed", "classes", "n", "n_degenerate"), "Int64")
     )
