@@ -1,4 +1,4 @@
-"""A synthetic data set in VOC layout: lit, patterned objects with exact boxes and masks, from nothing but a seed.
+"""A synthetic data set in VOC layout: shaded, patterned objects with exact boxes and masks, from nothing but a seed.
 
 Six classes lie on textured grounds with clutter, occlude each other and leave the frame; form and pattern tell them
 apart, never colour. Objects that are hard to see are flagged difficult, those that cannot be seen are not annotated.
@@ -97,11 +97,11 @@ def _texture(width: int, height: int, rng: Random, stretch: float = 1.0) -> Fiel
 
 
 def _ground(width: int, height: int, rng: Random) -> Field:
-    """Return a ground ``(height, width, 3)`` in 0..1: two materials that meet, with clutter and uneven focus."""
+    """Return a ground ``(height, width, 3)`` in 0..1: one material, or two that meet, with clutter, out of focus."""
     near, far = (
         _mixed(_texture(width, height, rng, rng.choice([1, 9])), rng) * 0.6 + rng.uniform(0, 0.4) for _ in range(2)
     )
-    left, right = rng.uniform(-0.7, 0.7, 2) * height  # of the horizon; above the image there is but one
+    left, right = rng.uniform(-0.7, 0.7, 2) * height  # of the horizon; often above the image
     horizon = np.linspace(left, right, width)
     picture = np.where((np.arange(height)[:, None] < horizon)[..., None], far, near)
     clutter, _ = random_shapes(  # type: ignore[no-untyped-call]  # scraps that are there but are no objects
