@@ -122,7 +122,6 @@ def test_false_verdicts_are_at_most_5_percent_of_families(seeds: int, scales: tu
         adjusted = holm(one.p_value for one in found)
         wrong += any(decide(*pair) != "cannot be told" for pair in zip(found, adjusted, strict=True))
     error = math.sqrt(LEVEL * (1 - LEVEL) / families)
-    print(seeds, scales, wrong / families)
     assert wrong / families <= LEVEL + 3 * error
 
 
