@@ -564,3 +564,17 @@ def test_networks_without_a_choice_say_so(name: str, stride: int) -> None:
 def test_timm_networks_without_a_choice_say_so(name: str) -> None:
     with pytest.raises(UsageError, match=rf"timm:{name} cannot have stride 8"):
         build_backbone(f"timm:{name}", output_stride=8)
+
+
+@pytest.mark.parametrize("name", [*(name for name in BACKBONES if name not in ("resnet101", "vgg16")), "resnet18+cam"])
+def test_stages_one_after_the_other_are_the_backbone(name: str) -> None:
+    """Cut anywhere, on a non-square image; and every tensor belongs to a stage."""
+    backbone = build_backbone(name).eval()
+    image = torch.rand(1, 3, 96, 128)
+    with torch.inference_mode():
+        whole = backbone(image)
+        for last in range(1, len(backbone.stages)):
+            assert torch.equal(backbone.late(backbone.early(image, last), last), whole), last
+    layers = [name for stage in backbone.stages for name in stage]
+    assert len(backbone.stages) >= 3
+    assert all(key.startswith(tuple(f"{name}." for name in layers)) for key, _ in backbone.named_parameters())

@@ -63,7 +63,7 @@ def reference(model: object, image: np.ndarray, label: int) -> tuple[np.ndarray,
 def test_class_and_map_are_those_of_ten_windows(batch_size: int) -> None:
     model, images = make_classifier("gap"), make_images((120, 80), (50, 70), (73, 73))
     localizer = Localizer(model, MapReading(method="class", crops="ten"), batch_size=batch_size)
-    assert (localizer.reading.scales, localizer.values) == ((64,), "raw")
+    assert (localizer.reading.scales, localizer.values) == ((64,), "minmax")
     for image, result in zip(images, localizer.run(images, [(1,)] * 3, top_k=0), strict=True):
         probabilities, total = reference(model, image, 1)
         np.testing.assert_allclose(result.probabilities, probabilities, atol=1e-5)
@@ -73,14 +73,34 @@ def test_class_and_map_are_those_of_ten_windows(batch_size: int) -> None:
     assert [result.classes[0] for result in best] == [int(reference(model, image, 0)[0].argmax()) for image in images]
 
 
+def test_saliency_of_ten_windows_adds_up() -> None:
+    model, (image,) = make_classifier("gap"), make_images((120, 80))
+    warped, total = resize(image, (73, 73)), np.zeros((73, 73), np.float32)
+    for y, x in ((0, 0), (0, 9), (9, 0), (9, 9), (4, 4)):
+        for step in (1, -1):
+            window = np.ascontiguousarray(warped[y : y + 64, x : x + 64][:, ::step])
+            view = torch.from_numpy(window).permute(2, 0, 1)[None].float().requires_grad_()
+            model(view).logits[0, 2].backward()
+            total[y : y + 64, x : x + 64] += view.grad.abs().amax(1)[0].numpy()[:, ::step]
+    localizer = Localizer(model, MapReading(method="backprop", crops="ten"))
+    (result,) = localizer.run([image], [(2,)], top_k=0)
+    expected = cv2.resize(total, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(result.heatmap(0), expected, atol=1e-3 * expected.max())
+    cut_out = Localizer(model, MapReading(method="backprop", crops="ten", backprop_seg="grabcut"))
+    (mask,) = cut_out.run([image], [(2,)], top_k=0)
+    assert set(np.unique(mask.heatmap(0))) <= {0, 1}
+    assert cut_out.values == "minmax_mean"
+
+
 @pytest.mark.parametrize("method", ["weight", "fused", "dgl", "backprop"])
 def test_every_map_goes_through_ten_windows(method: str) -> None:
     model, images = make_classifier(input_size=(96, 64)), make_images((120, 80), (50, 70))
     localizer = Localizer(model, MapReading(method=method, crops="ten"))
     for image, result in zip(images, localizer.run(images, top_k=2), strict=True):
         assert result.heatmaps.shape == (1 if method == "weight" else 2, *image.shape[:2])
-        assert result.heatmaps.min() >= 0
-        assert (result.heatmaps.max() <= 1) == (localizer.values == "minmax_mean" or method == "weight")
+        assert localizer.values == "minmax"
+        assert result.heatmap(0).min() >= 0
+        assert result.heatmaps.max() == 1  # whatever the map's own values are
         box = map_to_boxes(result.heatmap(0), parse_box_rule("cam-released"))[0].box
         assert 0 < iou(box, [0, 0, image.shape[1], image.shape[0]])[0, 0] <= 1
 

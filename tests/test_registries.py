@@ -148,6 +148,8 @@ def test_the_toys_work(data: Path, run_cli: Callable[..., Any]) -> None:
         "toy right/0.png",
         "toy right/1.png",
     ]
+    judged = run_cli("evaluate", data / "run", "--root", data, "--split", "train", "--json", "--device", "cpu")
+    assert json.loads(judged.stdout)["metrics"]["toy_width"] == 56, judged.stderr
     wrong = run_cli("boxes", data / "found", "--format", "toyformat", "--out", data / "all.csv")
     assert "--format toyformat writes .toy files" in wrong.stderr
 

@@ -1,4 +1,4 @@
-"""A head, a backbone, a map method, a data set, a layout and a box format that the package does not know."""
+"""A head, a backbone, a map method, a data set, a layout, a box format and a metric that the package does not know."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from gwapctl.formats import EXPORTERS, FormatEntry
 from gwapctl.formats.base import ClassTable, FileExporter
 from gwapctl.maps import MAPS, MapMethod
 from gwapctl.maps.forward import ForwardPass
+from gwapctl.metrics import METRICS, NUMBER, Metric
+from gwapctl.metrics.judged import Accumulator, JudgedImage
 from gwapctl.networks.backbones import BACKBONES, BackboneEntry
 from gwapctl.networks.backbones.base import Backbone, LayerChain
 from gwapctl.networks.heads import HEADS, HeadEntry
@@ -61,6 +63,20 @@ class ToyFormat(FileExporter):
             yield f"toy {item.id}\n"
 
 
+class ToyMetric(Accumulator):
+    """The mean width of images that have ranked classes."""
+
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+
+    def judge(self, image: JudgedImage) -> None:
+        if image.ranked is not None:
+            self.widths.append(image.width)
+
+    def compute(self) -> dict[str, float]:
+        return {"toy_width": sum(self.widths) / len(self.widths)} if self.widths else {}
+
+
 SETTINGS = {
     "backbone": "toybone",
     "weights": "none",
@@ -85,4 +101,5 @@ LINES: list[tuple[dict[str, Any], str, Any]] = [
     (DATASETS, "toyset", DatasetEntry("tests.toys:open_toy", "Toy Set", "a toy's images", boxes=False, train=SETTINGS)),
     (LAYOUTS, "toylayout", Layout("tests.toys:open_toy_layout", "toy layout", "toy.txt (toys)")),
     (EXPORTERS, "toyformat", FormatEntry("tests.toys:ToyFormat", "Toy Tool", "a toy's file", "boxes.toy")),
+    (METRICS, "toy_width", Metric("toy width", "a toy's number", NUMBER, path="tests.toys:ToyMetric")),
 ]

@@ -103,6 +103,7 @@ def evaluate(
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    feature_cache: options.EvaluatedFeatures = None,
     timing: Timing = False,
     fail_under: FailUnder = None,
     json: options.Json = False,
@@ -142,6 +143,7 @@ def evaluate(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        feature_cache=feature_cache,
     )
     with console.progress("evaluate") as progress:
         document = verb.evaluate(subject, asked, out=out, progress=progress).to_json()

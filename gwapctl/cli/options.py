@@ -110,6 +110,10 @@ READING = {  # the options of a MapReading
         Literal["none", "mean", "grabcut"],
         option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL),
     ],
+    "beta": Annotated[
+        float | None,
+        option("--beta", "How strongly the loss of dgl asks for the class.", MODEL, f"{STORED}, else 10", min=0),
+    ],
 }
 BoxRule = Annotated[
     str | None, option("--box-rule", "How a map becomes a box: paper20, otsu or fixed:0.3.", MODEL, STORED)
@@ -135,6 +139,16 @@ DryRun = Annotated[bool, option("--dry-run", "Say what would be done, and do not
 Json = Annotated[bool, option("--json", "Print JSON.", OUTPUT)]
 
 Recipe = Annotated[str | None, option("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)]
+FeatureCache = Annotated[
+    Path | None,
+    option(
+        "--feature-cache",
+        "Folder for --cache-features; trainings share it.",
+        MACHINE,
+        "in the user's cache",
+        envvar="GWAPCTL_FEATURES",
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     option("--set", "Any other setting, such as momentum=0.8. Repeatable.", SETTINGS, metavar="KEY=VALUE"),
@@ -148,6 +162,15 @@ Precision = Annotated[
 BatchSize = Annotated[int | None, option("--batch-size -b", "Images per step.", MACHINE, min=1)]
 Workers = Annotated[
     int | None, option("--workers", "Threads that read images.", MACHINE, "one per core, up to 8", min=0)
+]
+EvaluatedFeatures = Annotated[
+    Path | None,
+    option(
+        "--feature-cache",
+        "Folder of feature maps of frozen backbones, to read in place of images where they suffice.",
+        MACHINE,
+        "none",
+    ),
 ]
 Seed = Annotated[int, option("--seed", "Start of every random choice.", MACHINE)]
 Quiet = Annotated[bool, _switch("--quiet -q", "Only errors on stderr.", "quiet")]

@@ -23,16 +23,6 @@ COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
 SkipBroken = Annotated[
     bool, options.option("--skip-broken", "Leave out images that cannot be read, and count them.", options.DATA)
 ]
-FeatureCache = Annotated[
-    Path | None,
-    options.option(
-        "--feature-cache",
-        "Folder for --cache-features; trainings share it.",
-        options.MACHINE,
-        "in the user's cache",
-        envvar="GWAPCTL_FEATURES",
-    ),
-]
 Tensorboard = Annotated[bool, options.option("--tensorboard", "Also log to RUN/tensorboard.", options.OUTPUT)]
 
 
@@ -55,7 +45,7 @@ def train(
     device: options.Device = "auto",
     offline: options.Offline = False,
     workers: options.Workers = None,
-    feature_cache: FeatureCache = None,
+    feature_cache: options.FeatureCache = None,
 ) -> None:
     """Train a classifier that says where it looks, from image-level labels alone; or a detector from few boxes.
 

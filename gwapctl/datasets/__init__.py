@@ -30,6 +30,7 @@ class DatasetEntry:
         path: ``module:function`` that opens it below one of the folders it is given.
         label: what the papers call it.
         help: what it holds, in one line.
+        classes: how many there are in the whole of it, where a part of it is told by that.
         boxes, masks: whether its images have some.
         archives: what ``gwapctl data get`` unpacks.
         automatic: they are fetched when a command needs them and may use the network.
@@ -43,6 +44,7 @@ class DatasetEntry:
     path: str
     label: str
     help: str
+    classes: int | None = None
     boxes: bool = True
     masks: bool = False
     archives: tuple[Archive, ...] = ()
@@ -104,6 +106,7 @@ DATASETS: dict[str, DatasetEntry] = {
         "gwapctl.datasets.tiny_imagenet:open_tiny_imagenet",
         "Tiny ImageNet",
         "200 classes at 64 x 64 pixels",
+        classes=200,
         archives=(published.TINY_IMAGENET,),
         train=_SMALL_IMAGES,
     ),
@@ -111,12 +114,14 @@ DATASETS: dict[str, DatasetEntry] = {
         "gwapctl.datasets.imagenet:open_imagenet",
         "ILSVRC 2012",
         "1,000 classes; needs an account",
+        classes=1000,
         archives=published.IMAGENET,
     ),
     "cub": DatasetEntry(
         "gwapctl.datasets.cub:open_cub",
         "CUB-200-2011",
         "birds of 200 species",
+        classes=200,
         masks=True,
         archives=(published.CUB,),
         reported="test",

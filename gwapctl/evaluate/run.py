@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
-from gwapctl.evaluate.from_model import from_detector, from_model, predictions_from_model
+from gwapctl.evaluate.from_model import CachedFeatures, from_detector, from_model, predictions_from_model
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
@@ -20,7 +21,7 @@ from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading, store_reading
 from gwapctl.metrics.box_accuracy import BoxAccuracy
-from gwapctl.predict.classifier import load_model
+from gwapctl.predict.classifier import Model, load_model
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
 
@@ -44,6 +45,8 @@ class Options:
     else at the data set's.
     ``guesses="five"``: the top-5 localization error by CAM's heuristic, with boxes at the thresholds ``tight`` and
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
+    ``feature_cache``: the folder of caches that has, or gets, float16 maps of what is frozen of a run's backbone. They
+    take the images' place where nothing but the whole image at the run's input size is looked at.
     """
 
     dataset: str | None = None
@@ -64,6 +67,7 @@ class Options:
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
+    feature_cache: Path | None = None
 
 
 def evaluate(
@@ -86,7 +90,9 @@ def evaluate(
     if options.guesses and dataset.multi_label:
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    start = time.perf_counter()
     result = _evaluate_on(ground_truth, subject, options, progress)
+    result.seconds = round(time.perf_counter() - start, 3)
     result.notes += dataset.warnings()
     if subject.run is not None:
         result.run, result.seed = subject.run.name, subject.run.document.get("seed")
@@ -106,6 +112,7 @@ def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
         asked |= {"--box-rule": options.box_rule, "--refine": options.refine, "--images": options.images}
         asked |= {"--guesses": options.guesses, "--protocol wsoleval": options.protocol == "wsoleval"}
     asked |= {"--calibrate": options.calibrate, "--masks": kind != "maps" and options.masks}
+    asked |= {"--feature-cache": kind in ("maps", "boxes") and options.feature_cache}
     given = [name for name, value in asked.items() if value]
     if given and kind != "model":
         raise UsageError(f"{', '.join(given)} cannot be used on {kind}: {subject.name} is not a classifier.")
@@ -163,6 +170,7 @@ def _evaluate_on(
                 name=subject.name,
                 box_rule=rule,
                 refine=options.refine,
+                features=_cached_features(subject, model, options, progress),
                 workers=options.workers,
             )
     result = evaluate_predictions(found, ground_truth, guesses=guesses, progress=progress)
@@ -173,6 +181,16 @@ def _evaluate_on(
         if chosen["split"] == ground_truth.split:
             result.notes.append("the threshold was chosen on the very images that it is measured on")
     return result
+
+
+def _cached_features(
+    subject: Subject, model: Model, options: Options, progress: ProgressCallback | None
+) -> CachedFeatures | None:
+    """Return where the maps of the frozen part of a run's backbone are, None where there is none or nobody asks."""
+    late = subject.learning_stages
+    if options.feature_cache is None or late is None:
+        return None
+    return CachedFeatures(options.feature_cache, model.classifier, late, options.workers, progress)
 
 
 def _guesses(options: Options) -> FiveGuesses | None:

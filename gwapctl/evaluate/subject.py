@@ -35,6 +35,11 @@ class Subject:
         """What the run was trained with; empty for anything else."""
         return dict(self.run.document.get("config") or {}) if self.run else {}
 
+    @property
+    def learning_stages(self) -> int | None:
+        """How many of the last stages of its backbone a run trained; None: all, or it is not known."""
+        return 0 if self.config.get("freeze_backbone") else self.config.get("trained_stages")
+
 
 def find_subject(spec: str) -> Subject:
     """Tell what ``spec`` is by looking at it: a run, a model's folder, maps, boxes, or the name of a zoo entry.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.maps.resolve import resolve_reading
 from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.transforms import resize as resize_image
-from gwapctl.regions import normalise
+from gwapctl.regions import unstretch
 
 SURE_SCALE = 96  # pixels from which every backbone has cells left
 PIXELS_PER_IMAGE = {True: 224**2, False: 512**2}  # on a CPU or not: larger inputs go through in smaller batches
@@ -33,18 +33,21 @@ class MapResult:
     """Of one image: ``probabilities`` (C,) float32, the ``classes`` mapped, and their ``heatmaps`` (k, h, w) float16.
 
     There is a single heatmap (1, h, w) for all classes where ``shared``. (h, w) is the original's shape,
-    shrunk to at most 512 pixels on the long side.
+    shrunk to at most 512 pixels on the long side. Heatmaps are in [0, 1]; ``ranges`` (k, 2) float32 has the values that
+    0 and 1 stand for: a map's own lowest and highest one, or 0 and 1.
     """
 
     probabilities: FloatArray
     classes: tuple[int, ...]
     heatmaps: npt.NDArray[np.float16]
+    ranges: FloatArray
     shared: bool
 
     def heatmap(self, index: int) -> FloatArray:
-        """Return the heatmap (h, w) of ``classes[index]`` as float32 of the same values."""
-        heat = self.heatmaps[0 if self.shared else index]
-        return torch.from_numpy(heat).float().numpy()  # numpy converts float16 ten times more slowly
+        """Return the heatmap (h, w) of ``classes[index]`` as float32, with its own values where it has any."""
+        channel = 0 if self.shared else index
+        heat = torch.from_numpy(self.heatmaps[channel]).float().numpy()  # numpy converts ten times more slowly
+        return unstretch(heat, self.ranges[channel])
 
 
 class Localizer:
@@ -105,13 +108,14 @@ class Localizer:
         return self._network.model
 
     @property
-    def values(self) -> Literal["raw", "minmax_mean"]:
-        """What the heatmaps hold: ``raw`` or ``minmax_mean`` (see ``map_folder.MapsInfo``)."""
+    def values(self) -> Literal["minmax", "minmax_mean"]:
+        """What the heatmaps hold: ``minmax`` or ``minmax_mean`` (see ``map_folder.MapsInfo``)."""
         reading = self.reading
         single = len(reading.scales) <= 1 and not reading.flip
-        untouched = not (self._method.normalised or reading.close) and reading.backprop_seg == "none"
-        untouched = untouched and reading.crops != "centre"
-        return "raw" if single and untouched else "minmax_mean"
+        summed = reading.crops == "ten"  # absolute values, which add up
+        untouched = (summed or not self._method.normalised) and not reading.close and reading.backprop_seg == "none"
+        untouched = untouched and reading.crops != "centre"  # which has 0 around its window
+        return "minmax" if single and untouched else "minmax_mean"
 
     def _try_smallest_scale(self) -> None:
         """Find out now, not at the first image, whether the network can do with so few pixels."""
@@ -139,6 +143,22 @@ class Localizer:
 
     def _centre(self, width: int, height: int) -> Geometry:
         return crops.centre(width, height, self._own_size, self.reading.resize)
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether all is read from one pass of the whole image at the model's own size, and at no inner layer."""
+        reading, own = self.reading, self._own_size
+        one_pass = not reading.scales or (reading.scales == own[:1] and reading.resize == "warp")
+        whole = not reading.flip and reading.crops == "none" and reading.backprop_seg == "none"
+        behind = self._method.gradient_at != "image" and not reading.layer
+        return one_pass and whole and behind and not self._network.head.sees_boxes
+
+    def prepare_features(self, width: int, height: int, features: npt.NDArray[Any], late: int) -> PreparedImage:
+        """Prepare an image ``width x height`` of which one has what the ``late`` last stages of the backbone read.
+
+        It is for those that take features (``takes_features``); an image in one call of ``run`` is like the others.
+        """
+        return PreparedImage(width, height, {self._own_size: features}, late)
 
     def _input_size(self, width: int, height: int, scale: int | None) -> Size:
         if scale is None:
@@ -191,16 +211,17 @@ class Localizer:
     def _run_batch(
         self, batch: Sequence[PreparedImage], wanted: Sequence[Sequence[int]], top_k: int
     ) -> Iterator[MapResult]:
-        own = self._network(self._views(batch))
+        own = self._network(self._views(batch), late=batch[0].late)
         probabilities = own.probabilities.view(len(batch), -1, own.probabilities.shape[1]).mean(1).cpu().numpy()
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k].tolist()
         chosen = [tuple(dict.fromkeys([*top, *extra])) for top, extra in zip(best, wanted, strict=True)]
         classes = self._classes(chosen)
         terms = self._maps_of_crops(batch, classes, own) or self._terms(batch, classes, own)
+        close, segmentation, raw = self.reading.close, self.reading.backprop_seg, self.values == "minmax"
         for image, row, picked, maps in zip(batch, probabilities, chosen, terms, strict=True):
             count = 1 if self.shared else len(picked)
-            heatmaps = compose([term[:count] for term in maps], image, self.reading.close, self.reading.backprop_seg)
-            yield MapResult(row, picked, heatmaps, self.shared)
+            heatmaps, ranges = compose([term[:count] for term in maps], image, close, segmentation, raw=raw)
+            yield MapResult(row, picked, heatmaps, ranges, self.shared)
 
     def _views(self, batch: Sequence[PreparedImage]) -> list[ImageArray]:
         """Return what decides the classes of ``batch``: each image whole, its centre, or its ten crops."""
@@ -237,10 +258,7 @@ class Localizer:
         """Return, for each image, one map ``(1 | k, h, w)`` put together from its ten crops."""
         maps = self._read_maps(own, classes.repeat_interleave(crops.TEN, 0)).float().cpu().numpy()
         each = maps.reshape(len(classes), crops.TEN, *maps.shape[1:])
-        pasted = [crops.paste(of_image, self._own_size) for of_image in each]
-        if self._method.normalised:
-            pasted = [np.asarray([normalise(heatmap) for heatmap in of_image]) for of_image in pasted]
-        return [[of_image] for of_image in pasted]
+        return [[crops.paste(of_image, self._own_size)] for of_image in each]
 
     def _terms(self, batch: Sequence[PreparedImage], classes: Tensor, own: ForwardPass) -> list[list[FloatArray]]:
         """Return, for each image, the maps ``(1 | k, h, w)`` to average: one per scale and, with ``flip``, mirror."""
@@ -275,4 +293,5 @@ class Localizer:
     @torch.no_grad()
     def _read_maps(self, forward: ForwardPass, classes: Tensor) -> Tensor:
         """Return the raw maps ``(B, 1 | k, h, w)`` of a pass, those of several layers fused."""
-        return fuse_maps(self._method.read(forward, classes), self.reading.fuse)
+        options = {name: getattr(self.reading, name) for name in self._method.options}
+        return fuse_maps(self._method.read(forward, classes, **options), self.reading.fuse)

@@ -5,6 +5,7 @@ What is asked for is a ``MapReading``. When it meets a model, ``resolve_reading`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 RESIZES = ("warp", "keep")
 CROPS = ("none", "ten", "centre")
+BETA = 10.0  # DGL's released code
 OPTION_NAMES = {"method": "map"}  # field -> what the Python API and the command line call it, where that differs
 
 
@@ -35,10 +37,11 @@ class MapReading:
         crops: at the model's own input size, in place of scales: ``ten``, CAM's ten crops; ``centre``, the middle of
             the image, 224 of 256 pixels of its shorter side, or of the square where ``resize`` is ``warp``.
         backprop_seg: ``mean`` or ``grabcut``: cut the saliency of ``backprop`` into a map of 0 and 1.
+        beta: how strongly the loss of ``dgl`` asks for the class, 10 as released.
 
     Raises:
-        UsageError: an unknown name, a size that is none, or crops along with what they take the place of. Names that
-            only a model can judge are checked when it is there.
+        UsageError: an unknown name, a size or beta that is none, or crops along with what they take the place of. Names
+            that only a model can judge are checked when it is there.
 
     Example:
         >>> MapReading(scales=[224, 448], flip=True).flags
@@ -55,6 +58,7 @@ class MapReading:
     close: float | None = None
     crops: str = "none"
     backprop_seg: str = "none"
+    beta: float | None = None
 
     def __post_init__(self) -> None:
         """Make sequences tuples and check what the network is to see of an image."""
@@ -75,6 +79,8 @@ class MapReading:
             raise UsageError(
                 f"close {self.close} is not a share of the shorter side from 0 to below 1. Write it like 5%."
             )
+        if self.beta is not None and not 0 <= self.beta < math.inf:
+            raise UsageError(f"beta {self.beta} is not a number from 0. Write it like --beta 10.")
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -101,6 +107,7 @@ class ResolvedReading(MapReading):
     fuse: str = "mean"
     resize: str = "warp"
     close: float = 0.0
+    beta: float = BETA
 
     def __post_init__(self) -> None:
         """Check nothing."""
@@ -118,11 +125,12 @@ def split_options(options: Mapping[str, Any], reading: MapReading = AS_STORED) -
 
 def stored_reading(info: ModelInfo) -> MapReading:
     """Return how the model that ``info`` describes is read unless told otherwise."""
-    return MapReading(info.map, info.scales, info.layer, info.fuse, info.resize, close=info.close)
+    return MapReading(info.map, info.scales, info.layer, info.fuse, info.resize, close=info.close, beta=info.beta)
 
 
 def store_reading(info: ModelInfo, reading: ResolvedReading) -> ModelInfo:
     """Return ``info`` of a model that is read by ``reading`` from now on; ``flip``, crops and cuts are not stored."""
     stored = {name: getattr(reading, name) for name in ("scales", "layer", "resize", "close")}
     fuse = reading.fuse if len(reading.layer) > 1 else None
-    return info.model_copy(update={"map": reading.method, "fuse": fuse, **stored})
+    beta = reading.beta if reading.beta != BETA else None
+    return info.model_copy(update={"map": reading.method, "fuse": fuse, "beta": beta, **stored})

@@ -37,8 +37,12 @@ def read_sample(sample: Sample) -> Image:
     image = read_image(sample.path)
     if not isinstance(sample, BoxedSample):
         return image
-    region = boxes_mask(sample.boxes, image.shape[1], image.shape[0])
-    return np.dstack([image, 255 * region.astype(np.uint8)])
+    return np.dstack([image, sample_region(sample, image.shape[1], image.shape[0])])
+
+
+def sample_region(sample: BoxedSample, width: int, height: int) -> Image:
+    """Return the region of a sample's boxes, (height, width): 255 on their union and 0 elsewhere."""
+    return 255 * boxes_mask(sample.boxes, width, height).astype(np.uint8)
 
 
 def split_region(batch: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -47,7 +51,7 @@ def split_region(batch: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def resize(image: Image, size: tuple[int, int]) -> Image:
-    """Resize ``(H, W, 3 | 4)`` to ``size`` (width, height): area averaging when shrinking, bilinear when growing."""
+    """Resize ``(H, W [, channels])`` to ``size`` (width, height): by area averages to shrink, bilinear to grow."""
     height, width = image.shape[:2]
     if (width, height) == size:
         return image

@@ -60,7 +60,10 @@ def build_tables(
                 stand_ins += [one for one in built if one.runs() and not one.beside_paper]
         placed = {run for table in stand_ins for run in table.runs()}
         left = rows[~rows["run"].isin(placed)]
-        own = build_table(spec, left, dataset=dataset or spec.default_dataset, runs=folder)
+        own = build_table(spec, left, dataset=dataset, runs=folder)
+        if profile != PAPER:  # beside a paper's numbers there is only what was measured on its data
+            own = [table for table in own if table.runs()]
+            own = own or build_table(spec, left.iloc[:0], dataset=dataset or spec.default_dataset, runs=folder)
         if stand_ins and not spec.of_a_paper:  # nobody has an own number beside which ours must not stand
             own = [table for table in own if table.runs()]
         tables += [*own, *stand_ins]

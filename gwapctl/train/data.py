@@ -132,7 +132,8 @@ def divide(config: RunConfig, dataset: Dataset, *, boxes: bool, own_val: bool = 
         val_split = f"{config.val_fraction:g} of {train_split}, seed {config.seed}"
     else:
         val_split = None
-    require_all_classes(dataset, train, train_split)
+    if getattr(config, "epochs", None) != 0:  # with 0, nothing is learnt
+        require_all_classes(dataset, train, train_split)
     return TrainData(dataset, train, val, train_split, val_split)
 
 
@@ -151,8 +152,6 @@ def load_train_data(
     """
     head = head_class(config.head)
     _check_background(config, head)
-    if config.cache_features and head.sees_boxes:
-        raise UsageError(f"head {config.head} needs boxes beside the feature maps. Drop --cache-features.")
     dataset = open_dataset(config.dataset, root)
     background = [] if config.background is None else background_folder(config.background)
     if config.background_classes:

@@ -291,6 +291,17 @@ def _split_cam_conv(name: str) -> tuple[str, int]:
     return (base, {"": 1, "2": 2}[suffix]) if plus and suffix in ("", "2") else (name, 0)
 
 
+def added_layers(name: str) -> tuple[str, ...]:
+    """Return how the names begin of those layers of the backbone ``name`` that its ImageNet weights do not have.
+
+    >>> added_layers("inception-v3-spg"), added_layers("googlenet+cam"), added_layers("resnet18")
+    (('add1.', 'add2.'), ('cam_conv.',), ())
+    """
+    base, groups = _split_cam_conv(name)
+    own = () if base.startswith(TIMM) else backbone_entry(base).without_weights
+    return ("cam_conv.", *(f"base.{layer}" for layer in own)) if groups else own
+
+
 def imagenet_tensors(name: str) -> dict[str, Tensor]:
     """Return all ImageNet weights of the network ``name``, classifier included, under torchvision's or timm's names."""
     from gwapctl.networks.backbones.efficientnet_lite import read_package_file

@@ -80,7 +80,8 @@ def nin() -> Backbone:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
             with_relu[f"relu_{name}"] = nn.ReLU(inplace=True)
-    return LayerChain(with_relu, channels=1024, stride=32, mean=IMAGENET_MEAN, std=CAFFE_STD)
+    stages = ["conv2", "conv3", "conv4-1024"]
+    return LayerChain(with_relu, channels=1024, stride=32, mean=IMAGENET_MEAN, std=CAFFE_STD, stages=stages)
 
 
 class CaffeInception(nn.Module):
@@ -156,7 +157,8 @@ def _up_to_inception_4e() -> dict[str, nn.Module]:
 
 
 def _googlenet(layers: dict[str, nn.Module], *, channels: int, stride: int) -> Backbone:
-    backbone = LayerChain(layers, channels=channels, stride=stride, mean=IMAGENET_MEAN, std=CAFFE_STD)
+    stages = [name for name in ("conv2/3x3_reduce", "inception_3a", "inception_4a", "inception_5a") if name in layers]
+    backbone = LayerChain(layers, channels=channels, stride=stride, mean=IMAGENET_MEAN, std=CAFFE_STD, stages=stages)
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):  # Caffe's "xavier" looks at the inputs alone; biases start at 0.2
             nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
@@ -192,4 +194,5 @@ def _caffe_chain(layers: dict[str, nn.Module], *, channels: int, mean: tuple[flo
             nn.init.normal_(layer.weight, std=0.01)
             bias = 0.0 if name in ("conv1", "conv3") else 1.0  # as Krizhevsky et al. 2012, section 5
             nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
-    return LayerChain(layers, channels=channels, stride=16, mean=mean, std=CAFFE_STD)
+    stages = [name for name in layers if name.startswith("conv") and name != "conv1"]
+    return LayerChain(layers, channels=channels, stride=16, mean=mean, std=CAFFE_STD, stages=stages)
