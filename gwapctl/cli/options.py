@@ -102,7 +102,10 @@ READING = {  # the options of a MapReading
         str | None,
         option("--close", "Close gaps in the map up to a share of the shorter side, such as 5%.", MODEL, STORED),
     ],
-    "crops": Annotated[Literal["none", "ten"], option("--crops", "ten: CAM's ten crops, in place of scales.", MODEL)],
+    "crops": Annotated[
+        Literal["none", "ten", "centre"],
+        option("--crops", "In place of scales: CAM's ten crops, or the centre (resize 256, crop 224).", MODEL),
+    ],
     "backprop_seg": Annotated[
         Literal["none", "mean", "grabcut"],
         option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL),

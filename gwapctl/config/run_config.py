@@ -202,6 +202,8 @@ def resolve(
 
 def stored_config(values: dict[str, Any]) -> TrainConfig | DetectorConfig:
     """Return the config that ``run.json`` holds."""
+    if values.get("min_crop", 1) < 1 and "crop_aspect" not in values:
+        values = values | {"crop_aspect": 4 / 3}  # before there was this setting, crops had any aspect ratio up to it
     return DetectorConfig(**values) if "detector" in values else TrainConfig(**values)
 
 

@@ -217,7 +217,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         """Yield batches behind whose images are those without labels, if the head learns from such."""
         config, data = self.config, self.data
         samples = [*data.train, *data.background]
-        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop)
+        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop, config.crop_aspect)
         if self.features is not None:
             images = TrainingFeatures(self.features, samples, config.seed, config.flip)
         sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
