@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import nn
 
-from gwapctl.config import build_train_config
+from gwapctl.config import build_train_config, stored_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.networks.backbones import added_layers, build_backbone
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.heads.base import classification_loss
-from gwapctl.networks.transforms import Key, TrainingBatches, TrainingImages, collate
+from gwapctl.networks.transforms import Key, TrainingBatches, TrainingImages, collate, random_crop
 from gwapctl.runs import Run
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.data import load_train_data
@@ -253,6 +253,28 @@ def test_batches_are_a_pure_function_of_the_iteration() -> None:
     assert whole[9:] == tail
     assert {key.size for batch in whole for key in batch} == set(sizes)
     assert all(len({key.size for key in batch}) == 1 for batch in whole)
+
+
+@pytest.mark.parametrize(("aspect", "kept"), [(1.0, True), (4 / 3, False)])
+def test_random_crops_keep_the_aspect_unless_asked(aspect: float, kept: bool) -> None:
+    image = np.zeros((300, 500, 3), np.uint8)
+    crops = [random_crop(image, 0.3, np.random.default_rng(seed), aspect).shape for seed in range(40)]
+    ratios = np.array([width / height for height, width, _ in crops]) / (500 / 300)
+    assert (np.abs(ratios - 1) < 0.01).all() == kept
+    assert (np.abs(np.log(ratios)) < np.log(4 / 3) + 0.01).all()
+    shares = np.array([height * width for height, width, _ in crops]) / (300 * 500)
+    assert 0.29 < shares.min() < 0.4
+    assert 0.9 < shares.max() <= 1
+
+
+def test_a_run_from_before_the_setting_had_crops_of_any_aspect() -> None:
+    config = build_train_config("imagenet", None, {"min_crop": 0.5})
+    assert config.crop_aspect == 1.0
+    stored = config.model_dump(mode="json")
+    assert stored_config(stored) == config
+    del stored["crop_aspect"]
+    assert stored_config(stored).crop_aspect == 4 / 3  # type: ignore[union-attr]
+    assert stored_config(stored | {"min_crop": 1.0}).crop_aspect == 1.0  # type: ignore[union-attr]
 
 
 def test_training_images_are_a_pure_function_of_their_key(voc: Path) -> None:

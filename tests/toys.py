@@ -1,4 +1,4 @@
-"""A head, a backbone, a map method, a data set, a layout, a box format and a metric that the package does not know."""
+"""One toy of every kind that the package does not know: a head, a backbone, an augmentation, a data set and so on."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from gwapctl.networks.backbones.base import Backbone, LayerChain
 from gwapctl.networks.heads import HEADS, HeadEntry
 from gwapctl.networks.heads.averaging import PoolThenClassify
 from gwapctl.networks.heads.base import HeadOutput
+from gwapctl.train.augmentations import AUGMENTATIONS, Augmentation, Augmented
 
 
 class ToyHead(PoolThenClassify):
@@ -40,6 +41,10 @@ def toy_backbone() -> Backbone:
 
 def toy_map(passed: ForwardPass, classes: Tensor) -> Sequence[Tensor]:
     return [passed.features.mean(1, keepdim=True).expand(-1, classes.shape[1], -1, -1)]
+
+
+def toy_change(images: Tensor, *_: object) -> Augmented:
+    return Augmented(images)
 
 
 def open_toy(places: Sequence[Path]) -> Dataset:
@@ -98,6 +103,11 @@ LINES: list[tuple[dict[str, Any], str, Any]] = [
         ),
     ),
     (MAPS, "toymap", MapMethod("tests.toys:toy_map", "toy map", "a toy's map", formula="`mean_k F_k`")),
+    (
+        AUGMENTATIONS,
+        "toychange",
+        Augmentation("tests.toys:toy_change", "Toy Change", "a toy's change", paper="none", settings="none"),
+    ),
     (DATASETS, "toyset", DatasetEntry("tests.toys:open_toy", "Toy Set", "a toy's images", boxes=False, train=SETTINGS)),
     (LAYOUTS, "toylayout", Layout("tests.toys:open_toy_layout", "toy layout", "toy.txt (toys)")),
     (EXPORTERS, "toyformat", FormatEntry("tests.toys:ToyFormat", "Toy Tool", "a toy's file", "boxes.toy")),

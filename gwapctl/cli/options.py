@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -102,7 +102,10 @@ READING = {  # the options of a MapReading
         str | None,
         option("--close", "Close gaps in the map up to a share of the shorter side, such as 5%.", MODEL, STORED),
     ],
-    "crops": Annotated[Literal["none", "ten"], option("--crops", "ten: CAM's ten crops, in place of scales.", MODEL)],
+    "crops": Annotated[
+        Literal["none", "ten", "centre"],
+        option("--crops", "In place of scales: CAM's ten crops, or the centre (resize 256, crop 224).", MODEL),
+    ],
     "backprop_seg": Annotated[
         Literal["none", "mean", "grabcut"],
         option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL),
@@ -233,8 +236,10 @@ def _flag(setting: Setting) -> Any:
     """Return the annotation that Typer reads for one setting; its help lists the names that may stand there."""
     from gwapctl.networks.backbones import BACKBONES
     from gwapctl.networks.heads import HEADS
+    from gwapctl.train.augmentations import AUGMENTATIONS
 
-    names = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS}.get(setting.key)
+    kinds: dict[str, Collection[str]] = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS, "augment": AUGMENTATIONS}
+    names = kinds.get(setting.key)
     help = setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
     return Annotated[_on_the_command_line(setting.plain) | None, option(setting.spelling, help, setting.about.panel)]
 

@@ -184,18 +184,18 @@ def _show_plans(plans: list[Plan], json: bool) -> None:
 
 
 def _as_json(plan: Plan, work: Work) -> dict[str, Any]:
-    cost = plan.cost(work)
+    cost, missing = plan.cost(work), len(plan.missing(work))
     return {
         "rows": list(work.rows),
         "seed": work.config.seed,
-        "state": work.state,
+        "state": "recorded" if not missing and work.state != "trained" else work.state,
         "run": str(plan.folder(work)),
         "iterations": cost.iterations,
         "images": cost.images,
         "images_per_second": cost.images_per_second,
         "seconds": cost.seconds,
         "evaluation_seconds": cost.evaluation_seconds,
-        "evaluations_missing": len(plan.missing(work)),
+        "evaluations_missing": missing,
         "images_evaluated": cost.evaluated,
         "config": work.config.model_dump(mode="json"),
     }
@@ -215,7 +215,7 @@ def _total(dataset: str, rows: list[dict[str, Any]]) -> str:
     """Say the sum, and what it rests on."""
     training = [row["seconds"] for row in rows if row["seconds"] is not None]
     evaluating = [row["evaluation_seconds"] for row in rows if row["evaluation_seconds"] is not None]
-    to_train = sum(row["state"] != "trained" and row["evaluations_missing"] > 0 for row in rows)
+    to_train = sum(row["state"] not in ("trained", "recorded") for row in rows)
     parts = [f"{to_train} of {len(rows)} networks to train"]
     if any(row["images"] is None for row in rows):
         parts.append(f"{dataset} is not here, so its images could not be counted")
@@ -251,11 +251,12 @@ def _show_tables(plans: list[Plan], results: pd.DataFrame, json: bool) -> None:
 
     from gwapctl.paper.build import build_table
     from gwapctl.paper.measured import measured_rows
-    from gwapctl.paper.tables import render_tables
+    from gwapctl.paper.tables import measured_tables, render_tables
 
     tables = []
     for plan in plans:
         runs = plan.machine.runs
         rows = pd.concat([measured_rows(runs), results], ignore_index=True)
-        tables += build_table(plan.spec, rows, dataset=plan.evaluated_on, runs=runs)
+        built = build_table(plan.spec, rows, dataset=plan.evaluated_on, runs=runs)
+        tables += measured_tables(built) if plan.spec.profile else built
     console.print_text(render_tables(tables, "json" if json else "table"))

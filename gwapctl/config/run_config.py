@@ -68,6 +68,8 @@ class TrainConfig(ClassifierSettings, RunConfig):
             )
         if self.cache_features and (self.min_crop < 1 or self.train_sizes):
             raise ValueError("cache_features keeps whole images of one size: leave out min_crop and train_sizes")
+        if self.cache_features and self.augment:
+            raise ValueError("cache_features reads no images, which augment changes: leave one out")
         return self
 
     @property
@@ -200,6 +202,8 @@ def resolve(
 
 def stored_config(values: dict[str, Any]) -> TrainConfig | DetectorConfig:
     """Return the config that ``run.json`` holds."""
+    if values.get("min_crop", 1) < 1 and "crop_aspect" not in values:
+        values = values | {"crop_aspect": 4 / 3}  # before there was this setting, crops had any aspect ratio up to it
     return DetectorConfig(**values) if "detector" in values else TrainConfig(**values)
 
 

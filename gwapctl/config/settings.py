@@ -133,6 +133,12 @@ class ClassifierSettings(RunSettings):
     min_crop: Annotated[
         float, Bounds(gt=0, le=1), About("Random crops of at least this share of the image; 1: none.", IMAGES)
     ] = 1.0
+    crop_aspect: Annotated[
+        float,
+        Bounds(ge=1),
+        About("Random crops change the aspect ratio by up to this factor; 1: they keep it.", IMAGES),
+    ] = 1.0
+    augment: Annotated[str | None, Flag("What else is done to images.", IMAGES)] = None
     background: Annotated[str | None, Flag("Folder of images without objects, for head background.", IMAGES)] = None
     background_classes: Annotated[
         tuple[str, ...], Flag("Or classes, by name or id, that are no targets then.", IMAGES)

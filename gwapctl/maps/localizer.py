@@ -1,4 +1,4 @@
-"""Heatmaps of many images: averaged over scales and flips, or put together from ten crops."""
+"""Heatmaps of many images: averaged over scales and flips, or put together from crops."""
 
 from __future__ import annotations
 
@@ -114,6 +114,7 @@ class Localizer:
         single = len(reading.scales) <= 1 and not reading.flip
         summed = reading.crops == "ten"  # absolute values, which add up
         untouched = (summed or not self._method.normalised) and not reading.close and reading.backprop_seg == "none"
+        untouched = untouched and reading.crops != "centre"  # which has 0 around its window
         return "minmax" if single and untouched else "minmax_mean"
 
     def _try_smallest_scale(self) -> None:
@@ -132,11 +133,16 @@ class Localizer:
         height, width = image.shape[:2]
         if self.reading.crops == "ten":
             sizes = {crops.warped_size(self._own_size)}
+        elif self.reading.crops == "centre":
+            sizes = {crops.whole_size(self._centre(width, height))}
         else:
             sizes = {self._own_size, *(self._input_size(width, height, scale) for scale in self._scales)}
         if self.reading.backprop_seg != "none":
             sizes |= {heatmap_size(width, height)}
         return PreparedImage(width, height, {size: resize_image(image, size) for size in sizes})
+
+    def _centre(self, width: int, height: int) -> Geometry:
+        return crops.centre(width, height, self._own_size, self.reading.resize)
 
     @property
     def takes_features(self) -> bool:
@@ -173,8 +179,8 @@ class Localizer:
 
         Mapped are the ``top_k`` most probable classes of each image and after them those of ``classes`` (one sequence
         per image) that are not among them; ``top_k=0``: only the latter. Classes are decided by one pass at the model's
-        own input size, whatever the scales are. ``regions`` (H, W) of 0 and 1, the union of the boxes of each image,
-        are for heads that pool inside them; others do not look.
+        own input size, whatever the scales are, or by the crops. ``regions`` (H, W) of 0 and 1, the union of the boxes
+        of each image, are for heads that pool inside them; others do not look.
 
         Raises:
             UsageError: the head needs ``regions``, and there are none.
@@ -210,7 +216,7 @@ class Localizer:
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k].tolist()
         chosen = [tuple(dict.fromkeys([*top, *extra])) for top, extra in zip(best, wanted, strict=True)]
         classes = self._classes(chosen)
-        terms = self._pasted(own, classes) if self.reading.crops == "ten" else self._terms(batch, classes, own)
+        terms = self._maps_of_crops(batch, classes, own) or self._terms(batch, classes, own)
         close, segmentation, raw = self.reading.close, self.reading.backprop_seg, self.values == "minmax"
         for image, row, picked, maps in zip(batch, probabilities, chosen, terms, strict=True):
             count = 1 if self.shared else len(picked)
@@ -218,11 +224,35 @@ class Localizer:
             yield MapResult(row, picked, heatmaps, ranges, self.shared)
 
     def _views(self, batch: Sequence[PreparedImage]) -> list[ImageArray]:
-        """Return what decides the classes of ``batch``: each image whole, or its ten crops."""
+        """Return what decides the classes of ``batch``: each image whole, its centre, or its ten crops."""
         if self.reading.crops == "none":
             return [image.inputs[self._own_size] for image in batch]
+        if self.reading.crops == "centre":
+            windows = [self._centre(image.width, image.height) for image in batch]
+            return [
+                crops.cut_out(image.inputs[crops.whole_size(window)], window)
+                for image, window in zip(batch, windows, strict=True)
+            ]
         warped = crops.warped_size(self._own_size)
         return [view for image in batch for view in crops.cut(image.inputs[warped], self._own_size)]
+
+    def _maps_of_crops(
+        self, batch: Sequence[PreparedImage], classes: Tensor, own: ForwardPass
+    ) -> list[list[FloatArray]]:
+        """Return, for each image, the maps to average where the network saw crops of it; nothing where it did not."""
+        if self.reading.crops == "ten":
+            return self._pasted(own, classes)
+        return self._centred(batch, classes, own) if self.reading.crops == "centre" else []
+
+    def _centred(self, batch: Sequence[PreparedImage], classes: Tensor, own: ForwardPass) -> list[list[FloatArray]]:
+        """Return, for each image, its map ``(1 | k, h, w)``, 0 around the window, and with ``flip`` a second one."""
+        terms: list[list[FloatArray]] = [[] for _ in batch]
+        for mirrored in (False, True) if self.reading.flip else (False,):
+            forward = self._network(self._views(batch), mirrored=True) if mirrored else own
+            maps = minmax(self._read_maps(forward, classes).float()).cpu().numpy()
+            for image, term, of_image in zip(batch, terms, maps[..., ::-1] if mirrored else maps, strict=True):
+                term.append(crops.paste_in(of_image, self._centre(image.width, image.height)))
+        return terms
 
     def _pasted(self, own: ForwardPass, classes: Tensor) -> list[list[FloatArray]]:
         """Return, for each image, one map ``(1 | k, h, w)`` put together from its ten crops."""

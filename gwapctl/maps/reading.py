@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gwapctl.networks.classifier import ModelInfo
 
 RESIZES = ("warp", "keep")
-CROPS = ("none", "ten")
+CROPS = ("none", "ten", "centre")
 BETA = 10.0  # DGL's released code
 OPTION_NAMES = {"method": "map"}  # field -> what the Python API and the command line call it, where that differs
 
@@ -34,13 +34,14 @@ class MapReading:
         resize: ``warp`` or ``keep``.
         flip: average over the mirrored image, too.
         close: share of the shorter side up to which gaps in the map are closed, such as 0.05.
-        crops: ``ten``: CAM's ten crops at the model's own input size, in place of scales.
+        crops: at the model's own input size, in place of scales: ``ten``, CAM's ten crops; ``centre``, the middle of
+            the image, 224 of 256 pixels of its shorter side, or of the square where ``resize`` is ``warp``.
         backprop_seg: ``mean`` or ``grabcut``: cut the saliency of ``backprop`` into a map of 0 and 1.
         beta: how strongly the loss of ``dgl`` asks for the class, 10 as released.
 
     Raises:
-        UsageError: an unknown name, a size or beta that is none, or ten crops along with what they take the place of.
-            Names that only a model can judge are checked when it is there.
+        UsageError: an unknown name, a size or beta that is none, or crops along with what they take the place of. Names
+            that only a model can judge are checked when it is there.
 
     Example:
         >>> MapReading(scales=[224, 448], flip=True).flags
@@ -72,6 +73,8 @@ class MapReading:
             raise UsageError(f"scales {self.scales} are not sizes in pixels. Write them like 224,448,672.")
         if self.crops == "ten" and (self.scales or self.flip or self.resize == "keep"):
             raise UsageError("ten crops are of one size, warped and mirrored. Drop --scales, --flip and --resize keep.")
+        if self.crops == "centre" and self.scales:
+            raise UsageError("the centre crop is of one size, the model's own. Drop --scales.")
         if self.close is not None and not 0 <= self.close < 1:
             raise UsageError(
                 f"close {self.close} is not a share of the shorter side from 0 to below 1. Write it like 5%."

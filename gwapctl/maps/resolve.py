@@ -29,7 +29,8 @@ def resolve_reading(reading: MapReading, model: Classifier) -> ResolvedReading:
     stored = stored_reading(model.info)
     width, height = model.info.input_size
     own = (width,) * (width == height)
-    ten = asked.crops == "ten"
+    cropped = asked.crops != "none"
+    resize = {"ten": "warp", "centre": asked.resize or "keep"}.get(asked.crops, asked.resize or model.info.resize)
     method = asked.method or stored.method or default_map(model)
     layer, fuse, beta = asked.layer or (), asked.fuse, asked.beta
     if not layer and asked.method in (None, stored.method):  # the stored layers are those of the stored map
@@ -40,10 +41,10 @@ def resolve_reading(reading: MapReading, model: Classifier) -> ResolvedReading:
     _check_map(method, layer, fuse, asked)
     return ResolvedReading(
         method,
-        own if ten else tuple(asked.scales or stored.scales or own),
+        own if cropped else tuple(asked.scales or stored.scales or own),
         resolve_layers(model.backbone, layer),
         fuse,
-        "warp" if ten else asked.resize or model.info.resize,
+        resize,
         asked.flip,
         model.info.close if asked.close is None else asked.close,
         asked.crops,

@@ -28,7 +28,6 @@ from gwapctl.paper.measured import Config, Record, records, run_config, run_rows
 from gwapctl.paper.specification import Column, Row, TableSpec
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run, find_runs, new_run_folder
-from gwapctl.train.data import divide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,6 +142,8 @@ class Plan:
 
     def _fingerprint(self, config: Config) -> str | None:
         """Return the identity of the images that ``config`` trains on, None where the data is not here."""
+        from gwapctl.train.data import divide
+
         removed = getattr(config, "background_classes", ())
         parts = config.val_fraction, config.seed if config.val_fraction else 0, removed
         if parts not in self._fingerprints:

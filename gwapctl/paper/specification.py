@@ -19,7 +19,20 @@ from gwapctl.maps.reading import READING_OPTIONS, ResolvedReading, split_options
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
 
-TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
+TABLES = (
+    "i",
+    "ii",
+    "iii",
+    "iv",
+    "v",
+    "cam",
+    "dgl",
+    "background",
+    "background-ilsvrc",
+    "fused",
+    "methods",
+    "last-stages",
+)
 OURS = "ours"  # the source of a table that no paper has
 TOGETHER = {"background": ("background", "background-ilsvrc")}  # one table of two data sets
 

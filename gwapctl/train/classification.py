@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -35,6 +37,7 @@ from gwapctl.networks.transforms import (
 )
 from gwapctl.regions import parse_box_rule
 from gwapctl.runs import Run
+from gwapctl.train.augmentations import AUGMENTATIONS
 from gwapctl.train.data import TrainData, load_train_data
 from gwapctl.train.feature_cache import (
     EvaluationFeatures,
@@ -49,11 +52,30 @@ from gwapctl.train.task import Listener, Resources, Task
 ILSVRC, ILSVRC_CLASSES = ("imagenet", "lid"), 1000  # data sets whose classes are sorted wnids, as torchvision's
 SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrained ones
 
-Labelled = tuple[HeadOutput, Tensor, Tensor]  # a batch's output, labels (B, C) in {0, 1}, and label mask (B, C)
+AUGMENTING = 2  # ends the seeds of augmentations, so that they are no other's
 
 
-class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
-    """A classifier in training. A batch is images or feature maps, and the indices of their samples ``(B,)``."""
+class Batch(NamedTuple):
+    """Images or feature maps, the indices of their samples ``(B,)``, and how labels are mixed (``Augmented``)."""
+
+    images: Tensor
+    indices: Tensor
+    partners: Tensor | None = None
+    share: float = 1.0
+
+
+class Labelled(NamedTuple):
+    """A batch's output, labels (n, C) in {0, 1}, label mask (n, C), and how labels are mixed (``Augmented``)."""
+
+    output: HeadOutput
+    labels: Tensor
+    label_mask: Tensor
+    partners: Tensor | None
+    share: float
+
+
+class ClassificationTask(Task[Batch, Labelled]):
+    """A classifier in training."""
 
     config: TrainConfig
     model: Classifier
@@ -82,7 +104,7 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
 
     @staticmethod
     def check(config: TrainConfig) -> None:
-        """Look up backbone, head, map and box rule, and try output stride and stages on shapes alone."""
+        """Look up backbone, head, augmentation, map and box rule, and try output stride and stages on shapes alone."""
         pretrained_weights_info(config.backbone)
         if config.output_stride is not None or config.trained_stages:
             with torch.device("meta"):  # nothing is allocated or drawn
@@ -90,6 +112,8 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
             if config.trained_stages:
                 backbone.require_stages(config.trained_stages, config.network)
         check_head(config.head, config.head_options)
+        if config.augment is not None:
+            lookup("augmentation", config.augment, AUGMENTATIONS)
         if config.map is not None:
             lookup("map method", config.map, MAPS)
         if config.box_rule is not None:
@@ -189,18 +213,29 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         cache.fill(self.model, workers=self.workers, stop=interrupted, progress=listener.progress)
         self.read(cache)
 
-    def batches(self, iteration: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, iteration: int) -> Iterator[Batch]:
         """Yield batches behind whose images are those without labels, if the head learns from such."""
         config, data = self.config, self.data
         samples = [*data.train, *data.background]
-        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop)
+        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop, config.crop_aspect)
         if self.features is not None:
             images = TrainingFeatures(self.features, samples, config.seed, config.flip)
         sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
         start, stop = iteration * config.accumulate, self.total * config.accumulate
         behind = len(data.background), self.backgrounds_per_batch
         sampler = TrainingBatches(len(data.train), config.batch_size, sizes, config.seed, start, stop, *behind)
-        return load_batches(images, sampler, self.workers)
+        loaded = load_batches(images, sampler, self.workers)
+        if config.augment is None:
+            return itertools.starmap(Batch, loaded)
+        return (self._augmented(number, *batch) for number, batch in enumerate(loaded, start))
+
+    def _augmented(self, number: int, images: Tensor, indices: Tensor) -> Batch:
+        """Return the batch of that ``number``, which with the seed decides all chance in it."""
+        change = AUGMENTATIONS[str(self.config.augment)].load()
+        generator = np.random.default_rng([self.config.seed, number, len(self.data.train), 0, AUGMENTING])
+        mean = 255 * torch.tensor(self.model.info.mean)
+        changed = change(images, len(indices) - self.backgrounds_per_batch, mean, generator)
+        return Batch(changed.images, indices, changed.partners, changed.share)
 
     def begin_step(self, iteration: int) -> None:
         """Set what learns to training; going through the hundreds of parts of a frozen network takes time."""
@@ -209,19 +244,21 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         for module in self.frozen:
             module.eval()
 
-    def forward(self, batch: tuple[Tensor, Tensor]) -> Labelled:
+    def forward(self, batch: Batch) -> Labelled:
         """Run the network on a batch, and look its labels up."""
-        images, indices = batch
-        known = indices[: len(indices) - self.backgrounds_per_batch]
+        known = batch.indices[: len(batch.indices) - self.backgrounds_per_batch]
         labels, mask = (table[known].to(self.device, non_blocking=True) for table in (self.labels, self.label_mask))
-        images, region = self._split(images.to(self.device, non_blocking=True))
-        return self.network(images, region), labels, mask
+        images, region = self._split(batch.images.to(self.device, non_blocking=True))
+        return Labelled(self.network(images, region), labels, mask, batch.partners, batch.share)
 
     def loss(self, output: Labelled, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the head's loss; the history shows no parts of it."""
-        found, labels, mask = output
-        multi_label, epoch = self.data.dataset.multi_label, iteration / self.per_epoch
-        return self.head.loss(found, labels, mask, multi_label=multi_label, epoch=epoch), {}
+        """Return the head's loss, of mixed labels the mean by their shares; the history shows no parts of it."""
+        found, labels, mask, partners, share = output
+        how: dict[str, Any] = {"multi_label": self.data.dataset.multi_label, "epoch": iteration / self.per_epoch}
+        own = self.head.loss(found, labels, mask, **how)
+        if partners is None:
+            return own, {}
+        return share * own + (1 - share) * self.head.loss(found, labels[partners], mask[partners], **how), {}
 
     def end_step(self) -> None:
         """Take the new weights into the moving average."""

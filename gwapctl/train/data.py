@@ -29,9 +29,10 @@ from gwapctl.datasets.base import (
     without_boxes,
 )
 from gwapctl.datasets.subset import background_folder, background_samples, without_classes
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, lookup
 from gwapctl.networks.heads import head_class
 from gwapctl.networks.heads.base import Head
+from gwapctl.train.augmentations import AUGMENTATIONS
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,12 @@ def load_train_data(
     if config.background_classes:
         background = background_samples(dataset, config.background_classes, training_splits(dataset)[0])
         dataset = without_classes(dataset, config.background_classes)
+    mixes = config.augment and lookup("augmentation", config.augment, AUGMENTATIONS).mixes_labels
+    if mixes and dataset.multi_label:
+        raise UsageError(
+            f"--augment {config.augment} mixes one class per image, and images of {dataset.name} have several. "
+            "Choose one that leaves labels alone."
+        )
     data = replace(divide(config, dataset, boxes=head.sees_boxes), background=background)
     if config.keep == "best" and not data.val:
         raise UsageError("keep=best needs validation images. Set --val-fraction above 0, or --set keep=last.")

@@ -20,7 +20,7 @@ def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:
     """
     backbone = settings.get("backbone", DEFAULT_BACKBONE)
     learns = settings.get("freeze_backbone") is False or settings.get("trained_stages", 0) != 0
-    changes = {"min_crop", "train_sizes", "cam_conv"} & settings.keys()
+    changes = {"min_crop", "train_sizes", "cam_conv", "augment"} & settings.keys()
     other = (
         "detector" in settings
         or backbone not in packaged_weights()
