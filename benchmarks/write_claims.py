@@ -39,7 +39,7 @@ REAL = Ground(
     "real",
     {
         **dict.fromkeys(("i", "ii"), ("voc2012-part", "cub-20", "imagenet-20")),
-        **dict.fromkeys(("iii", "iv", "fused", "dgl"), ("imagenet-20", "cub-20")),
+        **dict.fromkeys(("iii", "iv", "fused", "dgl", "last-stages"), ("imagenet-20", "cub-20")),
         **{"background": ("cub-20",), "background-ilsvrc": ("imagenet-20",), "v": ("voc2012-part", "bccd-voc")},
     },
     "bccd-voc",

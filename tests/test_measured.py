@@ -25,7 +25,7 @@ from gwapctl.paper.measured import (
     record,
     settings_hash,
 )
-from gwapctl.paper.replicates import ReplicatesOnFile, options_hash, record_replicates, replicates_file
+from gwapctl.paper.replicates import ReplicatesOnFile, options_hash, replicates_file
 from gwapctl.paper.specification import Column
 from gwapctl.runs import Run
 
@@ -112,11 +112,10 @@ def test_replicates_lie_beside_the_results_and_are_found_again(tmp_path: Path) -
     measured = measured_rows(folder)
     record(measured, file)
     assert read_results(file)["per_class"].tolist() == [{"ap_11pt": {"cat": 70.0, "dog": 80.0}}, {}]
-    record_replicates(measured, replicates_file(file))
     written = replicates_file(file).read_text(encoding="utf-8")
     assert replicates_file(file) == tmp_path / "results-replicates.csv"
     assert len(written.splitlines()) == 1 + 2 * (1 + 2 + 1) + 1
-    record_replicates(measured.iloc[:1], replicates_file(file))
+    record(measured.iloc[:1], file)
     assert replicates_file(file).read_text(encoding="utf-8") == written
     row = measured.iloc[0]
     key = ("a", row["dataset"], row["split"], row["protocol"], options_hash(row["options"]))

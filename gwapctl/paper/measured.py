@@ -21,6 +21,7 @@ from gwapctl.errors import DataError, UsageError
 from gwapctl.files import write_text
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
+from gwapctl.paper.replicates import record_replicates, replicates_file
 from gwapctl.runs import Run, find_runs
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ def read_results(file: Path | None = None) -> pd.DataFrame:
 def record(rows: pd.DataFrame, file: Path) -> None:
     """Add ``rows`` to the results in ``file``, in place of earlier ones of the same runs; it names no machine.
 
+    Their replicates go into ``replicates_file(file)``.
+
     Raises:
         DataError: the file is no table of results, or cannot be written.
 
@@ -211,6 +214,7 @@ def record(rows: pd.DataFrame, file: Path) -> None:
         both[name] = [json.dumps(value, sort_keys=True, separators=(",", ":")) for value in both[name]]
     both = both.drop_duplicates([*SAME_EVALUATION], keep="last").sort_values([*SAME_EVALUATION])
     write_text(file, both.to_csv(index=False, lineterminator="\n"))
+    record_replicates(rows, replicates_file(file))
 
 
 def records(frame: pd.DataFrame) -> list[Record]:
