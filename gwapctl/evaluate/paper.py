@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,15 +20,18 @@ import numpy.typing as npt
 from gwapctl.boxes import Detections, FloatArray, iou, to_list
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
+from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Annotation, Masks
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, class_row
 from gwapctl.metrics import METRICS, Need, needing
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
+from gwapctl.metrics.calibrated import CalibratedLocalization
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
 from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization, best_iou
+from gwapctl.metrics.margin import Margin
 from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions.components import BoolMask, FloatMap, normalise, resize_map
@@ -43,9 +46,16 @@ class PaperProtocol:
     """Judges one image after the other; ``result`` ends it.
 
     ``guesses`` take the place of the five best classes and their boxes in the top-5 localization error.
+    ``calibration`` asks for the localization metrics at box thresholds that other images choose, too.
     """
 
-    def __init__(self, dataset: Dataset, masks: Masks, guesses: FiveGuesses | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        masks: Masks,
+        guesses: FiveGuesses | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self._dataset = dataset
         self._guesses = guesses
         self._masks = masks
@@ -53,6 +63,9 @@ class PaperProtocol:
         self._detections = DetectionAP(coco=True)
         self._judged = _Candidate(dataset.multi_label)
         self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
+        self._margin = Margin()
+        self._calibration = calibration
+        self._calibrated = CalibratedLocalization(None if calibration is None else calibration.curve)
         self._predicted, self._predicted_iou = FMeasure(), ForegroundIoU()
         self._examples = _Examples()
         self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
@@ -76,11 +89,15 @@ class PaperProtocol:
         guesses = None if self._guesses is None else self._guesses.of(prediction)
         self._omissions.update(annotation, prediction, guesses)
         self._judged.update(annotation, prediction, guesses)
-        self._judged.update_sweep(annotation, prediction)
+        boxes = {label: _first(prediction.boxes_of(label)) for label in annotation.boxes}
+        self._margin.update(boxes, annotation.boxes, width, height)
+        ious = self._judged.update_sweep(annotation, prediction)
+        if self._calibration is not None:
+            best = None if self._dataset.multi_label or not prediction.ranked else prediction.ranked[0]
+            self._calibrated.update(ious, self._calibration.part(sample), best)
         for label, objects in list(annotation.boxes.items())[:1]:
-            boxes = prediction.boxes_of(label)
-            if boxes is not None:
-                self._examples.update(sample, self._dataset.classes[label].name, _first(boxes), objects)
+            if prediction.boxes_of(label) is not None:
+                self._examples.update(sample, self._dataset.classes[label].name, boxes[label], objects)
         heat = _heatmap(prediction, sample.labels)
         if heat is not None:
             self._judged.update_foreground(
@@ -129,14 +146,17 @@ class PaperProtocol:
 
     def result(self) -> EvaluationResult:
         """Return all metrics that the data allows."""
-        omissions = [(needing(need, "paper"), reason) for need, reason in self._omissions.found().items()]
+        asked = self._calibration is not None
+        omissions = [(needing(need, "paper", asked), reason) for need, reason in self._omissions.found().items()]
         omitted = {key for keys, _ in omissions for key in keys}
         found = self._predicted.compute() | self._predicted_iou.compute()
         predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
-        parts = [self._classification.compute(), self._judged.compute(), predicted, self._detections.compute()]
+        right = self._calibrated.right() if asked and "margin_calibrated" not in omitted else None
+        placed = self._margin.compute(right) | self._calibrated.compute()
+        parts = [self._classification.compute(), self._judged.compute(), placed, predicted, self._detections.compute()]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
-            name: {k: v for k, v in floor.compute().items() if k in metrics and METRICS[k].floor}
+            name: {k: v for k, v in at_calibrated(floor.compute(), metrics).items() if METRICS[k].floor}
             for name, floor in self._floors.items()
         }
         notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions]
@@ -154,6 +174,10 @@ class PaperProtocol:
             if "fg_iou" in metrics
             else {},
             examples=self._examples.chosen(),
+            calibration={}
+            if self._calibration is None
+            else self._calibration.document({"gt_known_error_calibrated": self._calibrated.accuracy.thresholds()}),
+            by_area=self._margin.by_area(right) if "margin" in metrics else [],
         )
 
     def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
@@ -237,12 +261,15 @@ class _Candidate:
             guesses = [Guess(label, _first(prediction.boxes_of(label))) for label in prediction.ranked[:TOP]]
             self._top_k.update(guesses, annotation.boxes, five)
 
-    def update_sweep(self, annotation: Annotation, prediction: Prediction) -> None:
-        """Add the boxes of one image's maps at all thresholds."""
-        for label, objects in annotation.boxes.items():
-            heatmap = prediction.map_of(label)
-            if heatmap is not None:
-                self.accuracy.update(heatmap, objects, prediction.width, prediction.height)
+    def update_sweep(self, annotation: Annotation, prediction: Prediction) -> dict[int, FloatArray]:
+        """Add the boxes of one image's maps at all thresholds; returns their IoU ``(T,)`` by class."""
+        size = prediction.width, prediction.height
+        maps = {label: prediction.map_of(label) for label in annotation.boxes}
+        return {
+            label: self.accuracy.update(heatmap, annotation.boxes[label], *size)
+            for label, heatmap in maps.items()
+            if heatmap is not None
+        }
 
     def update_foreground(self, annotation: Annotation, found: BoolMask, heat: FloatMap) -> None:
         """Add the foreground ``found`` (H, W) of ``heat`` (H, W) in [0, 1], both in pixels of the image."""
@@ -322,6 +349,12 @@ class _Examples:
         """Return the examples, the best first, each image once."""
         every = {example["image"]: example for _, _, example in [*self._worst, *self._best]}
         return sorted(every.values(), key=lambda example: -example["iou"])
+
+
+def at_calibrated(floor: Mapping[str, float], metrics: Collection[str]) -> dict[str, float]:
+    """Return what a floor has of ``metrics``: its box is the same at every threshold, a calibrated one, too."""
+    pairs = [(key, key.removesuffix("_calibrated")) for key in metrics]
+    return {key: floor[plain] for key, plain in pairs if plain in floor}
 
 
 def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:

@@ -17,7 +17,7 @@ ALWAYS = (  # the fields of every document, in their order
     *("model", "dataset", "split", "protocol", "n", "n_degenerate", "metrics", "floors", "per_class"),
     *("notes", "options", "created"),
 )
-WHERE_KNOWN = ("threshold_curve", "fg_iou_curve", "examples", "timing", "calibration")
+WHERE_KNOWN = ("threshold_curve", "fg_iou_curve", "examples", "timing", "calibration", "by_area")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class EvaluationResult:
         model, dataset, split, protocol, options: what was judged, and how.
         created: when.
         timing, calibration: how costs were measured and which box threshold was chosen, where that was asked for.
+        by_area: accuracies, floors and margins by the size of the object (``metrics.margin``), one row per size.
         run, seed: of the run that was judged, if it was one.
 
     """
@@ -66,6 +67,7 @@ class EvaluationResult:
     created: str = field(default_factory=now)
     timing: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    by_area: list[dict[str, Any]] = field(default_factory=list)
     run: str | None = None
     seed: int | None = None
 

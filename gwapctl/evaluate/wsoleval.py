@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from gwapctl.boxes import iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
+from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.paper import ONE_THRESHOLD, threshold_curve
 from gwapctl.evaluate.result import EvaluationResult
@@ -14,21 +17,25 @@ from gwapctl.metrics import METRICS
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.pixel_ap import PixelAP
-from gwapctl.metrics.wsoleval import SIDE, WsolevalBoxAccuracy, grid_map, grid_objects
+from gwapctl.metrics.wsoleval import SIDE, TransferredWsolevalAccuracy, WsolevalBoxAccuracy, grid_map, grid_objects
 from gwapctl.predict.prediction import Prediction
 
 
 class WsolevalProtocol:
     """MaxBoxAcc and MaxBoxAccV2 where there are boxes, PxAP where there are masks, on a grid of 224 x 224.
 
-    The map of an image is that of its true class; the best threshold is chosen on the data it is reported on. Saved
+    The map of an image is that of its true class; the best threshold is chosen on the data it is reported on, an
+    oracle; with ``calibration`` other images choose thresholds for ``box_acc`` and ``box_acc_v2`` beside it. Saved
     maps are resized to the grid bicubically, as there; a model's own were first resized bilinearly to the image.
     """
 
-    def __init__(self, dataset: Dataset, masks: Masks) -> None:
+    def __init__(self, dataset: Dataset, masks: Masks, calibration: Calibration | None = None) -> None:
         self._dataset = dataset
         self._masks = masks
         self._boxes = WsolevalBoxAccuracy()
+        self._calibration = calibration
+        chosen_on = None if calibration is None else calibration.chosen_on
+        self._transferred = TransferredWsolevalAccuracy(cast("WsolevalBoxAccuracy | None", chosen_on))
         self._pixels = PixelAP()
         self._floors = {name: (WsolevalBoxAccuracy(ONE_THRESHOLD), PixelAP()) for name in FLOORS}
         self._n = self._n_degenerate = 0
@@ -54,7 +61,9 @@ class WsolevalProtocol:
         objects = true_boxes(sample).get(sample.labels[0])
         mask = self._masks.at(sample, SIDE, SIDE)
         if objects is not None:
-            self._boxes.update(scores, objects, prediction.width, prediction.height)
+            largest, best = self._boxes.update(scores, objects, prediction.width, prediction.height)
+            if self._calibration is not None:
+                self._transferred.add(largest, best, self._calibration.part(sample))
         if mask is not None:
             self._pixels.update(scores, mask)
         for name, floor in FLOORS.items():
@@ -69,10 +78,13 @@ class WsolevalProtocol:
 
     def result(self) -> EvaluationResult:
         """Return the metrics that the data has positions for."""
-        metrics = self._boxes.compute() | self._pixels.compute()
+        metrics = self._boxes.compute() | self._transferred.compute() | self._pixels.compute()
         floors = {
             name: {k: v for part in parts for k, v in part.compute().items() if METRICS[k].floor}
             for name, parts in self._floors.items()
         }
+        chosen = self._calibration and self._calibration.document(self._transferred.thresholds())
         curve = threshold_curve(self._boxes.curve) if self._boxes.curve.n else {}
-        return EvaluationResult(self._n, self._n_degenerate, metrics, floors, [], threshold_curve=curve)
+        return EvaluationResult(
+            self._n, self._n_degenerate, metrics, floors, [], threshold_curve=curve, calibration=chosen or {}
+        )
