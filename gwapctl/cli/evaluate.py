@@ -202,16 +202,17 @@ def _print_by_area(rows: list[dict[str, Any]]) -> None:
     rows = [row for row in rows if row["n"]]
     if not rows:
         return
-    numbers = [key for key in ("gt_known", "margin", "gt_known_calibrated", "margin_calibrated") if key in rows[0]]
-    shown = [row | row["floors"] for row in rows]
-    keys = [*numbers, *rows[0]["floors"]]
+    names = (("gt_known", "right"), ("margin", "margin"), ("gt_known_calibrated", "calibrated"))
+    shown = {key: name for key, name in (*names, ("margin_calibrated", "margin")) if key in rows[0]}
+    shown |= {floor: floor.replace("_", " ") for floor in rows[0]["floors"]}
+    cells = [row | row["floors"] for row in rows]
     console.print_table(
-        ("object's box", "n", *(key.replace("_calibrated", ", cal.").replace("_", " ") for key in keys)),
+        ("object", "n", *shown.values()),
         [
-            (f"{100 * row['from']:.0f}-{100 * row['to']:.0f} %", row["n"], *(PERCENT.text(row[key]) for key in keys))
-            for row in shown
+            (f"{100 * row['from']:.0f}-{100 * row['to']:.0f} %", row["n"], *(PERCENT.text(row[key]) for key in shown))
+            for row in cells
         ],
-        title="by the share of the image that the object's box covers; boxes that are right, %",
+        title="boxes that are right, in percent, by the object's share of the image",
     )
 
 
@@ -236,8 +237,8 @@ def print_document(document: dict[str, Any]) -> None:
     chosen = document.get("calibration", {})
     for key, values in chosen.get("thresholds", {}).items():
         each = " and ".join(f"{value:.3f}" for value in values)
-        how = "of the two halves, each chosen on the other" if len(values) > 1 else "chosen"
-        console.note(f"{key}: threshold {each} {how}, {chosen['split']}, {chosen['n']} images.")
+        where = f"the other half of {chosen['split']}" if len(values) > 1 else chosen["split"]
+        console.note(f"{key}: box threshold {each}, chosen on {where} ({chosen['n']} images).")
     if "box_rule" in chosen:
         console.note(
             f"box rule {chosen['box_rule']}, chosen on {chosen['split']} ({chosen['accuracy']:.2f} % there): "

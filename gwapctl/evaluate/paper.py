@@ -152,7 +152,7 @@ class PaperProtocol:
         found = self._predicted.compute() | self._predicted_iou.compute()
         predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
         right = self._calibrated.right() if asked and "margin_calibrated" not in omitted else None
-        placed = self._margin.compute(right) | self._calibrated.compute()
+        placed = self._calibrated.compute() | self._margin.compute(right)
         parts = [self._classification.compute(), self._judged.compute(), placed, predicted, self._detections.compute()]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {

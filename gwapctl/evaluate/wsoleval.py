@@ -83,6 +83,8 @@ class WsolevalProtocol:
             name: {k: v for part in parts for k, v in part.compute().items() if METRICS[k].floor}
             for name, parts in self._floors.items()
         }
+        for floor in floors.values():  # its box is the same at every threshold
+            floor |= {key: floor[f"max_{key}"] for key in metrics if f"max_{key}" in floor}
         chosen = self._calibration and self._calibration.document(self._transferred.thresholds())
         curve = threshold_curve(self._boxes.curve) if self._boxes.curve.n else {}
         return EvaluationResult(

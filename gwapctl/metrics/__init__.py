@@ -162,9 +162,15 @@ METRICS: dict[str, Metric] = {
     "cor_loc": _boxed("CorLoc", "true classes whose box has an IoU of at least 0.5, mean over classes", decimals=1),
     # what is better than a box that never looks at the image
     "margin": _margin("margin over the better floor", "GT-known accuracy minus that of the better floor"),
-    "margin_small": _margin("margin, small objects", "margin where it is under 25 % of the image", shown="document"),
-    "margin_medium": _margin("margin, medium objects", "margin where it is 25 to 50 % of the image", shown="document"),
-    "margin_large": _margin("margin, large objects", "margin where it is over 50 % of the image", shown="document"),
+    "margin_small": _margin(
+        "margin, small objects", "margin where the object is under 25 % of the image", shown="document"
+    ),
+    "margin_medium": _margin(
+        "margin, medium objects", "margin where the object is 25 to 50 % of the image", shown="document"
+    ),
+    "margin_large": _margin(
+        "margin, large objects", "margin where the object is over 50 % of the image", shown="document"
+    ),
     # at box thresholds that were chosen on other images
     "gt_known_error_calibrated": _calibrated(
         "GT-known localization error, calibrated", "gt_known_error at a calibrated box threshold", direction="lowest"

@@ -39,7 +39,8 @@ class WsolevalBoxAccuracy:
     ) -> tuple[FloatArray, FloatArray]:
         """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
 
-        Returns the IoU ``(T,)`` of the one contour and the best of all contours at each threshold. Raises what ``regions.normalise`` does.
+        Returns the IoU ``(T,)`` of the one contour and the best of all contours at each threshold. Raises what
+        ``regions.normalise`` does.
         """
         levels = byte_levels(grid_map(heatmap))
         true_boxes = grid_objects(objects, width, height)
