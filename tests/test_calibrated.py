@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gwapctl.boxes import FloatArray, iou
-from gwapctl.datasets.base import BoxedSample
+from gwapctl.boxes import FloatArray, as_boxes, iou
+from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import EvaluationResult, GroundTruth, Options, evaluate, evaluate_predictions, from_maps
 from gwapctl.evaluate.calibration import halves
@@ -28,9 +28,27 @@ from gwapctl.predict.map_folder import write_map
 from gwapctl.regions import map_to_boxes, parse_box_rule
 from gwapctl.runs import Run
 from tests.factories import make_manifest, make_run, make_small_classifier
-from tests.test_evaluate import HEIGHT, NAMES, WIDTH, ground, sample, write_predictions
 
+WIDTH, HEIGHT = 40, 30  # of every image here; maps are 20 x 15
+NAMES = ("apple", "bell", "cello")
 IMAGES = 14
+
+
+class Tiny(Dataset):
+    """A data set in memory; its images need not exist because their sizes are known."""
+
+    name, multi_label = "tiny", False
+    splits = boxed_samples = None
+    classes = tuple(ClassName(name, f"n{index}") for index, name in enumerate(NAMES))
+
+
+def sample(name: str, label: int, box: Sequence[float]) -> BoxedSample:
+    fields = as_boxes([box]), np.array([label]), np.array([False])
+    return BoxedSample(name, Path(name), (label,), (), (WIDTH, HEIGHT), *fields)
+
+
+def ground(samples: Sequence[BoxedSample], **rest: Any) -> GroundTruth:
+    return GroundTruth(Tiny(), "val", samples, **rest)
 
 
 @pytest.fixture
@@ -40,19 +58,21 @@ def run(tmp_path: Path) -> Run:
 
 def make_maps(folder: Path, generator: np.random.Generator) -> tuple[list[BoxedSample], list[np.ndarray]]:
     """Write smooth random maps (15, 20) and predictions of images with one class of three, right half of the time."""
-    samples, maps, predicted = [], [], {}
+    samples, maps, lines = [], [], []
     for index in range(IMAGES):
         left, top = generator.integers(0, 20), generator.integers(0, 15)
         box = (float(left), float(top), float(left + generator.integers(6, 20)), float(top + generator.integers(5, 15)))
-        samples.append(sample(f"d/{index}.jpg", {index % 3: [box]}))
+        samples.append(sample(f"d/{index}.jpg", index % 3, box))
         x, y = np.meshgrid(np.linspace(0, WIDTH, 20), np.linspace(0, HEIGHT, 15))
         heat = np.exp(-(((x - (box[0] + box[2]) / 2) / 9) ** 2) - ((y - (box[1] + box[3]) / 2) / 7) ** 2)
         heat = (heat + 0.4 * cv2.resize(generator.random((4, 5)), (20, 15))).astype(np.float16)
         maps.append(heat)
         write_map(folder / "maps", f"d/{index}.jpg", heat)
-        wrong = NAMES[(index + index // 3) % 3]
-        predicted[f"d/{index}.jpg"] = [(wrong, 0.6, None)] + [(name, 0.1, None) for name in NAMES if name != wrong]
-    write_predictions(folder, predicted)
+        best = NAMES[(index + index // 3) % 3]
+        named = [{"label": name, "label_id": "", "score": 0.6 if name == best else 0.1, "box": None} for name in NAMES]
+        size = {"width": WIDTH, "height": HEIGHT}
+        lines.append(json.dumps({"schema_version": 1, "image": f"d/{index}.jpg", **size, "predictions": named}))
+    (folder / "predictions.jsonl").write_text("\n".join(lines))
     return samples, maps
 
 
@@ -70,7 +90,7 @@ def judge(folder: Path, truth: GroundTruth) -> EvaluationResult:
 
 
 def test_halves_are_the_same_in_any_order_and_even_in_every_class() -> None:
-    samples = [sample(f"{index}.jpg", {index % 3: [(0, 0, 9, 9)]}) for index in range(23)]
+    samples = [sample(f"{index}.jpg", index % 3, (0, 0, 9, 9)) for index in range(23)]
     parts = halves(ground(samples)).parts
     assert parts == halves(ground(samples[::-1])).parts
     assert abs(2 * sum(parts.values()) - 23) == 1
@@ -191,7 +211,8 @@ def test_what_calibrate_on_refuses(run: Run, tmp_path: Path) -> None:
     manifest.write_text("\n".join(rows))
     with pytest.raises(DataError, match=r"train of manifest has no image with boxes .*--calibrate-on halves"):
         evaluate(str(run.folder), Options(device="cpu", calibrate_on="train"))
-    boxes = write_predictions(tmp_path / "boxes", {"0.png": [("apple", 0.5, (0, 0, 9, 9))]})
+    boxes = tmp_path / "boxes.jsonl"
+    boxes.write_text("")
     with pytest.raises(UsageError, match="--calibrate-on cannot be used on boxes"):
         evaluate(str(boxes), Options(dataset=str(tmp_path / "data"), calibrate_on="halves"))
 
