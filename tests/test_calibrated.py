@@ -12,22 +12,27 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from gwapctl.boxes import FloatArray, as_boxes, iou
+from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import DataError, UsageError
 from gwapctl.evaluate import EvaluationResult, GroundTruth, Options, evaluate, evaluate_predictions, from_maps
 from gwapctl.evaluate.calibration import halves
+from gwapctl.images.decode import read_image
 from gwapctl.metrics.box_accuracy import THRESHOLDS
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.margin import Margin
 from gwapctl.metrics.wsoleval import WsolevalBoxAccuracy
+from gwapctl.networks.classifier import load_classifier
 from gwapctl.paper.lookup import Key
+from gwapctl.paper.run_page import render_run_page
 from gwapctl.paper.specification import EvaluateOptions
 from gwapctl.predict.map_folder import write_map
 from gwapctl.regions import map_to_boxes, parse_box_rule
 from gwapctl.runs import Run
-from tests.factories import make_manifest, make_run, make_small_classifier
+from tests.factories import make_manifest, make_run, make_small_classifier, network_input
 
 WIDTH, HEIGHT = 40, 30  # of every image here; maps are 20 x 15
 NAMES = ("apple", "bell", "cello")
@@ -172,6 +177,19 @@ def test_wsoleval_gives_accuracies_at_transferred_thresholds_beside_the_oracle(t
     assert {key: document.metrics[key] for key in plain} == plain
 
 
+def test_wsoleval_resizes_a_models_own_small_map_bicubically(run: Run, tmp_path: Path) -> None:
+    document = evaluate(str(run.folder), Options(device="cpu", protocol="wsoleval"))
+    model, accuracy = load_classifier(run.folder), WsolevalBoxAccuracy()
+    for item in open_dataset(str(tmp_path / "data")).boxed_samples("val"):
+        image = read_image(item.path)
+        with torch.no_grad():
+            alpha = model(network_input(image, (32, 32))).weight_map[0, 0].double().numpy()
+        assert alpha.shape[0] < 32
+        heat = cv2.resize(alpha, (224, 224), interpolation=cv2.INTER_CUBIC)
+        accuracy.update((heat - heat.min()) / (heat.max() - heat.min()), item.boxes, *image.shape[1::-1])
+    assert {key: document.metrics[key] for key in accuracy.compute()} == accuracy.compute()
+
+
 # --- another split ---------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +247,7 @@ def test_command_shows_thresholds_and_sizes_in_80_columns(run: Run, run_cli: Cal
     document = json.loads(run_cli("evaluate", run.folder, "--device", "cpu", "--json").stdout)
     assert [row["area"] for row in document["by_area"]] == ["small", "medium", "large"]
     assert "calibration" not in document
+    assert "By the size of the object" in render_run_page(Run.open(run.folder))
 
 
 # --- margins ---------------------------------------------------------------------------------------------------------

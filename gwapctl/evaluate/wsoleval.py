@@ -25,8 +25,9 @@ class WsolevalProtocol:
     """MaxBoxAcc and MaxBoxAccV2 where there are boxes, PxAP where there are masks, on a grid of 224 x 224.
 
     The map of an image is that of its true class; the best threshold is chosen on the data it is reported on, an
-    oracle; with ``calibration`` other images choose thresholds for ``box_acc`` and ``box_acc_v2`` beside it. Saved
-    maps are resized to the grid bicubically, as there; a model's own were first resized bilinearly to the image.
+    oracle; with ``calibration`` other images choose thresholds for ``box_acc`` and ``box_acc_v2`` beside it. Maps are
+    resized to the grid bicubically, as there: those of a model from the size at which the network made them, means over
+    several scales and saved maps from theirs.
     """
 
     def __init__(self, dataset: Dataset, masks: Masks, calibration: Calibration | None = None) -> None:

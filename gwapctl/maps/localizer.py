@@ -25,6 +25,7 @@ from gwapctl.networks.transforms import resize as resize_image
 from gwapctl.regions import normalise
 
 SURE_SCALE = 96  # pixels from which every backbone has cells left
+HeatArray = npt.NDArray[np.float16] | FloatArray
 PIXELS_PER_IMAGE = {True: 224**2, False: 512**2}  # on a CPU or not: larger inputs go through in smaller batches
 
 
@@ -38,7 +39,7 @@ class MapResult:
 
     probabilities: FloatArray
     classes: tuple[int, ...]
-    heatmaps: npt.NDArray[np.float16]
+    heatmaps: HeatArray
     shared: bool
 
     def heatmap(self, index: int) -> FloatArray:
@@ -148,13 +149,15 @@ class Localizer:
         classes: Sequence[Sequence[int]] | None = None,
         top_k: int = 1,
         regions: Sequence[npt.NDArray[np.uint8]] | None = None,
+        resized: bool = True,
     ) -> list[MapResult]:
         """Return class probabilities and heatmaps of ``images``, each uint8 RGB ``(H, W, 3)`` or prepared before.
 
         Mapped are the ``top_k`` most probable classes of each image and after them those of ``classes`` (one sequence
         per image) that are not among them; ``top_k=0``: only the latter. Classes are decided by one pass at the model's
         own input size, whatever the scales are. ``regions`` (H, W) of 0 and 1, the union of the boxes of each image,
-        are for heads that pool inside them; others do not look.
+        are for heads that pool inside them; others do not look. Not ``resized``: a map of one scale in which nothing is
+        closed or cut out stays as small as the network made it, in [0, 1] and float32.
 
         Raises:
             UsageError: the head needs ``regions``, and there are none.
@@ -174,7 +177,7 @@ class Localizer:
         step = max(1, self._at_once(self._own_size) // (crops.TEN if self.reading.crops == "ten" else 1))
         for start in range(0, len(batch), step):
             window = slice(start, start + step)
-            results += self._run_batch(batch[window], wanted[window], top_k)
+            results += self._run_batch(batch[window], wanted[window], top_k, resized)
         return results
 
     def _at_once(self, size: Size) -> int:
@@ -183,7 +186,7 @@ class Localizer:
         return max(1, min(self.batch_size, pixels // (size[0] * size[1])))
 
     def _run_batch(
-        self, batch: Sequence[PreparedImage], wanted: Sequence[Sequence[int]], top_k: int
+        self, batch: Sequence[PreparedImage], wanted: Sequence[Sequence[int]], top_k: int, resized: bool
     ) -> Iterator[MapResult]:
         own = self._network(self._views(batch))
         probabilities = own.probabilities.view(len(batch), -1, own.probabilities.shape[1]).mean(1).cpu().numpy()
@@ -193,7 +196,11 @@ class Localizer:
         terms = self._pasted(own, classes) if self.reading.crops == "ten" else self._terms(batch, classes, own)
         for image, row, picked, maps in zip(batch, probabilities, chosen, terms, strict=True):
             count = 1 if self.shared else len(picked)
-            heatmaps = compose([term[:count] for term in maps], image, self.reading.close, self.reading.backprop_seg)
+            of_scales = [term[:count] for term in maps]
+            if not resized and len(maps) == 1 and not self.reading.close and self.reading.backprop_seg == "none":
+                heatmaps: HeatArray = np.stack([normalise(heatmap) for heatmap in of_scales[0]])
+            else:
+                heatmaps = compose(of_scales, image, self.reading.close, self.reading.backprop_seg)
             yield MapResult(row, picked, heatmaps, self.shared)
 
     def _views(self, batch: Sequence[PreparedImage]) -> list[ImageArray]:
