@@ -1,7 +1,7 @@
 """What does each map cost beside the class activation map? Images per second, and the tensors alive at once.
 
 python benchmarks/map_cost.py [--backbone googlenet] [--batch 8] [--rounds 5] [--device cpu]
-python benchmarks/map_cost.py MODEL --maps class,backprop [--store]
+python benchmarks/map_cost.py MODEL --maps class,dgl,dgl@layers.3+layers.4 [--store]
 
 Without MODEL (a run, folder or zoo entry): 224 x 224 pixels, random weights, 1000 classes, one map method after the
 other and gradients at a layer in the middle, given by its number as `gwapctl models show` prints it. One thread, images
@@ -176,15 +176,30 @@ class _LiveBytes(TorchDispatchMode):
         self.now -= self._sizes.pop(key)
 
 
+def map_name(options: Mapping[str, Any]) -> str:
+    """Return how ``--maps`` names the map of an evaluation's options: the method, and behind ``@`` its layers."""
+    return "@".join([str(options.get("map")), *(["+".join(options["layer"])] if options.get("layer") else [])])
+
+
+def reading_of(name: str) -> MapReading:
+    """Return how a map is read that ``--maps`` names.
+
+    >>> reading_of("dgl@layers.3+layers.4").layer
+    ('layers.3', 'layers.4')
+    """
+    method, _, layers = name.partition("@")
+    return MapReading(method, layer=layers.split("+") if layers else None)
+
+
 def store(run: Run, cost: Mapping[str, Mapping[str, float]], how: Mapping[str, Any]) -> int:
     """Add the cost of each map to the run's stored evaluations at one scale; return how many there are."""
     fitting = [
         document
         for document in run.evaluations()
-        if document["options"].get("map") in cost and len(document["options"].get("scales") or ()) == 1
+        if map_name(document["options"]) in cost and len(document["options"].get("scales") or ()) == 1
     ]
     for document in fitting:
-        numbers = cost[document["options"]["map"]]
+        numbers = cost[map_name(document["options"])]
         document["metrics"] |= {key: value for key, value in numbers.items() if key != "memory_mib"}
         document["timing"] = dict(how)
         run.save_evaluation(document)
@@ -221,7 +236,7 @@ def main() -> None:
     torch.manual_seed(0)
     subject = find_subject(options.model) if options.model else None
     model = load_classifier(subject.path) if subject else random_classifier(options.backbone)
-    compared = {name: MapReading(name) for name in options.maps.split(",")} if subject else ways(model)
+    compared = {name: reading_of(name) for name in options.maps.split(",")} if subject else ways(model)
     how = {"batch_size": options.batch, "device": options.device, "threads": 1, "rounds": options.rounds}
     readers = {
         name: Localizer(model, way, device=options.device, batch_size=options.batch) for name, way in compared.items()

@@ -24,12 +24,13 @@ from gwapctl.predict.cut import Cut
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """One row: a model, the map method that reads it and the box rule that cuts it."""
+    """One row: a model, the map method that reads it, at which layers, and the box rule that cuts it."""
 
     name: str
     model: Model
     map: str
     box_rule: str
+    layer: tuple[str, ...] | None = None
 
 
 def method_layout(methods: Sequence[Method], images: Sequence[FigureImage]) -> Layout:
@@ -62,7 +63,7 @@ def main_class(image: FigureImage) -> ClassName:
 
 
 def _read(method: Method, image: FigureImage) -> Panel:
-    predictor = method.model.predictor(map=method.map, box_rule=method.box_rule)
+    predictor = method.model.predictor(map=method.map, layer=method.layer, box_rule=method.box_rule)
     width, height = image.size
     more: dict[str, Any] = {}
     if sees_boxes(predictor.localizer):

@@ -43,7 +43,7 @@ gwapctl data synth --background --out data/background    # images without object
 gwapctl data synth --images 400 --out {SCENES}
 gwapctl reproduce {TABLE} --profile {PROFILE}                      # Tiny ImageNet, 40 classes
 gwapctl reproduce {TABLE} --profile {PROFILE} --dataset {SCENES}
-python benchmarks/map_cost.py RUN --maps class,gradcam --store     # img/s and MiB of the maps of each run
+python benchmarks/map_cost.py RUN --maps class,dgl@layers.4 --store # img/s and MiB of the maps of each run
 gwapctl report --runs runs --record models/results.csv
 python benchmarks/write_methods.py --picture runs
 ```
@@ -53,7 +53,7 @@ The images of `{SCENES}` are those that version 0.1.0 drew; since then `gwapctl 
 A head is how a feature map becomes class scores; a map is read from a trained network, so several rows share one.
 `class` is the class activation map, `weight` the pooling weights of GWAP, `fused` the mean of these two (ours),
 `foreground` the class-free branch of head `background`, `backprop` the gradient at the pixels; `gradcam`, `layercam`
-and `dgl` use gradients at the last feature map.
+and `dgl` use gradients at the last feature map, or at the layers that stand behind them.
 """
 UNDER = f"""
 ## The same images under every method
@@ -103,7 +103,7 @@ def draw_picture(spec: TableSpec, folder: Path) -> None:
         model = models.get(str(row.recipe))
         if model and not model.detects:
             rule = row.evaluate.box_rule or model.info.box_rule
-            methods.append(Method(", ".join(row.labels), model, str(row.evaluate.map), rule))
+            methods.append(Method(", ".join(row.labels), model, str(row.evaluate.map), rule, row.evaluate.layer))
     if not methods:
         raise SystemExit(f"{folder} holds no finished run of table {spec.name} on {SCENES}.")
     images = find_images([], methods[0].model.name, count=IMAGES)

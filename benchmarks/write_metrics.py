@@ -22,6 +22,10 @@ number that is the best one, by which `gwapctl evaluate --fail-under METRIC=VALU
 there is none. *Needs*: what every image must have; where one lacks it, the metric is left out, and a note says so.
 *Protocols*: which of `--protocol` give it. *Floors*: whether the two blind boxes are measured by it, too. Metrics "of
 one class" are in the rows of classes alone.
+
+*Masks*: in a folder given by `--masks`, and in a data set's own, any value but 0 is object. The grey values of CUB's
+segmentations say how many annotators marked a pixel; those that at least half of them marked are object (ours: no rule
+is stated).
 """
 COLUMNS = ("Metric", "Name", "What it is", "Unit", "Best", "Needs", "Protocols", "Floors")
 

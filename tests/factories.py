@@ -24,6 +24,7 @@ from gwapctl.maps.localizer import MapResult
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_tensors, save_model
 from gwapctl.networks.transforms import resize
 from gwapctl.progress import Progress
+from gwapctl.regions import unstretch
 from gwapctl.runs import Run
 from gwapctl.train.loop import train
 from gwapctl.train.task import Listener
@@ -206,12 +207,18 @@ def stretched(maps: Tensor, image: np.ndarray) -> Tensor:
     return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
+def own_values(result: MapResult) -> np.ndarray:
+    """Return the maps of ``result`` (k, H, W) with their own values."""
+    pairs = zip(result.heatmaps, result.ranges, strict=True)
+    return np.stack([unstretch(heatmap, limits) for heatmap, limits in pairs])
+
+
 def agree(result: MapResult, expected: Tensor, tolerance: float = 1e-3) -> None:
     """Fail if the maps of ``result`` are not those of ``expected`` (1, k, H, W), by a share of their spread."""
     expected_array = expected[0].numpy()
     assert result.heatmaps.shape == expected_array.shape
     spread = expected_array.max() - expected_array.min()
-    np.testing.assert_allclose(result.heatmaps.astype(np.float32), expected_array, atol=tolerance * max(spread, 1e-3))
+    np.testing.assert_allclose(own_values(result), expected_array, atol=tolerance * max(spread, 1e-3))
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs

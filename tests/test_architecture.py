@@ -21,6 +21,7 @@ from gwapctl.maps import MAPS
 from gwapctl.metrics import METRICS
 from gwapctl.networks.backbones import BACKBONES
 from gwapctl.networks.heads import HEADS
+from gwapctl.train.augmentations import AUGMENTATIONS
 
 PACKAGE = Path(gwapctl.__file__).parent
 LAYERS = {
@@ -41,6 +42,7 @@ NO_TORCH_ALL_THE_SAME = {
     "gwapctl.networks.heads",
     "gwapctl.networks.zoo",
     "gwapctl.networks.weights_packages",
+    "gwapctl.train.augmentations",
     "gwapctl.train.recipes",
 }
 # module and dict of every kind; an entry says all that others need to know of what it names
@@ -48,6 +50,7 @@ REGISTRIES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "HEADS": ("gwapctl.networks.heads", HEADS),
     "BACKBONES": ("gwapctl.networks.backbones", BACKBONES),
     "MAPS": ("gwapctl.maps", MAPS),
+    "AUGMENTATIONS": ("gwapctl.train.augmentations", AUGMENTATIONS),
     "DATASETS": ("gwapctl.datasets", DATASETS),
     "LAYOUTS": ("gwapctl.datasets.layouts", LAYOUTS),
     "EXPORTERS": ("gwapctl.formats", EXPORTERS),
@@ -191,7 +194,7 @@ def test_every_kind_has_one_registry_of_light_entries(registry: str) -> None:
     ]
     assert assigned == [module]
     for name, entry in entries.items():
-        assert registry == "METRICS" or callable(resolve_name(entry.path)), name
+        assert (registry == "METRICS" and not entry.path) or callable(resolve_name(entry.path)), name
         assert entry.label, name
         assert entry.help, name
         assert "\n" not in entry.help, name

@@ -30,12 +30,14 @@ from gwapctl.networks.heads import build_head
 WEIGHTS = {name: e.weights for name, e in BACKBONES.items() if isinstance(e.weights, PretrainedWeights)}
 DECLARED = {
     "alexnet": (256, 16),
+    "alexnet-caffe": (256, 16),
     "alexnet-star": (512, 16),
     "caffenet": (256, 16),
     "efficientnet-lite0": (1280, 16),
     "efficientnet-lite2": (1280, 16),
     "googlenet": (832, 16),
     "googlenet-caffe": (832, 16),
+    "googlenet-caffe-full": (1024, 32),
     "googlenet-full": (1024, 32),
     "inception-v3-spg": (1024, 8),
     "nin": (1024, 32),
@@ -104,6 +106,8 @@ def test_declared_channels_and_stride_are_true(name: str) -> None:
         ("googlenet", {224: 14, 448: 28, 600: 37, 672: 42}),  # METHODS: grids of the paper's networks
         ("googlenet-caffe", {224: 14, 600: 37}),
         ("googlenet-full", {224: 7}),
+        ("googlenet-caffe-full", {224: 7}),
+        ("alexnet-caffe", {227: 13}),
         ("alexnet", {224: 13, 600: 36}),
         ("alexnet-star", {227: 11}),
         ("caffenet", {227: 13, 600: 37}),
@@ -270,6 +274,11 @@ def test_caffenet_is_caffes() -> None:
     assert biases == {"conv1": 0, "conv2": 1, "conv3": 0, "conv4": 1, "conv5": 1}
     names = [name for name, _ in backbone.named_children()]
     assert names.index("pool1") < names.index("norm1")  # CaffeNet pools first, AlexNet normalises first
+    other = build_backbone("alexnet-caffe")
+    assert [name for name, _ in other.named_children()][:8] == [
+        "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2",
+    ]  # fmt: skip
+    assert other.load_state_dict(backbone.state_dict()).missing_keys == []  # so nothing tells their files apart
 
     x = torch.randn(1, 96, 2, 3).abs() * 100
     c = 40  # Caffe: x_c / (1 + alpha / n * sum of squares over the n = 5 channels around c) ^ beta
@@ -555,3 +564,17 @@ def test_networks_without_a_choice_say_so(name: str, stride: int) -> None:
 def test_timm_networks_without_a_choice_say_so(name: str) -> None:
     with pytest.raises(UsageError, match=rf"timm:{name} cannot have stride 8"):
         build_backbone(f"timm:{name}", output_stride=8)
+
+
+@pytest.mark.parametrize("name", [*(name for name in BACKBONES if name not in ("resnet101", "vgg16")), "resnet18+cam"])
+def test_stages_one_after_the_other_are_the_backbone(name: str) -> None:
+    """Cut anywhere, on a non-square image; and every tensor belongs to a stage."""
+    backbone = build_backbone(name).eval()
+    image = torch.rand(1, 3, 96, 128)
+    with torch.inference_mode():
+        whole = backbone(image)
+        for last in range(1, len(backbone.stages)):
+            assert torch.equal(backbone.late(backbone.early(image, last), last), whole), last
+    layers = [name for stage in backbone.stages for name in stage]
+    assert len(backbone.stages) >= 3
+    assert all(key.startswith(tuple(f"{name}." for name in layers)) for key, _ in backbone.named_parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from gwapctl.config import TrainConfig
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.subset import ClassSubset, background_samples, without_classes
-from gwapctl.datasets.synthetic import make_backgrounds
+from gwapctl.datasets.synthetic import make_backgrounds, make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
 from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading
@@ -36,6 +37,9 @@ from gwapctl.train.data import load_train_data
 from gwapctl.train.loop import train_step
 from gwapctl.train.task import Resources
 from tests.factories import assert_same_weights, copy_with_other_boxes, start, stop_after, train_config
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from background_images import copy_without
 
 CHANNELS, CLASSES, GRID = 7, 5, (3, 4)
 NARROW = {"hidden": 6, "foreground_hidden": 4}
@@ -436,3 +440,18 @@ def test_from_textures_to_a_run(voc: Path, tmp_path: Path, run_cli: Callable[...
     assert load_info(tmp_path / "run").head == "background"
     stored = Run.open(tmp_path / "run").document["config"]
     assert (stored["background"], stored["background_classes"]) == (str(tmp_path / "bg"), [])
+
+
+# --- photos of another data set ---
+
+
+def test_photos_without_some_classes_become_a_folder(tmp_path: Path) -> None:
+    make_synthetic_voc(tmp_path / "scenes", images=12, seed=0, size=(64, 80))
+    dataset = open_dataset(str(tmp_path / "scenes"))
+    samples, removed = dataset.samples("train"), dataset.classes[0].name
+    count = copy_without(tmp_path / "scenes", tmp_path / "out", [removed])
+    assert 0 < count < len(samples)
+    expected = {sample.path.name for sample in samples if 0 not in (*sample.labels, *sample.ignored)}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    with pytest.raises(UsageError, match="has no class yeti"):
+        copy_without(tmp_path / "scenes", tmp_path / "out", ["yeti"])

@@ -11,10 +11,17 @@ import pytest
 import torch
 from torch import nn
 
+from gwapctl.config import build_train_config
 from gwapctl.errors import ModelError, UsageError
 from gwapctl.networks.backbones import build_backbone
+from gwapctl.networks.backbones.caffe_releases import RELEASED, find_caffemodel
 from gwapctl.networks.backbones.caffemodel import caffe_weights, read_caffemodel
+from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.heads import build_head
+from gwapctl.networks.zoo import find_recipe, zoo_folder
+from gwapctl.train.loop import train
+from gwapctl.train.task import Listener
+from tests.factories import save_image, write
 
 Blobs = Mapping[str, tuple[np.ndarray, ...]]
 
@@ -86,7 +93,9 @@ def conv_names(network: nn.Module) -> dict[str, str]:
     return {name.replace(".layers.", "/"): name for name in names}
 
 
-@pytest.mark.parametrize("name", ["caffenet", "alexnet-star", "nin", "googlenet-caffe"])
+@pytest.mark.parametrize(
+    "name", ["caffenet", "alexnet-caffe", "alexnet-star", "nin", "googlenet-caffe", "googlenet-caffe-full"]
+)
 def test_a_network_in_caffes_names_gets_every_weight(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
     backbone = build_backbone(name)
     names = conv_names(backbone)
@@ -186,5 +195,117 @@ def test_what_is_no_caffemodel_is_named(tmp_path: Path, rng: np.random.Generator
         path.write_bytes(content)
         with pytest.raises(ModelError, match=reason):
             read_caffemodel(path)
-    with pytest.raises(UsageError, match=r"resnet18 takes no Caffe weights. Networks that do: alexnet-star, caffenet"):
+    with pytest.raises(
+        UsageError, match=r"resnet18 takes no Caffe weights. Networks that do: alexnet-caffe, alexnet-star, caffenet"
+    ):
         caffe_weights(path, "resnet18")
+
+
+# --- the networks that were released ---
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and a cache of our own beside it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.delenv("GWAPCTL_DATA", raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_a_released_file_is_found_in_three_places(elsewhere: Path) -> None:
+    name, root = "nin_imagenet.caffemodel", elsewhere / "data"
+    places = [elsewhere / "caches" / "gwapctl" / name, root / name, Path(name)]
+    with pytest.raises(ModelError, match=r"no nin_imagenet\.caffemodel in") as told:
+        find_caffemodel(name, root)
+    for part in (str(Path.cwd()), str(root), str(places[0].parent), RELEASED[name], "--root", "--weights"):
+        assert part in str(told.value)
+    for place in places:  # each goes before the one that was there before
+        write(place, "")
+        assert find_caffemodel(name, root) == place
+    with pytest.raises(ModelError, match=r"Bring it and put it into one of them"):
+        find_caffemodel("mine.caffemodel")
+
+
+def released_recipes() -> list[str]:
+    return sorted(path.stem for path in (zoo_folder() / "recipes").glob("released-*.toml"))
+
+
+def test_every_released_file_has_a_recipe() -> None:
+    configs = [build_train_config("imagenet", find_recipe(name), {}) for name in released_recipes()]
+    assert {config.weights for config in configs} == set(RELEASED)
+    assert all((config.epochs, config.keep, config.val_fraction) == (0, "last", 0) for config in configs)
+
+
+# layers with weights in the order of the released prototxts
+ALEXNET = ("conv1", "conv2", "conv3", "conv4", "conv5")
+VGG = tuple(f"conv{block}_{n}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, count + 1))
+NIN = (
+    *("conv1", "cccp1", "cccp2", "conv2", "cccp3", "cccp4", "conv3", "cccp5", "cccp6"),
+    *("conv4-1024", "cccp7-1024", "cccp8-1024"),
+)
+BRANCHES = ("1x1", "3x3_reduce", "3x3", "5x5_reduce", "5x5", "pool_proj")
+GOOGLENET = (
+    *("conv1/7x7_s2", "conv2/3x3_reduce", "conv2/3x3"),
+    *(f"inception_{block}/{branch}" for block in ("3a", "3b", "4a", "4b", "4c", "4d", "4e") for branch in BRANCHES),
+)
+RELEASED_LAYERS = {
+    "released-alexnet": (*ALEXNET, "fc6", "fc7", "fc8"),
+    "released-alexnet-star-gap": (*ALEXNET, "conv6", "conv7", "fc9"),
+    "released-caffenet": (*ALEXNET, "fc6", "fc7", "fc8"),
+    "released-googlenet": (
+        *GOOGLENET,
+        *(f"inception_{block}/{branch}" for block in ("5a", "5b") for branch in BRANCHES),
+        "loss3/classifier",
+    ),
+    "released-googlenet-gap": (*GOOGLENET, "CAM_conv", "CAM_fc"),
+    "released-nin": NIN,
+    "released-vgg16": (*VGG, "fc6", "fc7", "fc8"),
+    "released-vgg16-gap": (*VGG, "CAM_conv", "CAM_fc"),
+}
+
+
+@pytest.mark.parametrize("recipe", released_recipes())
+def test_a_released_file_fills_its_network(recipe: str, tmp_path: Path) -> None:
+    config = build_train_config("imagenet", find_recipe(recipe), {})
+    narrow = {"hidden": 8} if config.head == "original" else config.head_options  # 4,096 x 4,096 are many
+    with torch.device("meta"):
+        backbone = build_backbone(config.network)
+        model = nn.ModuleDict({"backbone": backbone, "head": build_head(config.head, backbone.channels, 5, narrow)})
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    ours = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    released = RELEASED_LAYERS[recipe]
+    blobs = {}
+    for layer, name in zip(released, ours, strict=True):
+        shapes = model.get_submodule(name).weight.shape, model.get_submodule(name).bias.shape  # type: ignore[union-attr]
+        if layer == "cccp8-1024":  # a 1x1 convolution
+            shapes = (*shapes[0], 1, 1), shapes[1]
+        blobs[layer] = tuple(np.zeros(tuple(shape), np.float32) for shape in shapes)
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(caffemodel(blobs, old="alexnet" not in recipe))
+    found = {name: tuple(tensor.shape) for name, tensor in caffe_weights(path, config.network).items()}
+    assert found == wanted
+
+
+def test_a_released_network_is_taken_as_it_is(elsewhere: Path, rng: np.random.Generator) -> None:
+    photos, run = elsewhere / "photos", elsewhere / "run"
+    for label in ("jay", "owl"):
+        save_image(photos / "train" / label / "1.jpg", 60, 40)
+    config = build_train_config(str(photos), find_recipe("released-alexnet-star-gap"), {})
+    backbone, head = build_backbone("alexnet-star"), build_head("gap", 512, 2)
+    blobs = random_blobs(backbone, rng, conv_names(backbone)) | random_blobs(head, rng, {"fc9": "classifier"})
+    file = elsewhere / "data" / config.weights
+    file.parent.mkdir()
+    for content, loaded in ((blobs, True), ({name: blobs[name] for name in blobs if name != "fc9"}, False)):
+        file.write_bytes(caffemodel(content))
+        warned: list[str] = []
+        folder = run / str(loaded)
+        train(config, folder, root=elsewhere / "data", device="cpu", listener=Listener(warn=warned.append))
+        assert warned == ([] if loaded else [
+            "nothing is trained, and alexnetplusCAM_imagenet.caffemodel does not have head.classifier.bias, "
+            "head.classifier.weight: random."
+        ])  # fmt: skip
+        got = load_classifier(folder)
+        np.testing.assert_array_equal(got.backbone.get_parameter("conv7.bias").detach(), blobs["conv7"][1])
+        assert (got.head.get_parameter("classifier.bias").detach().numpy() == blobs["fc9"][1]).all() == loaded

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
 from gwapctl.datasets import DATASETS, download, open_dataset, reporting_split, training_splits
@@ -19,6 +20,7 @@ from gwapctl.datasets.imagenet import ImageNet
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate import GroundTruth
+from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.predict.map_folder import write_map
 from tests import factories
 from tests.factories import voc_object, voc_xml, write
@@ -261,7 +263,16 @@ def test_cub(cub: Path) -> None:
 def test_cub_segmentations(cub: Path) -> None:
     mask = cub.parent / "segmentations" / "002.Laysan_Albatross" / "b.png"
     save_image(mask)
-    assert [sample.mask for sample in open_dataset("cub", cub).boxed_samples("test")] == [None, mask]
+    dataset = open_dataset("cub", cub)
+    assert dataset.notes("test") == ["its masks count the pixels that at least half of the annotators marked"]
+    samples = dataset.boxed_samples("test")
+    assert [sample.mask for sample in samples] == [None, mask]
+    marked = np.array([[0, 51, 102, 127, 153, 204, 255]] * 3, np.uint8)  # by none to all of the annotators
+    Image.fromarray(marked).save(mask)
+    (pixels,) = {tuple(row) for row in Masks().at(samples[1], 7, 3).tolist()}
+    assert pixels == (0, 0, 0, 1, 1, 1, 1)
+    assert Masks(mask.parent).at(samples[1], 7, 3)[0].tolist() == [0, 1, 1, 1, 1, 1, 1]  # a folder of one's own
+    assert {sample.mask_level for sample in open_dataset("cub:2", cub).boxed_samples("test")} == {127}
 
 
 def test_cub_broken_tables_are_named(cub: Path) -> None:

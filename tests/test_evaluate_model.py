@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gwapctl.errors import DataError, UsageError
@@ -247,3 +248,52 @@ def test_command_says_what_calibration_chose(run: Run, run_cli: Callable[..., An
     done = run_cli("evaluate", run.folder, "--device", "cpu", "--calibrate")
     assert done.code == 0, done.stderr
     assert f"box rule {load_info(run.folder).box_rule}, chosen on held-out" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "map_method"),
+    [({"freeze_backbone": True}, "weight"), ({"freeze_backbone": True}, "gradcam"), ({"trained_stages": 1}, "fused")],
+)
+def test_cached_features_give_the_numbers_of_the_images(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], map_method: str
+) -> None:
+    run = make_run(tmp_path / "run", data, make_small_classifier("gwap"))
+    run.update(config=run.document["config"] | settings)
+    reading = MapReading(method=map_method)
+    plain = evaluate(str(run.folder), Options(reading=reading, device="cpu"))
+    cached = Options(reading=reading, device="cpu", feature_cache=tmp_path / "cache")
+    first = evaluate(str(run.folder), cached)
+    monkeypatch.setattr("gwapctl.images.decode._decode", None)  # no image is decoded any more
+    second = evaluate(str(run.folder), cached)
+    assert numbers(first) == numbers(second)
+    assert first.options == plain.options | {"features": "cached"}
+    assert first.metrics == pytest.approx(plain.metrics, rel=1e-2)
+    assert plain.metrics["gt_known_error"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "reading", "asked"),
+    [
+        ({"freeze_backbone": True}, MapReading(scales=(32, 64)), {}),
+        ({"freeze_backbone": True}, MapReading(scales=(32,), resize="keep"), {}),
+        ({"freeze_backbone": True}, MapReading(flip=True), {}),
+        ({"freeze_backbone": True}, MapReading(method="backprop"), {}),
+        ({"freeze_backbone": True}, MapReading(), {"refine": "grabcut"}),
+        ({}, MapReading(), {}),  # all of it learned
+    ],
+)
+def test_what_features_do_not_tell_is_read_from_images(
+    tmp_path: Path, data: Path, settings: dict[str, Any], reading: MapReading, asked: dict[str, Any]
+) -> None:
+    run = make_run(tmp_path / "run", data, make_small_classifier("gwap"))
+    run.update(config=run.document["config"] | settings)
+    found = evaluate(str(run.folder), Options(reading=reading, device="cpu", feature_cache=tmp_path / "cache", **asked))
+    assert "features" not in found.options
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_of_features_is_of_no_use_to_maps(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    np.save(tmp_path / "maps" / "0.npy", np.zeros((4, 6), np.float16))
+    with pytest.raises(UsageError, match="--feature-cache cannot be used on maps"):
+        evaluate(str(tmp_path / "maps"), Options(dataset=str(data), feature_cache=tmp_path / "cache"))

@@ -443,7 +443,7 @@ def test_stored_layers_belong_to_the_stored_map() -> None:
     assert (stored.reading.fuse, stored.reading.close) == ("max", 0.05)
     assert stored.values == "minmax_mean"
     other = Localizer(model, MapReading(method="class", close=0.0))
-    assert (other.reading.layer, other.reading.fuse, other.reading.close, other.values) == ((), "mean", 0.0, "raw")
+    assert (other.reading.layer, other.reading.fuse, other.reading.close, other.values) == ((), "mean", 0.0, "minmax")
     assert Localizer(model, MapReading(layer=["layers.1"], fuse="mean")).reading.layer == ("layers.1",)
 
 

@@ -15,11 +15,11 @@ from gwapctl.networks.heads import HEADS, build_head, head_options
 from gwapctl.networks.heads.base import Head, HeadOutput
 
 CHANNELS, CLASSES, GRID = 7, 5, (3, 4)
-LINEAR = [name for name in HEADS if name not in ("background", "original")]  # linear in the feature map
+LINEAR = [name for name in HEADS if name not in ("background", "original")]  # one linear layer on the feature map
 LEARNT = ["gwap", "gwap-no-sigmoid", "gwap-no-exp"]
 AVERAGING = ["gap", "gwap-gt", *LEARNT]  # logits linear in F for given weights: pooled class map + bias
 WITH_WEIGHT_MAP = ["gwap-class", "gwap-gt", *LEARNT]
-WITH_SCORE_MAP = ["gmp", "gwap-class", "lse", "weldon", "wildcat"]
+WITH_SCORE_MAP = ["gap-relu", "gmp", "gwap-class", "lse", "weldon", "wildcat"]
 
 
 def features(*, batch: int = 2, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> Tensor:
@@ -136,7 +136,7 @@ def test_every_parameter_is_trained(name: str) -> None:
         assert (parameter.grad.abs().max().item() < 1e-12) == shift, parameter_name
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", [name for name in LINEAR if name != "gap-relu"])  # whose scores no sigmoid can use
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_single_and_multi_label_losses_fall(name: str, loss: str) -> None:
     head = build_head(name, CHANNELS, CLASSES)
@@ -336,7 +336,16 @@ def test_given_weights_flip_with_the_image() -> None:
 # --- heads that pool scores ---
 
 
-@pytest.mark.parametrize("name", WITH_SCORE_MAP)
+def test_gap_relu_averages_what_is_above_zero() -> None:
+    head = build_head("gap-relu", 1, 2).double()
+    head.get_parameter("classifier.weight").data[:] = torch.tensor([[1.0], [-2.0]])
+    head.get_parameter("classifier.bias").data[:] = torch.tensor([0.5, 0.0])
+    output = head(torch.tensor([[[[-1.0, 0.0, 2.5]]]], dtype=torch.float64))
+    assert output.score_map.tolist() == [[[[0, 0.5, 3.0]], [[2.0, 0, 0]]]]
+    torch.testing.assert_close(output.logits, torch.tensor([[3.5 / 3, 2 / 3]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_SCORE_MAP if name != "gap-relu"])
 def test_score_map_is_the_linear_layer_at_every_position(name: str) -> None:
     options = {"maps": 1} if name == "wildcat" else {}
     head = head_of(name, **options)
@@ -475,7 +484,9 @@ def test_original_has_no_class_map_and_no_other_networks() -> None:
     head = build_head("original", 512, CLASSES, {"hidden": 8})
     with pytest.raises(UsageError, match=r"no class map.*--map backprop"):
         head.class_map(torch.randn(1, 512, 7, 9), torch.tensor([[0]]))
-    with pytest.raises(UsageError, match=r"head original belongs to alexnet, caffenet and vgg16, not to 832 channels"):
+    with pytest.raises(
+        UsageError, match=r"head original belongs to alexnet, alexnet-caffe, caffenet and vgg16, not to 832 channels"
+    ):
         build_head("original", 832, CLASSES)
 
 

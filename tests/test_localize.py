@@ -253,7 +253,7 @@ def test_everything_is_written_where_the_inputs_were(photos: Path, tmp_path: Pat
     assert (info.reading.method, info.reading.scales, info.values, info.class_agnostic) == (
         "weight",
         (64,),
-        "raw",
+        "minmax",
         True,
     )
     assert info.box_rule == "fixed:0.5"
@@ -276,13 +276,18 @@ def test_saved_maps_give_the_recorded_boxes(photos: Path, tmp_path: Path, option
     maps, rule = MapFolder(tmp_path / "out"), parse_box_rule("fixed:0.5")
     for image in read_predictions(tmp_path / "out"):
         for place, item in enumerate(image.predictions):
-            array = maps.load(image.id)
-            heatmap = array if array.ndim == 2 else array[place]
+            channels = maps.channels(image.id)
+            heatmap = channels[min(place, len(channels) - 1)]
             box = map_to_boxes(heatmap, rule)[0].box
             rows, columns = heatmap.shape
             scale = [image.width / columns, image.height / rows] * 2
             assert item.box == pytest.approx(box * scale)
             assert item.map == f"maps/{image.id}.npy"
+            stored, raw = maps.load(image.id), maps.info.raw
+            assert (stored.dtype, item.map_range is None) == (np.float16, not raw)
+            if raw:
+                assert (stored.min(), stored.max()) == (0, 1)
+                assert item.map_range == pytest.approx((heatmap.min(), heatmap.max()))
 
 
 def test_only_what_is_asked_for_is_saved(photos: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from map_cost import measure_cost, peak_memory, store, table
+from map_cost import measure_cost, peak_memory, reading_of, store, table
 from torch import nn
 
 from gwapctl.maps.localizer import Localizer
@@ -81,14 +81,26 @@ def test_a_head_that_sees_boxes_gets_them() -> None:
 def test_the_cost_is_stored_where_tables_find_it(tmp_path: Path) -> None:
     run = Run.create(tmp_path, {})
     common = {"dataset": "d", "split": "val", "protocol": "paper"}
-    for method, scales in (("class", [64]), ("class", [64, 96]), ("dgl", [64])):
-        run.save_evaluation({**common, "options": {"map": method, "scales": scales}, "metrics": {"px_ap": 1.0}})
+    for method, scales, layer in (
+        ("class", [64], []),
+        ("class", [64, 96], []),
+        ("dgl", [64], []),
+        ("dgl", [64], ["a", "b"]),
+    ):
+        options = {"map": method, "scales": scales, **({"layer": layer} if layer else {})}
+        run.save_evaluation({**common, "options": options, "metrics": {"px_ap": 1.0}})
     cost = {"class": {"images_per_second": 9.0, "memory_mib": 5.0, "extra_memory_mib": 2.0}}
-    assert store(run, cost, {"batch_size": 8}) == 1
+    cost["dgl@a+b"] = {**cost["class"], "images_per_second": 3.0}
+    assert store(run, cost, {"batch_size": 8}) == 2
     stored = {
-        (document["options"]["map"], *document["options"]["scales"]): document["metrics"]
+        (document["options"]["map"], *document["options"]["scales"], *document["options"].get("layer", ())): document[
+            "metrics"
+        ]
         for document in run.evaluations()
     }
+    assert stored["dgl", 64, "a", "b"]["images_per_second"] == 3
+    assert reading_of("dgl@a+b") == MapReading("dgl", layer=["a", "b"])
+    assert reading_of("dgl") == MapReading("dgl")
     assert stored["class", 64] == {"px_ap": 1.0, "images_per_second": 9.0, "extra_memory_mib": 2.0}
     assert stored["class", 64, 96] == stored["dgl", 64] == {"px_ap": 1.0}
 

@@ -63,7 +63,7 @@ def test_stored_maps_say_how_they_were_made_and_measure_the_same(
         reading.get("crops", "none"),
         reading.get("backprop_seg", "none"),
     )
-    assert info.values == ("raw" if "crops" in reading else "minmax_mean")
+    assert info.values == ("minmax" if "crops" in reading else "minmax_mean")
     stored = evaluate(str(tmp_path / "out"), Options(dataset=str(data), box_rule=rule))
     assert stored.metrics["gt_known_error"] == direct.metrics["gt_known_error"]
     said = {"layer", "fuse", "close", "crops", "backprop_seg"}

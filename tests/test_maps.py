@@ -21,7 +21,7 @@ from gwapctl.networks.heads.averaging import GWAP
 from gwapctl.networks.inference import fold_batch_norms, for_inference
 from gwapctl.predict.threads import in_threads
 from gwapctl.regions import map_to_boxes, parse_box_rule
-from tests.factories import agree, make_classifier, make_images, network_input, stretched
+from tests.factories import agree, make_classifier, make_images, network_input, own_values, stretched
 
 PLAIN = ("weight", "class", "score", "fused")  # without gradients; those have a file of their own
 
@@ -67,8 +67,22 @@ def test_the_same_scale_twice_is_one_scale() -> None:
     once = Localizer(model, MapReading(scales=(96,))).run(images)
     twice = Localizer(model, MapReading(scales=(96, 96))).run(images)
     for one, two in zip(once, twice, strict=True):
-        single = torch.from_numpy(one.heatmaps.astype(np.float32))[None]
-        agree(two, minmax(single), 5e-3)  # one scale keeps raw values, of which float16 has fewer levels
+        np.testing.assert_allclose(one.heatmaps, two.heatmaps, atol=1e-3)
+        assert two.ranges.tolist() == [[0, 1]]
+
+
+def test_a_nearly_uniform_map_keeps_its_levels() -> None:
+    model, (image,) = make_classifier(), make_images((150, 90))
+    with torch.no_grad():
+        model.head.weight_score.weight.mul_(1e-4)
+    alpha = stretched(reference_maps(model, image, 64, [0])["weight"], image)[0, 0].numpy()
+    assert np.ptp(alpha) < 1e-3 * alpha.mean()
+    assert len(np.unique(alpha.astype(np.float16))) < 10
+    (result,) = Localizer(model, MapReading(method="weight", scales=(64,))).run([image])
+    assert len(np.unique(result.heatmaps)) > 1000
+    np.testing.assert_allclose(result.heatmap(0), alpha, atol=5e-3 * np.ptp(alpha))
+    for rule in map(parse_box_rule, ("paper20", "otsu", "fixed:0.6")):
+        assert iou(map_to_boxes(result.heatmap(0), rule)[0].box, map_to_boxes(alpha, rule)[0].box)[0, 0] > 0.98
 
 
 def test_raw_values_are_kept_for_one_scale_only() -> None:
@@ -76,8 +90,9 @@ def test_raw_values_are_kept_for_one_scale_only() -> None:
     alpha = reference_maps(model, image, 64, [0])["weight"]
     plain = Localizer(model, MapReading(scales=(64,)))
     (raw,) = plain.run([image])
-    assert plain.values == "raw"
-    assert raw.heatmaps.max() == pytest.approx(float(alpha.max()), rel=1e-2)
+    assert plain.values == "minmax"
+    assert raw.heatmap(0).max() == pytest.approx(float(alpha.max()), rel=1e-2)
+    assert raw.ranges[0].tolist() == [raw.heatmap(0).min(), raw.heatmap(0).max()]
     for other in (Localizer(model, MapReading(scales=(64,), flip=True)), Localizer(model, MapReading(scales=(64, 96)))):
         (result,) = other.run([image])
         assert other.values == "minmax_mean"
@@ -174,7 +189,7 @@ def test_wanted_classes_follow_the_best_ones() -> None:
     for result, image in zip(results, images, strict=True):
         for place, label in enumerate(result.classes):
             (single,) = localizer.run([image], [(label,)], top_k=0)
-            np.testing.assert_allclose(result.heatmap(place), single.heatmap(0), atol=2e-3)
+            np.testing.assert_allclose(result.heatmap(place), single.heatmap(0), atol=2e-3 * np.ptp(single.ranges))
     (nothing,) = localizer.run(images[:1], [()], top_k=0)
     assert nothing.heatmaps.shape == (0, 50, 70)
 
@@ -185,7 +200,7 @@ def test_class_map_averages_to_the_logit() -> None:
     assert localizer.reading.method == "class"  # GAP has no weight map
     (result,) = localizer.run([image], [(0, 1, 2, 3)], top_k=0)
     logits = torch.log(torch.from_numpy(result.probabilities))
-    pooled = torch.from_numpy(result.heatmaps.astype(np.float32)).mean((1, 2)) + model.head.classifier.bias.detach()
+    pooled = torch.from_numpy(own_values(result)).mean((1, 2)) + model.head.classifier.bias.detach()
     difference = logits - pooled
     assert float((difference - difference.mean()).abs().max()) < 5e-2  # softmax leaves a constant open
 

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from gwapctl.config import build_train_config
 from gwapctl.errors import DataError
+from gwapctl.metrics.replicates import encode
 from gwapctl.networks.zoo import zoo_folder
 from gwapctl.paper.measured import (
     COLUMNS,
@@ -23,6 +25,8 @@ from gwapctl.paper.measured import (
     record,
     settings_hash,
 )
+from gwapctl.paper.replicates import ReplicatesOnFile, options_hash, record_replicates, replicates_file
+from gwapctl.paper.specification import Column
 from gwapctl.runs import Run
 
 RECIPE = recipe_file("voc-caffenet-gap")
@@ -92,6 +96,40 @@ def test_the_command_records_and_says_how_many(tmp_path: Path, run_cli: Callable
     missing = run_cli("report", "--runs", tmp_path / "nowhere", "--record", file)
     assert missing.code == 2
     assert "nowhere is not a folder" in missing.stderr
+
+
+def test_replicates_lie_beside_the_results_and_are_found_again(tmp_path: Path) -> None:
+    """A floor that no model changes is kept once; the mean over some classes is made of theirs."""
+    folder, file = tmp_path / "runs", tmp_path / "results.csv"
+    deviations = {"cat": np.array([1.0, -1.0]), "dog": np.array([3.0, 0.0])}
+    texts = {name: {"ap_11pt": encode(one, 0.0)} for name, one in deviations.items()}
+    text = encode(np.array([0.5, -0.25]), 0.0)
+    found = {"metrics": {"f_measure": text}, "per_class": texts}
+    found["floors"] = {"full_image": {"f_measure": text, "top1_loc_error": text}}
+    rows = [{"class": "cat", "ap_11pt": 70.0}, {"class": "dog", "ap_11pt": 80.0}]
+    make_run(folder / "a", replicates=found, per_class=rows)
+    make_run(folder / "b", replicates=found)
+    measured = measured_rows(folder)
+    record(measured, file)
+    assert read_results(file)["per_class"].tolist() == [{"ap_11pt": {"cat": 70.0, "dog": 80.0}}, {}]
+    record_replicates(measured, replicates_file(file))
+    written = replicates_file(file).read_text(encoding="utf-8")
+    assert replicates_file(file) == tmp_path / "results-replicates.csv"
+    assert len(written.splitlines()) == 1 + 2 * (1 + 2 + 1) + 1
+    record_replicates(measured.iloc[:1], replicates_file(file))
+    assert replicates_file(file).read_text(encoding="utf-8") == written
+    row = measured.iloc[0]
+    key = ("a", row["dataset"], row["split"], row["protocol"], options_hash(row["options"]))
+    there = ReplicatesOnFile(replicates_file(file))
+    assert there.find(key, "f_measure") == pytest.approx([0.5, -0.25], abs=0.01)
+    assert there.find(key, "floors/full_image/f_measure") == pytest.approx([0.5, -0.25], abs=0.01)
+    assert there.find(key, "px_ap") is None
+    assert there.mean_of_classes(key, "voc_map_11pt", ("cat", "dog")) == pytest.approx([2.0, -0.5], abs=0.03)
+    assert there.mean_of_classes(key, "voc_map_11pt", ("cat", "cow")) is None
+    column = Column(key="a", name="a", metric="voc_map_11pt", decimals=1, classes=("cat", "dog"))
+    assert column.value(row.to_dict()) == 75
+    with pytest.raises(ValueError, match="no mean over classes"):
+        Column(key="a", name="a", metric="f_measure", decimals=1, classes=("cat",))
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def test_every_row_has_the_same_budget() -> None:
         assert config.iterations == row.config["iterations"]
         own = {"head": "", "head_options": {}, "background": None, "recipe": None}
         budgets.add(config.model_copy(update=own).model_dump_json())
-        assert row.evaluate.model_copy(update={"map": None}) == SPEC.rows[0].evaluate.model_copy(update={"map": None})
+        plain = {"map": None, "layer": None}
+        assert row.evaluate.model_copy(update=plain) == SPEC.rows[0].evaluate.model_copy(update=plain)
+        assert row.evaluate.layer is None or row.evaluate.map == "dgl"
     assert len(budgets) == 1
 
 
@@ -129,7 +131,8 @@ def test_commands_train_and_evaluate(tmp_path: Path) -> None:
     (table,) = tables(tmp_path)
     commands = list(table.cells["command"])
     assert all(command.startswith("gwapctl train tiny-imagenet:40 --recipe methods-") for command in commands)
-    assert all(command.endswith("--box-rule otsu") for command in commands)
+    assert all("--box-rule otsu" in command for command in commands)
+    assert sum(command.endswith("--layer layers.3,layers.4") for command in commands) == 2 * len(SPEC.columns)
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

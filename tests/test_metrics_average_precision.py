@@ -208,7 +208,9 @@ def test_detection_agrees_with_the_kits_loops(seed: int) -> None:
             [(image, score, box) for image, score, which, box in detections if which == label],
             [(image, box, difficult) for image, which, box, difficult in objects if which == label],
         )
-        assert (rows[label]["ap_11pt"], rows[label]["ap_area"]) == pytest.approx([100 * value for value in expected])
+        assert (rows[label]["det_ap_11pt"], rows[label]["det_ap_area"]) == pytest.approx(
+            [100 * one for one in expected]
+        )
 
 
 @settings(derandomize=True, deadline=None, max_examples=15)

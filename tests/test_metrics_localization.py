@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gwapctl.errors import DataError
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, f_beta, otsu_foreground, union_of_maps
-from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization, best_iou
+from gwapctl.metrics.judged import Guess
+from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, TopKLocalization, best_iou
 
 steady = settings(derandomize=True, deadline=None, max_examples=60)
 seeds = st.integers(0, 2**32 - 1)

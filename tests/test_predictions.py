@@ -21,7 +21,7 @@ def line(image_id: str, **fields: object) -> str:
 
 
 def test_document_has_the_fields_of_the_interface() -> None:
-    cat = ClassPrediction("cat", "n02123045", 0.75, (1, 2, 3.5, 4), "maps/a/b.jpg.npy")
+    cat = ClassPrediction("cat", "n02123045", 0.75, (1, 2, 3.5, 4), "maps/a/b.jpg.npy", (0.25, 2))
     image = Prediction("in/a/b.jpg", 7, 5, "tiny", (224, 448), (cat, ClassPrediction("dog", "n1", 0.25)), id="a/b.jpg")
     document = json.loads(json.dumps(image.to_json()))
     assert document == {
@@ -32,8 +32,15 @@ def test_document_has_the_fields_of_the_interface() -> None:
         "model": "tiny",
         "scales": [224, 448],
         "predictions": [
-            {"label": "cat", "label_id": "n02123045", "score": 0.75, "box": [1, 2, 3.5, 4], "map": "maps/a/b.jpg.npy"},
-            {"label": "dog", "label_id": "n1", "score": 0.25, "box": None, "map": None},
+            {
+                "label": "cat",
+                "label_id": "n02123045",
+                "score": 0.75,
+                "box": [1, 2, 3.5, 4],
+                "map": "maps/a/b.jpg.npy",
+                "map_range": [0.25, 2],
+            },
+            {"label": "dog", "label_id": "n1", "score": 0.25, "box": None, "map": None, "map_range": None},
         ],
         "error": None,
         "id": "a/b.jpg",
@@ -112,6 +119,21 @@ def test_maps_round_trip_with_folders_and_suffixes(tmp_path: Path) -> None:
         assert folder.info.reading.method == "weight"
         assert folder.info.raw
         assert folder.info.images == images
+
+
+def test_ranges_give_maps_their_own_values_again(tmp_path: Path) -> None:
+    stretched = np.array([[[0, 0.5, 1]], [[0, 1, 0.25]], [[0, 0, 0]]], np.float16)
+    write_map(tmp_path, "new", stretched)
+    write_map(tmp_path, "old", stretched[0] * np.float16(3))  # beside it, as version 0.1.0 wrote maps
+    images = {"new": MapImage(3, 1, ("a", "b", "c"), (), ((2.0, 4.0), (-8.0, 0.0), (7.0, 7.0))), "old": MapImage(3, 1)}
+    write_maps_info(tmp_path, MapsInfo(values="minmax"), images.items())
+    folder = MapFolder(tmp_path)
+    assert folder.channels("new").tolist() == [[[2, 3, 4]], [[-8, 0, -6]], [[7, 7, 7]]]
+    assert folder.channels("old").tolist() == [[[0, 1.5, 3]]]
+    np.testing.assert_array_equal(folder.load("new"), stretched)
+    write_map(tmp_path, "new", stretched[:2])
+    with pytest.raises(DataError, match="3 ranges for the 2 maps of 'new'"):
+        folder.channels("new")
 
 
 def test_a_map_that_is_being_written_is_none_yet(tmp_path: Path) -> None:

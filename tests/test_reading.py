@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gwapctl.cli import options as cli_options
 from gwapctl.errors import UsageError
+from gwapctl.evaluate.predictions import reading_options
+from gwapctl.maps.forward import Network
+from gwapctl.maps.localizer import Localizer
+from gwapctl.maps.methods import minmax
 from gwapctl.maps.reading import (
     READING_OPTIONS,
     MapReading,
@@ -23,9 +28,10 @@ from gwapctl.maps.reading import (
 )
 from gwapctl.maps.resolve import resolve_reading
 from gwapctl.networks.classifier import ModelInfo
+from gwapctl.networks.transforms import resize
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.map_folder import MapFolder, MapsInfo, write_maps_info
-from gwapctl.regions import parse_box_rule
+from gwapctl.regions import parse_box_rule, resize_map
 from tests.factories import make_classifier, make_images
 
 
@@ -56,12 +62,50 @@ def test_what_is_left_open_is_what_the_model_stores() -> None:
 
 def test_a_stored_reading_comes_back() -> None:
     model = make_classifier()
-    reading = ResolvedReading("layercam", (64, 80), ("layers.1", "layers.2"), "product", "keep", close=0.05)
+    reading = ResolvedReading("dgl", (64, 80), ("layers.1", "layers.2"), "product", "keep", close=0.05, beta=3.0)
     info = store_reading(model.info, reading)
     assert ModelInfo.model_validate_json(info.model_dump_json()) == info
     model.info = info
     assert resolve_reading(MapReading(), model) == reading
     assert store_reading(info, replace(reading, layer=("layers.1",), fuse="mean")).fuse is None
+
+
+def test_beta_reaches_the_map_and_the_model(tmp_path: Path) -> None:
+    model, (image,) = make_classifier(), make_images((90, 70))
+    maps = {
+        beta: Localizer(model, MapReading("dgl", layer=["layers.2"], beta=beta)).run([image])[0].heatmap(0)
+        for beta in (None, 10.0, 0.5, 1e6)
+    }
+    np.testing.assert_array_equal(maps[None], maps[10.0])
+    assert min(np.abs(maps[10.0] - maps[beta]).max() for beta in (0.5, 1e6)) > 3e-3
+    network = Network(model, device=torch.device("cpu"), gradient_at="layer", layers=["layers.2"])
+    forward = network([resize(image, model.info.input_size)])
+    classes = forward.probabilities.argmax(1)[:, None]
+    (gradient,) = forward.gradients(torch.zeros_like(forward.probabilities).scatter_(1, classes, 1))
+    unit = [one / one.norm() for one in (forward.gradient_tensors[0].detach(), gradient)]
+    limit = minmax((gradient * sum(unit)).sum(1, keepdim=True))[0, 0].numpy()  # G2M's SGL-G1
+    np.testing.assert_allclose(maps[1e6], resize_map(limit, (90, 70)), atol=2e-3)
+    stored = model.info.model_copy(update={"map": "dgl", "beta": 2.5})
+    assert [store_reading(stored, ResolvedReading("dgl", beta=beta)).beta for beta in (10.0, 4.0)] == [None, 4.0]
+    model.info = stored
+    assert resolve_reading(MapReading(), model).beta == 2.5
+    assert resolve_reading(MapReading("dgl", beta=10), model).beta == 10
+    assert resolve_reading(MapReading("class"), model).beta == 10
+    write_maps_info(tmp_path, MapsInfo(resolve_reading(MapReading(), model)))
+    assert MapFolder(tmp_path).info.reading.beta == 2.5
+    assert reading_options(MapFolder(tmp_path).info.reading, None)["beta"] == 2.5
+    assert reading_options(ResolvedReading("dgl"), None)["beta"] is None  # as documents of before say it
+
+
+@pytest.mark.parametrize("beta", [-1.0, float("inf"), float("nan")])
+def test_beta_is_a_number(beta: float) -> None:
+    with pytest.raises(UsageError, match=r"is not a number from 0[.] Write it like --beta 10"):
+        MapReading("dgl", beta=beta)
+
+
+def test_beta_is_of_dgl_alone() -> None:
+    with pytest.raises(UsageError, match=r"--beta is not of map class[.] Drop it, or choose --map dgl"):
+        resolve_reading(MapReading("class", beta=5), make_classifier())
 
 
 def test_options_are_divided() -> None:
@@ -102,7 +146,7 @@ def test_maps_json_keeps_its_flat_fields(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "maps.json").read_text())
     assert set(document) == {
         *("schema_version", "method", "model", "scales", "flip", "resize", "values", "class_agnostic", "box_rule"),
-        *("layer", "fuse", "close", "crops", "backprop_seg", "images"),
+        *("layer", "fuse", "close", "crops", "backprop_seg", "beta", "images"),
     }
     assert MapFolder(tmp_path).info == info
 

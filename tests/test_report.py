@@ -18,6 +18,7 @@ import pytest
 from gwapctl.config import build_train_config
 from gwapctl.errors import DataError, UsageError
 from gwapctl.paper.build import BuiltTable, build_table
+from gwapctl.paper.lookup import build_command, home_ground
 from gwapctl.paper.measured import measured_rows, recipe_file
 from gwapctl.paper.render import wrap_command
 from gwapctl.paper.specification import TABLES, load_table, read_table, tables_folder
@@ -122,17 +123,19 @@ def test_dgl_rows_need_their_layers_scales_and_closing_and_are_in_percent(make_r
     "extra",
     [
         {"guesses": "five"},
-        {"crops": "ten"},
+        {"guesses": "five", "tight": "fixed:0.5", "loose": "otsu"},
+        {"crops": "none"},
         {"backprop_seg": "grabcut"},
         {"close": 0.05},
-        {"box_rule": "paper20+grabcut"},
+        {"beta": 5.0},
+        {"box_rule": "cam-released+grabcut"},
     ],
 )
 def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
     make_run: MakeRun, tmp_path: Path, extra: dict[str, Any]
 ) -> None:
     common = {"dataset": "imagenet", "split": "val", "n": 50_000, "recipe": "imagenet-googlenet-gap"}
-    options = {"map": "class", "box_rule": "paper20", "scales": [224], "resize": "warp"}
+    options = {"map": "class", "box_rule": "cam-released", "scales": [224], "resize": "warp", "crops": "ten"}
     make_run("g", {"top5_loc_error": 40.0}, options={**options, **extra}, **common)
     (table,) = build_table(load_table("cam"), results_of(tmp_path))
     assert measured(table, "googlenet-gap", column=1) is None
@@ -140,6 +143,24 @@ def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
     make_run("g", {"top5_loc_error": 43.0}, options=options, **common)
     (table,) = build_table(load_table("cam"), results_of(tmp_path))
     assert measured(table, "googlenet-gap", column=1) == 43
+    assert measured(table, "googlenet-gap-heuristics", column=1) is None
+
+
+def test_a_row_of_five_guesses_asks_for_its_thresholds(make_run: MakeRun, tmp_path: Path) -> None:
+    options = {"map": "class", "box_rule": "cam-released", "scales": [224], "resize": "warp", "crops": "ten"}
+    guesses = {"guesses": "five", "tight": "fixed:0.5", "loose": "fixed:0.2"}  # as `evaluate` writes them
+    common = {"dataset": "imagenet", "split": "val", "n": 50_000, "recipe": "imagenet-googlenet-gap"}
+    make_run("g", {"top5_loc_error": 37.0}, options=options | guesses, **common)
+    (table,) = build_table(load_table("cam"), results_of(tmp_path))
+    assert measured(table, "googlenet-gap-heuristics", column=1) == 37
+    assert measured(table, "googlenet-gap", column=1) is None
+    row = next(row for row in load_table("cam").rows if row.id == "googlenet-gap-heuristics")
+    command = build_command(
+        load_table("cam"), row, load_table("cam").columns[1], home_ground(load_table("cam")), "r", tmp_path
+    )
+    assert command == (
+        "gwapctl evaluate r --map class --box-rule cam-released --crops ten --guesses five --tight 0.5 --loose 0.2"
+    )
 
 
 # --- which number stands where --------------------------------------------------------------------------------------
@@ -341,7 +362,7 @@ def test_the_best_measured_of_each_network_is_bold_but_never_the_upper_bound(tmp
 def test_lower_is_better_for_errors(tmp_path: Path, make_run: MakeRun) -> None:
     for backbone, value in [("vgg16", 33.0), ("googlenet", 36.0)]:
         metrics = {"top1_error": value, "top5_error": value / 3}
-        make_run(backbone, metrics, recipe=f"imagenet-{backbone}-gap", **IMAGENET)
+        make_run(backbone, metrics, recipe=f"imagenet-{backbone}-gap", options={"crops": "centre"}, **IMAGENET)
     (table,) = build_table(load_table("iii"), results_of(tmp_path))
     assert ids(table.cells[table.cells["bold"]]) == ["vgg16-gap"]
 
@@ -478,7 +499,7 @@ def test_json_says_of_every_number_whose_it_is(filled: list[BuiltTable]) -> None
     assert paper["kind"] == "paper"
     assert paper["value"] == 0.3517
     assert ours["value"] == 0.33333
-    source = {"run": "runs/a_1", "seed": 0, "date": "2026-11-20", "value": 0.33333}
+    source = {"run": "runs/a_1", "seed": 0, "date": "2026-11-20", "value": 0.33333, "options": "0569e1e65346"}
     assert (ours["dataset"], ours["split"], ours["n"], ours["runs"]) == ("voc", "test", 4952, [source])
     kinds = [cell["kind"] for row in other["rows"] for cell in row["cells"]]
     assert kinds == ["measured"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gwapctl.paper.build import build_table
+from gwapctl.paper.lookup import cell_config
 from gwapctl.paper.measured import measured_rows
 from gwapctl.paper.specification import TABLES, load_table, table_names, tables_folder
 from gwapctl.paper.tables import FORMATS, build_tables, render_tables
@@ -148,13 +149,14 @@ BOLD = {
     "background-ilsvrc": set(),
 }
 
+BESIDE = {f"{network}-backprop-grabcut" for network in ("googlenet", "vgg16", "alexnet")}  # ours, in IV and CAM's
 OURS = {name for name in TABLES if not load_table(name).of_a_paper}  # tables of our own, without a paper's numbers
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_every_number_row_column_and_caption_is_the_papers(name: str) -> None:
     (table,) = build_table(load_table(name), measured_rows(Path("nowhere")))
-    rows = [cells for _, cells in table.cells.groupby("row")]
+    rows = [cells for _, cells in table.cells.groupby("row") if cells["id"].iloc[0] not in BESIDE]
     paper = [(cells["labels"].iloc[0], [None if n != n else n for n in cells["paper"]]) for cells in rows]
     assert paper == PAPER[name]
     labels, columns = COLUMNS[name]
@@ -164,6 +166,28 @@ def test_every_number_row_column_and_caption_is_the_papers(name: str) -> None:
     assert table.spec.number == NUMBERS.get(name, f"TABLE {name.upper()}")
     bold = table.cells[table.cells["paper_bold"].astype(bool)]
     assert set(zip(bold["id"], bold["key"], strict=True)) == BOLD[name]
+
+
+@pytest.mark.parametrize("name", ["iv", "cam"])
+def test_rows_of_cam_are_made_as_its_released_code_makes_them(name: str) -> None:
+    rows = [row for row in load_table(name).rows if row.recipe is not None and "gwap" not in row.id]
+    assert len(rows) == {"iv": 13, "cam": 14}[name]
+    for row in rows:
+        asked = row.evaluate.asked()
+        assert (asked["crops"], asked.get("scales")) == ("ten", None)
+        assert asked["map"] == ("backprop" if "backprop" in row.id else "class")
+        cut_out = row.id in BESIDE
+        assert (asked["box_rule"], asked.get("backprop_seg")) == (
+            ("paper20", "grabcut") if cut_out else ("cam-released", None)
+        )
+        assert (asked.get("guesses") == "five") == ("heuristics" in row.id)
+
+
+def test_cams_maximum_is_over_features() -> None:
+    for name in ("iii", "iv", "cam"):
+        row = next(row for row in load_table(name).rows if row.id == "googlenet-gmp")
+        config = cell_config(row, load_table(name).columns[0], "imagenet")
+        assert row.config["head"] == config.head == "gmp-features"
 
 
 def test_the_folder_holds_these_tables_and_no_other() -> None:
@@ -194,7 +218,7 @@ def test_rows_that_share_a_training_name_one_recipe_with_one_set_of_settings() -
                 assert settings.setdefault(row.recipe, row.config) == row.config
     assert {row.recipe for row in load_table("ii").rows} <= {row.recipe for row in load_table("i").rows}
     assert {row.recipe for row in load_table("iv").rows} == {row.recipe for row in load_table("iii").rows}
-    assert len(settings) == 10 + 10 + 4 + 12 + 4  # the last: heads of the table of all methods, background images
+    assert len(settings) == 10 + 10 + 4 + 12 + 4 + 3  # then heads of all methods, background images, last stages
 
 
 def test_background_is_one_table_of_two_data_sets(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import gwapctl.paper.reproduce as verb
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
+from gwapctl.paper.measured import read_results
 from gwapctl.paper.profile import apply_profile, load_profile, profile_names
 from gwapctl.paper.reproduce import Machine, carry_out, make_plan
 from gwapctl.paper.specification import load_table
@@ -201,6 +202,37 @@ def test_runs_with_other_settings_do_not_count(reproduce: Reproduce, tiny: Path,
     assert Run.open(Path(source["run"])).document["config"]["lr"] == 2e-3
 
 
+# --- what others measured -------------------------------------------------------------------------------------------
+
+
+def test_what_the_results_have_is_not_measured_again(
+    reproduce: Reproduce, scenes: Path, tmp_path: Path, tiny: Path
+) -> None:
+    """Each evaluation is recorded as it is done, and another machine goes on from there, on the same data alone."""
+    file = tmp_path / "results.csv"
+    first = reproduce("ii", "--rows", "googlenet-gap", "--record", file)
+    assert (first.code, len(file.read_text().splitlines())) == (0, 2)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    dry = reproduce("ii", "--record", file, "--dry-run", "--json")
+    assert [item["state"] for item in json.loads(dry.stdout)["tables"][0]["plan"]] == ["recorded", "new"]
+    assert "1 of 2 evaluations of table ii are among the results already" in dry.stderr
+    second = reproduce("ii", "--record", file, "--json")
+    assert (second.code, trainings(second), len(file.read_text().splitlines())) == (0, 1, 3)
+    rows = json.loads(second.stdout)["tables"][0]["rows"]
+    assert all(row["cells"][0]["value"] is not None for row in rows)
+    again = reproduce("ii", "--record", file, "--again", "--dry-run", "--json", "--runs", tmp_path / "none")
+    assert [item["state"] for item in json.loads(again.stdout)["tables"][0]["plan"]] == ["new", "new"]
+    other = tmp_path / "other" / "scenes"  # of the same name
+    make_synthetic_voc(other, images=20, seed=1, size=(64, 80))
+    plan = make_plan(
+        apply_profile(load_table("ii"), load_profile(str(tiny))),
+        dataset=str(other),
+        machine=Machine(runs=tmp_path / "none"),
+        results=read_results(file),
+    )
+    assert [len(plan.missing(work)) for work in plan.works] == [1, 1]
+
+
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
@@ -225,7 +257,9 @@ def test_dry_run_uses_the_speed_of_earlier_runs(reproduce: Reproduce) -> None:
         12 / by_seed["googlenet-gap", 1]["images_per_second"]
     )
     assert by_seed["googlenet-gap", 0]["images"] == 0
-    assert by_seed["googlenet-gwap", 0]["seconds"] is None
+    assert by_seed["googlenet-gwap", 0]["images_per_second"] == by_seed["googlenet-gap", 1]["images_per_second"]
+    assert by_seed["googlenet-gap", 1]["evaluation_seconds"] > 0
+    assert by_seed["googlenet-gwap", 0]["evaluation_seconds"] is None  # at other sizes, which nobody tried
 
 
 def test_epochs_are_counted_in_whole_batches(tmp_path: Path, tiny: Path, scenes: Path) -> None:
@@ -279,7 +313,7 @@ def test_mistakes_are_usage_errors(run_cli: Reproduce, arguments: list[str], mes
 
 
 def test_the_profiles_are_these_and_fit_their_tables() -> None:
-    assert profile_names() == ("paper", "quick")
+    assert profile_names() == ("paper", "quick", "real", "smoke")
     assert load_profile("paper") is None
     for name in profile_names()[1:]:
         profile = load_profile(name)
@@ -288,31 +322,75 @@ def test_the_profiles_are_these_and_fit_their_tables() -> None:
             spec = apply_profile(load_table(table), profile)
             assert spec.profile_caption.startswith(f"Profile {name}")
             plan = make_plan(spec, dataset="voc", machine=Machine(runs=Path("none")))
-            assert all(work.config.backbone == "resnet-s" for work in plan.works)
+            backbone = "efficientnet-lite0" if name == "real" else "resnet-s"
+            assert all(work.config.backbone == backbone for work in plan.works)
 
 
 @pytest.mark.parametrize("tables", [("i", "ii"), ("iii", "iv", "cam", "fused")], ids=str)
-def test_quick_tables_share_their_trainings(tables: tuple[str, ...], tmp_path: Path) -> None:
-    profile = load_profile("quick")
+def test_tables_of_real_share_their_trainings(tables: tuple[str, ...], tmp_path: Path) -> None:
+    profile = load_profile("real")
     works = {}
     for table in tables:
-        plan = make_plan(apply_profile(load_table(table), profile), dataset="x", machine=Machine(runs=tmp_path))
-        works[table] = {verb._key(work.config) for work in plan.works}
+        spec, machine = apply_profile(load_table(table), profile), Machine(runs=tmp_path)
+        works[table] = {verb._key(work.config) for work in make_plan(spec, dataset="x", seeds=1, machine=machine).works}
     assert all(works[table] <= works[tables[0]] for table in tables)
-    assert len(works[tables[0]]) == {"i": 5, "iii": 4}[tables[0]]
+    assert len(works[tables[0]]) == {"i": 6, "iii": 4}[tables[0]]
 
 
-def test_every_quick_row_has_the_same_settings_beside_network_and_head() -> None:
-    profile = load_profile("quick")
+def test_every_row_of_real_has_the_same_settings_beside_network_and_head() -> None:
+    profile = load_profile("real")
     for table in ("i", "ii", "iii", "iv", "cam"):
         spec = apply_profile(load_table(table), profile)
         settings = []
         for row in (row for row in spec.rows if row.quoted is None):
-            plan = make_plan(spec, dataset="x", rows=[row.id], machine=Machine(runs=Path("none")))
+            plan = make_plan(spec, dataset="x", seeds=1, rows=[row.id], machine=Machine(runs=Path("none")))
             (work,) = plan.works
             assert work.config.schedule == "cosine"  # so that step_every means nothing
-            settings.append(work.config.model_dump(exclude={"head", "cam_conv", "recipe", "step_every"}))
+            settings.append(work.config.model_dump(exclude={"head", "output_stride", "recipe", "step_every"}))
         assert all(one == settings[0] for one in settings)
+
+
+def test_a_data_set_may_have_rows_columns_and_seeds_of_its_own(tiny: Path) -> None:
+    tiny.write_text(
+        PROFILE
+        + """
+[tables.iii]
+seeds = 2
+caption = "Short."
+rows = ["googlenet-gap", "mine"]
+[tables.iii.settings]
+iterations = 2
+[[tables.iii.added]]
+id = "mine"
+labels = ["Mine"]
+recipe = "imagenet-googlenet-gwap"
+[tables.iii.on.birds]
+seeds = 3
+rows = ["mine"]
+[tables.iii.on.birds.row.mine.settings]
+lr = 1e-2
+[[tables.iii.on.birds.columns]]
+key = "top1"
+name = "top-1"
+metric = "top1_error"
+decimals = 1
+[data]
+birds = "Birds of two kinds."
+"""
+    )
+    spec = apply_profile(load_table("iii"), load_profile(str(tiny)))
+    assert ([row.id for row in spec.rows], spec.seeds, len(spec.columns)) == (["googlenet-gap", "mine"], 2, 2)
+    birds = spec.on("data/birds", "cub")
+    assert ([row.id for row in birds.rows], birds.seeds, len(birds.columns)) == (["mine"], 3, 1)
+    assert birds.profile_caption == "Profile tiny: three iterations. Short. Birds of two kinds."
+    assert (birds.rows[0].instead["lr"], birds.rows[0].instead["iterations"]) == (1e-2, 2)
+    plan = make_plan(spec, dataset="x", machine=Machine(runs=Path("none")))
+    assert [(work.rows, work.config.seed) for work in plan.works] == [
+        (("googlenet-gap",), 0),
+        (("mine",), 0),
+        (("googlenet-gap",), 1),
+        (("mine",), 1),
+    ]
 
 
 def test_a_profile_that_names_no_row_of_the_table_is_refused(tiny: Path) -> None:

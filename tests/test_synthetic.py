@@ -12,7 +12,7 @@ from PIL import Image
 from gwapctl import boxes
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
 from gwapctl.datasets.base import BoxedSample
-from gwapctl.datasets.synthetic import SHAPES, make_backgrounds, make_synthetic_voc, render
+from gwapctl.datasets.synthetic import SHAPES, draw, make_backgrounds, make_synthetic_voc, pose
 from gwapctl.errors import UsageError
 from gwapctl.images.decode import read_image
 from gwapctl.inputs import find_inputs
@@ -146,12 +146,15 @@ def test_backgrounds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_is_one_piece_of_a_fair_size(name: str) -> None:
     for seed in range(8):
-        picture, opacity = render(name, 90, np.array([0.3, -0.4, 0.87]), np.random.default_rng(seed))
-        inside = opacity > 0.5
-        assert cv2.connectedComponents(inside.astype(np.uint8))[0] == 2
-        assert 0.1 < inside.mean() < 0.75
-        assert not inside[[0, -1]].any()
-        assert not inside[:, [0, -1]].any()
-        assert picture.min() >= 0
-        assert picture.max() <= 1
-        assert picture[inside].std() > 0.03, "lit and painted"
+        solid, second = draw(name, pose(90, np.random.default_rng(seed)), 60, 55, (110, 120))
+        assert cv2.connectedComponents(solid.astype(np.uint8))[0] == 2
+        assert 0.1 < solid.sum() / 90**2 < 0.75
+        assert not solid[[0, -1]].any()
+        assert not solid[:, [0, -1]].any()
+        assert 0.1 < second[solid].mean() < 0.75, "patterned"
+
+
+def test_a_shape_over_the_edge_is_the_same_shape_cut() -> None:
+    matrix = pose(60, np.random.default_rng(4))
+    whole, cut = (draw("mug", matrix, x, 40, (80, 100))[0] for x in (50, 10))
+    assert np.array_equal(cut[:, :60], whole[:, 40:])

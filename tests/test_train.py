@@ -16,18 +16,19 @@ import pytest
 import torch
 from torch import nn
 
-from gwapctl.config import build_train_config
+from gwapctl.config import build_train_config, stored_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, ModelError, UsageError
+from gwapctl.networks.backbones import added_layers, build_backbone
 from gwapctl.networks.classifier import load_classifier
 from gwapctl.networks.heads.base import classification_loss
-from gwapctl.networks.transforms import Key, TrainingBatches, TrainingImages, collate
+from gwapctl.networks.transforms import Key, TrainingBatches, TrainingImages, collate, random_crop
 from gwapctl.runs import Run
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.data import load_train_data
 from gwapctl.train.loop import train
-from gwapctl.train.schedule import learning_rate
+from gwapctl.train.schedule import build_optimizer, learning_rate, parameter_groups
 from gwapctl.train.task import Resources
 from tests.factories import assert_same_weights, copy_with_other_boxes, start, stop_after, train_config, weights_of
 
@@ -154,6 +155,61 @@ def test_batch_norm_is_frozen_only_where_pretrained_and_small(
     assert (len(task.frozen) == len(norms)) == frozen
 
 
+def groups_of(config: Any) -> list[tuple[set[str], float, float]]:
+    """Return the names of each group of parameters, the factor of its learning rate, and its weight decay."""
+    task = ClassificationTask(config, load_train_data(config, None), Resources(torch.device("cpu")))
+    names = {id(parameter): name for name, parameter in task.model.named_parameters()}
+    return [
+        ({names[id(one)] for one in group["params"]}, group["lr_factor"], group["weight_decay"])
+        for group in task.parameter_groups()
+        if group["params"]
+    ]
+
+
+def test_added_layers_and_the_head_have_factors_of_their_own(voc: Path) -> None:
+    asked = {"cam_conv": True, "bias_lr_factor": 2.0, "head_lr_factor": 5.0, "weight_decay": 1e-3}
+    backbone, biases, *rest = groups_of(config_for(voc, **asked, added_lr_factor=10.0))
+    assert (backbone[1:], biases[1:]) == ((1.0, 1e-3), (2.0, 0.0))
+    assert rest[:2] == [
+        ({"backbone.cam_conv.0.weight"}, 10.0, 1e-3),
+        ({"backbone.cam_conv.0.bias"}, 20.0, 0.0),
+    ]
+    assert [group[1:] for group in rest[2:]] == [(5.0, 1e-3), (10.0, 0.0)]
+    assert not any("cam_conv" in name for name in backbone[0] | biases[0])
+    plain = groups_of(config_for(voc, **asked))  # as many groups as the states of older runs have
+    assert [group[1] for group in plain] == [1.0, 2.0, 5.0, 10.0]
+    assert "backbone.cam_conv.0.weight" in plain[0][0]
+
+
+def test_layers_that_spg_adds_are_new() -> None:
+    backbone = build_backbone("inception-v3-spg")
+    new = {name for name, _ in backbone.named_parameters() if name.startswith(added_layers("inception-v3-spg"))}
+    assert new == {"add1.0.weight", "add1.0.bias", "add2.0.weight", "add2.0.bias"}
+    behind = build_backbone("inception-v3-spg+cam")
+    both = {name for name, _ in behind.named_parameters() if name.startswith(added_layers("inception-v3-spg+cam"))}
+    assert both == {f"base.{name}" for name in new} | {"cam_conv.0.weight", "cam_conv.0.bias"}
+    assert added_layers("timm:resnet10t") == ()
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_nesterovs_momentum_looks_ahead(voc: Path, nesterov: bool) -> None:
+    config = config_for(voc, nesterov=nesterov, momentum=0.5, weight_decay=0.0, lr=0.1)
+    parameter = nn.Parameter(torch.zeros(1, 1))
+    optimizer = build_optimizer(parameter_groups([parameter], config), config)
+    seen = []
+    for _ in range(2):
+        parameter.grad = torch.ones(1, 1)
+        optimizer.step()
+        seen.append(round(parameter.item(), 6))
+    # v = 1, then 1.5; the plain step is v, Nesterov's 1 + 0.5 v
+    assert seen == ([-0.15, -0.325] if nesterov else [-0.1, -0.25])
+
+
+def test_nesterov_needs_momentum(voc: Path) -> None:
+    with pytest.raises(UsageError, match="nesterov needs momentum above 0"):
+        config_for(voc, nesterov=True, momentum=0.0)
+
+
 def test_frozen_backbone_trains_the_head_alone(voc: Path, tmp_path: Path) -> None:
     first = start(config_for(voc), tmp_path / "first")
     second = start(
@@ -197,6 +253,28 @@ def test_batches_are_a_pure_function_of_the_iteration() -> None:
     assert whole[9:] == tail
     assert {key.size for batch in whole for key in batch} == set(sizes)
     assert all(len({key.size for key in batch}) == 1 for batch in whole)
+
+
+@pytest.mark.parametrize(("aspect", "kept"), [(1.0, True), (4 / 3, False)])
+def test_random_crops_keep_the_aspect_unless_asked(aspect: float, kept: bool) -> None:
+    image = np.zeros((300, 500, 3), np.uint8)
+    crops = [random_crop(image, 0.3, np.random.default_rng(seed), aspect).shape for seed in range(40)]
+    ratios = np.array([width / height for height, width, _ in crops]) / (500 / 300)
+    assert (np.abs(ratios - 1) < 0.01).all() == kept
+    assert (np.abs(np.log(ratios)) < np.log(4 / 3) + 0.01).all()
+    shares = np.array([height * width for height, width, _ in crops]) / (300 * 500)
+    assert 0.29 < shares.min() < 0.4
+    assert 0.9 < shares.max() <= 1
+
+
+def test_a_run_from_before_the_setting_had_crops_of_any_aspect() -> None:
+    config = build_train_config("imagenet", None, {"min_crop": 0.5})
+    assert config.crop_aspect == 1.0
+    stored = config.model_dump(mode="json")
+    assert stored_config(stored) == config
+    del stored["crop_aspect"]
+    assert stored_config(stored).crop_aspect == 4 / 3  # type: ignore[union-attr]
+    assert stored_config(stored | {"min_crop": 1.0}).crop_aspect == 1.0  # type: ignore[union-attr]
 
 
 def test_training_images_are_a_pure_function_of_their_key(voc: Path) -> None:

@@ -45,7 +45,7 @@ class ToyTask(Task[Tensor, Tensor]):
         return TrainData(names, [Sample("a", Path("a"), (0,))], [Sample("b", Path("b"), (0,))], "train", "val")  # type: ignore[arg-type]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return parameter_groups(self.model, self.config)
+        return parameter_groups(self.model.parameters(), self.config)
 
     def batches(self, iteration: int) -> Iterator[Tensor]:
         start, stop = iteration * self.config.accumulate, self.total * self.config.accumulate

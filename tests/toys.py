@@ -1,4 +1,4 @@
-"""A head, a backbone, a map method, a data set, a layout and a box format that the package does not know."""
+"""One toy of every kind that the package does not know: a head, a backbone, an augmentation, a data set and so on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from gwapctl.formats import EXPORTERS, FormatEntry
 from gwapctl.formats.base import ClassTable, FileExporter
 from gwapctl.maps import MAPS, MapMethod
 from gwapctl.maps.forward import ForwardPass
+from gwapctl.metrics import METRICS, NUMBER, Metric
+from gwapctl.metrics.judged import Accumulator, JudgedImage
 from gwapctl.networks.backbones import BACKBONES, BackboneEntry
 from gwapctl.networks.backbones.base import Backbone, LayerChain
 from gwapctl.networks.heads import HEADS, HeadEntry
 from gwapctl.networks.heads.averaging import PoolThenClassify
 from gwapctl.networks.heads.base import HeadOutput
+from gwapctl.train.augmentations import AUGMENTATIONS, Augmentation, Augmented
 
 
 class ToyHead(PoolThenClassify):
@@ -38,6 +41,10 @@ def toy_backbone() -> Backbone:
 
 def toy_map(passed: ForwardPass, classes: Tensor) -> Sequence[Tensor]:
     return [passed.features.mean(1, keepdim=True).expand(-1, classes.shape[1], -1, -1)]
+
+
+def toy_change(images: Tensor, *_: object) -> Augmented:
+    return Augmented(images)
 
 
 def open_toy(places: Sequence[Path]) -> Dataset:
@@ -61,6 +68,20 @@ class ToyFormat(FileExporter):
             yield f"toy {item.id}\n"
 
 
+class ToyMetric(Accumulator):
+    """The mean width of images that have ranked classes."""
+
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+
+    def judge(self, image: JudgedImage) -> None:
+        if image.ranked is not None:
+            self.widths.append(image.width)
+
+    def compute(self) -> dict[str, float]:
+        return {"toy_width": sum(self.widths) / len(self.widths)} if self.widths else {}
+
+
 SETTINGS = {
     "backbone": "toybone",
     "weights": "none",
@@ -82,7 +103,13 @@ LINES: list[tuple[dict[str, Any], str, Any]] = [
         ),
     ),
     (MAPS, "toymap", MapMethod("tests.toys:toy_map", "toy map", "a toy's map", formula="`mean_k F_k`")),
+    (
+        AUGMENTATIONS,
+        "toychange",
+        Augmentation("tests.toys:toy_change", "Toy Change", "a toy's change", paper="none", settings="none"),
+    ),
     (DATASETS, "toyset", DatasetEntry("tests.toys:open_toy", "Toy Set", "a toy's images", boxes=False, train=SETTINGS)),
     (LAYOUTS, "toylayout", Layout("tests.toys:open_toy_layout", "toy layout", "toy.txt (toys)")),
     (EXPORTERS, "toyformat", FormatEntry("tests.toys:ToyFormat", "Toy Tool", "a toy's file", "boxes.toy")),
+    (METRICS, "toy_width", Metric("toy width", "a toy's number", NUMBER, path="tests.toys:ToyMetric")),
 ]

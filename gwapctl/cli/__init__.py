@@ -77,9 +77,10 @@ def _group(name: str) -> typer.Typer:
 
 
 def help_pages() -> list[tuple[str, ...]]:
-    """Return the words of every verb that has help of its own: ``("train",)``, ``("data", "list")``."""
+    """Return the words of every verb that help shows and that has help of its own: ``("data", "list")``."""
     pages: list[tuple[str, ...]] = [(name,) for name in (*VERBS, *GROUPS)]
-    return pages + [(group, str(info.name)) for group in GROUPS for info in _group(group).registered_commands]
+    commands = [(group, info) for group in GROUPS for info in _group(group).registered_commands]
+    return pages + [(group, str(info.name)) for group, info in commands if not info.hidden]
 
 
 def help_page(words: Sequence[str]) -> tuple[typer.Typer, tuple[str, ...]] | None:

@@ -117,6 +117,7 @@ def evaluate(
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    feature_cache: options.EvaluatedFeatures = None,
     timing: Timing = False,
     fail_under: FailUnder = None,
     json: options.Json = False,
@@ -130,13 +131,13 @@ def evaluate(
 
     """
     from gwapctl import evaluate as verb
-    from gwapctl.evaluate.subject import dataset_name
+    from gwapctl.evaluate.subject import dataset_name, splits_needed
 
     if timing:
         raise UsageError("--timing has moved: run `python benchmarks/map_cost.py MODEL` in a checkout of gwapctl.")
     gates = [_gate(text) for text in fail_under or ()]
     if (name := dataset_name(subject, dataset)) is not None:
-        options.fetch_dataset(name, root, offline, splits=(split or "test",))
+        options.fetch_dataset(name, root, offline, splits_needed(name, split))
     asked = verb.Options(
         dataset=dataset,
         root=root,
@@ -158,6 +159,7 @@ def evaluate(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        feature_cache=feature_cache,
     )
     with console.progress("evaluate") as progress:
         document = verb.evaluate(subject, asked, out=out, progress=progress).to_json()

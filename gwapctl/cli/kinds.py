@@ -14,6 +14,7 @@ from gwapctl.maps import MAPS, MapMethod
 from gwapctl.networks.backbones import BACKBONES, BackboneEntry
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.heads import HEADS, HeadEntry, head_options
+from gwapctl.train.augmentations import AUGMENTATIONS
 
 Row = dict[str, str]
 
@@ -101,6 +102,11 @@ KINDS: dict[str, Kind] = {
         {"name": "`--map`", "formula": "formula", "paper": "source", "needs": "needs", "cost": "cost beside `class`"},
         ("name", "help", "needs"),
         _map,
+    ),
+    "augmentations": Kind(
+        AUGMENTATIONS,
+        {"name": "`--augment`", "label": "called", "help": "what it does", "settings": "settings", "paper": "source"},
+        ("name", "help", "settings"),
     ),
     "datasets": Kind(
         DATASETS,

@@ -14,13 +14,13 @@ from gwapctl.errors import UsageError, any_of
 app = typer.Typer(help="The models that come with gwapctl: list them, show one, verify its files and numbers.")
 
 Name = Annotated[str, argument("NAME", "A zoo entry, run folder or model folder.")]
-LISTED = ("zoo", "heads", "backbones", "maps")
+LISTED = ("zoo", "heads", "backbones", "maps", "augmentations")
 Kind = Annotated[str, argument("KIND", f"{any_of(LISTED)}: what to list.")]
 
 
 @app.command("list")
 def list_all(kind: Kind = LISTED[0], json: options.Json = False) -> None:
-    """List the zoo, or the heads, backbones and map methods that a model can have.
+    """List the zoo, or the heads, backbones, map methods and training augmentations that a model can have.
 
     Examples:
       gwapctl models list

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -102,10 +102,17 @@ READING = {  # the options of a MapReading
         str | None,
         option("--close", "Close gaps in the map up to a share of the shorter side, such as 5%.", MODEL, STORED),
     ],
-    "crops": Annotated[Literal["none", "ten"], option("--crops", "ten: CAM's ten crops, in place of scales.", MODEL)],
+    "crops": Annotated[
+        Literal["none", "ten", "centre"],
+        option("--crops", "In place of scales: CAM's ten crops, or the centre (resize 256, crop 224).", MODEL),
+    ],
     "backprop_seg": Annotated[
         Literal["none", "mean", "grabcut"],
         option("--backprop-seg", "Cut the map of backprop into object and rest.", MODEL),
+    ],
+    "beta": Annotated[
+        float | None,
+        option("--beta", "How strongly the loss of dgl asks for the class.", MODEL, f"{STORED}, else 10", min=0),
     ],
 }
 BoxRule = Annotated[
@@ -132,6 +139,16 @@ DryRun = Annotated[bool, option("--dry-run", "Say what would be done, and do not
 Json = Annotated[bool, option("--json", "Print JSON.", OUTPUT)]
 
 Recipe = Annotated[str | None, option("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)]
+FeatureCache = Annotated[
+    Path | None,
+    option(
+        "--feature-cache",
+        "Folder for --cache-features; trainings share it.",
+        MACHINE,
+        "in the user's cache",
+        envvar="GWAPCTL_FEATURES",
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     option("--set", "Any other setting, such as momentum=0.8. Repeatable.", SETTINGS, metavar="KEY=VALUE"),
@@ -145,6 +162,15 @@ Precision = Annotated[
 BatchSize = Annotated[int | None, option("--batch-size -b", "Images per step.", MACHINE, min=1)]
 Workers = Annotated[
     int | None, option("--workers", "Threads that read images.", MACHINE, "one per core, up to 8", min=0)
+]
+EvaluatedFeatures = Annotated[
+    Path | None,
+    option(
+        "--feature-cache",
+        "Folder of feature maps of frozen backbones, to read in place of images where they suffice.",
+        MACHINE,
+        "none",
+    ),
 ]
 Seed = Annotated[int, option("--seed", "Start of every random choice.", MACHINE)]
 Quiet = Annotated[bool, _switch("--quiet -q", "Only errors on stderr.", "quiet")]
@@ -210,8 +236,10 @@ def _flag(setting: Setting) -> Any:
     """Return the annotation that Typer reads for one setting; its help lists the names that may stand there."""
     from gwapctl.networks.backbones import BACKBONES
     from gwapctl.networks.heads import HEADS
+    from gwapctl.train.augmentations import AUGMENTATIONS
 
-    names = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS}.get(setting.key)
+    kinds: dict[str, Collection[str]] = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS, "augment": AUGMENTATIONS}
+    names = kinds.get(setting.key)
     help = setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
     return Annotated[_on_the_command_line(setting.plain) | None, option(setting.spelling, help, setting.about.panel)]
 
@@ -239,12 +267,13 @@ def model_or_default(model: str | None) -> str:
     return name
 
 
-def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[str] = ("trainval",)) -> None:
-    """Download what ``splits`` of a data set lack, if it is one that comes by itself."""
-    from gwapctl.datasets.download import ensure_dataset
+def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[str] | None = None) -> None:
+    """Download what ``splits`` of a data set lack, by default those to train on, if it is one that comes by itself."""
+    from gwapctl.datasets.download import TRAINING, ensure_dataset
 
+    wanted = TRAINING if splits is None else splits
     with console.progress("downloading") as progress:
-        ensure_dataset(name, root, offline=offline, splits=splits, progress=progress, announce=console.note)
+        ensure_dataset(name, root, offline=offline, splits=wanted, progress=progress, announce=console.note)
 
 
 def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:

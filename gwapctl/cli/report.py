@@ -112,11 +112,13 @@ def report(
 
 def _record(runs: Path, file: Path) -> None:
     from gwapctl.paper.measured import measured_rows, record
+    from gwapctl.paper.replicates import record_replicates, replicates_file
 
     if not runs.is_dir():
         raise UsageError(f"{runs} is not a folder. Give the folder that holds the runs with --runs.")
     rows = measured_rows(runs)
     record(rows, file)
+    record_replicates(rows, replicates_file(file))
     console.note(f"recorded {len(rows)} evaluations of {rows['run'].nunique()} runs in {file}")
 
 

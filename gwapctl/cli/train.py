@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from gwapctl.cli import console, options
 from gwapctl.config.settings import all_settings, parse_changes, settings_of
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
-from gwapctl.errors import UsageError
+from gwapctl.errors import GwapctlError, UsageError
 
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
@@ -22,16 +22,6 @@ COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
 
 SkipBroken = Annotated[
     bool, options.option("--skip-broken", "Leave out images that cannot be read, and count them.", options.DATA)
-]
-FeatureCache = Annotated[
-    Path | None,
-    options.option(
-        "--feature-cache",
-        "Folder for --cache-features; trainings share it.",
-        options.MACHINE,
-        "in the user's cache",
-        envvar="GWAPCTL_FEATURES",
-    ),
 ]
 Tensorboard = Annotated[bool, options.option("--tensorboard", "Also log to RUN/tensorboard.", options.OUTPUT)]
 
@@ -55,7 +45,7 @@ def train(
     device: options.Device = "auto",
     offline: options.Offline = False,
     workers: options.Workers = None,
-    feature_cache: FeatureCache = None,
+    feature_cache: options.FeatureCache = None,
 ) -> None:
     """Train a classifier that says where it looks, from image-level labels alone; or a detector from few boxes.
 
@@ -91,9 +81,9 @@ def train(
     if tensorboard:  # before anything is downloaded
         require_tensorboard()
     options.fetch_dataset(dataset, root, offline)
-    announce_weights(config, offline)
     if resume and root is None:
         root = _root_of_run(folder, dataset)
+    announce_weights(config, offline, root)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
     _announce_training(config, folder)
     with console.progress("training") as shown:
@@ -228,8 +218,12 @@ def _announce_training(config: TrainConfig | DetectorConfig, folder: Path) -> No
         console.note(remark)
 
 
-def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> None:
-    """Say what will be downloaded, or refuse when nothing may be."""
+def announce_weights(config: TrainConfig | DetectorConfig, offline: bool, root: Path | None) -> None:
+    """Say what will be downloaded, or refuse when nothing may be, or a file of weights is not there."""
+    from gwapctl.networks.backbones.caffe_releases import CAFFE, find_caffemodel
+
+    if config.weights.endswith(CAFFE):
+        console.note(f"weights: {find_caffemodel(config.weights, root)}")
     info = _task(config).imagenet_weights(config) if config.weights == "imagenet" else None
     if info is None or info.cached:
         return
@@ -242,15 +236,39 @@ def announce_weights(config: TrainConfig | DetectorConfig, offline: bool) -> Non
 
 
 def _show_plan(config: TrainConfig | DetectorConfig, folder: Path, root: Path | None, json: bool) -> None:
-    """Print the settings as they would be written to ``run.json``, and where the run would go."""
+    """Print the settings as they would be written to ``run.json``, the images they meet, and where the run would go."""
     settings = config.model_dump(mode="json")
+    data, words = _planned_data(config, root)
     if json:
-        console.print_json({"schema_version": 1, "out": str(folder), "root": root and str(root), "config": settings})
+        console.print_json(
+            {"schema_version": 1, "out": str(folder), "root": root and str(root), "config": settings, "data": data}
+        )
         return
     every = all_settings()
     written = {key: every[key].write(value) if key in every else value for key, value in settings.items()}
     console.print_table(["setting", "value"], list(written.items()))
+    console.note(words)
     console.note(f"would train into {folder}")
+
+
+def _planned_data(config: TrainConfig | DetectorConfig, root: Path | None) -> tuple[dict[str, Any] | None, str]:
+    """Return which images a training sees and is judged by, as ``run.json`` would say it, and in words.
+
+    None, and the words say why, where the data set cannot be opened: it may come when training starts.
+    """
+    from gwapctl.datasets import reporting_split
+
+    try:
+        data = _task(config).load_data(config, root, lambda whole: whole)
+    except GwapctlError as error:
+        return None, f"images not counted: {error}"
+    described = data.describe()
+    found = {key: described[key] for key in ("train_split", "n_train", "val_split", "n_val")}
+    try:
+        reported, where = reporting_split(data.dataset), ""
+    except GwapctlError:
+        reported, where = data.dataset.reported or "none", ", which is not here"
+    return found | {"reporting_split": reported}, f"{data.summary}; results are reported on {reported}{where}"
 
 
 def _show_result(run: Run, json: bool) -> None:
@@ -265,5 +283,6 @@ def _show_result(run: Run, json: bool) -> None:
             f"{subset['n']} images ({subset['fraction']:.1%}) showed their boxes: {run.folder}/box_labelled.txt"
         )
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
-    console.note(f"finished {run.folder}" + (f"; validation: {numbers}" if numbers else ""))
+    judged = run.document["dataset"].get("val_split")
+    console.note(f"finished {run.folder}" + (f"; validation on {judged}: {numbers}" if numbers else ""))
     console.note(f"next: gwapctl evaluate {run.folder}, or gwapctl localize IMAGE --model {run.folder}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -27,6 +27,7 @@ __all__ = [
     "stored_config",
 ]
 LENGTHS = frozenset(("epochs", "iterations"))
+ALTERNATIVES = (LENGTHS, frozenset(("freeze_backbone", "trained_stages")))  # who sets one has overruled the other
 
 
 class RunConfig(RunSettings, BaseModel):
@@ -34,21 +35,47 @@ class RunConfig(RunSettings, BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="after")
+    def _check_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0")
+        return self
+
 
 class TrainConfig(ClassifierSettings, RunConfig):
     """The checked settings of a classifier."""
 
     detects: ClassVar[bool] = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_stages(cls, values: Any) -> Any:
+        """Say in one way that the backbone is frozen, so that runs of both spellings are the same."""
+        if isinstance(values, dict) and values.get("trained_stages") == 0:
+            return {**values, "trained_stages": None, "freeze_backbone": True}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError("give exactly one of epochs and iterations")
-        if self.cache_features and not self.freeze_backbone:
-            raise ValueError("cache_features needs freeze_backbone: feature maps of a backbone that learns do not last")
+        if self.freeze_backbone and self.trained_stages:
+            raise ValueError("freeze_backbone and trained_stages contradict each other: leave one out")
+        if self.cache_features and self.learning_stages is None:
+            raise ValueError(
+                "cache_features needs freeze_backbone or trained_stages: feature maps of a backbone that learns do not "
+                "last"
+            )
         if self.cache_features and (self.min_crop < 1 or self.train_sizes):
             raise ValueError("cache_features keeps whole images of one size: leave out min_crop and train_sizes")
+        if self.cache_features and self.augment:
+            raise ValueError("cache_features reads no images, which augment changes: leave one out")
         return self
+
+    @property
+    def learning_stages(self) -> int | None:
+        """How many of the backbone's last stages learn; 0: it is frozen, None: all of it learns."""
+        return 0 if self.freeze_backbone else self.trained_stages
 
     @property
     def method(self) -> str:
@@ -151,8 +178,9 @@ def resolve(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in (("data set", defaults), ("recipe", written), ("given", settings)):
-        if not LENGTHS.isdisjoint(layer):  # the other length of a lower layer no longer holds
-            values = {key: value for key, value in values.items() if key not in LENGTHS}
+        for keys in ALTERNATIVES:  # of a lower layer, the other one no longer holds
+            if not keys.isdisjoint(layer):
+                values = {key: value for key, value in values.items() if key not in keys}
         values |= layer
         origins |= dict.fromkeys(layer, origin)
     if values.get("head") != written.get("head") and "map" not in settings:
@@ -174,6 +202,8 @@ def resolve(
 
 def stored_config(values: dict[str, Any]) -> TrainConfig | DetectorConfig:
     """Return the config that ``run.json`` holds."""
+    if values.get("min_crop", 1) < 1 and "crop_aspect" not in values:
+        values = values | {"crop_aspect": 4 / 3}  # before there was this setting, crops had any aspect ratio up to it
     return DetectorConfig(**values) if "detector" in values else TrainConfig(**values)
 
 

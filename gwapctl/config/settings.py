@@ -80,6 +80,7 @@ class RunSettings:
     lr: Annotated[float, Bounds(gt=0), Flag("Learning rate.", SCHEDULE)] = 5e-4
     bias_lr_factor: Annotated[float, Bounds(gt=0), About("Biases learn this much faster.", SCHEDULE)] = 1.0
     momentum: Annotated[float, Bounds(ge=0, lt=1), About("Of SGD.", SCHEDULE)] = 0.9
+    nesterov: Annotated[bool, About("Nesterov's momentum in place of the plain one of SGD.", SCHEDULE)] = False
     weight_decay: Annotated[float, Bounds(ge=0), About("On weights, not biases.", SCHEDULE)] = 5e-4
     schedule: Annotated[Literal["step", "cosine", "constant"], About("Of the learning rate.", SCHEDULE)] = "step"
     step_every: Annotated[int, Bounds(ge=1), About("Iterations between steps.", SCHEDULE)] = 20_000
@@ -123,12 +124,21 @@ class ClassifierSettings(RunSettings):
     epochs: Annotated[int | None, Bounds(ge=0), Flag("Length in passes over the images; 0: none.", SCHEDULE)] = None
     iterations: Annotated[int | None, Bounds(ge=1), Flag("Length in optimizer steps.", SCHEDULE)] = None
     head_lr_factor: Annotated[float, Bounds(gt=0), About("The head learns this much faster.", SCHEDULE)] = 1.0
+    added_lr_factor: Annotated[
+        float, Bounds(gt=0), About("The backbone's layers without ImageNet weights learn this much faster.", SCHEDULE)
+    ] = 1.0
     ema: Annotated[
         float, Bounds(ge=0, lt=1), About("Keep a moving average of the weights, 0.999; 0: none.", SCHEDULE)
     ] = 0.0
     min_crop: Annotated[
         float, Bounds(gt=0, le=1), About("Random crops of at least this share of the image; 1: none.", IMAGES)
     ] = 1.0
+    crop_aspect: Annotated[
+        float,
+        Bounds(ge=1),
+        About("Random crops change the aspect ratio by up to this factor; 1: they keep it.", IMAGES),
+    ] = 1.0
+    augment: Annotated[str | None, Flag("What else is done to images.", IMAGES)] = None
     background: Annotated[str | None, Flag("Folder of images without objects, for head background.", IMAGES)] = None
     background_classes: Annotated[
         tuple[str, ...], Flag("Or classes, by name or id, that are no targets then.", IMAGES)
@@ -136,7 +146,10 @@ class ClassifierSettings(RunSettings):
     freeze_backbone: Annotated[
         bool, Flag("Train the head alone.", NETWORK, spelled="--freeze-backbone/--train-backbone")
     ] = False
-    cache_features: Annotated[bool, Flag("Run the frozen backbone once, keep its maps.", NETWORK)] = False
+    trained_stages: Annotated[
+        int | None, Bounds(ge=0), Flag("Train the backbone's last stages alone; none: all.", NETWORK)
+    ] = None
+    cache_features: Annotated[bool, Flag("Run what is frozen once, keep its maps.", NETWORK)] = False
     batch_norm: Annotated[
         Literal["auto", "frozen", "train"], About("auto: frozen when pretrained and the batch is small.", NETWORK)
     ] = "auto"

@@ -30,11 +30,12 @@ class DatasetEntry:
         path: ``module:function`` that opens it below one of the folders it is given.
         label: what the papers call it.
         help: what it holds, in one line.
+        classes: how many there are in the whole of it, where a part of it is told by that.
         boxes, masks: whether its images have some.
         archives: what ``gwapctl data get`` unpacks.
         automatic: they are fetched when a command needs them and may use the network.
         by_hand: without archives, what to do instead; ``{folder}`` is where it belongs.
-        trainval: papers train on ``trainval``, although there is a ``train``.
+        reported: the split that results on it are reported on; of ``test``, all of ``trainval`` is for training.
         train, detector: the settings in which a classifier or a detector on it departs from the defaults of its config;
             None: those of any folder.
 
@@ -43,12 +44,13 @@ class DatasetEntry:
     path: str
     label: str
     help: str
+    classes: int | None = None
     boxes: bool = True
     masks: bool = False
     archives: tuple[Archive, ...] = ()
     automatic: bool = False
     by_hand: str = ""
-    trainval: bool = False
+    reported: str = "val"
     train: Mapping[str, Any] | None = None
     detector: Mapping[str, Any] | None = None
 
@@ -77,7 +79,7 @@ DATASETS: dict[str, DatasetEntry] = {
         "20 classes of objects, several per image",
         archives=(published.VOC2007_TRAINVAL, published.VOC2007_TEST),
         automatic=True,
-        trainval=True,
+        reported="test",
         train=_PAPER_VOC,
         detector={},
     ),
@@ -96,7 +98,7 @@ DATASETS: dict[str, DatasetEntry] = {
         "both, tested on that of 2007",
         archives=(published.VOC2007_TRAINVAL, published.VOC2012, published.VOC2007_TEST),
         automatic=True,
-        trainval=True,
+        reported="test",
         train=_PAPER_VOC,
         detector={},
     ),
@@ -104,6 +106,7 @@ DATASETS: dict[str, DatasetEntry] = {
         "gwapctl.datasets.tiny_imagenet:open_tiny_imagenet",
         "Tiny ImageNet",
         "200 classes at 64 x 64 pixels",
+        classes=200,
         archives=(published.TINY_IMAGENET,),
         train=_SMALL_IMAGES,
     ),
@@ -111,10 +114,17 @@ DATASETS: dict[str, DatasetEntry] = {
         "gwapctl.datasets.imagenet:open_imagenet",
         "ILSVRC 2012",
         "1,000 classes; needs an account",
+        classes=1000,
         archives=published.IMAGENET,
     ),
     "cub": DatasetEntry(
-        "gwapctl.datasets.cub:open_cub", "CUB-200-2011", "birds of 200 species", masks=True, archives=(published.CUB,)
+        "gwapctl.datasets.cub:open_cub",
+        "CUB-200-2011",
+        "birds of 200 species",
+        classes=200,
+        masks=True,
+        archives=(published.CUB,),
+        reported="test",
     ),
     "lid": DatasetEntry(
         "gwapctl.datasets.lid:open_lid",
@@ -157,7 +167,9 @@ def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
         return evenly_spread(open_dataset(whole, root), count)
     roots = data_folders(root)
     if name_or_folder in DATASETS:
-        return DATASETS[name_or_folder].load()(roots)
+        dataset = DATASETS[name_or_folder].load()(roots)
+        dataset.reported = DATASETS[name_or_folder].reported
+        return dataset
     for path in [Path(name_or_folder), *(root / name_or_folder for root in roots)]:
         if path.exists():
             return recognise(path)
@@ -169,16 +181,18 @@ def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
 def training_splits(dataset: Dataset) -> tuple[str, str | None]:
     """Return the split to train on, and the set's own validation split unless results are reported on that.
 
-    Without one, hold out a part of the first (``datasets.base.holdout``).
+    Without one, hold out a part of the first (``datasets.base.holdout``). A set of which a test split was published is
+    trained on all of ``trainval``, as in the papers, whether or not the test images are here. VOC 2012 is not one: its
+    test annotations never were, results are reported on ``val``, so that training must not see it.
 
     Raises:
         DataError: the set has several splits and none is for training.
 
     """
     present = dataset.splits()
-    tests = "test" in present
-    whole = dataset.name in DATASETS and DATASETS[dataset.name].trainval
-    if "trainval" in present and tests and (whole or "train" not in present):
+    published = dataset.reported == "test"
+    tests = published or (dataset.reported is None and "test" in present)
+    if "trainval" in present and tests and (published or "train" not in present):
         return "trainval", None
     if "train" in present:
         return "train", "val" if "val" in present and tests else None
@@ -190,19 +204,31 @@ def training_splits(dataset: Dataset) -> tuple[str, str | None]:
 
 
 def reporting_split(dataset: Dataset) -> str:
-    """Return the split that results are reported on: ``test``, else ``val``, else the only one if it is not ``train``.
+    """Return the split that results are reported on: the published one of a set with a name.
+
+    Of any other it is ``test``, else ``val``, else the only one if it is not for training.
 
     Raises:
         DataError: there is none.
 
     """
     present = dataset.splits()
-    for split in ("test", "val"):
+    for split in ("test", "val") if dataset.reported is None else (dataset.reported,):
         if split in present:
             return split
-    if len(present) == 1 and present[0] not in ("train", "trainval"):
+    if dataset.reported is None and len(present) == 1 and present[0] not in ("train", "trainval"):
         return present[0]
+    wanted = "test or val" if dataset.reported is None else dataset.reported
     listed = ", ".join(present) or "none"
     raise DataError(
-        f"{dataset.name} at {dataset.root} has no test or val split. Choose with --split. Present: {listed}."
+        f"{dataset.name} at {dataset.root} has no {wanted} split, which results are reported on. "
+        f"Bring it, or choose with --split. Present: {listed}."
     )
+
+
+def splits_to_report(name: str) -> tuple[str, ...]:
+    """Return the split that results on the data set called ``name`` are reported on; none for one without a name."""
+    from gwapctl.datasets.subset import split_name
+
+    entry = DATASETS.get(split_name(name)[0])
+    return () if entry is None else (entry.reported,)

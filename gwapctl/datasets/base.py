@@ -53,13 +53,15 @@ class BoxedSample(Sample):
     """A sample with object positions, for evaluation and for the few heads and detectors that say they need them.
 
     ``boxes`` (N, 4) follow ``gwapctl.boxes``; ``box_labels`` (N,) are class indices; ``difficult`` (N,) flags. ``mask``
-    is an image file whose non-zero pixels (255 = ignore where the data set says so) are foreground, if there is one.
+    is an image file whose pixels from ``mask_level`` on (255 = ignore where the data set says so) are foreground, if
+    there is one.
     """
 
     boxes: FloatArray = field(default_factory=lambda: np.zeros((0, 4)))
     box_labels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     difficult: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     mask: Path | None = None
+    mask_level: int = 1
 
 
 class Problems:
@@ -100,6 +102,7 @@ class Dataset:
     classes: tuple[ClassName, ...]
     multi_label: bool  # several classes per image (sigmoid, VOC mAP) or exactly one (softmax, top-k error)
     _splits: Mapping[str, Any]  # splits that are present: where they lie
+    reported: str | None = None  # the split that results on a set with a name are reported on; None: what is there
     blacklist: frozenset[str] = frozenset()  # ids of images that the official localization error leaves out
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gwapctl.boxes import from_xywh
@@ -12,10 +13,14 @@ from gwapctl.datasets.objects import LabelledObject, make_sample
 from gwapctl.errors import DataError
 
 FOLDER = "CUB_200_2011"
+HALF = 255 // 2  # a mask's grey value is the share of the annotators who marked the pixel, 255 for all of them
 
 
 class Cub(Dataset):
-    """The official folder. Boxes are ``x, y, width, height`` on disk; sample ids are paths below ``images``."""
+    """The official folder. Boxes are ``x, y, width, height`` on disk; sample ids are paths below ``images``.
+
+    Foreground are the pixels of ``segmentations`` that at least half of the annotators marked: ours, no rule is stated.
+    """
 
     name = "cub"
     multi_label = False
@@ -30,6 +35,12 @@ class Cub(Dataset):
     def splits(self) -> tuple[str, ...]:
         """Return ``train`` and ``test``."""
         return ("train", "test")
+
+    def notes(self, split: str) -> list[str]:
+        """Say which pixels of the masks count, where there are masks."""
+        del split
+        said = "its masks count the pixels that at least half of the annotators marked"
+        return [] if self._masks is None else [said]
 
     def _read(self, split: str) -> list[BoxedSample | None]:
         """Return the samples in the order of ``images.txt``."""
@@ -53,7 +64,7 @@ class Cub(Dataset):
             return None
         x, y, width, height = map(float, box)
         mask = self._masks / "segmentations" / f"{name.rpartition('.')[0]}.png" if self._masks is not None else None
-        return make_sample(
+        sample = make_sample(
             name,
             path,
             [LabelledObject(label, (x, y, width, height))],
@@ -63,6 +74,7 @@ class Cub(Dataset):
             problems=self.problems,
             mask=mask if mask is not None and mask.is_file() else None,
         )
+        return replace(sample, mask_level=HALF)
 
 
 def open_cub(roots: Sequence[Path]) -> Cub:

@@ -25,12 +25,15 @@ from typing import IO
 from gwapctl.datasets import DATASETS
 from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
+from gwapctl.datasets.subset import split_name
 from gwapctl.errors import DataError, UsageError, lookup
 from gwapctl.progress import Progress, ProgressCallback
 
 _ATTEMPTS = 4  # a download that breaks off goes on from there
 _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
+
+TRAINING = ("train", "trainval")  # the splits that are for training
 
 Announce = Callable[[str], None]
 
@@ -47,7 +50,7 @@ def ensure_dataset(
     root: Path | None,
     *,
     offline: bool,
-    splits: Sequence[str] = ("trainval",),
+    splits: Sequence[str] = TRAINING,
     progress: ProgressCallback | None = None,
     announce: Announce | None = None,
 ) -> None:
@@ -57,6 +60,7 @@ def ensure_dataset(
         DataError: it is missing and the network may not be used (``offline`` or ``$GWAPCTL_OFFLINE``), or fails.
 
     """
+    name, _ = split_name(name)  # of a part such as voc:5 the whole is fetched
     if name in DATASETS and DATASETS[name].automatic:
         for archive in missing_archives(name, root, splits):
             _fetch(name, archive, root, offline, progress, announce)
@@ -179,7 +183,8 @@ def _fetch(
         f" --archive {archive.file}; or say where the data is with --root."
     )
     if offline or os.environ.get("GWAPCTL_OFFLINE", "0") not in ("", "0"):
-        raise DataError(f"{name} is not here, and --offline forbids to download it. {manual}")
+        what = archive.splits[-1]
+        raise DataError(f"{name} is not here ({what}), and --offline forbids to download it. {manual}")
     folder = archive.folder_for(root)
     if announce is not None:
         announce(f"downloading {archive.file}: {archive.size / 1e6:.0f} MB from {archive.urls[0]} to {folder}")

@@ -62,9 +62,11 @@ class ImageNet(Dataset):
         """The wnids in order, named by whatever list of names is there."""
         listed = self._layout.text(*_NAME_FILES)
         synonyms = read_synonyms(listed) if listed is not None else {item[0]: item[1] for item in self._devkit.values()}
-        wnids = _class_folders(self._layout.images / "train") or _class_folders(self._layout.images / "val")
-        if not wnids and listed is not None and listed.name != "words.txt":  # words.txt names all of WordNet
-            wnids = sorted(synonyms)
+        whole = [] if listed is None or listed.name == "words.txt" else sorted(synonyms)  # that names all of WordNet
+        wnids = _class_folders(self._layout.images / "train")
+        if not wnids:  # images of val alone may be of a part of the classes, and are told from all of them
+            of_val = _class_folders(self._layout.images / "val")
+            wnids = whole if set(of_val) <= set(whole) else of_val
         wnids = wnids or sorted(wnid for wnid, _ in self._devkit.values())
         if not wnids:
             raise DataError(f"{self.root} does not say its classes. Add {_NAME_FILES[0]} or the development kit.")

@@ -22,7 +22,7 @@ class ClassSubset(Dataset):
 
     def __init__(self, base: Dataset, keep: Sequence[int], name: str) -> None:
         self.base, self.name, self.root = base, name, base.root
-        self.multi_label, self.blacklist = base.multi_label, base.blacklist
+        self.multi_label, self.blacklist, self.reported = base.multi_label, base.blacklist, base.reported
         self.problems = base.problems
         self.kept = tuple(sorted(set(keep)))
         self.classes = tuple(base.classes[index] for index in self.kept)

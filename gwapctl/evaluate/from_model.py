@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import Detections
-from gwapctl.datasets.base import BoxedSample, ClassName
+from gwapctl.datasets.base import BoxedSample, ClassName, without_boxes
 from gwapctl.datasets.class_names import FOREIGN
-from gwapctl.evaluate.paper import TOP
 from gwapctl.evaluate.predictions import (
     Predictions,
     boxes_from_maps,
@@ -22,18 +23,50 @@ from gwapctl.evaluate.predictions import (
     spread,
 )
 from gwapctl.evaluate.result import GroundTruth
-from gwapctl.images.decode import read_image
+from gwapctl.images.decode import image_size, read_image
 from gwapctl.metrics.foreground import boxes_mask
+from gwapctl.metrics.localization import TOP
 from gwapctl.predict.classifier import scale_warning
 from gwapctl.predict.cut import Cut
 from gwapctl.predict.prediction import ANY, Prediction
+from gwapctl.progress import ProgressCallback
 from gwapctl.regions import BoxRule
 
 if TYPE_CHECKING:
     from gwapctl.maps.heatmap import PreparedImage
     from gwapctl.maps.localizer import Localizer, MapResult
+    from gwapctl.networks.classifier import Classifier
     from gwapctl.networks.heads.base import Head
     from gwapctl.predict.detector import DetectorPredictor
+    from gwapctl.train.feature_cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Where the maps lie that a run's last stages read (``folder`` of caches), and who makes those that lack.
+
+    ``model`` is the run's, of whose backbone the ``late`` last stages learned.
+    """
+
+    folder: Path
+    model: Classifier
+    late: int
+    workers: int | None = None
+    progress: ProgressCallback | None = None
+
+    def of(self, samples: Sequence[BoxedSample], localizer: Localizer) -> FeatureCache:
+        """Return the maps of ``samples``; runs with the same frozen part share them."""
+        from gwapctl.train.feature_cache import FeatureCache
+        from gwapctl.train.task import default_workers
+
+        model, plain = self.model.to(localizer.device), [without_boxes(sample) for sample in samples]
+        size, precision = model.info.input_size, localizer.precision
+        cache = FeatureCache(self.folder, model, plain, size=size, precision=precision, mirrored=False, last=self.late)
+        if cache.missing():
+            cache.fill(
+                model, workers=default_workers() if self.workers is None else self.workers, progress=self.progress
+            )
+        return cache
 
 
 def from_model(
@@ -43,11 +76,13 @@ def from_model(
     name: str,
     box_rule: str | BoxRule | None = None,
     refine: str | None = None,
+    features: CachedFeatures | None = None,
     workers: int | None = None,
 ) -> Predictions:
     """Return what a classifier, as ``localizer`` reads it, says of each sample; ``name`` is what the result calls it.
 
-    None for ``box_rule`` is the rule that the model stores.
+    None for ``box_rule`` is the rule that the model stores. ``features`` take the place of the images where all is read
+    from them (``Localizer.takes_features``) and no box is refined.
 
     Raises:
         DataError: model and data set share no classes, or an image cannot be read.
@@ -57,9 +92,13 @@ def from_model(
     cut = rule_for(ground_truth, box_rule, refine, info.box_rule)
     of_reading = {"scales": list(reading.scales), "resize": reading.resize, "precision": localizer.precision}
     warning = scale_warning(info, reading.scales)
+    cache = None
+    if features is not None and localizer.takes_features and not (cut and cut.rule.needs_image):
+        cache = features.of(ground_truth.samples, localizer)
+        of_reading["features"] = "cached"
     notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
     notes += [warning] if warning else []
-    items = predictions_from_model(localizer, ground_truth, cut, name=name, workers=workers)
+    items = predictions_from_model(localizer, ground_truth, cut, name=name, cache=cache, workers=workers)
     return Predictions(items, name, {**reading_options(reading, cut), **of_reading}, notes)
 
 
@@ -69,13 +108,14 @@ def predictions_from_model(
     cut: Cut | None,
     *,
     name: str = "the model",
+    cache: FeatureCache | None = None,
     workers: int | None = None,
 ) -> Iterator[Prediction]:
     """Yield what the model says of each sample; classes of model and data set are matched by id or name.
 
     One map per image where it stands for all classes, otherwise those of the classes present and of the five best. A
-    head that sees boxes gets the union of all objects of an image, difficult ones included. Protocol ``wsoleval`` gets
-    maps of one scale as the network made them: it resizes them itself.
+    head that sees boxes gets the union of all objects of an image, difficult ones included. ``cache``: read that, and
+    decode no image. Protocol ``wsoleval`` gets maps of one scale as the network made them: it resizes them itself.
     """
     from gwapctl.predict.threads import in_threads
 
@@ -85,6 +125,9 @@ def predictions_from_model(
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
 
     def seen(sample: BoxedSample) -> tuple[PreparedImage, Cut | None]:
+        if cache is not None:
+            size = image_size(sample.path)
+            return localizer.prepare_features(*size, cache.read(sample), cache.last), cut
         image = read_image(sample.path)
         return localizer.prepare(image), None if cut is None else Cut(cut.rule.on_image(image))
 

@@ -36,6 +36,8 @@ def true_boxes(sample: BoxedSample) -> dict[int, FloatArray]:
 class Masks:
     """Finds the mask of a sample: in ``folder`` (``<image id>.png``, with or without the image's suffix) or its own.
 
+    In ``folder`` any value but 0 is object; of the data set's own masks those from the sample's ``mask_level`` on.
+
     Raises:
         DataError: the folder does not exist, or holds no mask.
 
@@ -63,15 +65,15 @@ class Masks:
         if isinstance(sample, WsolevalSample):
             return sample.mask_at(width, height)
         if self._folder is None:
-            return None if sample.mask is None else _read(sample.mask, width, height)
+            return None if sample.mask is None else _read(sample.mask, width, height, sample.mask_level)
         found = self._index.find(sample.id, sample.path.as_posix())
         if found is None:
             raise DataError(f"{self._folder} has no mask for {sample.id!r}. Name it {Path(sample.id).stem}.png.")
         return _read(self._files[found], width, height)
 
 
-def _read(path: Path, width: int, height: int) -> npt.NDArray[np.uint8]:
-    mask = (read_image(path).max(axis=2) > 0).astype(np.uint8)
+def _read(path: Path, width: int, height: int, level: int = 1) -> npt.NDArray[np.uint8]:
+    mask = (read_image(path).max(axis=2) >= level).astype(np.uint8)
     return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
 
 

@@ -13,33 +13,28 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from gwapctl.boxes import Detections, FloatArray, iou, to_list
+from gwapctl.boxes import FloatArray, to_list
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Annotation, Masks
+from gwapctl.evaluate.measures import Measures, registered, replicates_document
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, class_row
 from gwapctl.metrics import METRICS, Need, needing
-from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, BoxAccuracy
+from gwapctl.metrics.box_accuracy import IOU_LEVELS, AccuracyCurve, BoxAccuracy
 from gwapctl.metrics.calibrated import CalibratedLocalization
-from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.metrics.detection import DetectionAP
-from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, union_of_maps
-from gwapctl.metrics.localization import FLOORS, GtKnownLocalization, Guess, TopKLocalization, best_iou
+from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, to_bytes, union_of_maps
+from gwapctl.metrics.judged import Guess, JudgedImage
+from gwapctl.metrics.localization import FLOORS, TOP, best_iou
 from gwapctl.metrics.margin import Margin
-from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
-from gwapctl.regions.components import BoolMask, FloatMap, normalise, resize_map
+from gwapctl.regions.components import FloatMap, normalise, resize_map
 
 SURE = 0.5  # a class counts as predicted above this score
-TOP = 5
 EXAMPLES = 12  # of the best and of the worst: more than a report shows, because images may have moved
-ONE_THRESHOLD = np.zeros(1)  # a floor's box is the same at every threshold
 
 
 class PaperProtocol:
@@ -59,10 +54,8 @@ class PaperProtocol:
         self._dataset = dataset
         self._guesses = guesses
         self._masks = masks
-        self._classification = ClassificationAP(len(dataset.classes)) if dataset.multi_label else TopKError()
-        self._detections = DetectionAP(coco=True)
-        self._judged = _Candidate(dataset.multi_label)
-        self._floors = {name: _Candidate(dataset.multi_label, ONE_THRESHOLD) for name in FLOORS}
+        self._judged = Measures(registered())
+        self._floors = {name: Measures(registered(floor=True)) for name in FLOORS}
         self._margin = Margin()
         self._calibration = calibration
         self._calibrated = CalibratedLocalization(None if calibration is None else calibration.curve)
@@ -74,63 +67,41 @@ class PaperProtocol:
 
     def update(self, sample: BoxedSample, prediction: Prediction) -> None:
         """Judge one image."""
-        width, height = prediction.width, prediction.height
+        place, several = self._n, self._dataset.multi_label
         self._n += 1
         self._images[list(sample.labels)] += 1
-        self._judge_classes(sample, prediction)
-        if prediction.detections is not None:
-            _add_detections(self._detections, sample, prediction.detections)
+        image = JudgedImage(
+            sample,
+            prediction.width,
+            prediction.height,
+            scores=prediction.probabilities if several else None,
+            ranked=None if several else prediction.ranked,
+            detections=prediction.detections,
+        )
         if sample.id in self._dataset.blacklist:
             self._blacklisted += 1
+            self._judged.judge(place, image)
             return
-        annotation = Annotation.of(sample, width, height, self._masks)
+        annotation = Annotation.of(sample, image.width, image.height, self._masks)
         boxes_present = [prediction.boxes_of(label) for label in sample.labels]
         self._n_degenerate += any(boxes is not None and not len(boxes) for boxes in boxes_present)
         guesses = None if self._guesses is None else self._guesses.of(prediction)
         self._omissions.update(annotation, prediction, guesses)
-        self._judged.update(annotation, prediction, guesses)
-        boxes = {label: _first(prediction.boxes_of(label)) for label in annotation.boxes}
-        self._margin.update(boxes, annotation.boxes, width, height)
-        ious = self._judged.update_sweep(annotation, prediction)
+        image = replace(image, objects=annotation.boxes, area=annotation.area, mask=annotation.mask, five=guesses)
+        image = _localized(image, prediction)
+        self._judged.judge(place, image)
+        self._margin.update(image.boxes, annotation.boxes, image.width, image.height)
         if self._calibration is not None:
-            best = None if self._dataset.multi_label or not prediction.ranked else prediction.ranked[0]
-            self._calibrated.update(ious, self._calibration.part(sample), best)
+            best = image.ranked[0] if image.ranked else None
+            self._calibrated.update(self._judged.find(BoxAccuracy).latest, self._calibration.part(sample), best)
         for label, objects in list(annotation.boxes.items())[:1]:
-            if prediction.boxes_of(label) is not None:
-                self._examples.update(sample, self._dataset.classes[label].name, boxes[label], objects)
-        heat = _heatmap(prediction, sample.labels)
-        if heat is not None:
-            self._judged.update_foreground(
-                annotation, otsu_foreground(heat, width, height), to_image(heat, width, height)
-            )
+            boxes = prediction.boxes_of(label)
+            if boxes is not None:
+                self._examples.update(sample, self._dataset.classes[label].name, _first(boxes), objects)
         for name, floor in FLOORS.items():
-            self._judge_floor(self._floors[name], floor(width, height), annotation, prediction, guesses)
+            box = floor(image.width, image.height)
+            self._floors[name].judge(place, _blind(image, box, swept=bool(prediction.maps_by_class)))
         self._judge_predicted(annotation, prediction)
-
-    def _judge_floor(
-        self,
-        floor: _Candidate,
-        box: FloatArray,
-        annotation: Annotation,
-        prediction: Prediction,
-        guesses: tuple[Guess, ...] | None,
-    ) -> None:
-        """Judge a box (1, 4) that is the same for all classes and at all thresholds."""
-        width, height = prediction.width, prediction.height
-        blind = Prediction("", width, height, ranked=prediction.ranked, boxes_by_class={ANY: box})
-        floor.update(annotation, blind, guesses and tuple(replace(guess, box=box[0]) for guess in guesses))
-        if prediction.maps_by_class:
-            for objects in annotation.boxes.values():
-                floor.accuracy.curve.add(iou(box, objects).max(axis=1))
-            inside = boxes_mask(box, width, height)
-            floor.update_foreground(annotation, inside, inside.astype(np.float32))
-
-    def _judge_classes(self, sample: BoxedSample, prediction: Prediction) -> None:
-        if isinstance(self._classification, ClassificationAP):
-            if prediction.probabilities is not None:
-                self._classification.update(prediction.probabilities, sample.labels, sample.ignored)
-        elif prediction.ranked is not None:
-            self._classification.update(prediction.ranked, sample.labels[0])
 
     def _judge_predicted(self, annotation: Annotation, prediction: Prediction) -> None:
         """Judge the foreground of the predicted classes' maps, where every class has its own."""
@@ -152,8 +123,7 @@ class PaperProtocol:
         found = self._predicted.compute() | self._predicted_iou.compute()
         predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
         right = self._calibrated.right() if asked and "margin_calibrated" not in omitted else None
-        placed = self._calibrated.compute() | self._margin.compute(right)
-        parts = [self._classification.compute(), self._judged.compute(), placed, predicted, self._detections.compute()]
+        parts = [self._judged.compute(), self._calibrated.compute(), self._margin.compute(right), predicted]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
             name: {k: v for k, v in at_calibrated(floor.compute(), metrics).items() if METRICS[k].floor}
@@ -161,7 +131,7 @@ class PaperProtocol:
         }
         notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions]
         notes += [f"localization leaves out {self._blacklisted} blacklisted images"] * bool(self._blacklisted)
-        fg_iou = self._judged.fg_iou
+        fg_iou = self._judged.find(ForegroundIoU)
         return EvaluationResult(
             self._n,
             self._n_degenerate,
@@ -169,7 +139,7 @@ class PaperProtocol:
             floors,
             self._per_class(omitted),
             notes,
-            threshold_curve=threshold_curve(self._judged.accuracy.curve) if "max_box_acc" in metrics else {},
+            threshold_curve=threshold_curve(self._judged.find(BoxAccuracy).curve) if "max_box_acc" in metrics else {},
             fg_iou_curve={"mean": fg_iou.curve.tolist(), "pooled": fg_iou.pooled_curve.tolist()}
             if "fg_iou" in metrics
             else {},
@@ -178,15 +148,38 @@ class PaperProtocol:
             if self._calibration is None
             else self._calibration.document({"gt_known_error_calibrated": self._calibrated.accuracy.thresholds()}),
             by_area=self._margin.by_area(right) if "margin" in metrics else [],
+            replicates=replicates_document(self._judged, self._floors, self._n, self._dataset.classes, metrics),
         )
 
     def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
-        parts = [self._classification.per_class(), self._judged.gt_known.per_class(), _detection_rows(self._detections)]
+        found = self._judged.per_class()
         rows = []
         for label in np.flatnonzero(self._images).tolist():
-            numbers = {key: value for part in parts for key, value in part.get(label, {}).items() if key not in omitted}
+            numbers = {key: value for key, value in found.get(label, {}).items() if key not in omitted}
             rows.append(class_row(self._dataset.classes[label], self._images[label], numbers))
         return rows
+
+
+def _localized(image: JudgedImage, prediction: Prediction) -> JudgedImage:
+    """Return the image with what is said of its true classes, and of the best ones: boxes, maps and foreground."""
+    maps = {label: heatmap for label in image.objects if (heatmap := prediction.map_of(label)) is not None}
+    boxes = {label: _first(prediction.boxes_of(label)) for label in (*image.objects, *(image.ranked or ())[:TOP])}
+    image, heat = replace(image, maps=maps, boxes=boxes), _heatmap(prediction, image.sample.labels)
+    if heat is None:
+        return image
+    size = image.width, image.height
+    return replace(image, foreground=otsu_foreground(heat, *size), heat=to_image(heat, *size))
+
+
+def _blind(image: JudgedImage, box: FloatArray, *, swept: bool) -> JudgedImage:
+    """Return the image as a floor answers: with a box (1, 4) for all classes, ``swept`` at all thresholds as well."""
+    labels = (*image.objects, *(image.ranked or ())[:TOP])
+    five = image.five and tuple(replace(guess, box=box[0]) for guess in image.five)
+    image = replace(image, boxes=dict.fromkeys(labels, box[0]), five=five)
+    if not swept:
+        return image
+    inside = boxes_mask(box, image.width, image.height)
+    return replace(image, blind=box, foreground=inside, heat=inside.astype(np.float32))
 
 
 class DetectionProtocol:
@@ -198,7 +191,7 @@ class DetectionProtocol:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._precision = DetectionAP(coco=True)
+        self._judged = Measures(registered())
         self._images = np.zeros(len(dataset.classes), np.int64)
         self._n = self._n_degenerate = 0
 
@@ -212,77 +205,20 @@ class DetectionProtocol:
         found = prediction.detections
         if found is None:
             raise DataError(f"there are no detections for {sample.id!r}. Detect on the whole split.")
+        self._judged.judge(self._n, JudgedImage(sample, prediction.width, prediction.height, detections=found))
         self._n += 1
         self._n_degenerate += not len(found.boxes)
         self._images[list(sample.labels)] += 1
-        _add_detections(self._precision, sample, found)
 
     def result(self) -> EvaluationResult:
         """Return the metrics; none where no class has an object that counts."""
+        classes, metrics = self._dataset.classes, self._judged.compute()
         rows = [
-            class_row(self._dataset.classes[label], self._images[label], numbers)
-            for label, numbers in _detection_rows(self._precision).items()
+            class_row(classes[label], self._images[label], numbers)
+            for label, numbers in self._judged.per_class().items()
         ]
-        return EvaluationResult(self._n, self._n_degenerate, self._precision.compute(), {}, rows)
-
-
-def _add_detections(precision: DetectionAP, sample: BoxedSample, found: Detections) -> None:
-    """Hand one image to the metric; detections of classes that the data set does not have are left out."""
-    known = found.labels >= 0
-    boxes, scores, labels = found.boxes[known], found.scores[known], found.labels[known]
-    precision.update(boxes, scores, labels, sample.boxes, sample.box_labels, sample.difficult)
-
-
-def _detection_rows(precision: DetectionAP) -> dict[int, dict[str, float]]:
-    """Return ``{class: {"det_ap_11pt", "det_ap_area"}}`` in percent: the names tell them from classification's."""
-    return {label: {f"det_{key}": value for key, value in row.items()} for label, row in precision.per_class().items()}
-
-
-class _Candidate:
-    """The localization metrics of what is judged, or of a floor."""
-
-    def __init__(self, multi_label: bool, thresholds: FloatArray = THRESHOLDS) -> None:
-        self.gt_known = GtKnownLocalization()
-        self._multi_label = multi_label
-        self._top_k = TopKLocalization()
-        self.accuracy = BoxAccuracy(thresholds)
-        self._f_measure = FMeasure()
-        self._pixels = PixelAP()
-        self.fg_iou = ForegroundIoU()
-
-    def update(self, annotation: Annotation, prediction: Prediction, five: tuple[Guess, ...] | None) -> None:
-        """Add the boxes of one image; ``five`` guesses decide top-5 where they are not None."""
-        if not annotation.boxes:
-            return
-        self.gt_known.update(
-            {label: _first(prediction.boxes_of(label)) for label in annotation.boxes}, annotation.boxes
-        )
-        if not self._multi_label and prediction.ranked is not None:
-            guesses = [Guess(label, _first(prediction.boxes_of(label))) for label in prediction.ranked[:TOP]]
-            self._top_k.update(guesses, annotation.boxes, five)
-
-    def update_sweep(self, annotation: Annotation, prediction: Prediction) -> dict[int, FloatArray]:
-        """Add the boxes of one image's maps at all thresholds; returns their IoU ``(T,)`` by class."""
-        size = prediction.width, prediction.height
-        maps = {label: prediction.map_of(label) for label in annotation.boxes}
-        return {
-            label: self.accuracy.update(heatmap, annotation.boxes[label], *size)
-            for label, heatmap in maps.items()
-            if heatmap is not None
-        }
-
-    def update_foreground(self, annotation: Annotation, found: BoolMask, heat: FloatMap) -> None:
-        """Add the foreground ``found`` (H, W) of ``heat`` (H, W) in [0, 1], both in pixels of the image."""
-        if annotation.area is not None:
-            self._f_measure.update(found, annotation.area)
-        if annotation.mask is not None:
-            self._pixels.update(heat, annotation.mask)
-            self.fg_iou.update(to_bytes(heat), annotation.mask)  # bytes are not stretched: a floor is constant inside
-
-    def compute(self) -> dict[str, float]:
-        """Return what there is of each metric."""
-        parts = (self.gt_known, self._top_k, self.accuracy, self._f_measure, self._pixels, self.fg_iou)
-        return {key: value for part in parts for key, value in part.compute().items()}
+        replicates = replicates_document(self._judged, {}, self._n, classes, metrics)
+        return EvaluationResult(self._n, self._n_degenerate, metrics, {}, rows, replicates=replicates)
 
 
 class _Omissions:
@@ -378,11 +314,6 @@ def to_image(heatmap: Heatmap, width: int, height: int) -> FloatMap:
     if heat.shape != (height, width):
         heat = normalise(resize_map(heat, (width, height)))
     return heat
-
-
-def to_bytes(heat: FloatMap) -> npt.NDArray[np.uint8]:
-    """Round a map in [0, 1] to 256 levels."""
-    return np.asarray(cv2.convertScaleAbs(heat, alpha=255), dtype=np.uint8)
 
 
 def _first(boxes: FloatArray | None) -> FloatArray | None:

@@ -14,8 +14,8 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
 from gwapctl.evaluate.result import GroundTruth
-from gwapctl.maps.reading import ResolvedReading
-from gwapctl.metrics.localization import Guess
+from gwapctl.maps.reading import BETA, ResolvedReading
+from gwapctl.metrics.judged import Guess
 from gwapctl.predict.cut import Cut, in_image
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions import BoxRule, five_guesses, parse_box_rule
@@ -77,6 +77,7 @@ def reading_options(reading: ResolvedReading, cut: Cut | None) -> dict[str, Any]
         "close": reading.close or None,
         "crops": None if reading.crops == "none" else reading.crops,
         "backprop_seg": None if reading.backprop_seg == "none" else reading.backprop_seg,
+        "beta": None if reading.beta == BETA else reading.beta,
     }
 
 

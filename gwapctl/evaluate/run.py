@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gwapctl.errors import DataError, UsageError, unknown_name
 from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves, sweep
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
-from gwapctl.evaluate.from_model import from_detector, from_model, predictions_from_model
+from gwapctl.evaluate.from_model import CachedFeatures, from_detector, from_model, predictions_from_model
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
@@ -20,7 +21,7 @@ from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading, store_reading
 from gwapctl.metrics.box_accuracy import BoxAccuracy
-from gwapctl.predict.classifier import load_model
+from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
@@ -47,6 +48,8 @@ class Options:
     two halves of the split for each other, else a split, of which at most ``calibrate_limit`` images are looked at.
     ``guesses="five"``: the top-5 localization error by CAM's heuristic, with boxes at the thresholds ``tight`` and
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
+    ``feature_cache``: the folder of caches that has, or gets, float16 maps of what is frozen of a run's backbone. They
+    take the images' place where nothing but the whole image at the run's input size is looked at.
     """
 
     dataset: str | None = None
@@ -69,6 +72,7 @@ class Options:
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
+    feature_cache: Path | None = None
 
 
 def evaluate(
@@ -91,7 +95,9 @@ def evaluate(
     if options.guesses and dataset.multi_label:
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    start = time.perf_counter()
     result = _evaluate_on(ground_truth, subject, options, progress)
+    result.seconds = round(time.perf_counter() - start, 3)
     result.notes += dataset.warnings()
     if subject.run is not None:
         result.run, result.seed = subject.run.name, subject.run.document.get("seed")
@@ -113,6 +119,7 @@ def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
     if kind != "maps":
         asked["--calibrate-on"] = options.calibrate_on
     asked |= {"--calibrate": options.calibrate, "--masks": kind != "maps" and options.masks}
+    asked |= {"--feature-cache": kind in ("maps", "boxes") and options.feature_cache}
     given = [name for name, value in asked.items() if value]
     if given and kind != "model":
         raise UsageError(f"{', '.join(given)} cannot be used on {kind}: {subject.name} is not a classifier.")
@@ -182,6 +189,7 @@ def _evaluate_on(
                 name=subject.name,
                 box_rule=rule,
                 refine=options.refine,
+                features=_cached_features(subject, model, options, progress),
                 workers=options.workers,
             )
     result = evaluate_predictions(found, ground_truth, guesses=guesses, calibration=calibration, progress=progress)
@@ -216,6 +224,16 @@ def _calibration(
 def _trained_on(subject: Subject) -> str | None:
     """Return the split that a run was trained on."""
     return None if subject.run is None else subject.run.document["dataset"].get("train_split")
+
+
+def _cached_features(
+    subject: Subject, model: Model, options: Options, progress: ProgressCallback | None
+) -> CachedFeatures | None:
+    """Return where the maps of the frozen part of a run's backbone are, None where there is none or nobody asks."""
+    late = subject.learning_stages
+    if options.feature_cache is None or late is None:
+        return None
+    return CachedFeatures(options.feature_cache, model.classifier, late, options.workers, progress)
 
 
 def _guesses(options: Options) -> FiveGuesses | None:

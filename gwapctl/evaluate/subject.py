@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gwapctl.datasets import DATASETS, open_dataset, reporting_split, training_splits
+from gwapctl.datasets import DATASETS, open_dataset, reporting_split, splits_to_report, training_splits
 from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
+from gwapctl.datasets.download import TRAINING
 from gwapctl.datasets.folders import data_folders, recorded_path
 from gwapctl.datasets.subset import split_name, without_classes
 from gwapctl.datasets.wsoleval import WsolevalDataset
@@ -33,6 +34,11 @@ class Subject:
     def config(self) -> dict[str, Any]:
         """What the run was trained with; empty for anything else."""
         return dict(self.run.document.get("config") or {}) if self.run else {}
+
+    @property
+    def learning_stages(self) -> int | None:
+        """How many of the last stages of its backbone a run trained; None: all, or it is not known."""
+        return 0 if self.config.get("freeze_backbone") else self.config.get("trained_stages")
 
 
 def find_subject(spec: str) -> Subject:
@@ -115,6 +121,13 @@ def dataset_name(spec: str, name: str | None) -> str | None:
     return name or find_subject(spec).config.get("dataset")
 
 
+def splits_needed(name: str, split: str | None) -> tuple[str, ...]:
+    """Return the splits of the data set ``name`` that an evaluation on ``split`` reads."""
+    if split == HELD_OUT:
+        return TRAINING
+    return splits_to_report(name) if split is None else (split,)
+
+
 def find_samples(subject: Subject, dataset: Dataset, split: str | None) -> tuple[str, list[BoxedSample]]:
     """Return the split's name and its samples; by default the split that results are reported on.
 
@@ -133,6 +146,8 @@ def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample
     """Divide the training split as ``train`` did and return the part that training did not see."""
     config, run = subject.config, subject.run
     train_split, val_split = training_splits(dataset)
+    if run is not None and dataset.name == run.document["dataset"]["name"]:
+        train_split = run.document["dataset"].get("train_split", train_split)  # earlier versions chose another
     if val_split is not None:
         return val_split, dataset.boxed_samples(val_split)
     if run is not None and dataset.name != run.document["dataset"]["name"]:  # training saw none of it

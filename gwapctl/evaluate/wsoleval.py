@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
-from gwapctl.boxes import iou
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
-from gwapctl.evaluate.paper import ONE_THRESHOLD, threshold_curve
+from gwapctl.evaluate.measures import Measures, replicates_document
+from gwapctl.evaluate.paper import threshold_curve
 from gwapctl.evaluate.result import EvaluationResult
 from gwapctl.metrics import METRICS
 from gwapctl.metrics.foreground import boxes_mask
+from gwapctl.metrics.judged import JudgedImage
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.pixel_ap import PixelAP
-from gwapctl.metrics.wsoleval import SIDE, TransferredWsolevalAccuracy, WsolevalBoxAccuracy, grid_map, grid_objects
+from gwapctl.metrics.wsoleval import SIDE, TransferredWsolevalAccuracy, WsolevalBoxAccuracy, grid_map
 from gwapctl.predict.prediction import Prediction
 
 
@@ -31,14 +33,13 @@ class WsolevalProtocol:
     """
 
     def __init__(self, dataset: Dataset, masks: Masks, calibration: Calibration | None = None) -> None:
-        self._dataset = dataset
-        self._masks = masks
-        self._boxes = WsolevalBoxAccuracy()
         self._calibration = calibration
         chosen_on = None if calibration is None else calibration.chosen_on
         self._transferred = TransferredWsolevalAccuracy(cast("WsolevalBoxAccuracy | None", chosen_on))
-        self._pixels = PixelAP()
-        self._floors = {name: (WsolevalBoxAccuracy(ONE_THRESHOLD), PixelAP()) for name in FLOORS}
+        self._dataset = dataset
+        self._masks = masks
+        self._judged = _measures()
+        self._floors = {name: _measures() for name in FLOORS}
         self._n = self._n_degenerate = 0
 
     def update(self, sample: BoxedSample, prediction: Prediction) -> None:
@@ -56,38 +57,47 @@ class WsolevalProtocol:
             raise DataError(
                 f"there is no map of {name!r}, the true class of {sample.id!r}. Protocol wsoleval needs it."
             )
-        self._n += 1
         scores = grid_map(heatmap)
         self._n_degenerate += not scores.any()
-        objects = true_boxes(sample).get(sample.labels[0])
-        mask = self._masks.at(sample, SIDE, SIDE)
-        if objects is not None:
-            largest, best = self._boxes.update(scores, objects, prediction.width, prediction.height)
-            if self._calibration is not None:
+        image = JudgedImage(
+            sample,
+            prediction.width,
+            prediction.height,
+            objects=true_boxes(sample),
+            mask=self._masks.at(sample, SIDE, SIDE),
+        )
+        self._judged.judge(self._n, replace(image, maps={sample.labels[0]: scores}, heat=scores))
+        if self._calibration is not None:
+            for largest, best in self._judged.find(WsolevalBoxAccuracy).latest:
                 self._transferred.add(largest, best, self._calibration.part(sample))
-        if mask is not None:
-            self._pixels.update(scores, mask)
         for name, floor in FLOORS.items():
-            accuracy, pixels = self._floors[name]
             box = floor(SIDE, SIDE)
-            if objects is not None:
-                found = iou(box, grid_objects(objects, prediction.width, prediction.height)).max(axis=1)
-                accuracy.curve.add(found)
-                accuracy.curve_v2.add(found)
-            if mask is not None:
-                pixels.update(boxes_mask(box, SIDE, SIDE).astype(np.float64), mask)
+            heat = boxes_mask(box, SIDE, SIDE).astype(np.float64)
+            self._floors[name].judge(self._n, replace(image, blind=box, heat=heat))
+        self._n += 1
 
     def result(self) -> EvaluationResult:
         """Return the metrics that the data has positions for."""
-        metrics = self._boxes.compute() | self._transferred.compute() | self._pixels.compute()
+        metrics = self._judged.compute() | self._transferred.compute()
         floors = {
-            name: {k: v for part in parts for k, v in part.compute().items() if METRICS[k].floor}
-            for name, parts in self._floors.items()
+            name: {k: v for k, v in floor.compute().items() if METRICS[k].floor} for name, floor in self._floors.items()
         }
         for floor in floors.values():  # its box is the same at every threshold
             floor |= {key: floor[f"max_{key}"] for key in metrics if f"max_{key}" in floor}
         chosen = self._calibration and self._calibration.document(self._transferred.thresholds())
-        curve = threshold_curve(self._boxes.curve) if self._boxes.curve.n else {}
+        curve = self._judged.find(WsolevalBoxAccuracy).curve
         return EvaluationResult(
-            self._n, self._n_degenerate, metrics, floors, [], threshold_curve=curve, calibration=chosen or {}
+            self._n,
+            self._n_degenerate,
+            metrics,
+            floors,
+            [],
+            threshold_curve=threshold_curve(curve) if curve.n else {},
+            calibration=chosen or {},
+            replicates=replicates_document(self._judged, self._floors, self._n, self._dataset.classes, metrics),
         )
+
+
+def _measures() -> Measures:
+    """Return the accumulators of the frozen protocol, which are its own and not those of ``METRICS``."""
+    return Measures([WsolevalBoxAccuracy(), PixelAP()])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gwapctl.maps.forward import ForwardPass, GradientAt
+    from gwapctl.maps.forward import GradientAt
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class MapMethod:
         gradient_at: what gradients are taken to; None: it needs no gradient.
         backward: how many backward passes a class costs.
         normalised: the maps are stretched to [0, 1], each by itself; otherwise values of images can be compared.
+        options: fields of ``MapReading`` that ``read`` takes by name, and no other method does.
 
     """
 
@@ -43,9 +44,10 @@ class MapMethod:
     gradient_at: GradientAt | None = None
     backward: int = 0
     normalised: bool = False
+    options: tuple[str, ...] = ()
 
     @property
-    def read(self) -> Callable[[ForwardPass, Tensor], Sequence[Tensor]]:
+    def read(self) -> Callable[..., Sequence[Tensor]]:
         """What makes the maps."""
         return resolve_name(self.path)  # type: ignore[no-any-return]
 
@@ -130,6 +132,7 @@ MAPS: dict[str, MapMethod] = {
         gradient_at="layer",
         backward=2,
         normalised=True,
+        options=("beta",),
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -97,14 +97,19 @@ class Network:
             for name in self.layers:
                 check_is_map(name, maps.get(name), *TRIAL_SIZE)
 
-    def __call__(self, inputs: Sequence[ImageArray], *, mirrored: bool = False) -> ForwardPass:
-        """Run images of one size, uint8 ``(h, w, 3)`` or, with a region of 0 and 255 behind, ``(h, w, 4)``."""
+    def __call__(
+        self, inputs: Sequence[npt.NDArray[Any]], *, mirrored: bool = False, late: int | None = None
+    ) -> ForwardPass:
+        """Run images of one size, uint8 ``(h, w, 3)`` or, with a region of 0 and 255 behind, ``(h, w, 4)``.
+
+        Where ``late`` is a number, they are feature maps ``(h, w, K)`` that the backbone's ``late`` last stages read.
+        """
         with torch.enable_grad() if self.gradient_at else torch.inference_mode():
             batch = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2)
-            images, region = split_region(batch.flip(3) if mirrored else batch)
+            images, region = (batch, None) if late is not None else split_region(batch.flip(3) if mirrored else batch)
             if self.gradient_at == "image":
                 images = images.float().requires_grad_()
-            features, maps = self._feature_map(images)
+            features, maps = self._feature_map(images, late)
             features = features.float()
             if self.gradient_at == "layer" and not self.layers:
                 features.requires_grad_()
@@ -114,9 +119,9 @@ class Network:
         gradient_tensors = {"image": (images,), "layer": of_layers, None: ()}[self.gradient_at]
         return ForwardPass(self.head, features, output, probabilities, gradient_tensors)
 
-    def _feature_map(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _feature_map(self, images: Tensor, late: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the feature map, and those of the layers by name."""
         recorder = Recorder()
         with recorder if self.layers else nullcontext(), autocast(self.device, self.precision):
-            features = self.model.feature_map(images)
+            features = self.model.feature_map(images) if late is None else self.model.late_map(images.float(), late)
         return features, recorder.maps

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gwapctl.maps.forward import ForwardPass
+from gwapctl.maps.reading import BETA
 
-BETA = 10.0  # DGL's released code: labels beta * one-hot
 Formula = Callable[[int, Tensor, Tensor], Tensor]  # number of the tensor, tensor T, gradient g_c -> map (B, h, w)
 
 

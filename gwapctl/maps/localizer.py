@@ -1,10 +1,10 @@
-"""Heatmaps of many images: averaged over scales and flips, or put together from ten crops."""
+"""Heatmaps of many images: averaged over scales and flips, or put together from crops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.maps.resolve import resolve_reading
 from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.transforms import resize as resize_image
-from gwapctl.regions import normalise
+from gwapctl.regions import normalise, unstretch
 
 SURE_SCALE = 96  # pixels from which every backbone has cells left
 HeatArray = npt.NDArray[np.float16] | FloatArray
@@ -34,18 +34,21 @@ class MapResult:
     """Of one image: ``probabilities`` (C,) float32, the ``classes`` mapped, and their ``heatmaps`` (k, h, w) float16.
 
     There is a single heatmap (1, h, w) for all classes where ``shared``. (h, w) is the original's shape,
-    shrunk to at most 512 pixels on the long side.
+    shrunk to at most 512 pixels on the long side. Heatmaps are in [0, 1]; ``ranges`` (k, 2) float32 has the values that
+    0 and 1 stand for: a map's own lowest and highest one, or 0 and 1.
     """
 
     probabilities: FloatArray
     classes: tuple[int, ...]
     heatmaps: HeatArray
+    ranges: FloatArray
     shared: bool
 
     def heatmap(self, index: int) -> FloatArray:
-        """Return the heatmap (h, w) of ``classes[index]`` as float32 of the same values."""
-        heat = self.heatmaps[0 if self.shared else index]
-        return torch.from_numpy(heat).float().numpy()  # numpy converts float16 ten times more slowly
+        """Return the heatmap (h, w) of ``classes[index]`` as float32, with its own values where it has any."""
+        channel = 0 if self.shared else index
+        heat = torch.from_numpy(self.heatmaps[channel]).float().numpy()  # numpy converts ten times more slowly
+        return unstretch(heat, self.ranges[channel])
 
 
 class Localizer:
@@ -106,12 +109,14 @@ class Localizer:
         return self._network.model
 
     @property
-    def values(self) -> Literal["raw", "minmax_mean"]:
-        """What the heatmaps hold: ``raw`` or ``minmax_mean`` (see ``map_folder.MapsInfo``)."""
+    def values(self) -> Literal["minmax", "minmax_mean"]:
+        """What the heatmaps hold: ``minmax`` or ``minmax_mean`` (see ``map_folder.MapsInfo``)."""
         reading = self.reading
         single = len(reading.scales) <= 1 and not reading.flip
-        untouched = not (self._method.normalised or reading.close) and reading.backprop_seg == "none"
-        return "raw" if single and untouched else "minmax_mean"
+        summed = reading.crops == "ten"  # absolute values, which add up
+        untouched = (summed or not self._method.normalised) and not reading.close and reading.backprop_seg == "none"
+        untouched = untouched and reading.crops != "centre"  # which has 0 around its window
+        return "minmax" if single and untouched else "minmax_mean"
 
     def _try_smallest_scale(self) -> None:
         """Find out now, not at the first image, whether the network can do with so few pixels."""
@@ -129,11 +134,32 @@ class Localizer:
         height, width = image.shape[:2]
         if self.reading.crops == "ten":
             sizes = {crops.warped_size(self._own_size)}
+        elif self.reading.crops == "centre":
+            sizes = {crops.whole_size(self._centre(width, height))}
         else:
             sizes = {self._own_size, *(self._input_size(width, height, scale) for scale in self._scales)}
         if self.reading.backprop_seg != "none":
             sizes |= {heatmap_size(width, height)}
         return PreparedImage(width, height, {size: resize_image(image, size) for size in sizes})
+
+    def _centre(self, width: int, height: int) -> Geometry:
+        return crops.centre(width, height, self._own_size, self.reading.resize)
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether all is read from one pass of the whole image at the model's own size, and at no inner layer."""
+        reading, own = self.reading, self._own_size
+        one_pass = not reading.scales or (reading.scales == own[:1] and reading.resize == "warp")
+        whole = not reading.flip and reading.crops == "none" and reading.backprop_seg == "none"
+        behind = self._method.gradient_at != "image" and not reading.layer
+        return one_pass and whole and behind and not self._network.head.sees_boxes
+
+    def prepare_features(self, width: int, height: int, features: npt.NDArray[Any], late: int) -> PreparedImage:
+        """Prepare an image ``width x height`` of which one has what the ``late`` last stages of the backbone read.
+
+        It is for those that take features (``takes_features``); an image in one call of ``run`` is like the others.
+        """
+        return PreparedImage(width, height, {self._own_size: features}, late)
 
     def _input_size(self, width: int, height: int, scale: int | None) -> Size:
         if scale is None:
@@ -155,9 +181,9 @@ class Localizer:
 
         Mapped are the ``top_k`` most probable classes of each image and after them those of ``classes`` (one sequence
         per image) that are not among them; ``top_k=0``: only the latter. Classes are decided by one pass at the model's
-        own input size, whatever the scales are. ``regions`` (H, W) of 0 and 1, the union of the boxes of each image,
-        are for heads that pool inside them; others do not look. Not ``resized``: a map of one scale in which nothing is
-        closed or cut out stays as small as the network made it, in [0, 1] and float32.
+        own input size, whatever the scales are, or by the crops. ``regions`` (H, W) of 0 and 1, the union of the boxes
+        of each image, are for heads that pool inside them; others do not look. Not ``resized``: a map of one scale of
+        the whole image, with nothing closed or cut out, stays as small as the network made it, float32 in [0, 1].
 
         Raises:
             UsageError: the head needs ``regions``, and there are none.
@@ -188,36 +214,59 @@ class Localizer:
     def _run_batch(
         self, batch: Sequence[PreparedImage], wanted: Sequence[Sequence[int]], top_k: int, resized: bool
     ) -> Iterator[MapResult]:
-        own = self._network(self._views(batch))
+        own = self._network(self._views(batch), late=batch[0].late)
         probabilities = own.probabilities.view(len(batch), -1, own.probabilities.shape[1]).mean(1).cpu().numpy()
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k].tolist()
         chosen = [tuple(dict.fromkeys([*top, *extra])) for top, extra in zip(best, wanted, strict=True)]
         classes = self._classes(chosen)
-        terms = self._pasted(own, classes) if self.reading.crops == "ten" else self._terms(batch, classes, own)
+        terms = self._maps_of_crops(batch, classes, own) or self._terms(batch, classes, own)
+        close, segmentation, raw = self.reading.close, self.reading.backprop_seg, self.values == "minmax"
         for image, row, picked, maps in zip(batch, probabilities, chosen, terms, strict=True):
             count = 1 if self.shared else len(picked)
             of_scales = [term[:count] for term in maps]
-            if not resized and len(maps) == 1 and not self.reading.close and self.reading.backprop_seg == "none":
-                heatmaps: HeatArray = np.stack([normalise(heatmap) for heatmap in of_scales[0]])
-            else:
-                heatmaps = compose(of_scales, image, self.reading.close, self.reading.backprop_seg)
-            yield MapResult(row, picked, heatmaps, self.shared)
+            if not resized and len(maps) == 1 and not close and segmentation == "none" and self.reading.crops == "none":
+                small = np.stack([normalise(heatmap) for heatmap in of_scales[0]])
+                yield MapResult(row, picked, small, np.array([[0, 1]] * count, np.float32), self.shared)
+                continue
+            heatmaps, ranges = compose(of_scales, image, close, segmentation, raw=raw)
+            yield MapResult(row, picked, heatmaps, ranges, self.shared)
 
     def _views(self, batch: Sequence[PreparedImage]) -> list[ImageArray]:
-        """Return what decides the classes of ``batch``: each image whole, or its ten crops."""
+        """Return what decides the classes of ``batch``: each image whole, its centre, or its ten crops."""
         if self.reading.crops == "none":
             return [image.inputs[self._own_size] for image in batch]
+        if self.reading.crops == "centre":
+            windows = [self._centre(image.width, image.height) for image in batch]
+            return [
+                crops.cut_out(image.inputs[crops.whole_size(window)], window)
+                for image, window in zip(batch, windows, strict=True)
+            ]
         warped = crops.warped_size(self._own_size)
         return [view for image in batch for view in crops.cut(image.inputs[warped], self._own_size)]
+
+    def _maps_of_crops(
+        self, batch: Sequence[PreparedImage], classes: Tensor, own: ForwardPass
+    ) -> list[list[FloatArray]]:
+        """Return, for each image, the maps to average where the network saw crops of it; nothing where it did not."""
+        if self.reading.crops == "ten":
+            return self._pasted(own, classes)
+        return self._centred(batch, classes, own) if self.reading.crops == "centre" else []
+
+    def _centred(self, batch: Sequence[PreparedImage], classes: Tensor, own: ForwardPass) -> list[list[FloatArray]]:
+        """Return, for each image, its map ``(1 | k, h, w)``, 0 around the window, and with ``flip`` a second one."""
+        terms: list[list[FloatArray]] = [[] for _ in batch]
+        for mirrored in (False, True) if self.reading.flip else (False,):
+            forward = self._network(self._views(batch), mirrored=True) if mirrored else own
+            maps = minmax(self._read_maps(forward, classes).float()).cpu().numpy()
+            for image, term, of_image in zip(batch, terms, maps[..., ::-1] if mirrored else maps, strict=True):
+                term.append(crops.paste_in(of_image, self._centre(image.width, image.height)))
+        return terms
 
     def _pasted(self, own: ForwardPass, classes: Tensor) -> list[list[FloatArray]]:
         """Return, for each image, one map ``(1 | k, h, w)`` put together from its ten crops."""
         maps = self._read_maps(own, classes.repeat_interleave(crops.TEN, 0)).float().cpu().numpy()
         each = maps.reshape(len(classes), crops.TEN, *maps.shape[1:])
-        pasted = [crops.paste(of_image, self._own_size) for of_image in each]
-        if self._method.normalised:
-            pasted = [np.asarray([normalise(heatmap) for heatmap in of_image]) for of_image in pasted]
-        return [[of_image] for of_image in pasted]
+        return [[crops.paste(of_image, self._own_size)] for of_image in each]
 
     def _terms(self, batch: Sequence[PreparedImage], classes: Tensor, own: ForwardPass) -> list[list[FloatArray]]:
         """Return, for each image, the maps ``(1 | k, h, w)`` to average: one per scale and, with ``flip``, mirror."""
@@ -252,4 +301,5 @@ class Localizer:
     @torch.no_grad()
     def _read_maps(self, forward: ForwardPass, classes: Tensor) -> Tensor:
         """Return the raw maps ``(B, 1 | k, h, w)`` of a pass, those of several layers fused."""
-        return fuse_maps(self._method.read(forward, classes), self.reading.fuse)
+        options = {name: getattr(self.reading, name) for name in self._method.options}
+        return fuse_maps(self._method.read(forward, classes, **options), self.reading.fuse)

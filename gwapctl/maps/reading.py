@@ -5,6 +5,7 @@ What is asked for is a ``MapReading``. When it meets a model, ``resolve_reading`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from gwapctl.networks.classifier import ModelInfo
 
 RESIZES = ("warp", "keep")
-CROPS = ("none", "ten")
+CROPS = ("none", "ten", "centre")
+BETA = 10.0  # DGL's released code
 OPTION_NAMES = {"method": "map"}  # field -> what the Python API and the command line call it, where that differs
 
 
@@ -32,11 +34,13 @@ class MapReading:
         resize: ``warp`` or ``keep``.
         flip: average over the mirrored image, too.
         close: share of the shorter side up to which gaps in the map are closed, such as 0.05.
-        crops: ``ten``: CAM's ten crops at the model's own input size, in place of scales.
+        crops: at the model's own input size, in place of scales: ``ten``, CAM's ten crops; ``centre``, the middle of
+            the image, 224 of 256 pixels of its shorter side, or of the square where ``resize`` is ``warp``.
         backprop_seg: ``mean`` or ``grabcut``: cut the saliency of ``backprop`` into a map of 0 and 1.
+        beta: how strongly the loss of ``dgl`` asks for the class, 10 as released.
 
     Raises:
-        UsageError: an unknown name, a size that is none, or ten crops along with what they take the place of. Names
+        UsageError: an unknown name, a size or beta that is none, or crops along with what they take the place of. Names
             that only a model can judge are checked when it is there.
 
     Example:
@@ -54,6 +58,7 @@ class MapReading:
     close: float | None = None
     crops: str = "none"
     backprop_seg: str = "none"
+    beta: float | None = None
 
     def __post_init__(self) -> None:
         """Make sequences tuples and check what the network is to see of an image."""
@@ -68,10 +73,14 @@ class MapReading:
             raise UsageError(f"scales {self.scales} are not sizes in pixels. Write them like 224,448,672.")
         if self.crops == "ten" and (self.scales or self.flip or self.resize == "keep"):
             raise UsageError("ten crops are of one size, warped and mirrored. Drop --scales, --flip and --resize keep.")
+        if self.crops == "centre" and self.scales:
+            raise UsageError("the centre crop is of one size, the model's own. Drop --scales.")
         if self.close is not None and not 0 <= self.close < 1:
             raise UsageError(
                 f"close {self.close} is not a share of the shorter side from 0 to below 1. Write it like 5%."
             )
+        if self.beta is not None and not 0 <= self.beta < math.inf:
+            raise UsageError(f"beta {self.beta} is not a number from 0. Write it like --beta 10.")
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -98,6 +107,7 @@ class ResolvedReading(MapReading):
     fuse: str = "mean"
     resize: str = "warp"
     close: float = 0.0
+    beta: float = BETA
 
     def __post_init__(self) -> None:
         """Check nothing."""
@@ -115,11 +125,12 @@ def split_options(options: Mapping[str, Any], reading: MapReading = AS_STORED) -
 
 def stored_reading(info: ModelInfo) -> MapReading:
     """Return how the model that ``info`` describes is read unless told otherwise."""
-    return MapReading(info.map, info.scales, info.layer, info.fuse, info.resize, close=info.close)
+    return MapReading(info.map, info.scales, info.layer, info.fuse, info.resize, close=info.close, beta=info.beta)
 
 
 def store_reading(info: ModelInfo, reading: ResolvedReading) -> ModelInfo:
     """Return ``info`` of a model that is read by ``reading`` from now on; ``flip``, crops and cuts are not stored."""
     stored = {name: getattr(reading, name) for name in ("scales", "layer", "resize", "close")}
     fuse = reading.fuse if len(reading.layer) > 1 else None
-    return info.model_copy(update={"map": reading.method, "fuse": fuse, **stored})
+    beta = reading.beta if reading.beta != BETA else None
+    return info.model_copy(update={"map": reading.method, "fuse": fuse, "beta": beta, **stored})

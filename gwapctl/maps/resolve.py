@@ -12,7 +12,7 @@ from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.forward import blank_forward
 from gwapctl.maps.layers import resolve_layers
 from gwapctl.maps.methods import FUSIONS
-from gwapctl.maps.reading import MapReading, ResolvedReading, stored_reading
+from gwapctl.maps.reading import BETA, UNKNOWN, MapReading, ResolvedReading, stored_reading
 from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.heads.base import Head
 from gwapctl.regions.refine import SEGMENTATIONS
@@ -29,28 +29,33 @@ def resolve_reading(reading: MapReading, model: Classifier) -> ResolvedReading:
     stored = stored_reading(model.info)
     width, height = model.info.input_size
     own = (width,) * (width == height)
-    ten = asked.crops == "ten"
+    cropped = asked.crops != "none"
+    resize = {"ten": "warp", "centre": asked.resize or "keep"}.get(asked.crops, asked.resize or model.info.resize)
     method = asked.method or stored.method or default_map(model)
-    layer, fuse = asked.layer or (), asked.fuse
+    layer, fuse, beta = asked.layer or (), asked.fuse, asked.beta
     if not layer and asked.method in (None, stored.method):  # the stored layers are those of the stored map
         layer, fuse = stored.layer or (), fuse or stored.fuse
+    if beta is None and asked.method in (None, stored.method):
+        beta = stored.beta
     fuse = fuse or "mean"
-    _check_map(method, layer, fuse, asked.backprop_seg)
+    _check_map(method, layer, fuse, asked)
     return ResolvedReading(
         method,
-        own if ten else tuple(asked.scales or stored.scales or own),
+        own if cropped else tuple(asked.scales or stored.scales or own),
         resolve_layers(model.backbone, layer),
         fuse,
-        "warp" if ten else asked.resize or model.info.resize,
+        resize,
         asked.flip,
         model.info.close if asked.close is None else asked.close,
         asked.crops,
         asked.backprop_seg,
+        BETA if beta is None else beta,
     )
 
 
-def _check_map(method: str, layer: Sequence[str | int], fuse: str, backprop_seg: str) -> None:
+def _check_map(method: str, layer: Sequence[str | int], fuse: str, asked: MapReading) -> None:
     """Check how the map is read."""
+    backprop_seg = asked.backprop_seg
     if method not in MAPS:
         raise unknown_name("map method", method, MAPS)
     if fuse not in FUSIONS:
@@ -64,6 +69,10 @@ def _check_map(method: str, layer: Sequence[str | int], fuse: str, backprop_seg:
         raise UsageError(f"--fuse {fuse} needs several layers. Give them like --layer 3,4, or drop it.")
     if backprop_seg != "none" and method != "backprop":
         raise UsageError(f"--backprop-seg cuts the map of backprop, not of {method}. Choose --map backprop.")
+    for name in {option for other in MAPS.values() for option in other.options} - {*MAPS[method].options}:
+        if getattr(asked, name) not in (None, getattr(UNKNOWN, name)):
+            able = any_of(other for other, entry in MAPS.items() if name in entry.options)
+            raise UsageError(f"--{name} is not of map {method}. Drop it, or choose --map {able}.")
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Protocols that judge class scores, boxes, maps and masks: one per file, numpy, OpenCV and numba, never torch.
 
-Every metric is an accumulator: ``update`` once per image, ``compute`` returns the numbers under their public names.
+Every metric is made by an ``Accumulator`` (``metrics.judged``): ``judge`` once per image, ``compute`` returns the
+numbers under their public names, ``replicates`` the same on resamples of the images.
 Rates are in percent, F-measure and IoU in 0..1, nothing is rounded. A number that the data cannot give is left out.
 
 ``METRICS`` says of each of these names what a person reads, how it is written, which number is the best one and what
@@ -69,6 +70,9 @@ class Metric:
         decimals: as a page writes it, like the papers; None: those of the unit.
         protocols: which ones give it; none where it is measured beside them.
         floor: whether the blind boxes are measured by it, too.
+        path: the accumulator that makes it, ``"module:Name"``, called without arguments; several metrics may share one.
+            None (empty): it is made beside the accumulators.
+        class_key: the metric of one class, in the rows of classes, of which this one is the mean over classes.
         shown: how far it gets. ``card``: on the cards of models; ``page``: on pages; ``document``: only in the document
             and the terminal; ``class``: only in the rows of classes.
         calibrated: whether its box threshold is chosen on images that it does not judge: there only if that is asked.
@@ -85,6 +89,8 @@ class Metric:
     floor: bool = False
     shown: Shown = "page"
     calibrated: bool = False
+    path: str = ""
+    class_key: str = ""
 
     @property
     def title(self) -> str:
@@ -114,29 +120,53 @@ class Metric:
 
 BOTH = ("paper", "wsoleval")
 # what the metrics of one kind have in common
-_scored = partial(Metric, unit=PERCENT, needs=("class scores",), decimals=1)
-_ranked = partial(Metric, unit=PERCENT, needs=("ranked classes",), direction="lowest", shown="card")
+_scored = partial(
+    Metric, unit=PERCENT, needs=("class scores",), decimals=1, path="gwapctl.metrics.classification:ClassificationAP"
+)
+_ranked = partial(
+    Metric,
+    unit=PERCENT,
+    needs=("ranked classes",),
+    direction="lowest",
+    shown="card",
+    path="gwapctl.metrics.classification:TopKError",
+)
 _top5 = partial(_ranked, needs=("ranked classes", "five ranked classes"))
-_boxed = partial(Metric, unit=PERCENT, needs=("boxes", "ground-truth boxes"), floor=True)
+_guessed = "gwapctl.metrics.localization:TopKLocalization"
+_boxed = partial(
+    Metric,
+    unit=PERCENT,
+    needs=("boxes", "ground-truth boxes"),
+    floor=True,
+    path="gwapctl.metrics.localization:GtKnownLocalization",
+)
 _mapped = partial(Metric, needs=("maps", "ground-truth boxes"), floor=True)
 _margin = partial(Metric, unit=POINTS, needs=("boxes", "ground-truth boxes"), decimals=1)
 _calibrated = partial(Metric, unit=PERCENT, needs=("maps", "ground-truth boxes"), floor=True, calibrated=True)
 _margin_calibrated = partial(_calibrated, unit=POINTS, decimals=1, floor=False)
-_otsu = partial(_mapped, unit=FRACTION)
-_swept = partial(_mapped, unit=PERCENT, protocols=BOTH)
+_otsu = partial(_mapped, unit=FRACTION, path="gwapctl.metrics.foreground:FMeasure")
+_swept = partial(_mapped, unit=PERCENT, protocols=BOTH, path="gwapctl.metrics.box_accuracy:BoxAccuracy")
 _contours = partial(_mapped, unit=PERCENT, protocols=("wsoleval",), shown="document")
 _transferred = partial(_contours, calibrated=True)
-_masked = partial(Metric, unit=FRACTION, needs=("maps", "masks"), floor=True)
-_level = partial(Metric, unit=LEVEL, needs=("maps", "masks"), direction="none", shown="document")
+_levels = "gwapctl.metrics.foreground:ForegroundIoU"
+_masked = partial(Metric, unit=FRACTION, needs=("maps", "masks"), floor=True, path=_levels)
+_level = partial(Metric, unit=LEVEL, needs=("maps", "masks"), direction="none", shown="document", path=_levels)
 _predicted = partial(Metric, unit=FRACTION, needs=("maps of predicted classes", "ground-truth boxes"), shown="document")
 _predicted_masked = partial(_predicted, needs=("maps of predicted classes", "masks"))
-_detected = partial(Metric, unit=PERCENT, needs=("detections", "ground-truth boxes"))
+_detected = partial(
+    Metric,
+    unit=PERCENT,
+    needs=("detections", "ground-truth boxes"),
+    path="gwapctl.metrics.detection:voc_and_coco",
+)
 _cost = partial(Metric, needs=("a model",), protocols=())
 
 # in the order in which they are shown
 METRICS: dict[str, Metric] = {
     # several classes per image
-    "voc_map_11pt": _scored("VOC mAP, 11 points", "classification AP of VOC 2007, mean over classes"),
+    "voc_map_11pt": _scored(
+        "VOC mAP, 11 points", "classification AP of VOC 2007, mean over classes", class_key="ap_11pt"
+    ),
     "voc_map_area": _scored("VOC mAP, area", "classification AP of VOC from 2010 on, mean over classes"),
     "ap_11pt": _scored("AP, 11 points", "classification AP of VOC 2007, of one class", shown="class"),
     "ap_area": _scored("AP, area", "classification AP of VOC from 2010 on, of one class", shown="class"),
@@ -152,12 +182,14 @@ METRICS: dict[str, Metric] = {
         "images whose best class, or its box, is wrong (IoU below 0.5)",
         needs=("ranked classes", "ground-truth boxes"),
         floor=True,
+        path=_guessed,
     ),
     "top5_loc_error": _top5(
         "top-5 localization error",
         "images of whose five guesses none has class and box right",
         needs=("ranked classes", "five ranked classes", "five guesses", "ground-truth boxes"),
         floor=True,
+        path=_guessed,
     ),
     "cor_loc": _boxed("CorLoc", "true classes whose box has an IoU of at least 0.5, mean over classes", decimals=1),
     # what is better than a box that never looks at the image
@@ -229,7 +261,13 @@ METRICS: dict[str, Metric] = {
     "box_acc_v2_50": _transferred("box accuracy V2 at IoU 0.5", "part of box_acc_v2 at IoU 0.5"),
     "box_acc_v2_70": _transferred("box accuracy V2 at IoU 0.7", "part of box_acc_v2 at IoU 0.7"),
     # maps beside masks
-    "px_ap": _masked("PxAP", "average precision of the pixels of all images", unit=PERCENT, protocols=BOTH),
+    "px_ap": _masked(
+        "PxAP",
+        "average precision of the pixels of all images",
+        unit=PERCENT,
+        protocols=BOTH,
+        path="gwapctl.metrics.pixel_ap:PixelAP",
+    ),
     "fg_iou": _masked("foreground IoU", "IoU of map and mask, mean over images, at the best level"),
     "fg_iou_threshold": _level("level of foreground IoU", "the lowest level that gives fg_iou"),
     "fg_iou_pooled": _masked("foreground IoU, pooled", "fg_iou of all pixels together", shown="document"),
@@ -241,7 +279,9 @@ METRICS: dict[str, Metric] = {
         "foreground IoU, pooled, predicted classes", "fg_iou_pooled with maps of the predicted classes"
     ),
     # many boxes per image
-    "det_map_11pt": _detected("detection mAP, 11 points", "detection AP of VOC 2007, mean over classes"),
+    "det_map_11pt": _detected(
+        "detection mAP, 11 points", "detection AP of VOC 2007, mean over classes", class_key="det_ap_11pt"
+    ),
     "det_map_area": _detected("detection mAP, area", "detection AP of VOC from 2010 on, mean over classes"),
     "det_ap_11pt": _detected("detection AP, 11 points", "detection AP of VOC 2007, of one class", shown="class"),
     "det_ap_area": _detected("detection AP, area", "detection AP of VOC from 2010 on, of one class", shown="class"),

@@ -12,6 +12,7 @@ from gwapctl.errors import DataError
 
 # in binary 3 * 0.1 is 0.30000000000000004: a recall of exactly 3/10 does not reach it, nor in the reference codes
 RECALL_GRID = tuple(k * 0.1 for k in range(11))
+_BLOCK = 2_000_000  # how many numbers of resamples are held at a time
 
 
 def precision_recall(
@@ -51,6 +52,49 @@ def ap_11pt(precision: FloatArray, recall: FloatArray, eps: float = 0.0) -> floa
     """
     best = [precision[recall >= level - eps].max(initial=0.0) for level in RECALL_GRID]
     return float(np.mean(best))
+
+
+def ap_replicates(
+    relevant: npt.NDArray[np.bool_],
+    counted: npt.NDArray[np.bool_],
+    weights: FloatArray,
+    unit: npt.NDArray[np.intp],
+    positives: FloatArray,
+) -> FloatArray:
+    """Return the 11-point AP in percent (B,) of N ranked answers, of which answer i belongs to unit ``unit[i]``.
+
+    It counts ``weights[b, unit[i]]`` times; ``positives`` (B,) right answers exist. NaN where none does.
+    """
+    if not len(unit):
+        return np.where(positives > 0, 0.0, np.nan)
+    blocks = np.array_split(np.arange(len(weights)), -(-len(weights) * len(unit) // _BLOCK))
+    right = relevant & counted
+    parts = [_ap_11pt_rows(right, counted, weights[block][:, unit], positives[block]) for block in blocks]
+    return 100 * np.concatenate(parts)
+
+
+def _ap_11pt_rows(
+    right: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_], weights: FloatArray, positives: FloatArray
+) -> FloatArray:
+    """Return ``ap_11pt`` (b,) of answers that count ``weights`` (b, N) times."""
+    true, answered = np.cumsum(weights * right, axis=1), np.cumsum(weights * counted, axis=1)
+    precision = np.divide(true, answered, out=np.zeros_like(true), where=answered > 0)
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    best = np.append(best, np.zeros((len(best), 1)), axis=1)  # a recall that is never reached
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = true / positives[:, None]
+    places = np.stack([(recall < level).sum(axis=1) for level in RECALL_GRID], axis=1)
+    return np.where(positives > 0, np.take_along_axis(best, places, axis=1).mean(axis=1), np.nan)
+
+
+def mean_replicates(name: str, rows: Mapping[int, Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
+    """Return ``{name: (B,)}``, the mean over the classes that a resample has; nothing where there is no class."""
+    if not rows:
+        return {}
+    values = np.stack([one for row in rows.values() for one in row.values()])
+    there = ~np.isnan(values)
+    sums, counts = np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0)
+    return {name: np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)}
 
 
 def ap_area(precision: FloatArray, recall: FloatArray) -> float:

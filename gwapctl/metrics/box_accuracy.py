@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, iou, scale
+from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
+from gwapctl.metrics.replicates import weighted_mean
 from gwapctl.regions.sweep import component_boxes
 
 THRESHOLDS: FloatArray = np.arange(0, 1, 0.001)
@@ -23,10 +25,13 @@ class AccuracyCurve:
         self.thresholds = thresholds
         self.n = 0
         self._right = np.zeros((len(IOU_LEVELS), len(thresholds)))
+        self._each: list[npt.NDArray[np.uint8]] = []  # one bit per level and threshold
 
     def add(self, ious: FloatArray) -> None:
         """Add one image: the IoU ``(T,)`` of its answer at each threshold."""
-        self._right += ious >= np.array(IOU_LEVELS)[:, None] / 100
+        right = ious >= np.array(IOU_LEVELS)[:, None] / 100
+        self._right += right
+        self._each.append(np.packbits(right))
         self.n += 1
 
     @property
@@ -42,6 +47,11 @@ class AccuracyCurve:
     def best_threshold(self, level: int = 50) -> float:
         """Return the lowest threshold with the highest accuracy at IoU >= ``level`` percent."""
         return float(self.thresholds[self.accuracy[IOU_LEVELS.index(level)].argmax()])
+
+    def replicates(self, weights: FloatArray) -> FloatArray:
+        """Return the best accuracy in percent (B, 3) where image i counts ``weights[b, i]`` times: (B, n)."""
+        right = np.unpackbits(np.stack(self._each), axis=1, count=self._right.size)
+        return np.asarray(100 * weighted_mean(weights, right.reshape(-1, *self._right.shape)).max(axis=2))
 
     def maxima(self, name: str) -> dict[str, float]:
         """Return the best accuracy at each IoU level, each at its own threshold: ``{name_30, name_50, name_70}``."""
@@ -79,7 +89,7 @@ class TransferredAccuracy:
         return float(right / max(sum(curve.n for curve in self.reported), 1))
 
 
-class BoxAccuracy:
+class BoxAccuracy(Accumulator):
     """``max_box_acc`` (IoU >= 0.5; also ``_30``, ``_50``, ``_70``), ``max_box_acc_threshold`` and ``max_box_acc_v2``.
 
     Protocol ``paper``: the largest 8-connected component by pixels of the min-max map strictly above the threshold, its
@@ -89,6 +99,7 @@ class BoxAccuracy:
     def __init__(self, thresholds: FloatArray = THRESHOLDS) -> None:
         self.curve = AccuracyCurve(thresholds)
         self.n_degenerate = 0
+        self.latest: dict[int, FloatArray] = {}  # of the latest image that was judged: the IoUs (T,) by class
 
     def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> FloatArray:
         """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
@@ -104,9 +115,39 @@ class BoxAccuracy:
         self.n_degenerate += not sizes.any()
         return ious
 
+    @property
+    def units(self) -> int:
+        """The maps."""
+        return self.curve.n
+
+    def judge(self, image: JudgedImage) -> None:
+        """Add the maps of one image, or the blind box."""
+        self.latest = {}
+        for label, objects in image.objects.items():
+            if image.blind is not None:
+                self.curve.add(at_every_threshold(self.curve, image.blind, objects))
+            elif label in image.maps:
+                self.latest[label] = self.update(image.maps[label], objects, image.width, image.height)
+
     def compute(self) -> dict[str, float]:
         """Return the maxima over thresholds."""
         return max_box_acc(self.curve, self.curve.maxima("max_box_acc"))
+
+    def replicates(self, weights: FloatArray) -> Replicates:
+        """Return the maxima on resamples, each at its own best threshold."""
+        return max_box_acc_replicates(self.curve, self.curve, weights)
+
+
+def at_every_threshold(curve: AccuracyCurve, box: FloatArray, objects: BoxesLike) -> FloatArray:
+    """Return the IoU (T,) with the nearest object of a box (1, 4) that is the same at each threshold of ``curve``."""
+    return np.full(len(curve.thresholds), iou(box, as_boxes(objects)).max(initial=0.0))
+
+
+def max_box_acc_replicates(curve: AccuracyCurve, of_v2: AccuracyCurve, weights: FloatArray) -> Replicates:
+    """Return ``max_box_acc`` of ``curve`` and ``max_box_acc_v2`` of ``of_v2`` on resamples."""
+    best = curve.replicates(weights)
+    levels_of_v2 = best if of_v2 is curve else of_v2.replicates(weights)
+    return Replicates({"max_box_acc": best[:, IOU_LEVELS.index(50)], "max_box_acc_v2": levels_of_v2.mean(axis=1)}, {})
 
 
 def max_box_acc(curve: AccuracyCurve, levels_of_v2: dict[str, float]) -> dict[str, float]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, iou, to_xywh
 from gwapctl.errors import DataError
-from gwapctl.metrics.average_precision import both_ap, mean_ap, ranking
+from gwapctl.metrics.average_precision import ap_replicates, both_ap, mean_ap, mean_replicates, ranking
+from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
 from gwapctl.metrics.localization import IOU_THRESHOLD
 
 RIGHT, NEITHER, WRONG = np.int8(1), np.int8(0), np.int8(-1)
@@ -29,7 +30,15 @@ class _Image:
     difficult: npt.NDArray[np.bool_]
 
 
-class DetectionAP:
+class _Found(NamedTuple):
+    """Scores (n,) of the detections of a class, whether each is right, and in which image."""
+
+    scores: FloatArray
+    outcomes: npt.NDArray[np.int8]
+    images: npt.NDArray[np.intp]
+
+
+class DetectionAP(Accumulator):
     """``det_map_11pt`` and ``det_map_area`` in percent at IoU >= 0.5; with ``coco=True`` also ``coco_map``.
 
     Per class all detections are ranked by score. Each one looks at the true box it overlaps most: a difficult one
@@ -41,8 +50,8 @@ class DetectionAP:
     def __init__(self, coco: bool = False) -> None:
         self._coco = coco
         self._images: list[_Image] = []  # COCO's code wants them all at the end
-        self._found: dict[int, list[tuple[FloatArray, npt.NDArray[np.int8]]]] = defaultdict(list)
-        self._positives: Counter[int] = Counter()
+        self._found: dict[int, list[_Found]] = defaultdict(list)
+        self._objects: list[Counter[int]] = []  # how many of each class an image has that count
 
     def update(
         self,
@@ -73,28 +82,69 @@ class DetectionAP:
             raise DataError("objects need one box, one class and one difficult flag each.")
         if self._coco:
             self._images.append(image)
-        self._positives.update(image.true_labels[~image.difficult].tolist())
         for label in np.unique(image.labels).tolist():
-            self._found[label].append(_judge(image, label))
+            self._found[label].append(_judge(image, label, len(self._objects)))
+        self._objects.append(Counter(image.true_labels[~image.difficult].tolist()))
 
     def compute(self) -> dict[str, float]:
         """Return the means over classes; nothing where no class has an object that counts."""
-        means = mean_ap("det_map", self.per_class().values())
+        means = mean_ap("det_map", self._rows().values())
         return means | ({"coco_map": _coco_map(self._images)} if means and self._coco else {})
 
     def per_class(self) -> dict[int, dict[str, float]]:
-        """Return ``{class: {"ap_11pt", "ap_area"}}`` in percent, of the classes with an object that counts."""
-        return {label: self._row(label) for label in sorted(self._positives)}
+        """Return ``{class: {"det_ap_11pt", "det_ap_area"}}`` in percent, of the classes with an object that counts."""
+        return {label: {f"det_{key}": value for key, value in row.items()} for label, row in self._rows().items()}
 
-    def _row(self, label: int) -> dict[str, float]:
-        found = self._found.get(label, [])
-        scores = np.concatenate([np.zeros(0), *(scores for scores, _ in found)])
-        outcome = np.concatenate([np.zeros(0, np.int8), *(outcomes for _, outcomes in found)])[ranking(scores)]
-        return both_ap(outcome == RIGHT, outcome != NEITHER, self._positives[label])
+    def _rows(self) -> dict[int, dict[str, float]]:
+        return {label: self._row(label, positives) for label, positives in self._positives().items()}
+
+    def _positives(self) -> dict[int, int]:
+        total: Counter[int] = Counter()
+        for objects in self._objects:
+            total.update(objects)
+        return dict(sorted(total.items()))
+
+    def _row(self, label: int, positives: int) -> dict[str, float]:
+        ranked = self._ranked(label)
+        return both_ap(ranked.outcomes == RIGHT, ranked.outcomes != NEITHER, positives)
+
+    def _ranked(self, label: int) -> _Found:
+        """Return the detections of one class in all images, the highest score first."""
+        none = _Found(np.zeros(0), np.zeros(0, np.int8), np.zeros(0, np.intp))
+        scores, outcomes, images = map(np.concatenate, zip(none, *self._found.get(label, []), strict=True))
+        order = ranking(scores)
+        return _Found(scores[order], outcomes[order], images[order])
+
+    @property
+    def units(self) -> int:
+        """The images."""
+        return len(self._objects)
+
+    def judge(self, image: JudgedImage) -> None:
+        """Add one image that has detections; those of classes that the data set does not have are left out."""
+        found, truth = image.detections, image.sample
+        if found is not None:
+            known = found.labels >= 0
+            boxes, scores, labels = found.boxes[known], found.scores[known], found.labels[known]
+            self.update(boxes, scores, labels, truth.boxes, truth.box_labels, truth.difficult)
+
+    def replicates(self, weights: FloatArray) -> Replicates:
+        """Return the 11-point AP of each class, and their mean, on resamples of the images."""
+        rows = {}
+        for label in self._positives():
+            ranked, objects = self._ranked(label), np.array([one[label] for one in self._objects])
+            right, counted = ranked.outcomes == RIGHT, ranked.outcomes != NEITHER
+            rows[label] = {"det_ap_11pt": ap_replicates(right, counted, weights, ranked.images, weights @ objects)}
+        return Replicates(mean_replicates("det_map_11pt", rows), rows)
 
 
-def _judge(image: _Image, label: int) -> tuple[FloatArray, npt.NDArray[np.int8]]:
-    """Return scores (n,) and outcomes (n,) of the detections of one class in one image, the highest score first."""
+def voc_and_coco() -> DetectionAP:
+    """Return what evaluations judge detections by."""
+    return DetectionAP(coco=True)
+
+
+def _judge(image: _Image, label: int, number: int) -> _Found:
+    """Judge the detections of one class in one image, the highest score first; ``number`` is the image's."""
     found, real = image.labels == label, image.true_labels == label
     order = ranking(image.scores[found])
     overlaps = iou(image.boxes[found][order], image.true_boxes[real])  # (n, m)
@@ -109,7 +159,7 @@ def _judge(image: _Image, label: int) -> tuple[FloatArray, npt.NDArray[np.int8]]
         elif nearest not in taken:
             outcomes[rank] = RIGHT
             taken.add(nearest)
-    return image.scores[found][order], outcomes
+    return _Found(image.scores[found][order], outcomes, np.full(len(order), number))
 
 
 def _coco_map(images: list[_Image]) -> float:

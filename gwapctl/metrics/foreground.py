@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes
 from gwapctl.errors import DataError
+from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
+from gwapctl.metrics.replicates import weighted_mean
 from gwapctl.regions.components import BoolMask, FloatMap, normalise, otsu_mask, resize_map
 
 BETA_SQUARED = 0.3  # precision counts more than recall, as in salient object detection
@@ -18,7 +20,7 @@ IGNORED = 255
 LEVELS = 256
 
 
-class FMeasure:
+class FMeasure(Accumulator):
     """``f_measure`` (mean of the images' own) and ``f_of_means`` (of mean precision and mean recall), all in 0..1.
 
     With M the foreground of the map and G the ground truth: P = |M & G| / |M|, R = |M & G| / |G|,
@@ -49,6 +51,23 @@ class FMeasure:
             return
         common, covered = int(np.count_nonzero(found & real)), int(np.count_nonzero(found))
         self._rows.append((common / max(covered, 1), common / int(np.count_nonzero(real)), covered / found.size))
+
+    @property
+    def units(self) -> int:
+        """The images."""
+        return len(self._rows)
+
+    def judge(self, image: JudgedImage) -> None:
+        """Add one image that has a foreground and true boxes."""
+        if image.foreground is not None and image.area is not None:
+            self.update(image.foreground, image.area)
+
+    def replicates(self, weights: FloatArray) -> Replicates:
+        """Return the means over resamples of the images."""
+        precision, recall, _ = np.transpose(self._rows)
+        own = np.array([f_beta(one, other) for one, other, _ in self._rows])
+        parts = {"f_measure": own, "fg_precision": precision, "fg_recall": recall}
+        return Replicates({key: weighted_mean(weights, values) for key, values in parts.items()}, {})
 
     def compute(self) -> dict[str, float]:
         """Return the means over all images."""
@@ -90,7 +109,7 @@ def union_of_maps(heatmaps: Sequence[npt.ArrayLike]) -> FloatMap:
     return np.asarray(np.max([normalise(heatmap) for heatmap in heatmaps], axis=0))
 
 
-class ForegroundIoU:
+class ForegroundIoU(Accumulator):
     """``fg_iou`` in 0..1: IoU of {map > t} with the true mask for t = 0..255, mean over images, at its best t.
 
     That is the peak of the curve of LID 2020, track 3. ``fg_iou_pooled`` sums intersections and unions over all images
@@ -122,6 +141,20 @@ class ForegroundIoU:
         self._intersection += intersection
         self._union += union
         self._ious.append(_ratio(intersection, union))
+
+    @property
+    def units(self) -> int:
+        """The images."""
+        return len(self._ious)
+
+    def judge(self, image: JudgedImage) -> None:
+        """Add one image that has a map and a mask."""
+        if image.heat is not None and image.mask is not None:
+            self.update(to_bytes(image.heat), image.mask)  # bytes are not stretched: a floor is constant inside
+
+    def replicates(self, weights: FloatArray) -> Replicates:
+        """Return ``fg_iou`` on resamples, each at its own best level."""
+        return Replicates({"fg_iou": weighted_mean(weights, np.stack(self._ious)).max(axis=1)}, {})
 
     @property
     def curve(self) -> FloatArray:
@@ -160,3 +193,8 @@ def _above(histogram: npt.NDArray[np.intp]) -> FloatArray:
 
 def _ratio(intersection: FloatArray, union: FloatArray) -> FloatArray:
     return np.asarray(np.divide(intersection, union, out=np.zeros(LEVELS), where=union > 0))
+
+
+def to_bytes(heat: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Round a map in [0, 1] to 256 levels."""
+    return np.asarray(cv2.convertScaleAbs(heat, alpha=255), dtype=np.uint8)

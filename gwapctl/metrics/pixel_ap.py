@@ -8,9 +8,10 @@ import numpy.typing as npt
 from gwapctl.boxes import FloatArray
 from gwapctl.errors import DataError
 from gwapctl.metrics.box_accuracy import THRESHOLDS
+from gwapctl.metrics.judged import Accumulator, JudgedImage
 
 
-class PixelAP:
+class PixelAP(Accumulator):
     """``px_ap`` in percent: pixels of all images pooled, histogrammed between the thresholds, 1, 2 and 3.
 
     With precision and recall of {score in bin l or above}: AP = sum over l of precision_l (recall_l - recall_(l-1)).
@@ -36,6 +37,11 @@ class PixelAP:
         bins = np.searchsorted(self._edges, values, side="right") - 1  # half-open bins, as in np.histogram
         self._inside += np.bincount(bins[inside == 1], minlength=len(self._inside))
         self._outside += np.bincount(bins[inside == 0], minlength=len(self._outside))
+
+    def judge(self, image: JudgedImage) -> None:
+        """Add one image that has a map and a mask."""
+        if image.heat is not None and image.mask is not None:
+            self.update(image.heat, image.mask)
 
     def compute(self) -> dict[str, float]:
         """Return the area; nothing where no pixel is inside of any mask."""

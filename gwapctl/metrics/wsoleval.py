@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, from_inclusive, iou, to_inclusive
-from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, TransferredAccuracy, max_box_acc
+from gwapctl.metrics.box_accuracy import (
+    IOU_LEVELS,
+    THRESHOLDS,
+    AccuracyCurve,
+    TransferredAccuracy,
+    at_every_threshold,
+    max_box_acc,
+    max_box_acc_replicates,
+)
+from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
 from gwapctl.regions.components import normalise
 from gwapctl.regions.contours import byte_levels, loose_boxes
 from gwapctl.regions.sweep import contour_boxes, contour_ious
@@ -22,7 +31,7 @@ SIDE = 224  # of the square grid
 _NO_CONTOUR = as_boxes([0, 0, 1, 1])  # its inclusive [0, 0, 0, 0] for a map of zeros
 
 
-class WsolevalBoxAccuracy:
+class WsolevalBoxAccuracy(Accumulator):
     """``max_box_acc`` and ``max_box_acc_v2`` in percent, with their parts, on the 224 x 224 grid.
 
     ``max_box_acc`` (``_30``, ``_50``, ``_70``, ``_threshold``) has one contour per threshold. ``max_box_acc_v2`` takes
@@ -33,6 +42,7 @@ class WsolevalBoxAccuracy:
         self.curve = AccuracyCurve(thresholds)
         self.curve_v2 = AccuracyCurve(thresholds)
         self.n_degenerate = 0
+        self.latest: list[tuple[FloatArray, FloatArray]] = []  # of the latest image that was judged, as ``update`` does
 
     def update(
         self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int
@@ -57,6 +67,27 @@ class WsolevalBoxAccuracy:
         self.curve.add(largest)
         self.curve_v2.add(best)
         return largest, best
+
+    @property
+    def units(self) -> int:
+        """The maps."""
+        return self.curve.n
+
+    def judge(self, image: JudgedImage) -> None:
+        """Add the maps of one image, or the blind box, which is on the grid."""
+        self.latest = []
+        for label, objects in image.objects.items():
+            if image.blind is not None:
+                on_grid = grid_objects(objects, image.width, image.height)
+                found = at_every_threshold(self.curve, image.blind, on_grid)
+                self.curve.add(found)
+                self.curve_v2.add(found)
+            elif label in image.maps:
+                self.latest.append(self.update(image.maps[label], objects, image.width, image.height))
+
+    def replicates(self, weights: FloatArray) -> Replicates:
+        """Return the maxima on resamples, each at its own best threshold."""
+        return max_box_acc_replicates(self.curve, self.curve_v2, weights)
 
     def compute(self) -> dict[str, float]:
         """Return the maxima over thresholds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +16,8 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.errors import ModelError
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.networks.backbones import build_backbone, imagenet_weights, own_names, packaged_weights
+from gwapctl.networks.backbones.base import Backbone
+from gwapctl.networks.backbones.caffe_releases import CAFFE
 from gwapctl.networks.backbones.caffemodel import caffe_weights
 from gwapctl.networks.backbones.efficientnet_lite import read_package_file, timm_names
 from gwapctl.networks.heads import build_head
@@ -32,9 +34,9 @@ class ModelInfo(BaseModel):
     """All that is needed to build a classifier again and to use it as it was meant.
 
     ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest sides of training;
-    ``map`` (read at ``layer``, several by ``fuse``), ``box_rule``, ``scales``, ``resize`` and ``close`` are what
-    `localize` uses when nothing else is asked for. ``output_stride`` was chosen where a network has several.
-    ``weights_package`` is the distribution that holds the weights of a model that has no file of its own.
+    ``map`` (read at ``layer``, several by ``fuse``, DGL's with ``beta``), ``box_rule``, ``scales``, ``resize`` and
+    ``close`` are what `localize` uses when nothing else is asked for. ``output_stride`` was chosen where a network has
+    several. ``weights_package`` is the distribution that holds the weights of a model that has no file of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +59,7 @@ class ModelInfo(BaseModel):
     scales: tuple[int, ...] = ()
     resize: Literal["warp", "keep"] = "warp"
     close: float = Field(default=0.0, ge=0, lt=1)
+    beta: float | None = Field(default=None, ge=0)
     weights_package: str | None = None
     provenance: dict[str, Any] = {}
 
@@ -81,7 +84,20 @@ class Classifier(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Map RGB images ``(B, 3, H, W)`` in 0..255 to the feature map ``(B, K, h, w)``."""
-        return self.backbone(images.float() * self.scale + self.shift)  # type: ignore[no-any-return]
+        return self.backbone(self._normalised(images))  # type: ignore[no-any-return]
+
+    def early_map(self, images: Tensor, last: int) -> Tensor:
+        """Map RGB images to what the backbone's ``last`` stages read; 0: to the feature map."""
+        if not last:
+            return self.feature_map(images)
+        return cast(Backbone, self.backbone).early(self._normalised(images), last)
+
+    def late_map(self, features: Tensor, last: int) -> Tensor:
+        """Map what ``early_map`` returns to the feature map ``(B, K, h, w)``."""
+        return cast(Backbone, self.backbone).late(features, last) if last else features
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images.float() * self.scale + self.shift
 
     def forward(self, images: Tensor, region: Tensor | None = None) -> HeadOutput:
         """Map RGB images ``(B, 3, H, W)`` in 0..255 to logits ``(B, C)`` and the head's maps.
@@ -210,7 +226,7 @@ def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
         ModelError: the file is missing, broken, or another pickle.
 
     """
-    if path.suffix == ".caffemodel":
+    if path.suffix == CAFFE:
         return caffe_weights(path, network)
     data = package_file(path, packaged_weights().values()) if path.is_file() else None
     tensors = load_tensors(path) if data is None else read_package_file(data)

@@ -25,7 +25,6 @@ from gwapctl.metrics.foreground import boxes_mask
 K = TypeVar("K")
 T = TypeVar("T")
 Image = npt.NDArray[np.uint8]
-ASPECTS = (3 / 4, 4 / 3)  # of random crops, relative to the image's own aspect ratio
 BATCHES_AHEAD = 3  # read while the network works
 
 
@@ -38,8 +37,12 @@ def read_sample(sample: Sample) -> Image:
     image = read_image(sample.path)
     if not isinstance(sample, BoxedSample):
         return image
-    region = boxes_mask(sample.boxes, image.shape[1], image.shape[0])
-    return np.dstack([image, 255 * region.astype(np.uint8)])
+    return np.dstack([image, sample_region(sample, image.shape[1], image.shape[0])])
+
+
+def sample_region(sample: BoxedSample, width: int, height: int) -> Image:
+    """Return the region of a sample's boxes, (height, width): 255 on their union and 0 elsewhere."""
+    return 255 * boxes_mask(sample.boxes, width, height).astype(np.uint8)
 
 
 def split_region(batch: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -48,7 +51,7 @@ def split_region(batch: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def resize(image: Image, size: tuple[int, int]) -> Image:
-    """Resize ``(H, W, 3 | 4)`` to ``size`` (width, height): area averaging when shrinking, bilinear when growing."""
+    """Resize ``(H, W [, channels])`` to ``size`` (width, height): by area averages to shrink, bilinear to grow."""
     height, width = image.shape[:2]
     if (width, height) == size:
         return image
@@ -56,11 +59,14 @@ def resize(image: Image, size: tuple[int, int]) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8)
 
 
-def random_crop(image: Image, min_area: float, generator: np.random.Generator) -> Image:
-    """Cut out a window of ``min_area`` to all of the area, its aspect ratio changed by at most 4/3."""
+def random_crop(image: Image, min_area: float, generator: np.random.Generator, aspect: float = 1.0) -> Image:
+    """Cut out a window of ``min_area`` to all of the area, of the image's aspect ratio, or one changed by ``aspect``.
+
+    It is changed by at most that factor, up or down. The released trainings of CAM, SPG and DGL keep it.
+    """
     height, width = image.shape[:2]
     share = generator.uniform(min_area, 1)
-    stretch = np.exp(generator.uniform(*np.log(ASPECTS)) / 2)
+    stretch = np.exp(generator.uniform(*np.log([1 / aspect, aspect])) / 2)
     crop_width = min(width, max(1, round(width * np.sqrt(share) * stretch)))
     crop_height = min(height, max(1, round(height * np.sqrt(share) / stretch)))
     x = int(generator.integers(0, width - crop_width + 1))
@@ -87,13 +93,14 @@ class TrainingImages:
     seed: int
     flip: bool
     min_crop: float
+    crop_aspect: float = 1.0
 
     def __getitem__(self, key: Key) -> tuple[Image, int]:
         """Return the image ``(H, W, 3 | 4)`` and the sample's index."""
         generator = np.random.default_rng([self.seed, key.epoch, key.image])
         image = read_sample(self.samples[key.image])
         if self.min_crop < 1:
-            image = random_crop(image, self.min_crop, generator)
+            image = random_crop(image, self.min_crop, generator, self.crop_aspect)
         image = resize(image, key.size)
         if self.flip and generator.random() < 0.5:
             image = image[:, ::-1]

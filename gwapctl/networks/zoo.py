@@ -12,6 +12,7 @@ import numpy as np
 from gwapctl.errors import DataError, ModelError, closest
 from gwapctl.files import read_json
 from gwapctl.networks.backbones import packaged_weights
+from gwapctl.networks.backbones.caffe_releases import CAFFE, find_caffemodel
 from gwapctl.networks.weights_packages import WeightsPackage
 
 if TYPE_CHECKING:
@@ -99,11 +100,16 @@ def is_detector(folder: Path) -> bool:
     return isinstance(document, dict) and document.get("task") == "detection"
 
 
-def find_weights(spec: str) -> Path:
-    """Return the weights file of ``spec``: a run, a zoo entry, or the file itself (``--weights``)."""
+def find_weights(spec: str, root: Path | None = None) -> Path:
+    """Return the weights file of ``spec``: a run, a zoo entry, or the file itself (``--weights``).
+
+    A ``.caffemodel`` may also lie below ``root``, the folder of data, or in the user's cache.
+    """
     path = Path(spec)
     if path.is_file():
         return path
+    if path.suffix == CAFFE:
+        return find_caffemodel(spec, root)
     folder = resolve_model(spec)
     package = weights_package(folder)
     return (package and package.path) or folder / "weights.safetensors"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from gwapctl.paper.lookup import MeasuredOn, build_command, cell_key, concerned, home_ground, is_home
 from gwapctl.paper.measured import Record, records, usual_settings
+from gwapctl.paper.replicates import options_hash
 from gwapctl.paper.specification import EXTRAS, Column, Row, TableSpec
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ class BuiltTable:
     ``cells`` has one row per cell, row after row of the table (``row`` counts them): its ``id``, ``labels``, ``recipe``
     and ``group``, whether it is ``extra`` (of other runs, not one of the paper's), the column's ``key``, the number of
     the ``paper``, why it is ``quoted``, and a ``note``. It says of a measured number ``value`` (mean over the seeds),
-    ``sd`` (sample standard deviation, NaN for one seed), ``sources`` (the run of each seed), ``floors``, ``n``,
-    ``split``, whether it is ``bold`` and ``shipped``, and of an empty cell the ``command`` that measures it.
+    ``sd`` (sample standard deviation, NaN for one seed), ``sources`` (the run of each seed, the hash of its options),
+    ``floors``, ``n``, ``split``, whether it is ``bold`` and ``shipped``, and of an empty cell the
+    ``command`` that measures it.
     """
 
     spec: TableSpec
@@ -107,13 +109,14 @@ def build_table(
     for one in records(concerned(spec, rows)):
         if name in (None, one["dataset"]):
             trained_on, evaluated_on, split, n = (one[key] for key in ("trained_on", "dataset", "split", "n"))
-            measured_on = MeasuredOn(trained_on, evaluated_on, split, n, dataset or one["source"])
+            measured_on = MeasuredOn(trained_on, evaluated_on, split, n, dataset or one["source"], one["classes"])
             parts.setdefault(home if is_home(spec, measured_on) else measured_on, []).append(one)
     if dataset is not None and name is not None and not parts:
         parts[MeasuredOn(name, name, None, None, dataset)] = []
     tables = []
     for measured_on, members in sorted(parts.items(), key=lambda part: _order(part[0])):
-        on = spec.on(measured_on.train_dataset)
+        source = members[0]["source"] if members else measured_on.argument
+        on = spec.on(source, measured_on.train_dataset)
         built, found = _match(on, members, measured_on, others=others)
         whole = measured_on.home or (dataset is not None and name != home.dataset)
         if found or (whole and (not members or not all(one["shipped"] for one in members))):
@@ -197,7 +200,10 @@ def _sources(column: Column, rows: Iterable[Record]) -> Record:
     found = [by_seed[seed] for seed in seeds]
     return {
         "sources": [
-            {"run": one["run"], "seed": one["seed"], "date": one["date"][:10], "value": column.value(one)}
+            {
+                **{"run": one["run"], "seed": one["seed"], "date": one["date"][:10], "value": column.value(one)},
+                "options": options_hash(one["options"]),
+            }
             for one in found
         ],
         "floors": [floor for one in found if (floor := _floors(column, one["floors"])) is not None],

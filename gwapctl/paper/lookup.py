@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gwapctl.config import build_train_config
 from gwapctl.config.settings import as_arguments
+from gwapctl.datasets import DATASETS
 from gwapctl.errors import DataError
 from gwapctl.paper.measured import COLUMNS, Config, Record, recipe_file, settings_hash
 from gwapctl.paper.specification import EXTRAS, USUAL, Column, EvaluateOptions, Row, TableSpec
@@ -31,7 +32,8 @@ class MeasuredOn:
     """What a table's numbers are measured on: trained on, evaluated on, split, how many images.
 
     ``home``: that of the paper (``n`` is None, the paper's own counts hold). ``split`` and ``n`` are None also where
-    nothing was measured yet. ``argument``: how the user names the training data on the command line.
+    nothing was measured yet. ``argument``: how the user names the training data on the command line. ``classes``: how
+    many there were to tell apart, where that is known: not always all of a published data set.
     """
 
     train_dataset: str
@@ -39,14 +41,18 @@ class MeasuredOn:
     split: str | None
     n: int | None
     argument: str = field(compare=False)
+    classes: int | None = field(default=None, compare=False)
     home: bool = False
 
     @property
     def name(self) -> str:
-        """Data set, split and number of images for a heading."""
+        """Data set, split and number of images for a heading, and of which classes where those are not all."""
         split = "" if self.split is None else f" {self.split}"
-        count = "" if self.n is None else f" ({self.n:,} image{'s' * (self.n != 1)})"
-        return f"{self.dataset}{split}{count}"
+        if self.n is None:
+            return f"{self.dataset}{split}"
+        whole = DATASETS[self.dataset].classes if self.dataset in DATASETS else None
+        part = f"{self.classes:,} of {whole:,} classes, " if whole and self.classes and self.classes < whole else ""
+        return f"{self.dataset}{split} ({part}{self.n:,} image{'s' * (self.n != 1)})"
 
 
 def home_ground(spec: TableSpec) -> MeasuredOn:
@@ -63,7 +69,7 @@ def is_home(spec: TableSpec, measured_on: MeasuredOn) -> bool:
 def concerned(spec: TableSpec, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that hold a number of the table's kind: its protocol, its metrics, trained for the data."""
     metrics = list(dict.fromkeys(column.metric for column in spec.columns if column.metric in rows))
-    rows = rows.loc[rows["protocol"] == spec.protocol, [*COLUMNS, "shipped", *metrics]]
+    rows = rows.reindex(columns=[*COLUMNS, "shipped", *metrics])[rows["protocol"] == spec.protocol]
     for_it = (rows["trained_on"] == rows["dataset"]) | (rows["trained_on"] == spec.train_dataset)
     return rows[for_it & rows[metrics].notna().any(axis=1)]
 
@@ -92,7 +98,7 @@ class Key:
         """
         if not self.is_network_of(row):
             return False
-        asked, options = self.wanted.asked(), row["options"]
+        asked, options = self.wanted.recorded(), row["options"]
         used = {**options, **{name: options.get(name) or value for name, value in UNSAID.items()}}
         exact = {**(UNSAID if asked else EXTRAS), **asked}
         wanted, scales = exact.pop("scales", None), [*(options.get("scales") or ())]

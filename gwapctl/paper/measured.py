@@ -2,8 +2,9 @@
 
 The columns are ``COLUMNS``, then one per metric. ``settings`` is the hash of a run's settings, ``changed`` are those in
 which it differs from its recipe (from the data set's defaults where it has none), ``source`` is how the training data
-was named on the command line, ``trained_on`` its name. ``changed``, ``options`` and ``floors`` are dicts; in the file
-they are JSON. ``shipped`` marks rows of the file; it is no column of it.
+was named on the command line, ``trained_on`` its name, ``classes`` how many it has. ``changed``, ``options``,
+``floors`` and ``per_class`` (the AP of each class) are dicts; in the file they are JSON. ``shipped`` marks rows of the
+file, ``replicates`` are those of a run's evaluation; neither is a column of the file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gwapctl.config import DetectorConfig, TrainConfig, build_train_config, stored_config
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import write_text
+from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
 from gwapctl.runs import Run, find_runs
 
@@ -28,10 +30,13 @@ Config = TrainConfig | DetectorConfig
 Record = dict[str, Any]  # a row of a DataFrame as a plain dict: what is missing is None
 
 COLUMNS = (
-    *("run", "recipe", "settings", "changed", "backbone", "method", "seed", "source", "trained_on", "fingerprint"),
+    *("run", "recipe", "settings", "changed", "backbone", "method", "seed", "source", "trained_on", "classes"),
+    "fingerprint",
     *("dataset", "split", "protocol", "options", "n", "n_degenerate", "date", "gwapctl", "torch", "floors"),
+    "per_class",
 )
-AS_JSON = ("changed", "options", "floors")
+AS_JSON = ("changed", "options", "floors", "per_class")
+NOT_IN_THE_FILE = ("shipped", "replicates")
 SAME_EVALUATION = ("run", "dataset", "split", "protocol", "options")
 HELD_OUT = "held-out"  # how `evaluate --split held-out` calls the images that a run kept out of its training
 # settings that decide how a number is computed or have a column of their own, not which network comes out
@@ -139,6 +144,7 @@ def _about(run: Run) -> dict[str, Any]:
         "seed": document.get("seed", stated.get("seed")),
         "source": str(stated.get("dataset", data.get("name", ""))),
         "trained_on": str(data.get("name", "")),
+        "classes": len(data.get("classes") or ()) or None,
         "fingerprint": data.get("fingerprint"),
         **{name: versions.get(name) for name in ("gwapctl", "torch")},
     }
@@ -152,8 +158,17 @@ def _evaluation(document: Mapping[str, Any]) -> dict[str, Any]:
         "n_degenerate": document.get("n_degenerate"),
         "date": str(document.get("created", "")),
         "floors": document.get("floors") or {},
+        "per_class": _per_class(document.get("per_class") or ()),
+        "replicates": document.get("replicates") or {},
         **{key: float(value) for key, value in document["metrics"].items() if value is not None},
     }
+
+
+def _per_class(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return ``{key: {class: number}}`` of the numbers of which a metric is the mean over classes."""
+    keys = [one.class_key for one in METRICS.values() if one.class_key]
+    found = {key: {str(row["class"]): row[key] for row in rows if row.get(key) is not None} for key in keys}
+    return {key: numbers for key, numbers in found.items() if numbers}
 
 
 # --- of the file ----------------------------------------------------------------------------------------------------
@@ -171,6 +186,7 @@ def read_results(file: Path | None = None) -> pd.DataFrame:
         return _frame([]).assign(shipped=True)
     try:
         rows = pd.read_csv(file, dtype="str")
+        rows = rows if "per_class" in rows else rows.assign(per_class="{}")  # of version 0.1.0
         rows = rows.assign(**{name: rows[name].map(json.loads) for name in AS_JSON})
         metrics = dict.fromkeys(set(rows.columns) - {*COLUMNS}, "float64")
         return _in_order(rows.astype(metrics)).assign(shipped=True)
@@ -188,7 +204,9 @@ def record(rows: pd.DataFrame, file: Path) -> None:
     import pandas as pd
 
     new = rows.assign(run=rows["run"].map(lambda path: PurePath(path).name), source=rows["source"].map(_name))
-    both = _in_order(pd.concat([read_results(file), new], ignore_index=True).drop(columns="shipped"))
+    both = _in_order(
+        pd.concat([read_results(file), new], ignore_index=True).drop(columns=[*NOT_IN_THE_FILE], errors="ignore")
+    )
     for name in AS_JSON:
         both[name] = [json.dumps(value, sort_keys=True, separators=(",", ":")) for value in both[name]]
     both = both.drop_duplicates([*SAME_EVALUATION], keep="last").sort_values([*SAME_EVALUATION])
@@ -211,7 +229,8 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in the file's order: what is known of an evaluation, then its metrics by name."""
-    metrics, last = sorted({*rows.columns} - {*COLUMNS, "shipped"}), rows.columns.intersection(["shipped"])
+    last = rows.columns.intersection([*NOT_IN_THE_FILE])
+    metrics = sorted({*rows.columns} - {*COLUMNS, *last})
     return rows.reindex(columns=[*COLUMNS, *metrics, *last]).astype(
-        dict.fromkeys(("seed", "n", "n_degenerate"), "Int64")
+        dict.fromkeys(("seed", "classes", "n", "n_degenerate"), "Int64")
     )

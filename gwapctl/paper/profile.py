@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -37,23 +38,29 @@ class RowChange(Frozen):
 
 
 class Budget(RowChange):
-    """What every row has on top of its recipe and options, what one ``row`` has besides, and the caption on it."""
+    """What every row has on top of its recipe and options, what one ``row`` has besides, and the caption on it.
+
+    ``rows``: the rows that it keeps, by id, in the table's order (networks for which the same one stands in are trained
+    and shown once); empty means all. ``columns`` replace the table's own. ``seeds``: how many trainings of each network
+    it is made for.
+    """
 
     caption: str = ""
+    rows: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    seeds: Annotated[int, Field(ge=1)] | None = None
     row: dict[str, RowChange] = Field(default_factory=dict)
 
 
 class ProfileTable(Budget):
     """What a profile makes of one table.
 
-    ``rows``: the rows that it keeps, by id, in the table's order (networks for which the same one stands in are trained
-    and shown once); empty means all. ``columns`` replace the table's own. ``dataset`` is what is used when the user
-    names none, ``caption`` is added to the profile's. ``on`` has another budget for a data set by name: other image
-    sizes, say, and the settings that go with them.
+    ``added`` are rows that the paper does not have, behind its own. ``dataset`` is what is used when the user names
+    none, ``caption`` is added to the profile's. ``on`` has another budget for a data set by name: what it does not
+    state is the table's.
     """
 
-    rows: tuple[str, ...] = ()
-    columns: tuple[Column, ...] = ()
+    added: tuple[Row, ...] = ()
     dataset: str | None = None
     on: dict[str, Budget] = Field(default_factory=dict)
 
@@ -61,12 +68,14 @@ class ProfileTable(Budget):
 class Profile(Frozen):
     """A profile: what holds for every table, and for each that it has; ``name`` is how it was asked for.
 
-    Of the ``settings`` for every table a detector takes those that it has.
+    Of the ``settings`` for every table a detector takes those that it has. ``data`` says of a data set, by name, what a
+    reader of numbers on it must know: it ends the captions.
     """
 
     name: str
     caption: str
     settings: dict[str, Setting] = Field(default_factory=dict)
+    data: dict[str, str] = Field(default_factory=dict)
     tables: dict[str, ProfileTable]
 
 
@@ -111,22 +120,46 @@ def apply_profile(spec: TableSpec, profile: Profile | None) -> TableSpec:
             f"profile {profile.name} does not have table {spec.name}. It has: {', '.join(profile.tables)}."
         )
     table = profile.tables[spec.name]
-    named = (*table.rows, *(name for budget in (table, *table.on.values()) for name in budget.row))
+    spec = spec.model_copy(update={"rows": (*spec.rows, *table.added), "default_dataset": table.dataset})
+    named = [name for budget in (table, *table.on.values()) for name in (*budget.rows, *budget.row)]
     if unknown := [name for name in named if name not in {row.id for row in spec.rows}]:
         raise DataError(f"profile {profile.name} names rows that table {spec.name} does not have: {unknown}.")
-    variants = {name: _on_budget(spec, profile, table, budget) for name, budget in table.on.items()}
-    return _on_budget(spec, profile, table, table).model_copy(update={"variants": variants})
+    variants = {
+        name: _on_budget(spec, profile, _merged(table, table.on.get(name, Budget())), profile.data.get(name, ""))
+        for name in (*table.on, *profile.data)
+    }
+    return _on_budget(spec, profile, table).model_copy(update={"variants": variants})
 
 
-def _on_budget(spec: TableSpec, profile: Profile, table: ProfileTable, budget: Budget) -> TableSpec:
-    """Return the table with the settings and the caption of one budget."""
+def _merged(table: Budget, own: Budget) -> Budget:
+    """Return the budget of a table with what one data set has of its ``own``."""
+    both, none = _both(table, own), RowChange()
+    return Budget(
+        settings=both.settings,
+        evaluate=both.evaluate,
+        caption=own.caption or table.caption,
+        rows=own.rows or table.rows,
+        columns=own.columns or table.columns,
+        seeds=own.seeds or table.seeds,
+        row={name: _both(table.row.get(name, none), own.row.get(name, none)) for name in table.row | own.row},
+    )
+
+
+def _both(first: RowChange, second: RowChange) -> RowChange:
+    evaluate = first.evaluate.model_copy(update=second.evaluate.asked())
+    return RowChange(settings=first.settings | second.settings, evaluate=evaluate)
+
+
+def _on_budget(spec: TableSpec, profile: Profile, budget: Budget, data: str = "") -> TableSpec:
+    """Return the table with the settings and the caption of one budget; ``data`` says more of the data set."""
+    rows = (row for row in spec.rows if not budget.rows or row.id in budget.rows)
     return spec.model_copy(
         update={
             "profile": profile.name,
-            "profile_caption": " ".join(text for text in (profile.caption, budget.caption) if text),
-            "default_dataset": table.dataset,
-            "columns": table.columns or spec.columns,
-            "rows": tuple(_change(row, profile, budget) for row in spec.rows if not table.rows or row.id in table.rows),
+            "profile_caption": " ".join(text for text in (profile.caption, budget.caption, data) if text),
+            "seeds": budget.seeds or 1,
+            "columns": budget.columns or spec.columns,
+            "rows": tuple(_change(row, profile, budget) for row in rows),
         }
     )
 

@@ -1,30 +1,36 @@
 """``gwapctl reproduce``: train and evaluate what a paper's table lacks, each network once, and go on after any end.
 
 A run counts for a row by the same key as in a table, wherever it lies below the runs' folder: rows and tables share
-trainings that way, and an interrupted run is continued.
+trainings that way, and an interrupted run is continued. What a file of results has is not measured again where it was
+measured on the same data, so that several machines may fill one table.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gwapctl.config import stored_config
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
+from gwapctl.datasets.base import fingerprint
+from gwapctl.datasets.subset import without_classes
 from gwapctl.errors import DataError, GwapctlError, unknown_name
 from gwapctl.evaluate import Options, evaluate
 from gwapctl.files import prepare_output_folder
 from gwapctl.maps.reading import split_options
+from gwapctl.paper.costs import Cost, Speeds
 from gwapctl.paper.lookup import cell_config, cell_key, concerned, home_ground, run_name
-from gwapctl.paper.measured import Config, records, run_config, run_rows, settings_hash
+from gwapctl.paper.measured import Config, Record, records, run_config, run_rows, settings_hash
 from gwapctl.paper.specification import Column, Row, TableSpec
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run, find_runs, new_run_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Watch = Callable[[str], AbstractContextManager[ProgressCallback]]
 
@@ -37,11 +43,12 @@ class Machine:
     root: Path | None = None
     device: str = "auto"
     workers: int | None = None
+    feature_cache: Path | None = None
 
     @property
     def where(self) -> dict[str, Any]:
         """What training and evaluating are told of it."""
-        return {"root": self.root, "device": self.device, "workers": self.workers}
+        return {name: value for name, value in vars(self).items() if name != "runs"}
 
 
 @dataclass(frozen=True)
@@ -89,35 +96,18 @@ class Failure:
     why: str
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a piece of work takes, from its settings; ``images_per_second`` is measured, None where nobody did.
-
-    ``images`` counts image presentations in training, ``evaluated`` forward passes in evaluation. None: the data is not
-    here to be counted.
-    """
-
-    iterations: int | None
-    images: int | None
-    evaluated: int | None
-    images_per_second: float | None
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds of training at the measured speed, None where a factor is not known."""
-        if self.images == 0:
-            return 0.0
-        return self.images / self.images_per_second if self.images and self.images_per_second else None
-
-
 @dataclass
 class Plan:
-    """Everything that a table needs on one data set, seed after seed, so that the first seeds are whole first."""
+    """Everything that a table needs on one data set, seed after seed, so that the first seeds are whole first.
+
+    ``results`` are rows that others measured: what they have is not measured again.
+    """
 
     spec: TableSpec
     dataset: str
     machine: Machine
     works: list[Work]
+    results: list[Record] = field(default_factory=list)
 
     @property
     def evaluated_on(self) -> str:
@@ -129,8 +119,47 @@ class Plan:
         return new_run_folder(self.machine.runs, work.name) if work.run is None else work.run.folder
 
     def missing(self, work: Work) -> list[Reading]:
-        """Return the readings of ``work`` that no stored evaluation of its run fits."""
-        return [reading for reading in work.readings if not self.is_there(work, reading)]
+        """Return the readings of ``work`` that no stored evaluation of its run fits, and no row of the results."""
+        there = (self.is_there, self.is_recorded)
+        return [reading for reading in work.readings if not any(known(work, reading) for known in there)]
+
+    def is_recorded(self, work: Work, reading: Reading) -> bool:
+        """Tell whether the results have what ``reading`` asks: of the same seed, trained on and measured on this data.
+
+        Where the data is not here, the name by which it was called must do.
+        """
+        config, name = work.config, PurePath(self.dataset).name
+        key = cell_key(reading.row, reading.columns[0], self.dataset)
+        found = [
+            row
+            for row in self.results
+            if row["seed"] == config.seed and key.fits(row) and all(row.get(one) is not None for one in reading.metrics)
+        ]
+        count, trained_on = self._evaluated, self._fingerprint(config) if found else None
+        if trained_on is None:
+            return any(PurePath(row["source"]).name == name for row in found)
+        return any((row["fingerprint"], row["n"]) == (trained_on, count) for row in found)
+
+    def _fingerprint(self, config: Config) -> str | None:
+        """Return the identity of the images that ``config`` trains on, None where the data is not here."""
+        from gwapctl.train.data import divide
+
+        removed = getattr(config, "background_classes", ())
+        parts = config.val_fraction, config.seed if config.val_fraction else 0, removed
+        if parts not in self._fingerprints:
+            try:
+                dataset = open_dataset(self.dataset, self.machine.root)
+                dataset = without_classes(dataset, removed) if removed else dataset
+                own_val = not config.detects or config.val_fraction > 0
+                train = divide(config, dataset, boxes=False, own_val=own_val).train
+                self._fingerprints[parts] = fingerprint(train)
+            except GwapctlError:
+                self._fingerprints[parts] = None
+        return self._fingerprints[parts]
+
+    @cached_property
+    def _fingerprints(self) -> dict[tuple[object, ...], str | None]:
+        return {}
 
     def is_there(self, work: Work, reading: Reading) -> bool:
         """Tell whether a stored evaluation of the finished run of ``work`` is what ``reading`` asks."""
@@ -146,55 +175,62 @@ class Plan:
     def cost(self, work: Work) -> Cost:
         """Estimate what training takes, and what the missing evaluations take."""
         config = work.config
-        images, count, holds_out = self._counts
+        images, holds_out = self._trained
         iterations, epochs = config.iterations, getattr(config, "epochs", None)
         if iterations is None and images is not None and epochs is not None:
             held = round(images * config.val_fraction) if holds_out else 0
             iterations = int(epochs) * max(1, (images - held) // config.batch_size)
-        todo = 0 if work.state == "trained" else iterations
-        scales = [reading.row.evaluate.scales for reading in self.missing(work)]
+        missing = self.missing(work)
+        todo = 0 if work.state == "trained" or not missing else iterations
+        scales = [reading.row.evaluate.scales for reading in missing]
         forward = sum(max(1, len(sizes)) if isinstance(sizes, tuple) else 1 for sizes in scales)  # per image
+        taken = [self._speeds.evaluating(config, reading.row.evaluate.asked()) for reading in missing]
         return Cost(
             todo,
             None if todo is None else todo * config.batch_size * config.accumulate,
-            None if count is None else count * forward,
-            self._speeds.get(_network(config)),
+            None if self._evaluated is None else self._evaluated * forward,
+            self._speeds.training(config),
+            None if self._evaluated is None or None in taken else self._evaluated * sum(one or 0 for one in taken),
         )
 
     @cached_property
-    def _counts(self) -> tuple[int | None, int | None, bool]:
-        """How many images there are to train on and to evaluate on (None: not here), and whether some are held out."""
+    def _trained(self) -> tuple[int | None, bool]:
+        """How many images there are to train on (None: they are not here), and whether some are held out."""
         try:
             trained = open_dataset(self.dataset, self.machine.root)
-            judged = open_dataset(self.evaluated_on, self.machine.root)
             split, own_val = training_splits(trained)
-            return len(trained.samples(split)), len(judged.samples(reporting_split(judged))), own_val is None
+            return len(trained.samples(split)), own_val is None
         except GwapctlError:
-            return None, None, False
+            return None, False
 
     @cached_property
-    def _speeds(self) -> dict[tuple[object, ...], float]:
-        """Images per second of each network that some run below the runs' folder trained: the median of its epochs."""
-        found: dict[tuple[object, ...], list[float]] = {}
-        for run in find_runs(self.machine.runs):
-            if (config := run_config(run)) is not None:
-                speeds = [row["images_per_second"] for row in run.history() if "images_per_second" in row]
-                found.setdefault(_network(config), []).extend(speeds)
-        return {network: statistics.median(speeds) for network, speeds in found.items() if speeds}
+    def _evaluated(self) -> int | None:
+        """How many images there are to evaluate on; None: they are not here."""
+        try:
+            judged = open_dataset(self.evaluated_on, self.machine.root)
+            return len(judged.samples(reporting_split(judged)))
+        except GwapctlError:
+            return None
+
+    @cached_property
+    def _speeds(self) -> Speeds:
+        return Speeds(self.machine.runs)
 
 
 def make_plan(
     spec: TableSpec,
     *,
     dataset: str | None = None,
-    seeds: int = 1,
+    seeds: int | None = None,
     rows: Sequence[str] = (),
     machine: Machine | None = None,
+    results: pd.DataFrame | None = None,
 ) -> Plan:
     """List what ``spec`` (a table, ``paper.profile.apply_profile`` may have changed it) needs on ``dataset``.
 
     Without ``dataset`` it is the profile's, else the paper's. ``rows`` takes these alone, by id; ``seeds`` counts from
-    0. Nothing is trained or read but the runs' documents.
+    0, and is the profile's unless it is given. What ``results`` have is not measured again. Nothing is trained or read
+    but the runs' documents.
 
     Raises:
         UsageError: there is no such row, or a recipe's or profile's settings are wrong.
@@ -203,13 +239,13 @@ def make_plan(
     """
     machine = machine or Machine()
     dataset = dataset or spec.default_dataset or spec.train_dataset
-    spec = spec.on(dataset)
+    spec = spec.on(dataset, *_names(dataset, machine.root))
     chosen = [row for row in spec.rows if row.quoted is None]
     for name in rows:
         if name not in [row.id for row in chosen]:
             raise unknown_name("row", name, [row.id for row in chosen])
     works: dict[Any, Work] = {}
-    for seed in range(seeds):
+    for seed in range(seeds or spec.seeds):
         for row in [row for row in chosen if row.id in (rows or [row.id])]:
             for columns in _columns(spec):
                 config = cell_config(row, columns[0], dataset, seed)
@@ -220,7 +256,16 @@ def make_plan(
             work = works[key]  # of two runs of it the one that is further: the finished one, else the longer
             there = [run] if work.run is None else [work.run, run]
             work.run = max(there, key=lambda one: (one.finished, int(one.document.get("iterations", 0))))
-    return Plan(spec, dataset, machine, list(works.values()))
+    others = [] if results is None else records(concerned(spec, results))
+    return Plan(spec, dataset, machine, list(works.values()), others)
+
+
+def _names(dataset: str, root: Path | None) -> list[str]:
+    """Return the name that the data set of a folder has of its own, where it is here."""
+    try:
+        return [open_dataset(dataset, root).name]
+    except GwapctlError:
+        return []
 
 
 def carry_out(
@@ -229,10 +274,12 @@ def carry_out(
     watch: Watch,
     say: Callable[[str], None] = lambda _: None,
     before: Callable[[Config], None] = lambda _: None,
+    keep: Callable[[Run], None] = lambda _: None,
 ) -> list[Failure]:
     """Train and evaluate what is missing, and return what failed: one failure stops nothing else.
 
-    ``watch(text)`` opens a progress display, ``say`` is told each step, ``before`` is called before each training.
+    ``watch(text)`` opens a progress display, ``say`` is told each step, ``before`` is called before each training, and
+    ``keep`` with a run that is finished already and after each evaluation.
 
     Raises:
         KeyboardInterrupt: it was stopped; the same call continues.
@@ -249,6 +296,10 @@ def carry_out(
         config = work.config
         where = f"[{index}/{len(plan.works)}] {', '.join(work.rows)}, seed {config.seed}"
         try:
+            if work.run is not None and work.run.finished:
+                keep(work.run)
+            if not plan.missing(work):
+                continue
             if work.state != "trained":
                 before(config)
                 network = getattr(config, "network", config.backbone)
@@ -259,9 +310,9 @@ def carry_out(
             continue
         for reading in work.readings:
             try:
-                if not plan.is_there(work, reading):
+                if not (plan.is_there(work, reading) or plan.is_recorded(work, reading)):
                     say(f"{where}: evaluating {work.run and work.run.folder} for {reading.row.id}")
-                    _evaluate(plan, work, reading, watch)
+                    keep(_evaluate(plan, work, reading, watch))
             except Exception as error:
                 note(where, (reading.row.id,), work, "evaluation", error)
     return failures
@@ -279,8 +330,8 @@ def _train(plan: Plan, work: Work, watch: Watch) -> Run:
         return train(config, folder, resume=resume, listener=Listener(progress=progress), **plan.machine.where)
 
 
-def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> None:
-    """Measure what one row asks of a finished run; the run keeps it."""
+def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> Run:
+    """Measure what one row asks of a finished run; the run, which keeps it, is returned."""
     assert work.run is not None
     asked = reading.row.evaluate.asked()
     if asked.get("scales") == "own":  # said, because a calibrated run may store others
@@ -295,6 +346,7 @@ def _evaluate(plan: Plan, work: Work, reading: Reading, watch: Watch) -> None:
     if lacking:
         why = "; ".join(result.notes) or "the data set does not support it"
         raise DataError(f"{', '.join(lacking)} cannot be measured on {result.dataset} {result.split}: {why}.")
+    return work.run
 
 
 # --- which network -------------------------------------------------------------------------------------------------
@@ -312,12 +364,6 @@ def _columns(spec: TableSpec) -> list[tuple[Column, ...]]:
 def _key(config: Config) -> tuple[object, ...]:
     """Return what two configs share that give the same network."""
     return PurePath(config.dataset).name, config.recipe, settings_hash(config), config.seed
-
-
-def _network(config: Config) -> tuple[object, ...]:
-    """Return what decides the speed of training, as far as one machine goes."""
-    size = [getattr(config, name, None) for name in ("image_size", "train_sizes", "short_side", "weak")]
-    return (config.backbone, getattr(config, "cam_conv", None), getattr(config, "head", None), *map(repr, size))
 
 
 def _name(spec: TableSpec, row: Row, column: Column, dataset: str, seed: int) -> str:

@@ -19,7 +19,20 @@ from gwapctl.maps.reading import READING_OPTIONS, ResolvedReading, split_options
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
 
-TABLES = ("i", "ii", "iii", "iv", "v", "cam", "dgl", "background", "background-ilsvrc", "fused", "methods")
+TABLES = (
+    "i",
+    "ii",
+    "iii",
+    "iv",
+    "v",
+    "cam",
+    "dgl",
+    "background",
+    "background-ilsvrc",
+    "fused",
+    "methods",
+    "last-stages",
+)
 OURS = "ours"  # the source of a table that no paper has
 TOGETHER = {"background": ("background", "background-ilsvrc")}  # one table of two data sets
 
@@ -49,15 +62,17 @@ _ASKED: dict[str, Any] = {
     **{option: (Any, None) for option in READING_OPTIONS if option not in ("map", "scales")},
     "guesses": (Literal["five"] | None, None),
     "calibrate_on": (str | None, None),
+    "tight": (str | None, None),
+    "loose": (str | None, None),
 }
 
 
 class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type: ignore[misc]
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    They are those of ``MapReading``, ``box_rule``, ``guesses`` and ``calibrate_on``. ``scales = "own"`` is one forward
-    at the model's own input size. Of ``EXTRAS`` None means that the number was made without them. ``calibrate_on`` adds
-    metrics and changes none, so where it is None a number made with it fits as well.
+    They are those of ``MapReading``, ``box_rule``, ``guesses`` with their thresholds, and ``calibrate_on``.
+    ``scales = "own"`` is one forward at the model's own input size. Of ``EXTRAS`` None means that the number was made
+    without them. ``calibrate_on`` adds metrics and changes none: where it is None a number made with it fits, too.
     """
 
     @model_validator(mode="before")
@@ -74,10 +89,22 @@ class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type
         """Return the options that matter."""
         return {name: value for name, value in self if value is not None}
 
+    def recorded(self) -> dict[str, Any]:
+        """Return the same as the document of an evaluation says them: thresholds of guesses by their rules' names."""
+        from gwapctl.regions import parse_box_rule
+
+        rules = {
+            name: parse_box_rule(threshold=getattr(self, name)).name
+            for name in ("tight", "loose")
+            if getattr(self, name)
+        }
+        return {**self.asked(), **rules}
+
 
 class Column(Frozen):
     """One column of numbers.
 
+    ``classes``: the metric's mean over these alone, of one that is a mean over classes; the data set may have more.
     ``config`` adds to every row's settings (table V trains one model per column). A ``quoted`` column cannot be
     measured; the text says why. An ``optional`` one is left out where no row has its metric: not every data set does.
     ``percent``: the table prints a metric of 0..1 in percent. ``best``: which number is bold; by default the metric's
@@ -93,6 +120,7 @@ class Column(Frozen):
     quoted: str | None = None
     optional: bool = False
     percent: bool = False
+    classes: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -100,11 +128,17 @@ class Column(Frozen):
         key = values.get("metric")
         if key is not None and key not in METRICS:
             raise ValueError(f"there is no metric {key!r}.{closest(key, METRICS)}")
+        if values.get("classes") and not (key and METRICS[key].class_key):
+            raise ValueError(f"{key} is no mean over classes whose numbers are kept, so it has none to choose")
         return values if key is None else {"best": METRICS[key].direction, **values}
 
-    def value(self, metrics: Mapping[str, float]) -> float | None:
-        """Return the column's metric as the table prints it, None where it was not measured."""
+    def value(self, metrics: Mapping[str, Any]) -> float | None:
+        """Return the column's metric of a measured row as the table prints it, None where it was not measured."""
         value = metrics.get(self.metric or "")
+        if self.classes:
+            numbers = (metrics.get("per_class") or {}).get(METRICS[self.metric or ""].class_key, {})
+            known = [numbers[name] for name in self.classes if name in numbers]
+            value = sum(known) / len(known) if len(known) == len(self.classes) else None
         return 100 * value if value is not None and self.percent else value
 
 
@@ -138,9 +172,9 @@ class TableSpec(Frozen):
 
     ``dataset`` and ``split`` are what the paper evaluated on and ``images`` how many images that is (more than one
     number where protocols differ): a number measured on anything else never stands beside the paper's. ``remarks``
-    explain what stands in the rows. ``profile``, its caption and its ``default_dataset`` are filled in by
-    ``paper.profile``: the table on another budget than the paper's; ``variants`` are the same on yet another budget
-    for data sets by name.
+    explain what stands in the rows. ``profile``, its caption, its ``default_dataset`` and its number of ``seeds`` are
+    filled in by ``paper.profile``: the table on another budget than the paper's; ``variants`` are the same on yet
+    another budget for data sets by name.
     """
 
     name: str
@@ -159,6 +193,7 @@ class TableSpec(Frozen):
     profile: str | None = None
     profile_caption: str = ""
     default_dataset: str | None = None
+    seeds: int = 1
     variants: dict[str, TableSpec] = {}
 
     @model_validator(mode="before")
@@ -186,9 +221,13 @@ class TableSpec(Frozen):
         """Whether it is a paper's, beside whose numbers measured ones stand, and not one of our own."""
         return self.source != OURS
 
-    def on(self, dataset: str) -> TableSpec:
-        """Return the table as the profile has it on ``dataset``: a name, a part like ``lid:40``, or a folder."""
-        return self.variants.get(PurePath(dataset).name.partition(":")[0], self)
+    def on(self, *datasets: str) -> TableSpec:
+        """Return the table as the profile has it on a data set: by the first of its names that the profile knows.
+
+        A name may be a part like ``lid:40``, or a folder.
+        """
+        names = (PurePath(dataset).name.partition(":")[0] for dataset in datasets)
+        return next((self.variants[name] for name in names if name in self.variants), self)
 
 
 def tables_folder() -> Path:

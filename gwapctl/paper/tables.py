@@ -60,11 +60,20 @@ def build_tables(
                 stand_ins += [one for one in built if one.runs() and not one.beside_paper]
         placed = {run for table in stand_ins for run in table.runs()}
         left = rows[~rows["run"].isin(placed)]
-        own = build_table(spec, left, dataset=dataset or spec.default_dataset, runs=folder)
+        own = build_table(spec, left, dataset=dataset, runs=folder)
+        if profile != PAPER and not any(table.runs() for table in own):
+            own = build_table(spec, left.iloc[:0], dataset=dataset or spec.default_dataset, runs=folder)
+        elif profile != PAPER:
+            own = measured_tables(own)
         if stand_ins and not spec.of_a_paper:  # nobody has an own number beside which ours must not stand
             own = [table for table in own if table.runs()]
         tables += [*own, *stand_ins]
     return tables
+
+
+def measured_tables(tables: Sequence[BuiltTable]) -> list[BuiltTable]:
+    """Return those of a profile's tables that hold a number, or all: beside the paper's there is rarely one."""
+    return [table for table in tables if table.runs()] or [*tables]
 
 
 def render_tables(tables: Sequence[BuiltTable], kind: str, *, commands: bool = False) -> str:

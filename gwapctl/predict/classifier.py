@@ -157,7 +157,7 @@ class ClassifierPredictor(Predictor):
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
-        return self.rule.without_image().mask(found.maps[0]) if found.mask is None else found.mask
+        return self.rule.without_image().mask(found.heatmap(0)) if found.mask is None else found.mask
 
     def _prepare(self, image: ImageArray) -> tuple[PreparedImage, Cut]:
         """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""
@@ -186,6 +186,7 @@ class ClassifierPredictor(Predictor):
                 )
             ),
             maps=np.broadcast_to(result.heatmaps, (count, *result.heatmaps.shape[1:])),
+            ranges=np.broadcast_to(result.ranges, (count, 2)),
             shared=result.shared,
             mask=None if not regions or regions[0] is None else regions[0].mask,
             source=source,

@@ -13,8 +13,8 @@ from gwapctl.errors import UsageError
 from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, split_options
 from gwapctl.predict.base import LocalizingModel, Predictor, source_name
 from gwapctl.predict.map_folder import MapsInfo
-from gwapctl.predict.prediction import NO_MAPS, ClassPrediction, ImageArray, Prediction, Source
-from gwapctl.regions import parse_box_rule, resize_map
+from gwapctl.predict.prediction import NO_MAPS, NO_RANGES, ClassPrediction, ImageArray, Prediction, Source
+from gwapctl.regions import parse_box_rule, resize_map, stretch
 
 if TYPE_CHECKING:
     from gwapctl.images.decode import ImageArray
@@ -90,11 +90,11 @@ class DetectorPredictor(Predictor):
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
         reading = ResolvedReading("weight", self.scales, resize="keep")
-        return MapsInfo(reading, model_name, "raw", class_agnostic=False)
+        return MapsInfo(reading, model_name, "minmax", class_agnostic=False)
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map: above 20 % of its range."""
-        return MASK_RULE.mask(found.maps[0])
+        return MASK_RULE.mask(found.heatmap(0))
 
     def _prepare(self, image: ImageArray) -> ImageArray:
         return image
@@ -107,9 +107,9 @@ class DetectorPredictor(Predictor):
     def _named(self, source: Source, found: Detections) -> Prediction:
         """Put names to what was found; the maps are of the classes found, each once, the best first."""
         distinct = list(dict.fromkeys(found.labels.tolist()))
-        maps = NO_MAPS
+        maps, ranges = NO_MAPS, NO_RANGES
         if found.weight_maps is not None and distinct:
-            maps = _as_heatmaps(found.weight_maps[distinct], found.width, found.height)
+            maps, ranges = _as_heatmaps(found.weight_maps[distinct], found.width, found.height)
         classes = self.reader.info.classes
         rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
         return Prediction(
@@ -120,13 +120,20 @@ class DetectorPredictor(Predictor):
                 ClassPrediction(classes[label].name, classes[label].id, score, tuple(box)) for label, score, box in rows
             ),
             maps=maps,
+            ranges=ranges,
             source=source,
         )
 
 
-def _as_heatmaps(maps: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float16]:
-    """Resize maps ``(k, h, w)`` to the original's shape, at most 512 pixels long, as a classifier's maps are."""
+def _as_heatmaps(
+    maps: npt.NDArray[np.float32], width: int, height: int
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+    """Resize maps ``(k, h, w)`` to the original's shape, at most 512 pixels long, as a classifier's maps are.
+
+    Return them in [0, 1], and the values that 0 and 1 stand for ``(k, 2)``.
+    """
     from gwapctl.maps.heatmap import heatmap_size
 
     size = heatmap_size(width, height)
-    return np.stack([resize_map(one, size) for one in maps]).astype(np.float16)
+    stretched, ranges = zip(*(stretch(resize_map(one, size)) for one in maps), strict=True)
+    return np.stack(stretched).astype(np.float16), np.array(ranges, np.float32)

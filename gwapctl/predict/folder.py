@@ -15,7 +15,7 @@ from gwapctl.files import json_text, prepare_output_folder
 from gwapctl.inputs import ImageInput
 from gwapctl.predict.base import Predictor
 from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, write_map, write_maps_info
-from gwapctl.predict.prediction import Prediction
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.predict.predictions import PREDICTIONS, finished_ids, read_predictions
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
@@ -53,8 +53,7 @@ def localize_inputs(
     todo = [item for item in inputs if item.id not in done]
 
     def recorded(image_id: str, found: Prediction) -> Prediction:
-        map_file = output.write(image_id, found) if output else None
-        items = tuple(replace(item, map=map_file) for item in found.predictions) if map_file else found.predictions
+        items = output.write(image_id, found) if output else found.predictions
         return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id)
 
     def work(items: list[ImageInput]) -> list[Prediction]:
@@ -124,19 +123,28 @@ class _Output:
                 if "map" in self.save:
                     write_maps_info(self.folder / MAPS, self.predictor.describe(self.model_name), self._map_images())
 
-    def write(self, image_id: str, found: Prediction) -> str | None:
-        """Write the files of one image and return the name of its map below the folder, if it has one."""
+    def write(self, image_id: str, found: Prediction) -> tuple[ClassPrediction, ...]:
+        """Write the files of one image and return its predictions, with the map of each below the folder if any."""
+        items = found.predictions
         if found.error is not None:
-            return None
-        map_file = None
+            return items
         if "map" in self.save and len(found.maps):
             maps = found.maps[0] if found.shared or len(found.maps) == 1 else found.maps
             map_file = write_map(self.folder / MAPS, image_id, maps).relative_to(self.folder).as_posix()
+            items = tuple(self._mapped(found, map_file))
         if "overlay" in self.save:
             draw.write_jpeg(self.folder / OVERLAYS / f"{image_id}.jpg", found.plot())
         if "mask" in self.save and len(found.maps):
             draw.write_png(self.folder / MASKS / f"{image_id}.png", self._mask(found))
-        return map_file
+        return items
+
+    def _mapped(self, found: Prediction, map_file: str) -> Iterator[ClassPrediction]:
+        """Yield the predictions with their map's file, and what 0 and 1 stand for there."""
+        stretched = self.predictor.describe(self.model_name).values == "minmax"
+        channels = {label: min(index, len(found.maps) - 1) for index, label in enumerate(_classes(found))}
+        for item in found.predictions:
+            low, high = found.ranges[channels[item.label, item.label_id]].tolist()
+            yield replace(item, map=map_file, map_range=(low, high) if stretched else None)
 
     def _mask(self, found: Prediction) -> np.ndarray:
         """Return the largest component of the best class's foreground as 0 and 255, ``(H, W)`` in original pixels."""
@@ -150,6 +158,13 @@ class _Output:
         for image in read_predictions(self.folder):
             if image.error is not None:
                 continue
-            classes = dict.fromkeys((item.label, item.label_id) for item in image.predictions)  # one map per class
+            classes = _classes(image)
             labels, ids = (tuple(names) for names in zip(*classes, strict=True)) if classes else ((), ())
-            yield image.id, MapImage(image.width, image.height, labels, ids)
+            ranges = tuple(limits for limits in classes.values() if limits is not None)
+            shared = self.predictor.describe(self.model_name).class_agnostic
+            yield image.id, MapImage(image.width, image.height, labels, ids, ranges[:1] if shared else ranges)
+
+
+def _classes(image: Prediction) -> dict[tuple[str, str], tuple[float, float] | None]:
+    """Return the classes in the order of their maps, and the range of each map where one is recorded."""
+    return {(item.label, item.label_id): item.map_range for item in image.predictions}

@@ -25,12 +25,16 @@ MAPS_INFO = "maps.json"
 
 @dataclass(frozen=True)
 class MapImage:
-    """Of one image with maps: original size and, for one map per class, the classes in the order of the channels."""
+    """Of one image with maps: original size and, for one map per class, the classes in the order of the channels.
+
+    ``ranges``: for each channel the values that 0 and 1 stand for; none: channels hold the values themselves.
+    """
 
     width: int
     height: int
     labels: tuple[str, ...] = ()
     label_ids: tuple[str, ...] = ()
+    ranges: tuple[tuple[float, float], ...] = ()
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -42,14 +46,15 @@ class MapImage:
 class MapsInfo:
     """What ``maps.json`` says: how the maps were made. There the fields of ``reading`` stand beside the others.
 
-    ``values`` is ``raw`` (one scale: the map's own numbers) or ``minmax_mean`` (mean over scales and flips of maps in
-    [0, 1]) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all ``labels`` of an image.
-    ``box_rule`` is the one that the boxes beside the maps were made with.
+    ``values`` is ``minmax`` (one scale: the map's own numbers, stretched to [0, 1]; ``ranges`` of each image has the
+    lowest and highest), ``minmax_mean`` (mean over scales and flips of maps in [0, 1]), ``raw`` (one scale, as version
+    0.1.0 wrote it: the map's own numbers) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all
+    ``labels`` of an image. ``box_rule`` is the one that the boxes beside the maps were made with.
     """
 
     reading: ResolvedReading = UNKNOWN
     model: str = ""
-    values: Literal["raw", "minmax_mean", "unknown"] = "unknown"
+    values: Literal["raw", "minmax", "minmax_mean", "unknown"] = "unknown"
     class_agnostic: bool = True
     box_rule: str = ""
     images: dict[str, MapImage] = field(default_factory=dict)
@@ -61,8 +66,8 @@ class MapsInfo:
 
     @property
     def raw(self) -> bool:
-        """Tell whether values of different images can be compared."""
-        return self.values == "raw"
+        """Tell whether values of different images, as ``MapFolder.channels`` gives them, can be compared."""
+        return self.values in ("raw", "minmax")
 
 
 _INFO = TypeAdapter(MapsInfo)
@@ -132,9 +137,24 @@ class MapFolder:
         return array
 
     def channels(self, image_id: str) -> npt.NDArray[Any]:
-        """Return the maps ``(C, H, W)`` of one image: what ``load`` returns, a single map as one channel."""
-        array = self.load(image_id)
-        return array[None] if array.ndim == 2 else array
+        """Return the maps ``(C, H, W)`` of one image with their own values, a single map as one channel.
+
+        Raises:
+            DataError: what ``load`` raises, or ``maps.json`` has ranges for another number of channels.
+
+        """
+        array, ranges = self.load(image_id), self.about(image_id).ranges
+        channels = array[None] if array.ndim == 2 else array
+        if not ranges:
+            return channels
+        if len(ranges) != len(channels):
+            raise DataError(
+                f"{self.path / MAPS_INFO} has {len(ranges)} ranges for the {len(channels)} maps of {image_id!r}. "
+                f"Make them again: {HOW_TO_MAKE}"
+            )
+        from gwapctl.regions import unstretch  # reading maps.json needs no OpenCV
+
+        return np.stack([unstretch(*pair) for pair in zip(channels, ranges, strict=True)])
 
     def about(self, image_id: str) -> MapImage:
         """Return what ``maps.json`` says about one image; nothing (a size of 0) where it does not know it."""

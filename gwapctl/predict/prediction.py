@@ -19,6 +19,7 @@ SCHEMA_VERSION = 1
 RECORDED = ("image", "width", "height", "model", "scales", "predictions", "error", "id")  # a line of predictions.jsonl
 NOWHERE = (np.nan,) * 4
 NO_MAPS = np.zeros((0, 1, 1), np.float16)
+NO_RANGES = np.zeros((0, 2), np.float32)
 ANY = -1  # in place of a class: a map or box that stands for every class (the weight map)
 
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
@@ -31,7 +32,8 @@ Source = str | Path | ImageArray
 class ClassPrediction:
     """One class in one image: ``score`` in 0..1, ``box`` in original pixels (or none), ``map`` file below OUT.
 
-    A ``label_id`` that is a number may stand in a document as one.
+    A ``label_id`` that is a number may stand in a document as one. ``map_range``: the values that 0 and 1 stand for in
+    that file; None: it holds the map's values themselves.
     """
 
     label: str
@@ -39,6 +41,7 @@ class ClassPrediction:
     score: FiniteFloat
     box: Box | None = None
     map: str | None = None
+    map_range: tuple[FiniteFloat, FiniteFloat] | None = None
 
 
 class PredictionError(DataError):
@@ -78,7 +81,8 @@ class Prediction:
         id: its name below the inputs' common root; the same as ``image`` where nothing says it.
         maps: (k, h, w) float16, the original's shape, at most 512 pixels long; the same one k times where ``shared``.
             A detector's: one per class among the boxes, in the order of their best; (0, 1, 1) without a weight map, or
-            where the maps are on disk.
+            where the maps are on disk. They are in [0, 1]; ``heatmap`` gives their own values.
+        ranges: (k, 2) float32, the values that 0 and 1 stand for in ``maps``.
         shared: one map, and so one box, stands for all classes (the weight map of a class-agnostic head).
         mask: (h, w), the best class's object where a refined box rule found it in the image; None: the map's own.
         source: the image, as it was given.
@@ -99,6 +103,7 @@ class Prediction:
     error: GwapctlError | None = None
     id: str = ""
     maps: npt.NDArray[np.float16] = field(default_factory=lambda: NO_MAPS, repr=False, compare=False)
+    ranges: npt.NDArray[np.float32] = field(default_factory=lambda: NO_RANGES, repr=False, compare=False)
     shared: bool = field(default=False, compare=False)
     mask: npt.NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
     source: Source = field(default="", repr=False, compare=False)
@@ -132,6 +137,12 @@ class Prediction:
     def boxes(self) -> FloatArray:
         """The boxes ``(k, 4)``: ``x0, y0, x1, y1``, half-open, in original pixels; NaN where the map shows nothing."""
         return np.array([item.box or NOWHERE for item in self.predictions], np.float64).reshape(-1, 4)
+
+    def heatmap(self, index: int) -> Heatmap:
+        """Return ``maps[index]`` (h, w) in float32, with its own values: α, or a score, of one scale."""
+        from gwapctl.regions import unstretch  # reading predictions needs no OpenCV
+
+        return unstretch(self.maps[index], self.ranges[index])
 
     def map_of(self, label: int) -> Heatmap | None:
         """Return the map of a class, or the one for every class; None where there is neither."""

@@ -11,6 +11,8 @@ from gwapctl.regions.components import (
     largest_component,
     normalise,
     resize_map,
+    stretch,
+    unstretch,
 )
 from gwapctl.regions.rules import BOX_RULES, REFINEMENTS, five_guesses, map_to_boxes, parse_box_rule
 
@@ -28,4 +30,6 @@ __all__ = [
     "normalise",
     "parse_box_rule",
     "resize_map",
+    "stretch",
+    "unstretch",
 ]

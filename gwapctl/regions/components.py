@@ -7,6 +7,7 @@ gives a line of 40 pixels the area 0; only the ``wsoleval`` rule uses it.)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,23 @@ def normalise(heatmap: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> npt.
     stretched = values - low
     stretched /= values.dtype.type(span)
     return np.asarray(stretched)
+
+
+def stretch(heatmap: npt.ArrayLike) -> tuple[FloatMap, tuple[float, float]]:
+    """Return what ``normalise`` does, and the map's lowest and highest value, from which ``unstretch`` makes it again.
+
+    >>> stretched, limits = stretch([[2, 4], [6, 10]])
+    >>> unstretch(stretched, limits).tolist()
+    [[2.0, 4.0], [6.0, 10.0]]
+    """
+    values = np.asarray(heatmap, np.float32)
+    return normalise(values), (float(values.min()), float(values.max()))
+
+
+def unstretch(heatmap: npt.ArrayLike, limits: Sequence[float]) -> FloatMap:
+    """Return the values (H, W) of a map in [0, 1] where 0 and 1 stand for the two ``limits``."""
+    low, high = (np.float32(limit) for limit in limits)
+    return low + (high - low) * np.asarray(heatmap, np.float32)
 
 
 def resize_map(heatmap: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:

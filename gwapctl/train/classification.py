@@ -1,12 +1,14 @@
-"""Training a classifier from image-level labels: on images, or its head alone on cached feature maps."""
+"""Training a classifier from image-level labels: on images, or what is not frozen of it on cached feature maps."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -18,7 +20,8 @@ from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.networks.backbones import build_backbone, imagenet_classifier, pretrained_weights_info
+from gwapctl.networks.backbones import added_layers, build_backbone, imagenet_classifier, pretrained_weights_info
+from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
 from gwapctl.networks.heads import check_head, head_class
@@ -34,32 +37,58 @@ from gwapctl.networks.transforms import (
 )
 from gwapctl.regions import parse_box_rule
 from gwapctl.runs import Run
+from gwapctl.train.augmentations import AUGMENTATIONS
 from gwapctl.train.data import TrainData, load_train_data
-from gwapctl.train.feature_cache import EvaluationFeatures, FeatureCache, TrainingFeatures, default_folder
+from gwapctl.train.feature_cache import (
+    EvaluationFeatures,
+    FeatureCache,
+    TrainingFeatures,
+    default_folder,
+    frozen_part,
+)
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
 ILSVRC, ILSVRC_CLASSES = ("imagenet", "lid"), 1000  # data sets whose classes are sorted wnids, as torchvision's
 SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrained ones
 
-Labelled = tuple[HeadOutput, Tensor, Tensor]  # a batch's output, labels (B, C) in {0, 1}, and label mask (B, C)
+AUGMENTING = 2  # ends the seeds of augmentations, so that they are no other's
 
 
-class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
-    """A classifier in training. A batch is images or feature maps, and the indices of their samples ``(B,)``."""
+class Batch(NamedTuple):
+    """Images or feature maps, the indices of their samples ``(B,)``, and how labels are mixed (``Augmented``)."""
+
+    images: Tensor
+    indices: Tensor
+    partners: Tensor | None = None
+    share: float = 1.0
+
+
+class Labelled(NamedTuple):
+    """A batch's output, labels (n, C) in {0, 1}, label mask (n, C), and how labels are mixed (``Augmented``)."""
+
+    output: HeadOutput
+    labels: Tensor
+    label_mask: Tensor
+    partners: Tensor | None
+    share: float
+
+
+class ClassificationTask(Task[Batch, Labelled]):
+    """A classifier in training."""
 
     config: TrainConfig
     model: Classifier
     per_epoch: int
     features: FeatureCache | None  # what is read in place of the images, if anything
-    network: Callable[..., HeadOutput]  # what batches go through: all of the model, or its head alone
+    network: Callable[..., HeadOutput]  # what batches go through: all of the model, or what is behind its frozen part
     load_data = staticmethod(load_train_data)
 
     def __init__(self, config: TrainConfig, data: TrainData, resources: Resources) -> None:
         super().__init__(config, data, resources)
         self.model, self.not_loaded = build_model(config, data.dataset, self.first_weights)
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.frozen = _freeze(self.model, config)
+        self.learning, self.frozen = _freeze(self.model, config)
         self.ema: AveragedModel | None = None
         if config.ema:
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
@@ -75,12 +104,16 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
 
     @staticmethod
     def check(config: TrainConfig) -> None:
-        """Look up backbone, head, map and box rule, and try the output stride on shapes alone."""
+        """Look up backbone, head, augmentation, map and box rule, and try output stride and stages on shapes alone."""
         pretrained_weights_info(config.backbone)
-        if config.output_stride is not None:
+        if config.output_stride is not None or config.trained_stages:
             with torch.device("meta"):  # nothing is allocated or drawn
-                build_backbone(config.backbone, output_stride=config.output_stride)
+                backbone = build_backbone(config.network, output_stride=config.output_stride)
+            if config.trained_stages:
+                backbone.require_stages(config.trained_stages, config.network)
         check_head(config.head, config.head_options)
+        if config.augment is not None:
+            lookup("augmentation", config.augment, AUGMENTATIONS)
         if config.map is not None:
             lookup("map method", config.map, MAPS)
         if config.box_rule is not None:
@@ -104,13 +137,17 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         self.network = torch.compile(network) if self.config.compile else network
 
     def _network_of(self, model: Classifier) -> Callable[..., HeadOutput]:
-        """Return what batches go through; a region beside feature maps is not looked at."""
-        head = cast(Head, model.head)
-        return model if self.features is None else lambda features, _region: head(features.float())
+        """Return what batches go through: the model, or its last stages and head with what these take."""
+        if self.features is None:
+            return model
+        head, last = cast(Head, model.head), self.features.last
+        return lambda maps, region: head(model.late_map(maps.float(), last), *([] if region is None else [region]))
 
     def _split(self, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Split a batch into what the network reads and the region of each image, if it has one."""
-        return split_region(batch) if self.features is None else (batch, None)
+        if self.features is None:
+            return split_region(batch)
+        return (batch[:, :-1], batch[:, -1:].float()) if self.head.sees_boxes else (batch, None)
 
     @property
     def head(self) -> Head:
@@ -123,10 +160,17 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         return self.model if self.ema is None else cast(Classifier, self.ema.module)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the backbone's groups and the head's, whose rate has a factor of its own."""
-        config = self.config
-        backbone = parameter_groups(self.model.backbone, config)
-        return [*backbone, *parameter_groups(self.head, config, config.head_lr_factor)]
+        """Return the groups of the backbone, of its added layers and of the head, which have factors of their own."""
+        config, groups = self.config, {True: list[nn.Parameter](), False: list[nn.Parameter]()}
+        # with a factor of 1 there are the groups that states of runs without the setting have
+        added = added_layers(config.network) if config.added_lr_factor != 1 else ()
+        for name, parameter in self.model.backbone.named_parameters():
+            groups[name.startswith(added)].append(parameter)
+        return [
+            *parameter_groups(groups[False], config),
+            *parameter_groups(groups[True], config, config.added_lr_factor),
+            *parameter_groups(self.head.parameters(), config, config.head_lr_factor),
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Return which tensors of first weights found no partner, and whether the head sees boxes."""
@@ -140,7 +184,10 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
             raise DataError(f"the background images are not those {run.folder} was started with.")
 
     def prepare(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
-        """Compute those feature maps of a frozen backbone that are not there yet, and read them from now on."""
+        """Compute those maps of the backbone's frozen part that are not there yet, and read them from now on."""
+        fresh = [name for name in self.not_loaded if name in self.model.state_dict()]
+        if fresh and not self.total:
+            listener.warn(f"nothing is trained, and {self.config.weights} does not have {', '.join(fresh)}: random.")
         if self.not_loaded:
             listener.detail(f"no partner in {self.config.weights} or in the network for: {', '.join(self.not_loaded)}")
         if not self.config.cache_features:
@@ -149,7 +196,13 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         samples = [*data.train, *data.val, *data.background]
         parent = self.resources.feature_cache or (Path(known["folder"]).parent if known else default_folder())
         cache = FeatureCache(
-            parent, self.model, samples, size=config.image_size, precision=config.precision, mirrored=config.flip
+            parent,
+            self.model,
+            samples,
+            size=config.image_size,
+            precision=config.precision,
+            mirrored=config.flip,
+            last=config.trained_stages or 0,
         )
         if known and known["key"] != cache.key:
             raise DataError(
@@ -160,38 +213,52 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         cache.fill(self.model, workers=self.workers, stop=interrupted, progress=listener.progress)
         self.read(cache)
 
-    def batches(self, iteration: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, iteration: int) -> Iterator[Batch]:
         """Yield batches behind whose images are those without labels, if the head learns from such."""
         config, data = self.config, self.data
         samples = [*data.train, *data.background]
-        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop)
+        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop, config.crop_aspect)
         if self.features is not None:
             images = TrainingFeatures(self.features, samples, config.seed, config.flip)
         sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
         start, stop = iteration * config.accumulate, self.total * config.accumulate
         behind = len(data.background), self.backgrounds_per_batch
         sampler = TrainingBatches(len(data.train), config.batch_size, sizes, config.seed, start, stop, *behind)
-        return load_batches(images, sampler, self.workers)
+        loaded = load_batches(images, sampler, self.workers)
+        if config.augment is None:
+            return itertools.starmap(Batch, loaded)
+        return (self._augmented(number, *batch) for number, batch in enumerate(loaded, start))
+
+    def _augmented(self, number: int, images: Tensor, indices: Tensor) -> Batch:
+        """Return the batch of that ``number``, which with the seed decides all chance in it."""
+        change = AUGMENTATIONS[str(self.config.augment)].load()
+        generator = np.random.default_rng([self.config.seed, number, len(self.data.train), 0, AUGMENTING])
+        mean = 255 * torch.tensor(self.model.info.mean)
+        changed = change(images, len(indices) - self.backgrounds_per_batch, mean, generator)
+        return Batch(changed.images, indices, changed.partners, changed.share)
 
     def begin_step(self, iteration: int) -> None:
         """Set what learns to training; going through the hundreds of parts of a frozen network takes time."""
-        (self.model.head if self.config.freeze_backbone else self.model).train()
+        for module in self.learning:
+            module.train()
         for module in self.frozen:
             module.eval()
 
-    def forward(self, batch: tuple[Tensor, Tensor]) -> Labelled:
+    def forward(self, batch: Batch) -> Labelled:
         """Run the network on a batch, and look its labels up."""
-        images, indices = batch
-        known = indices[: len(indices) - self.backgrounds_per_batch]
+        known = batch.indices[: len(batch.indices) - self.backgrounds_per_batch]
         labels, mask = (table[known].to(self.device, non_blocking=True) for table in (self.labels, self.label_mask))
-        images, region = self._split(images.to(self.device, non_blocking=True))
-        return self.network(images, region), labels, mask
+        images, region = self._split(batch.images.to(self.device, non_blocking=True))
+        return Labelled(self.network(images, region), labels, mask, batch.partners, batch.share)
 
     def loss(self, output: Labelled, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the head's loss; the history shows no parts of it."""
-        found, labels, mask = output
-        multi_label, epoch = self.data.dataset.multi_label, iteration / self.per_epoch
-        return self.head.loss(found, labels, mask, multi_label=multi_label, epoch=epoch), {}
+        """Return the head's loss, of mixed labels the mean by their shares; the history shows no parts of it."""
+        found, labels, mask, partners, share = output
+        how: dict[str, Any] = {"multi_label": self.data.dataset.multi_label, "epoch": iteration / self.per_epoch}
+        own = self.head.loss(found, labels, mask, **how)
+        if partners is None:
+            return own, {}
+        return share * own + (1 - share) * self.head.loss(found, labels[partners], mask[partners], **how), {}
 
     def end_step(self) -> None:
         """Take the new weights into the moving average."""
@@ -238,7 +305,7 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``, which has no backbone where feature maps are cached."""
+        """Continue from ``state``, which lacks what is frozen of the backbone where its maps are cached."""
         strict = not self.config.cache_features
         self.model.load_state_dict(state["model"], strict=strict)
         if self.ema:
@@ -246,10 +313,11 @@ class ClassificationTask(Task[tuple[Tensor, Tensor], Labelled]):
         torch.set_rng_state(state["rng"].cpu())
 
     def _kept(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Leave out a backbone whose feature maps are cached: it never changes, and is there when the run resumes."""
+        """Leave out the part whose feature maps are cached: it never changes, and is there when the run resumes."""
         if not self.config.cache_features:
             return tensors
-        return {name: tensor for name, tensor in tensors.items() if "backbone" not in name.split(".")[:2]}
+        frozen = {f"backbone.{name}" for name in frozen_part(self.model, self.config.trained_stages or 0)}
+        return {name: tensor for name, tensor in tensors.items() if name.removeprefix("module.") not in frozen}
 
     def save(self, folder: Path) -> None:
         """Write the weights, averaged where they are, and ``model.json``."""
@@ -291,13 +359,24 @@ def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> 
     return model, load_matching(model, tensors, weights)
 
 
-def _freeze(model: Classifier, config: TrainConfig) -> list[nn.Module]:
-    """Stop what is not to be trained; return the modules that stay in eval mode (batch norm statistics stand still)."""
-    if config.freeze_backbone:  # in eval mode for good: ``begin_step`` does not touch it
+def _freeze(model: Classifier, config: TrainConfig) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Stop what is not to be trained; return the modules that learn, and those of them that stay in eval mode.
+
+    The latter are batch norms whose statistics stand still.
+    """
+    last = config.learning_stages
+    if last == 0:  # in eval mode for good: ``begin_step`` does not touch it
         model.backbone.requires_grad_(False).eval()
-        return []
+        return [model.head], []
+    learning: list[nn.Module] = [model]
+    if last is not None:
+        backbone = cast(Backbone, model.backbone)
+        model.eval()
+        for layer in backbone.early_layers(last):
+            layer.requires_grad_(False)
+        learning = [model.head, *backbone.late_layers(last)]
     small = config.weights != "none" and config.batch_size < SMALL_BATCH
     if config.batch_norm == "frozen" or (config.batch_norm == "auto" and small):
         norms: list[nn.Module] = [part for part in model.backbone.modules() if isinstance(part, nn.BatchNorm2d)]
-        return [norm.requires_grad_(False) for norm in norms]
-    return []
+        return learning, [norm.requires_grad_(False) for norm in norms]
+    return learning, []

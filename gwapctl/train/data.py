@@ -29,9 +29,10 @@ from gwapctl.datasets.base import (
     without_boxes,
 )
 from gwapctl.datasets.subset import background_folder, background_samples, without_classes
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, lookup
 from gwapctl.networks.heads import head_class
 from gwapctl.networks.heads.base import Head
+from gwapctl.train.augmentations import AUGMENTATIONS
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class TrainData:
     def parts(self) -> dict[str, Sequence[Sample]]:
         """Map the names of the parts to their images."""
         return {"train": self.train, "val": self.val, "background": self.background}
+
+    @property
+    def summary(self) -> str:
+        """Say how many images of which split train, and which validate."""
+        judged = f"{len(self.val):,} to validate on ({self.val_split})" if self.val else "none to validate on"
+        return f"{len(self.train):,} images of {self.train_split} to train on, {judged}"
 
     def without(self, skipped: Mapping[str, Sequence[str]]) -> TrainData:
         """Return the data without the images of these ids, by part."""
@@ -126,7 +133,8 @@ def divide(config: RunConfig, dataset: Dataset, *, boxes: bool, own_val: bool = 
         val_split = f"{config.val_fraction:g} of {train_split}, seed {config.seed}"
     else:
         val_split = None
-    require_all_classes(dataset, train, train_split)
+    if getattr(config, "epochs", None) != 0:  # with 0, nothing is learnt
+        require_all_classes(dataset, train, train_split)
     return TrainData(dataset, train, val, train_split, val_split)
 
 
@@ -145,13 +153,17 @@ def load_train_data(
     """
     head = head_class(config.head)
     _check_background(config, head)
-    if config.cache_features and head.sees_boxes:
-        raise UsageError(f"head {config.head} needs boxes beside the feature maps. Drop --cache-features.")
     dataset = open_dataset(config.dataset, root)
     background = [] if config.background is None else background_folder(config.background)
     if config.background_classes:
         background = background_samples(dataset, config.background_classes, training_splits(dataset)[0])
         dataset = without_classes(dataset, config.background_classes)
+    mixes = config.augment and lookup("augmentation", config.augment, AUGMENTATIONS).mixes_labels
+    if mixes and dataset.multi_label:
+        raise UsageError(
+            f"--augment {config.augment} mixes one class per image, and images of {dataset.name} have several. "
+            "Choose one that leaves labels alone."
+        )
     data = replace(divide(config, dataset, boxes=head.sees_boxes), background=background)
     if config.keep == "best" and not data.val:
         raise UsageError("keep=best needs validation images. Set --val-fraction above 0, or --set keep=last.")

@@ -72,7 +72,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of the whole detector."""
-        return parameter_groups(self.model, self.config)
+        return parameter_groups(self.model.parameters(), self.config)
 
     def describe(self) -> dict[str, Any]:
         """Return which images showed their boxes."""

@@ -1,9 +1,10 @@
-"""Feature maps of a frozen backbone: computed once, kept on disk, and read in place of the images.
+"""Feature maps of a frozen backbone, or of its frozen first stages: computed once, kept on disk, read for the images.
 
 A cache is a folder whose name ends in a hash of all that decides its values, which ``cache.json`` spells out. Beside it
 lie shards, ``plain-00000.npy`` and on: feature maps ``(n, h, w, K)`` in float16 of consecutive images, and
 ``mirrored-00000.npy`` those of the mirrored images. A shard appears whole or not at all, so that a cache that was
-interrupted is filled up where it stopped, and several trainings share it.
+interrupted is filled up where it stopped, and several trainings share it. Boxes are not in it: where samples have some,
+their region is made anew and goes beside the feature map, as one more channel.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from gwapctl.datasets.base import Sample
+from gwapctl.datasets.base import BoxedSample, Sample, without_boxes
 from gwapctl.device import autocast, has_fast_bf16
 from gwapctl.errors import DataError, ModelError
 from gwapctl.files import atomic_path, read_json, write_json
+from gwapctl.images.decode import read_image
+from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.classifier import Classifier
-from gwapctl.networks.transforms import EvaluationImages, Key, load_batches
+from gwapctl.networks.transforms import EvaluationImages, Key, load_batches, resize, sample_region
 from gwapctl.progress import Progress, ProgressCallback
 
 SCHEMA_VERSION = 1  # part of the hash: raise it where the same description would stand for other values
@@ -51,11 +56,12 @@ class FeatureCache:
 
     Args:
         parent: the folder of caches, in which this one's lies.
-        model: the classifier whose backbone is frozen, where it will run.
+        model: the classifier whose backbone, or the beginning of it, is frozen, where it will run.
         samples: all images, in any order.
         size: the network's input (width, height).
         precision: of the backbone's arithmetic: ``auto``, ``fp32`` or ``bf16``.
         mirrored: whether the mirrored images are wanted, too.
+        last: how many of the backbone's last stages are no part of it: the maps are what these read.
 
     Raises:
         DataError: an image is missing, or the folder is another cache's.
@@ -72,19 +78,22 @@ class FeatureCache:
         size: tuple[int, int],
         precision: str,
         mirrored: bool,
+        last: int = 0,
     ) -> None:
-        self.samples = sorted({sample.path: sample for sample in samples}.values(), key=lambda sample: sample.path)
-        self.size, self.precision = size, precision
+        images = {sample.path: without_boxes(sample) for sample in samples}
+        self.samples = sorted(images.values(), key=lambda sample: sample.path)
+        self.size, self.precision, self.last = size, precision, last
         self.variants = (PLAIN, MIRRORED) if mirrored else (PLAIN,)
         width, height = size
-        self.shape = tuple(_feature_maps(model, torch.zeros(1, 3, height, width), precision).shape[1:])  # (h, w, K)
+        self.shape = tuple(self._maps(model, torch.zeros(1, 3, height, width)).shape[1:])  # (h, w, K)
         self._per_shard = max(SHARD_IMAGES, math.ceil(len(self.samples) / MAX_SHARDS))
         self.shards = math.ceil(len(self.samples) / self._per_shard)
         fast = precision == "auto" and has_fast_bf16(model.scale.device)
         self.description = {
             "schema_version": SCHEMA_VERSION,
             "backbone": model.info.backbone,
-            "weights": weights_hash(model.backbone),
+            "weights": weights_hash(frozen_part(model, last)),
+            **({"without_last_stages": last} if last else {}),
             "image_size": list(size),
             "precision": "bf16" if fast or precision == "bf16" else "fp32",
             "images": len(self.samples),
@@ -158,7 +167,7 @@ class FeatureCache:
             for images, indices in load_batches(EvaluationImages(self.samples, self.size), batches, workers):
                 for variant, part in maps.items():
                     seen = images.flip(3) if variant == MIRRORED else images
-                    computed = _feature_maps(model, seen, self.precision)
+                    computed = self._maps(model, seen)
                     part[indices.numpy() - rows.start] = computed.cpu().numpy()
                 done += len(indices)
                 if progress:
@@ -170,6 +179,18 @@ class FeatureCache:
                     np.save(file, part, allow_pickle=False)
         if self.missing():
             raise DataError(f"{self.folder} cannot be read back after it was written. Is the disk in order?")
+
+    def _maps(self, model: Classifier, images: Tensor) -> Tensor:
+        """Return the maps of RGB images ``(B, 3, H, W)`` in 0..255 as ``(B, h, w, K)`` in float16."""
+        model.eval()
+        device = model.scale.device
+        with torch.inference_mode(), autocast(device, self.precision):
+            maps = model.early_map(images.to(device), self.last).permute(0, 2, 3, 1).to(torch.float16)
+        if not bool(torch.isfinite(maps).all()):
+            raise ModelError(
+                f"a feature map of {model.info.backbone} has values beyond float16. Train it without --cache-features."
+            )
+        return maps
 
     def _require_space(self) -> None:
         needed = self.missing_bytes()
@@ -195,6 +216,21 @@ class FeatureCache:
         shard, row = divmod(self._row[sample.path], self._per_shard)
         return np.array(self._open[MIRRORED if mirrored else PLAIN, shard][row])
 
+    def read_with_region(self, sample: Sample, *, mirrored: bool = False) -> FeatureMap:
+        """Return the same; that of a sample with boxes is ``(h, w, K + 1)``, and the last channel is its region."""
+        found = self.read(sample, mirrored=mirrored)
+        if not isinstance(sample, BoxedSample):
+            return found
+        return np.dstack([found, self._region(sample, mirrored=mirrored)])
+
+    def _region(self, sample: BoxedSample, *, mirrored: bool) -> FeatureMap:
+        """Return the share of each cell that the boxes cover, ``(h, w)``: what a head makes of the region itself."""
+        width, height = sample.size or read_image(sample.path).shape[1::-1]
+        region = resize(sample_region(sample, width, height), self.size)
+        whole = torch.from_numpy(np.ascontiguousarray(region[:, ::-1] if mirrored else region))
+        cells = functional.adaptive_avg_pool2d(whole[None].float() / 255, (self.shape[0], self.shape[1]))
+        return cells[0].numpy().astype(np.float16)
+
 
 @dataclass(frozen=True)
 class TrainingFeatures:
@@ -206,9 +242,9 @@ class TrainingFeatures:
     flip: bool
 
     def __getitem__(self, key: Key) -> tuple[FeatureMap, int]:
-        """Return the feature map ``(h, w, K)`` and the sample's index."""
+        """Return the feature map ``(h, w, K | K + 1)`` and the sample's index."""
         mirrored = self.flip and np.random.default_rng([self.seed, key.epoch, key.image]).random() < 0.5
-        return self.cache.read(self.samples[key.image], mirrored=mirrored), key.image
+        return self.cache.read_with_region(self.samples[key.image], mirrored=mirrored), key.image
 
 
 @dataclass(frozen=True)
@@ -219,27 +255,26 @@ class EvaluationFeatures:
     samples: Sequence[Sample]
 
     def __getitem__(self, index: int) -> tuple[FeatureMap, int]:
-        """Return the feature map ``(h, w, K)`` and the sample's index."""
-        return self.cache.read(self.samples[index]), index
+        """Return the feature map ``(h, w, K | K + 1)`` and the sample's index."""
+        return self.cache.read_with_region(self.samples[index]), index
 
 
-def _feature_maps(model: Classifier, images: Tensor, precision: str) -> Tensor:
-    """Return the feature maps of RGB images ``(B, 3, H, W)`` in 0..255 as ``(B, h, w, K)`` in float16."""
-    model.eval()
-    device = model.scale.device
-    with torch.inference_mode(), autocast(device, precision):
-        maps = model.feature_map(images.to(device)).permute(0, 2, 3, 1).to(torch.float16)
-    if not bool(torch.isfinite(maps).all()):
-        raise ModelError(
-            f"a feature map of {model.info.backbone} has values beyond float16. Train it without --cache-features."
-        )
-    return maps
+def frozen_part(model: Classifier, last: int) -> dict[str, Tensor]:
+    """Return the tensors of the backbone of ``model`` without its ``last`` stages, by their names in saved weights."""
+    backbone, tensors = cast(Backbone, model.backbone), model.backbone.state_dict()
+    late = {id(tensor) for layer in (backbone.late_layers(last) if last else []) for tensor in _tensors(layer)}
+    learned = {name for name, tensor in model.backbone.state_dict(keep_vars=True).items() if id(tensor) in late}
+    return {name: tensor for name, tensor in tensors.items() if name not in learned}
 
 
-def weights_hash(backbone: nn.Module) -> str:
-    """Hash the names, shapes and values of all tensors of ``backbone``."""
+def _tensors(layer: nn.Module) -> list[Tensor]:
+    return [*layer.parameters(), *layer.buffers()]
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hash names, shapes and values."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).data)
     return digest.hexdigest()[:16]

@@ -62,12 +62,15 @@ def train(
     """
     if tensorboard:
         require_tensorboard()
-    resources = Resources(resolve_device(device), default_workers() if workers is None else workers, feature_cache)
+    resources = Resources(
+        resolve_device(device), default_workers() if workers is None else workers, feature_cache, root
+    )
     kind = TASKS[type(config)]
     known = (Run.open(folder).document["dataset"].get("skipped") or {}) if resume else None
     data = kind.load_data(config, root, ImageCheck(skip_broken, known, listener))
     for text in data.dataset.warnings():
         listener.warn(text)
+    listener.announce(data.summary)
     task = kind(config, data, resources)
     choose_algorithms(task)
     training = Training(task)

@@ -19,12 +19,13 @@ def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:
     backbone that learns gets a frozen one, whose weights are installed.
     """
     backbone = settings.get("backbone", DEFAULT_BACKBONE)
-    learns = settings.get("freeze_backbone") is False or {"min_crop", "train_sizes", "cam_conv"} & settings.keys()
+    learns = settings.get("freeze_backbone") is False or settings.get("trained_stages", 0) != 0
+    changes = {"min_crop", "train_sizes", "cam_conv", "augment"} & settings.keys()
     other = (
         "detector" in settings
         or backbone not in packaged_weights()
         or settings.get("weights", "imagenet") != "imagenet"
     )
-    if learns or other or dataset.partition(":")[0] in DATASETS:
+    if learns or changes or other or dataset.partition(":")[0] in DATASETS:
         return None
     return "photos" if backbone == DEFAULT_BACKBONE else f"photos-{backbone}"

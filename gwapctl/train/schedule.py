@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,16 @@ from torch import nn
 from gwapctl.config import RunConfig
 
 
-def parameter_groups(part: nn.Module, config: RunConfig, factor: float = 1.0) -> list[dict[str, Any]]:
-    """Group the trained parameters: weights decay, biases and norms do not (as in CAM's prototxt).
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], config: RunConfig, factor: float = 1.0
+) -> list[dict[str, Any]]:
+    """Group those of ``parameters`` that are trained: weights decay, biases and norms do not (as in CAM's prototxt).
 
     ``lr_factor`` of a group scales its rate.
     """
-    weights = [p for p in part.parameters() if p.requires_grad and p.ndim > 1]
-    biases = [p for p in part.parameters() if p.requires_grad and p.ndim <= 1]
+    trained = [one for one in parameters if one.requires_grad]
+    weights = [one for one in trained if one.ndim > 1]
+    biases = [one for one in trained if one.ndim <= 1]
     return [
         {"params": weights, "lr_factor": factor, "weight_decay": config.weight_decay},
         {"params": biases, "lr_factor": factor * config.bias_lr_factor, "weight_decay": 0.0},
@@ -30,7 +33,7 @@ def build_optimizer(groups: Sequence[dict[str, Any]], config: RunConfig) -> torc
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
 def learning_rate(config: RunConfig, iteration: int, total: int) -> float:

@@ -48,12 +48,14 @@ def default_workers() -> int:
 class Resources:
     """What a task may use: the device, ``workers`` threads that read images, and the folder of feature caches.
 
-    Without ``feature_cache`` the caches lie in the user's own cache.
+    Without ``feature_cache`` the caches lie in the user's own cache. ``root`` is the folder of data, where files of
+    first weights may lie, too.
     """
 
     device: torch.device
     workers: int = 0
     feature_cache: Path | None = None
+    root: Path | None = None
 
 
 class Task(ABC, Generic[Batch, Output]):
@@ -104,7 +106,8 @@ class Task(ABC, Generic[Batch, Output]):
     @property
     def first_weights(self) -> Path | None:
         """The file that ``config.weights`` names, if it names one."""
-        return None if self.config.weights in ("none", "imagenet") else find_weights(self.config.weights)
+        named = self.config.weights not in ("none", "imagenet")
+        return find_weights(self.config.weights, self.resources.root) if named else None
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -55,6 +55,7 @@ class BackboneEntry:
         return resolve_name(self.path)  # type: ignore[no-any-return]
 
 
+_ALEXNET_CLASSIFIER = {"fc6": "head.classifier.1", "fc7": "head.classifier.4", "fc8": "head.classifier.6"}
 _TORCHVISION = "https://download.pytorch.org/models"  # the paper's generation of weights: IMAGENET1K_V1 throughout
 
 BACKBONES: dict[str, BackboneEntry] = {
@@ -65,6 +66,13 @@ BACKBONES: dict[str, BackboneEntry] = {
         weights=PretrainedWeights(f"{_TORCHVISION}/alexnet-owt-7be5be79.pth", 244.4),
         own_head="original",
         classifier="classifier.",
+    ),
+    "alexnet-caffe": BackboneEntry(
+        "gwapctl.networks.backbones.caffe_nets:alexnet_caffe",
+        "AlexNet (Caffe)",
+        "Caffe's AlexNet as published, up to conv5",
+        own_head="original",
+        caffe=_ALEXNET_CLASSIFIER,
     ),
     "alexnet-star": BackboneEntry(
         "gwapctl.networks.backbones.caffe_nets:alexnet_star",
@@ -77,7 +85,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         "CaffeNet",
         "Caffe's AlexNet up to conv5",
         own_head="original",
-        caffe={"fc6": "head.classifier.1", "fc7": "head.classifier.4", "fc8": "head.classifier.6"},
+        caffe=_ALEXNET_CLASSIFIER,
     ),
     "efficientnet-lite0": BackboneEntry(
         "gwapctl.networks.backbones.efficientnet_lite:efficientnet_lite0",
@@ -122,6 +130,13 @@ BACKBONES: dict[str, BackboneEntry] = {
         "Caffe's GoogLeNet, which has no batch norm, up to inception4e",
         caffe={},
     ),
+    "googlenet-caffe-full": BackboneEntry(
+        "gwapctl.networks.backbones.caffe_nets:googlenet_caffe_full",
+        "GoogLeNet (Caffe)",
+        "the whole GoogLeNet of Caffe",
+        own_head="gap",
+        caffe={"loss3/classifier": "head.classifier"},
+    ),
     "googlenet-full": BackboneEntry(
         "gwapctl.networks.backbones.torchvision_nets:googlenet_full",
         "GoogLeNet",
@@ -141,6 +156,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         "gwapctl.networks.backbones.caffe_nets:nin",
         "NIN",
         "Network in Network of CAM's tables",
+        own_head="gap-relu",
         caffe={"cccp8-1024": "head.classifier"},
     ),
     "resnet-s": BackboneEntry(
@@ -234,8 +250,9 @@ def require_weights(name: str) -> PretrainedWeights | WeightsPackage:
     """Return where the ImageNet weights of a backbone come from; without any it is a ``UsageError``."""
     weights = backbone_entry(name).weights
     if weights is None:
+        released = ", the .caffemodel that was released" if backbone_entry(name).caffe is not None else ""
         raise UsageError(
-            f"{name} has no ImageNet weights to download. Use --weights none, a run or a zoo entry of ours."
+            f"{name} has no ImageNet weights to download. Use --weights none{released}, a run or a zoo entry of ours."
         )
     return weights
 
@@ -272,6 +289,17 @@ def _split_cam_conv(name: str) -> tuple[str, int]:
     """Return a name without ``+cam`` or ``+cam2``, and the groups of the convolution that it stands for; 0: none."""
     base, plus, suffix = name.rpartition("+cam")
     return (base, {"": 1, "2": 2}[suffix]) if plus and suffix in ("", "2") else (name, 0)
+
+
+def added_layers(name: str) -> tuple[str, ...]:
+    """Return how the names begin of those layers of the backbone ``name`` that its ImageNet weights do not have.
+
+    >>> added_layers("inception-v3-spg"), added_layers("googlenet+cam"), added_layers("resnet18")
+    (('add1.', 'add2.'), ('cam_conv.',), ())
+    """
+    base, groups = _split_cam_conv(name)
+    own = () if base.startswith(TIMM) else backbone_entry(base).without_weights
+    return ("cam_conv.", *(f"base.{layer}" for layer in own)) if groups else own
 
 
 def imagenet_tensors(name: str) -> dict[str, Tensor]:

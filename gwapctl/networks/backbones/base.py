@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+
+from gwapctl.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,11 +24,14 @@ class Backbone(nn.Module):
         stride: input pixels per feature map cell: an input larger by ``stride`` pixels has a map larger by one cell.
         mean, std: of the RGB input in 0..1; the classifier applies them, so that loaders hand over plain RGB in 0..255.
         output_stride: the stride that was chosen for a network that has several; None: it has one.
+        stages: the names of its layers in the order in which forward runs them, one tuple per stage: between two
+            stages it can be cut. Empty: it cannot.
 
     """
 
     channels: int
     stride: int
+    stages: tuple[tuple[str, ...], ...] = ()
     output_stride: int | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -34,9 +40,50 @@ class Backbone(nn.Module):
         """Map normalised images ``(B, 3, H, W)`` to a feature map ``(B, K, h, w)``."""
         raise NotImplementedError
 
+    def require_stages(self, last: int, name: str) -> None:
+        """Raise ``UsageError``, which calls it ``name``, where its ``last`` stages are no part of it."""
+        if not self.stages:
+            raise UsageError(
+                f"{name} is not divided into stages, so all of it learns or nothing. Leave trained_stages out, or say "
+                "--freeze-backbone."
+            )
+        if last >= len(self.stages):
+            raise UsageError(
+                f"{name} has {len(self.stages)} stages: at most {len(self.stages) - 1} learn behind frozen ones, not "
+                f"{last}. Leave trained_stages out to train them all."
+            )
+
+    def early_layers(self, last: int) -> list[nn.Module]:
+        """Return the layers of all stages but the ``last``."""
+        return self._layers(self.stages[: len(self.stages) - last])
+
+    def late_layers(self, last: int) -> list[nn.Module]:
+        """Return the layers of the ``last`` stages."""
+        return self._layers(self.stages[len(self.stages) - last :])
+
+    def early(self, images: Tensor, last: int) -> Tensor:
+        """Map normalised images ``(B, 3, H, W)`` to what the ``last`` stages read, ``(B, K', h', w')``."""
+        return _run(self.early_layers(last), images)
+
+    def late(self, features: Tensor, last: int) -> Tensor:
+        """Map what ``early`` returns to the feature map ``(B, K, h, w)``; 0 stages return it as it is."""
+        return _run(self.late_layers(last), features)
+
+    def _layers(self, stages: Iterable[tuple[str, ...]]) -> list[nn.Module]:
+        return [self.get_submodule(name) for stage in stages for name in stage]
+
+
+def _run(layers: Iterable[nn.Module], features: Tensor) -> Tensor:
+    for layer in layers:
+        features = layer(features)
+    return features
+
 
 class LayerChain(Backbone):
-    """Layers one after the other, each under the name it has where its weights come from."""
+    """Layers one after the other, each under the name it has where its weights come from.
+
+    ``stages`` are the names of the layers with which one begins, the first stage excepted.
+    """
 
     def __init__(
         self,
@@ -46,18 +93,27 @@ class LayerChain(Backbone):
         stride: int,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        stages: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.channels, self.stride, self.mean, self.std = channels, stride, mean, std
         for name, layer in layers.items():
             self.add_module(name, layer)
+        self.stages = divide([*layers], stages)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images ``(B, 3, H, W)`` to a feature map ``(B, K, h, w)``."""
-        features = images
-        for layer in self.children():
-            features = layer(features)
-        return features
+        return _run(self.children(), images)
+
+
+def divide(names: Sequence[str], first: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Divide ``names`` into stages, of which each but the first begins with one of ``first``; none without these.
+
+    >>> divide(["stem", "a1", "a2", "b"], ["a1", "b"])
+    (('stem',), ('a1', 'a2'), ('b',))
+    """
+    starts = [0, *(names.index(name) for name in first), len(names)]
+    return tuple(tuple(names[start:stop]) for start, stop in pairwise(starts)) if first else ()
 
 
 def start_he(network: nn.Module) -> None:
@@ -89,6 +145,8 @@ class WithCamConv(Backbone):
         self.channels, self.stride, self.mean, self.std = 1024, base.stride, base.mean, base.std
         conv = start_gaussian(nn.Conv2d(base.channels, self.channels, 3, padding=1, groups=groups))
         self.cam_conv = nn.Sequential(conv, nn.ReLU(inplace=True))
+        named = tuple(tuple(f"base.{name}" for name in stage) for stage in base.stages)
+        self.stages = (*named[:-1], (*named[-1], "cam_conv")) if named else ()
         untyped: Any = self  # torch leaves these two without types
         untyped.register_state_dict_post_hook(_drop_base)
         untyped.register_load_state_dict_pre_hook(_add_base)

@@ -1,4 +1,8 @@
-"""Networks as Caffe defines them, layer by layer under Caffe's names: CaffeNet, AlexNet*, NIN, BVLC's GoogLeNet."""
+"""Networks as Caffe defines them, layer by layer under Caffe's names: CaffeNet, AlexNet, AlexNet*, NIN, GoogLeNet.
+
+All were released with ImageNet weights (``caffe_releases``). Those of NIN and CAM were trained on images minus a mean
+image; its mean over the pixels stands for it here.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,18 @@ def caffenet() -> Backbone:
     return _caffe_chain(_conv1_to_conv4() | _conv(5, 384, 256, groups=2), channels=256, mean=FAST_RCNN_MEAN)
 
 
+def alexnet_caffe() -> Backbone:
+    """Build BVLC's AlexNet up to conv5's ReLU (Krizhevsky et al. 2012): K = 256, stride 16.
+
+    It differs from CaffeNet in that it normalises before it pools. Layers have the same names and shapes, so that the
+    weights of one load into the other, which then computes something else.
+    """
+    layers = _conv1_to_conv4() | _conv(5, 384, 256, groups=2)
+    swapped = {"pool1": "norm1", "norm1": "pool1", "pool2": "norm2", "norm2": "pool2"}
+    order = [swapped.get(name, name) for name in layers]
+    return _caffe_chain({name: layers[name] for name in order}, channels=256, mean=IMAGENET_MEAN)
+
+
 def alexnet_star() -> Backbone:
     """Build CAM's AlexNet* up to conv7's ReLU (arXiv 1512.04150 and its released prototxt): K = 512, stride 16.
 
@@ -38,8 +54,7 @@ def alexnet_star() -> Backbone:
 def nin() -> Backbone:
     """Build Network in Network for ImageNet (Lin et al., arXiv 1312.4400) up to the layer before its class scores.
 
-    K = 1024, stride 32. Its own pooling is a mean, so the head is ``gap``. The released network has a ReLU between
-    class scores and mean, which a linear head has not: a departure.
+    K = 1024, stride 32. Its own pooling is the mean of rectified class scores, so the head is ``gap-relu``.
     """
     layers: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(3, 96, 11, stride=4),
@@ -65,7 +80,8 @@ def nin() -> Backbone:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
             with_relu[f"relu_{name}"] = nn.ReLU(inplace=True)
-    return LayerChain(with_relu, channels=1024, stride=32, mean=IMAGENET_MEAN, std=CAFFE_STD)
+    stages = ["conv2", "conv3", "conv4-1024"]
+    return LayerChain(with_relu, channels=1024, stride=32, mean=IMAGENET_MEAN, std=CAFFE_STD, stages=stages)
 
 
 class CaffeInception(nn.Module):
@@ -104,7 +120,21 @@ def googlenet_caffe() -> Backbone:
 
     Unlike torchvision's it has no batch norm, normalises local responses twice, and its 5x5 branches are 5x5.
     """
-    layers: dict[str, nn.Module] = {
+    return _googlenet(_up_to_inception_4e(), channels=832, stride=16)
+
+
+def googlenet_caffe_full() -> Backbone:
+    """Build the unmodified GoogLeNet of BVLC up to inception_5b, K = 1024, stride 32: its own pooling is a mean."""
+    last: dict[str, nn.Module] = {
+        "pool4/3x3_s2": nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        "inception_5a": CaffeInception(832, (256, 160, 320, 32, 128, 128)),
+        "inception_5b": CaffeInception(832, (384, 192, 384, 48, 128, 128)),
+    }
+    return _googlenet(_up_to_inception_4e() | last, channels=1024, stride=32)
+
+
+def _up_to_inception_4e() -> dict[str, nn.Module]:
+    return {
         "conv1/7x7_s2": nn.Conv2d(3, 64, 7, stride=2, padding=3),
         "conv1/relu_7x7": nn.ReLU(inplace=True),
         "pool1/3x3_s2": nn.MaxPool2d(3, stride=2, ceil_mode=True),
@@ -124,7 +154,11 @@ def googlenet_caffe() -> Backbone:
         "inception_4d": CaffeInception(512, (112, 144, 288, 32, 64, 64)),
         "inception_4e": CaffeInception(528, (256, 160, 320, 32, 128, 128)),
     }
-    backbone = LayerChain(layers, channels=832, stride=16, mean=IMAGENET_MEAN, std=CAFFE_STD)
+
+
+def _googlenet(layers: dict[str, nn.Module], *, channels: int, stride: int) -> Backbone:
+    stages = [name for name in ("conv2/3x3_reduce", "inception_3a", "inception_4a", "inception_5a") if name in layers]
+    backbone = LayerChain(layers, channels=channels, stride=stride, mean=IMAGENET_MEAN, std=CAFFE_STD, stages=stages)
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):  # Caffe's "xavier" looks at the inputs alone; biases start at 0.2
             nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
@@ -160,4 +194,5 @@ def _caffe_chain(layers: dict[str, nn.Module], *, channels: int, mean: tuple[flo
             nn.init.normal_(layer.weight, std=0.01)
             bias = 0.0 if name in ("conv1", "conv3") else 1.0  # as Krizhevsky et al. 2012, section 5
             nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]  # Conv2d has a bias by default
-    return LayerChain(layers, channels=channels, stride=16, mean=mean, std=CAFFE_STD)
+    stages = [name for name in layers if name.startswith("conv") and name != "conv1"]
+    return LayerChain(layers, channels=channels, stride=16, mean=mean, std=CAFFE_STD, stages=stages)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gwapctl.errors import ModelError
+from gwapctl.networks.backbones.base import divide
 from gwapctl.networks.backbones.timm_nets import TimmBackbone, create_timm
 
 DEFAULT_OUTPUT_STRIDE = 16  # 14 x 14 cells at 224 pixels: what boxes need, and no layer is trained for it
@@ -37,6 +38,9 @@ class EfficientNetLite(TimmBackbone):
         stride = output_stride or DEFAULT_OUTPUT_STRIDE
         super().__init__(create_timm(f"tf_efficientnet_lite{number}", output_stride=stride))
         self.output_stride = stride
+        blocks = [f"network.blocks.{index}" for index in range(7)]
+        layers = ["network.conv_stem", "network.bn1", *blocks, "network.conv_head", "network.bn2"]
+        self.stages = divide(layers, blocks[1:])
 
 
 efficientnet_lite0 = partial(EfficientNetLite, 0)  # 4.7 million parameters with its classifier

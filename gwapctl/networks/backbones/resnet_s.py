@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwapctl.networks.backbones.base import Backbone, start_he
+from gwapctl.networks.backbones.base import Backbone, divide, start_he
 
 
 class ConvNormReLU(nn.Sequential):
@@ -61,6 +61,7 @@ class ResNetS(Backbone):
             ResidualBlock(96, 96, 1),
             ConvNormReLU(96, 256, 1),
         )
+        self.stages = divide([f"layers.{index}" for index in range(6)], [f"layers.{index}" for index in (2, 3, 4)])
         start_he(self)
         for module in self.modules():
             if isinstance(module, ResidualBlock):

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.models.inception import InceptionB
 from torchvision.models.vgg import cfgs, make_layers
 
-from gwapctl.networks.backbones.base import Backbone, LayerChain, start_he
+from gwapctl.networks.backbones.base import Backbone, LayerChain, divide, start_he
 
 # torchvision's GoogLeNet and Inception weights come from TensorFlow, whose inputs lie in -1..1. torchvision re-scales
 # inside its own forward (transform_input); a cut network states the same as its normalisation: (x - 0.5) / 0.5.
@@ -37,14 +37,22 @@ def alexnet() -> Backbone:
         nn.ReLU(inplace=True),
     )
     start_he(features)
-    return LayerChain({"features": features}, channels=256, stride=16)
+    return _of_features(features, channels=256)
 
 
 def vgg16() -> Backbone:
     """Build VGG-16 (arXiv 1409.1556) up to conv5_3's ReLU, ``features[:30]``: pool5 is not part of it."""
     features = make_layers(cfgs["D"])[:-1]
     start_he(features)
-    return LayerChain({"features": features}, channels=512, stride=16)
+    return _of_features(features, channels=512)
+
+
+def _of_features(features: nn.Sequential, *, channels: int) -> Backbone:
+    """Make torchvision's ``features``, of stride 16, a backbone whose stages end with a pooling."""
+    backbone = LayerChain({"features": features}, channels=channels, stride=16)
+    behind = [f"features.{index + 1}" for index, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    backbone.stages = divide([f"features.{index}" for index in range(len(features))], behind)
+    return backbone
 
 
 def googlenet() -> Backbone:
@@ -59,7 +67,9 @@ def googlenet_full() -> Backbone:
 
 def _googlenet(*, last: str, channels: int, stride: int) -> Backbone:
     network = torchvision.models.GoogLeNet(aux_logits=False, init_weights=False)
-    backbone = LayerChain(up_to(network, last), channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW)
+    layers = up_to(network, last)
+    stages = [name for name in ("conv2", "inception3a", "inception4a", "inception5a") if name in layers]
+    backbone = LayerChain(layers, channels=channels, stride=stride, mean=_TENSORFLOW, std=_TENSORFLOW, stages=stages)
     start_he(backbone)
     return backbone
 
@@ -107,6 +117,8 @@ def inception_v3_spg() -> Backbone:
         backbone.add_module(f"drop_{name}", nn.Dropout(0.5))
         backbone.add_module(name, nn.Sequential(conv, nn.ReLU()))
     backbone.add_module("drop", nn.Dropout(0.5))
+    names = [name for name, _ in backbone.named_children()]
+    backbone.stages = divide(names, ["Conv2d_3b_1x1", "Mixed_5b", "Mixed_6a", "drop_add2"])
     return backbone
 
 
@@ -118,7 +130,8 @@ def _resnet(name: str, *, output_stride: int | None = None) -> Backbone:
         dilate_stage(network.layer4, dilation=32 // stride, first=16 // stride)
     if stride < 16:
         dilate_stage(network.layer3, dilation=16 // stride, first=1)
-    backbone = LayerChain(up_to(network, "layer4"), channels=int(network.fc.in_features), stride=stride)
+    layers, stages = up_to(network, "layer4"), ["layer1", "layer2", "layer3", "layer4"]
+    backbone = LayerChain(layers, channels=int(network.fc.in_features), stride=stride, stages=stages)
     backbone.output_stride = stride
     return backbone
 

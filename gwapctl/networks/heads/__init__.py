@@ -45,6 +45,9 @@ _AVERAGING, _SCORING = "gwapctl.networks.heads.averaging", "gwapctl.networks.hea
 # in the order in which figures show them
 HEADS: dict[str, HeadEntry] = {
     "gap": HeadEntry(f"{_AVERAGING}:GAP", "GAP", "mean of the features (CAM)"),
+    "gap-relu": HeadEntry(
+        f"{_SCORING}:GAPReLU", "GAP", "mean of the scores above 0 (Network in Network)", in_figures=False
+    ),
     "gmp": HeadEntry(f"{_SCORING}:GMP", "GMP", "highest score of each class"),
     "gmp-features": HeadEntry(f"{_SCORING}:GMPFeatures", "GMP", "highest value of each feature, then one linear layer"),
     "lse": HeadEntry(f"{_SCORING}:LSE", "LSE", "log-sum-exp of scores, between mean and maximum"),

@@ -42,6 +42,22 @@ class ScoreThenPool(Head):
             return HeadOutput(self.pool(scores), score_map=scores.reshape(*scores.shape[:2], *feature_map.shape[2:]))
 
 
+class GAPReLU(ScoreThenPool):
+    """Global average pooling of rectified scores: ``s_c = mean max(0, S_c(x, y))``.
+
+    What Network in Network ends with (Lin et al., arXiv 1312.4400; ``relu12`` and ``pool4`` of its release for
+    ImageNet). Without the ReLU it is ``gap``.
+    """
+
+    def score(self, feature_map: Tensor) -> Tensor:
+        """Return ``max(0, S)`` of every position, ``(B, C, N)``."""
+        return torch.relu(super().score(feature_map))
+
+    def pool(self, scores: Tensor) -> Tensor:
+        """Pool scores ``(B, C, N)`` to logits ``(B, C)``."""
+        return scores.mean(dim=2)
+
+
 class GMP(ScoreThenPool):
     """Global max pooling of scores (Oquab et al., CVPR 2015): ``s_c = max S_c(x, y)``."""
 
