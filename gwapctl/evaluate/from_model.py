@@ -54,8 +54,10 @@ class CachedFeatures:
     workers: int | None = None
     progress: ProgressCallback | None = None
 
-    def of(self, samples: Sequence[BoxedSample], localizer: Localizer) -> FeatureCache:
-        """Return the maps of ``samples``; runs with the same frozen part share them."""
+    def of(self, samples: Sequence[BoxedSample], localizer: Localizer) -> FeatureCache | None:
+        """Return the maps of ``samples``, None where not all is read from them; equal frozen parts share them."""
+        if not localizer.takes_features:
+            return None
         from gwapctl.train.feature_cache import FeatureCache
         from gwapctl.train.task import default_workers
 
@@ -93,8 +95,9 @@ def from_model(
     of_reading = {"scales": list(reading.scales), "resize": reading.resize, "precision": localizer.precision}
     warning = scale_warning(info, reading.scales)
     cache = None
-    if features is not None and localizer.takes_features and not (cut and cut.rule.needs_image):
+    if features is not None and not (cut and cut.rule.needs_image):
         cache = features.of(ground_truth.samples, localizer)
+    if cache is not None:
         of_reading["features"] = "cached"
     notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
     notes += [warning] if warning else []

@@ -178,8 +178,13 @@ def _evaluate_on(
                 asked = replace(ground_truth, split=split, samples=held_out)
                 chosen = calibrate(localizer, asked, subject.path, refine=options.refine, progress=progress)
 
+            features = _cached_features(subject, model, options, progress)
+
             def read(choosing: GroundTruth) -> Iterable[Prediction]:
-                return predictions_from_model(localizer, choosing, None, name=subject.name, workers=options.workers)
+                cache = None if features is None else features.of(choosing.samples, localizer)
+                return predictions_from_model(
+                    localizer, choosing, None, name=subject.name, cache=cache, workers=options.workers
+                )
 
             calibration = _calibration(ground_truth, subject, options, read, progress)
             rule = chosen.get("box_rule") or options.box_rule
@@ -189,7 +194,7 @@ def _evaluate_on(
                 name=subject.name,
                 box_rule=rule,
                 refine=options.refine,
-                features=_cached_features(subject, model, options, progress),
+                features=features,
                 workers=options.workers,
             )
     result = evaluate_predictions(found, ground_truth, guesses=guesses, calibration=calibration, progress=progress)
