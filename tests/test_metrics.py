@@ -23,6 +23,7 @@ from gwapctl.runs import Run
 
 WIDTH, HEIGHT = 40, 30
 BOX = (10, 6, 30, 24)
+BOXES = {"a.png": BOX, "b.png": (2, 4, 14, 20), "c.png": (1, 1, 38, 29)}  # of medium, small and large objects
 NAMES = ("apple", "bell")
 COST = {"images_per_second", "extra_memory_mib"}  # measured on a model: test_cost.py
 TOY = Metric("toy score", "a number of a test", FRACTION, ("maps", "masks"), "lowest", decimals=3)
@@ -44,25 +45,33 @@ def write(path: Path, content: object) -> Path:
 
 
 def make_maps(folder: Path, names: tuple[str, ...]) -> Path:
-    """Write a map per class, and predictions with boxes, of one image."""
-    heat = np.zeros((HEIGHT, WIDTH), np.float16)
-    heat[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 1
+    """Write a map per class, and predictions with boxes, of each image."""
     (folder / "maps").mkdir(parents=True)
-    np.save(folder / "maps" / "a.png.npy", np.stack([heat, heat]))
-    image = {"width": WIDTH, "height": HEIGHT, "labels": names}
-    about = {"schema_version": 1, "method": "class", "class_agnostic": False, "images": {"a.png": image}}
+    size = {"width": WIDTH, "height": HEIGHT}
+    lines = []
+    for image, box in BOXES.items():
+        heat = np.zeros((HEIGHT, WIDTH), np.float16)
+        heat[box[1] : box[3], box[0] : box[2]] = 1
+        np.save(folder / "maps" / f"{image}.npy", np.stack([heat, heat]))
+        found = [{"label": name, "label_id": "", "score": 0.6, "box": box, "map": None} for name in names]
+        lines.append(json.dumps({"schema_version": 1, "image": image, **size, "predictions": found}))
+    images = {image: {**size, "labels": names} for image in BOXES}
+    about = {"schema_version": 1, "method": "class", "class_agnostic": False, "images": images}
     write(folder / "maps" / "maps.json", about)
-    found = [{"label": name, "label_id": "", "score": 0.6, "box": BOX, "map": None} for name in names]
-    line = {"schema_version": 1, "image": "a.png", "width": WIDTH, "height": HEIGHT, "predictions": found}
-    write(folder / "predictions.jsonl", json.dumps(line))
+    write(folder / "predictions.jsonl", "\n".join(lines))
     return folder
 
 
 def one_class(folder: Path) -> Path:
-    """Write the metadata of one image with one class of two, which have no names there."""
-    files = {"image_ids": "a.png", "class_labels": "a.png,0", "localization": "a.png,10,6,29,23"}
-    for name, text in {**files, "image_sizes": f"a.png,{WIDTH},{HEIGHT}"}.items():
-        write(folder / "val" / f"{name}.txt", text + "\n")
+    """Write the metadata of images with one class of two, which have no names there."""
+    files = {
+        "image_ids": "".join(f"{image}\n" for image in BOXES),
+        "class_labels": "".join(f"{image},0\n" for image in BOXES),
+        "localization": "".join(f"{image},{x0},{y0},{x1 - 1},{y1 - 1}\n" for image, (x0, y0, x1, y1) in BOXES.items()),
+        "image_sizes": "".join(f"{image},{WIDTH},{HEIGHT}\n" for image in BOXES),
+    }
+    for name, text in files.items():
+        write(folder / "val" / f"{name}.txt", text)
     return folder
 
 
@@ -86,13 +95,14 @@ def test_every_number_of_every_protocol_is_registered(tmp_path: Path, run_cli: C
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 255
     (tmp_path / "masks").mkdir()
-    cv2.imwrite(str(tmp_path / "masks" / "a.png"), mask)
+    for image in BOXES:
+        cv2.imwrite(str(tmp_path / "masks" / image), mask)
     masks = ("--masks", tmp_path / "masks")
     asked = [
-        (numbered, alone, "paper", *masks),
+        (numbered, alone, "paper", "--calibrate-on", "halves", *masks),
         (named, several, "paper", *masks),
         (named / "predictions.jsonl", several, "paper"),
-        (numbered, alone, "wsoleval", *masks),
+        (numbered, alone, "wsoleval", "--calibrate-on", "halves", *masks),
     ]
     met: set[str] = set()
     for path, dataset, protocol, *more in asked:
@@ -155,7 +165,10 @@ def test_titles() -> None:
 
 def test_needs_name_what_is_left_out() -> None:
     assert needing("five ranked classes", "paper") == ("top5_error", "top5_loc_error")
-    assert needing("boxes", "paper") == ("gt_known_error", "cor_loc", "mean_iou")
+    margins = ("margin", "margin_small", "margin_medium", "margin_large")
+    assert needing("boxes", "paper") == ("gt_known_error", "cor_loc", *margins, "mean_iou")
+    assert "cor_loc_calibrated" in needing("maps", "paper")
+    assert "cor_loc_calibrated" not in needing("maps", "paper", calibrated=False)
     assert needing("boxes", "wsoleval") == ()
     assert "max_box_acc_v2_30" not in needing("maps", "paper")
 

@@ -13,7 +13,7 @@ from gwapctl.cli import console, options
 from gwapctl.cli.options import DATA, argument, option
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.maps.reading import AS_STORED, MapReading
-from gwapctl.metrics import METRICS, describe
+from gwapctl.metrics import METRICS, PERCENT, describe
 
 GUESSING = "Five guesses"
 GATE_NOT_MET = 10
@@ -58,6 +58,18 @@ Protocol = Annotated[
 Calibrate = Annotated[
     bool, option("--calibrate", "First choose the box threshold on the run's held-out images, and store it.")
 ]
+CalibrateOn = Annotated[
+    str | None,
+    option(
+        "--calibrate-on",
+        "Also report at box thresholds that other images with boxes choose: those of a split, or halves: one half of "
+        "the reported images for the other. Stores nothing in the model.",
+        metavar="SPLIT|halves",
+    ),
+]
+CalibrateLimit = Annotated[
+    int, option("--calibrate-limit", "Choose on at most so many images of that split, evenly spaced.", min=1)
+]
 Guesses = Annotated[
     Literal["five"] | None,
     option(
@@ -92,6 +104,8 @@ def evaluate(
     limit: options.Limit = None,
     protocol: Protocol = "paper",
     calibrate: Calibrate = False,
+    calibrate_on: CalibrateOn = None,
+    calibrate_limit: CalibrateLimit = 500,
     reading: MapReading = AS_STORED,
     box_rule: options.BoxRule = None,
     threshold: options.Threshold = None,
@@ -138,6 +152,8 @@ def evaluate(
         tight=tight,
         loose=loose,
         calibrate=calibrate,
+        calibrate_on=calibrate_on,
+        calibrate_limit=calibrate_limit,
         limit=limit,
         precision=precision,
         device=device,
@@ -183,19 +199,49 @@ def _missed(gates: list[tuple[str, float]], metrics: dict[str, float]) -> Iterat
             yield f"{key} is {value:.4g}, {side} {bound:g}."
 
 
+def _print_by_area(rows: list[dict[str, Any]]) -> None:
+    """Show how often boxes are right, and by how much more than the better floor's, by the size of the object."""
+    rows = [row for row in rows if row["n"]]
+    if not rows:
+        return
+    names = (("gt_known", "right"), ("margin", "margin"), ("gt_known_calibrated", "calibrated"))
+    shown = {key: name for key, name in (*names, ("margin_calibrated", "margin")) if key in rows[0]}
+    shown |= {floor: floor.replace("_", " ") for floor in rows[0]["floors"]}
+    cells = [row | row["floors"] for row in rows]
+    console.print_table(
+        ("object", "n", *shown.values()),
+        [
+            (f"{100 * row['from']:.0f}-{100 * row['to']:.0f} %", row["n"], *(PERCENT.text(row[key]) for key in shown))
+            for row in cells
+        ],
+        title="boxes that are right, in percent, by the object's share of the image",
+    )
+
+
 def print_document(document: dict[str, Any]) -> None:
     """Show the document as a table of at most 80 columns, and what was left out on stderr."""
     columns = [document["metrics"], *(document["floors"].get(floor, {}) for floor in ("full_image", "centred_box"))]
+    ways = ("", "_calibrated")
+    strata = {f"margin_{row['area']}{way}" for row in document.get("by_area", ()) for way in ways}  # in a table below
     used = {key: ",".join(map(str, v)) if isinstance(v, list) else v for key, v in document["options"].items()}
     asked = ", ".join(f"{key} {value}" for key, value in used.items())
     console.print_table(
         ("metric", "value", "full image", "centred box"),
-        [(key, *(describe(key).unit.text(column.get(key)) for column in columns)) for key in document["metrics"]],
+        [
+            (key, *(describe(key).unit.text(column.get(key)) for column in columns))
+            for key in document["metrics"]
+            if key not in strata
+        ],
         title=f"{document['model']} on {document['dataset']} {document['split']}: {document['n']} images",
         caption=f"protocol {document['protocol']}; {asked}; {document['n_degenerate']} images without a box",
     )
-    if "calibration" in document:
-        chosen = document["calibration"]
+    _print_by_area(document.get("by_area", []))
+    chosen = document.get("calibration", {})
+    for key, values in chosen.get("thresholds", {}).items():
+        each = " and ".join(f"{value:.3f}" for value in values)
+        where = f"the other half of {chosen['split']}" if len(values) > 1 else chosen["split"]
+        console.note(f"{key}: box threshold {each}, chosen on {where} ({chosen['n']} images).")
+    if "box_rule" in chosen:
         console.note(
             f"box rule {chosen['box_rule']}, chosen on {chosen['split']} ({chosen['accuracy']:.2f} % there): "
             f"{chosen['transferred']:.2f} % here, oracle {chosen['oracle']:.2f} %. Stored in the model."

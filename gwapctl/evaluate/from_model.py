@@ -115,12 +115,13 @@ def predictions_from_model(
 
     One map per image where it stands for all classes, otherwise those of the classes present and of the five best. A
     head that sees boxes gets the union of all objects of an image, difficult ones included. ``cache``: read that, and
-    decode no image.
+    decode no image. Protocol ``wsoleval`` gets maps of one scale as the network made them: it resizes them itself.
     """
     from gwapctl.predict.threads import in_threads
 
     dataset, blind = ground_truth.dataset, not sees_boxes(localizer)
     match = _match(localizer.model.info.classes, ground_truth, name)
+    resized = ground_truth.protocol != "wsoleval"
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
 
     def seen(sample: BoxedSample) -> tuple[PreparedImage, Cut | None]:
@@ -136,7 +137,8 @@ def predictions_from_model(
         sizes = [(image.width, image.height) for image in images]
         pairs = zip(part, sizes, strict=True)
         regions = None if blind else [boxes_mask(sample.boxes, *size).astype(np.uint8) for sample, size in pairs]
-        results = localizer.run(images, wanted, top_k=1 if localizer.shared else TOP, regions=regions)
+        top_k = 1 if localizer.shared else TOP
+        results = localizer.run(images, wanted, top_k=top_k, regions=regions, resized=resized)
         return [prediction(*row) for row in zip(results, cuts, part, sizes, strict=True)]
 
     def prediction(result: MapResult, seen: Cut | None, sample: BoxedSample, size: tuple[int, int]) -> Prediction:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,15 +18,18 @@ import numpy as np
 from gwapctl.boxes import FloatArray, to_list
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
+from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Annotation, Masks
 from gwapctl.evaluate.measures import Measures, registered, replicates_document
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, class_row
 from gwapctl.metrics import METRICS, Need, needing
 from gwapctl.metrics.box_accuracy import IOU_LEVELS, AccuracyCurve, BoxAccuracy
+from gwapctl.metrics.calibrated import CalibratedLocalization
 from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu_foreground, to_bytes, union_of_maps
 from gwapctl.metrics.judged import Guess, JudgedImage
 from gwapctl.metrics.localization import FLOORS, TOP, best_iou
+from gwapctl.metrics.margin import Margin
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions.components import FloatMap, normalise, resize_map
 
@@ -38,14 +41,24 @@ class PaperProtocol:
     """Judges one image after the other; ``result`` ends it.
 
     ``guesses`` take the place of the five best classes and their boxes in the top-5 localization error.
+    ``calibration`` asks for the localization metrics at box thresholds that other images choose, too.
     """
 
-    def __init__(self, dataset: Dataset, masks: Masks, guesses: FiveGuesses | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        masks: Masks,
+        guesses: FiveGuesses | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self._dataset = dataset
         self._guesses = guesses
         self._masks = masks
         self._judged = Measures(registered())
         self._floors = {name: Measures(registered(floor=True)) for name in FLOORS}
+        self._margin = Margin()
+        self._calibration = calibration
+        self._calibrated = CalibratedLocalization(None if calibration is None else calibration.curve)
         self._predicted, self._predicted_iou = FMeasure(), ForegroundIoU()
         self._examples = _Examples()
         self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
@@ -75,7 +88,12 @@ class PaperProtocol:
         guesses = None if self._guesses is None else self._guesses.of(prediction)
         self._omissions.update(annotation, prediction, guesses)
         image = replace(image, objects=annotation.boxes, area=annotation.area, mask=annotation.mask, five=guesses)
-        self._judged.judge(place, _localized(image, prediction))
+        image = _localized(image, prediction)
+        self._judged.judge(place, image)
+        self._margin.update(image.boxes, annotation.boxes, image.width, image.height)
+        if self._calibration is not None:
+            best = image.ranked[0] if image.ranked else None
+            self._calibrated.update(self._judged.find(BoxAccuracy).latest, self._calibration.part(sample), best)
         for label, objects in list(annotation.boxes.items())[:1]:
             boxes = prediction.boxes_of(label)
             if boxes is not None:
@@ -99,14 +117,16 @@ class PaperProtocol:
 
     def result(self) -> EvaluationResult:
         """Return all metrics that the data allows."""
-        omissions = [(needing(need, "paper"), reason) for need, reason in self._omissions.found().items()]
+        asked = self._calibration is not None
+        omissions = [(needing(need, "paper", asked), reason) for need, reason in self._omissions.found().items()]
         omitted = {key for keys, _ in omissions for key in keys}
         found = self._predicted.compute() | self._predicted_iou.compute()
         predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
-        parts = [self._judged.compute(), predicted]
+        right = self._calibrated.right() if asked and "margin_calibrated" not in omitted else None
+        parts = [self._judged.compute(), self._calibrated.compute(), self._margin.compute(right), predicted]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
-            name: {k: v for k, v in floor.compute().items() if k in metrics and METRICS[k].floor}
+            name: {k: v for k, v in at_calibrated(floor.compute(), metrics).items() if METRICS[k].floor}
             for name, floor in self._floors.items()
         }
         notes = [f"{', '.join(keys)} left out: {reason}" for keys, reason in omissions]
@@ -124,6 +144,10 @@ class PaperProtocol:
             if "fg_iou" in metrics
             else {},
             examples=self._examples.chosen(),
+            calibration={}
+            if self._calibration is None
+            else self._calibration.document({"gt_known_error_calibrated": self._calibrated.accuracy.thresholds()}),
+            by_area=self._margin.by_area(right) if "margin" in metrics else [],
             replicates=replicates_document(self._judged, self._floors, self._n, self._dataset.classes, metrics),
         )
 
@@ -261,6 +285,12 @@ class _Examples:
         """Return the examples, the best first, each image once."""
         every = {example["image"]: example for _, _, example in [*self._worst, *self._best]}
         return sorted(every.values(), key=lambda example: -example["iou"])
+
+
+def at_calibrated(floor: Mapping[str, float], metrics: Collection[str]) -> dict[str, float]:
+    """Return what a floor has of ``metrics``: its box is the same at every threshold, a calibrated one, too."""
+    pairs = [(key, key.removesuffix("_calibrated")) for key in metrics]
+    return {key: floor[plain] for key, plain in pairs if plain in floor}
 
 
 def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:

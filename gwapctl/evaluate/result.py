@@ -17,7 +17,9 @@ ALWAYS = (  # the fields of every document, in their order
     *("model", "dataset", "split", "protocol", "n", "n_degenerate", "metrics", "floors", "per_class"),
     *("notes", "options", "created"),
 )
-WHERE_KNOWN = (*("threshold_curve", "fg_iou_curve", "examples", "timing", "calibration", "replicates", "seconds"),)
+WHERE_KNOWN = (
+    *("threshold_curve", "fg_iou_curve", "examples", "timing", "calibration", "by_area", "replicates", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class EvaluationResult:
         model, dataset, split, protocol, options: what was judged, and how.
         created: when.
         timing, calibration: how costs were measured and which box threshold was chosen, where that was asked for.
+        by_area: accuracies, floors and margins by the size of the object (``metrics.margin``), one row per size.
         replicates: metrics, floors and AP per class on resamples of the images, as ``metrics.replicates`` writes them.
         seconds: how long it took, from the first image to the last.
         run, seed: of the run that was judged, if it was one.
@@ -68,6 +71,7 @@ class EvaluationResult:
     created: str = field(default_factory=now)
     timing: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    by_area: list[dict[str, Any]] = field(default_factory=list)
     replicates: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     run: str | None = None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gwapctl.datasets.base import Dataset
 from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves, sweep
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import CachedFeatures, from_detector, from_model, predictions_from_model
-from gwapctl.evaluate.ground_truth import Masks, true_boxes
+from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol
@@ -22,13 +22,14 @@ from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading, store_reading
 from gwapctl.metrics.box_accuracy import BoxAccuracy
 from gwapctl.predict.classifier import Model, load_model
+from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
 
 if TYPE_CHECKING:
     from gwapctl.maps.localizer import Localizer
 
-PROTOCOLS: dict[str, Callable[[Dataset, Masks], JudgingProtocol]] = {
+PROTOCOLS: dict[str, Callable[..., JudgingProtocol]] = {
     "paper": PaperProtocol,
     "wsoleval": WsolevalProtocol,
 }
@@ -43,6 +44,8 @@ class Options:
     ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images.
     ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks at the images below ``images``,
     else at the data set's.
+    ``calibrate_on``: box thresholds that other images than the judged ones choose, for further metrics; ``halves``: the
+    two halves of the split for each other, else a split, of which at most ``calibrate_limit`` images are looked at.
     ``guesses="five"``: the top-5 localization error by CAM's heuristic, with boxes at the thresholds ``tight`` and
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
     ``feature_cache``: the folder of caches that has, or gets, float16 maps of what is frozen of a run's backbone. They
@@ -62,6 +65,8 @@ class Options:
     tight: str = "0.5"
     loose: str = "0.2"
     calibrate: bool = False
+    calibrate_on: str | None = None
+    calibrate_limit: int = 500
     limit: int | None = None
     precision: str = "fp32"
     device: str = "auto"
@@ -111,6 +116,8 @@ def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
     if kind != "maps":
         asked |= {"--box-rule": options.box_rule, "--refine": options.refine, "--images": options.images}
         asked |= {"--guesses": options.guesses, "--protocol wsoleval": options.protocol == "wsoleval"}
+    if kind != "maps":
+        asked["--calibrate-on"] = options.calibrate_on
     asked |= {"--calibrate": options.calibrate, "--masks": kind != "maps" and options.masks}
     asked |= {"--feature-cache": kind in ("maps", "boxes") and options.feature_cache}
     given = [name for name, value in asked.items() if value]
@@ -137,6 +144,8 @@ def _check_options(subject: Subject, options: Options) -> None:
     _guesses(options)
     if options.calibrate and (subject.run is None or options.box_rule or options.limit):
         raise UsageError("--calibrate chooses a run's own box rule: give it a run, without --box-rule and --limit.")
+    if options.calibrate and options.calibrate_on:
+        raise UsageError("--calibrate stores a threshold, --calibrate-on reports one. Give one of them.")
     if options.calibrate and not {"--crops", "--backprop-seg"}.isdisjoint(options.reading.flags):
         raise UsageError("a model does not store --crops and --backprop-seg, so --calibrate cannot choose for them.")
 
@@ -144,13 +153,18 @@ def _check_options(subject: Subject, options: Options) -> None:
 def _evaluate_on(
     ground_truth: GroundTruth, subject: Subject, options: Options, progress: ProgressCallback | None
 ) -> EvaluationResult:
-    guesses, chosen = _guesses(options), dict[str, Any]()
+    guesses, chosen, calibration = _guesses(options), dict[str, Any](), None
     if subject.kind == "boxes":
         found = from_boxes(subject.path, ground_truth)
     elif subject.kind == "maps":
         found = from_maps(
             subject.path, ground_truth, box_rule=options.box_rule, refine=options.refine, images=options.images
         )
+
+        def read_maps(choosing: GroundTruth) -> Iterable[Prediction]:
+            return from_maps(subject.path, choosing, box_rule="otsu").items
+
+        calibration = _calibration(ground_truth, subject, options, read_maps, progress)
     else:
         model = load_model(subject.path, device=options.device, precision=options.precision)
         if model.detects:
@@ -163,6 +177,11 @@ def _evaluate_on(
                 split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
                 asked = replace(ground_truth, split=split, samples=held_out)
                 chosen = calibrate(localizer, asked, subject.path, refine=options.refine, progress=progress)
+
+            def read(choosing: GroundTruth) -> Iterable[Prediction]:
+                return predictions_from_model(localizer, choosing, None, name=subject.name, workers=options.workers)
+
+            calibration = _calibration(ground_truth, subject, options, read, progress)
             rule = chosen.get("box_rule") or options.box_rule
             found = from_model(
                 localizer,
@@ -173,7 +192,9 @@ def _evaluate_on(
                 features=_cached_features(subject, model, options, progress),
                 workers=options.workers,
             )
-    result = evaluate_predictions(found, ground_truth, guesses=guesses, progress=progress)
+    result = evaluate_predictions(found, ground_truth, guesses=guesses, calibration=calibration, progress=progress)
+    if calibration is not None and calibration.split == _trained_on(subject):
+        result.notes.append(f"training saw the images of {calibration.split} that calibrated thresholds were chosen on")
     if chosen:
         metrics = result.metrics
         figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
@@ -181,6 +202,28 @@ def _evaluate_on(
         if chosen["split"] == ground_truth.split:
             result.notes.append("the threshold was chosen on the very images that it is measured on")
     return result
+
+
+def _calibration(
+    ground_truth: GroundTruth,
+    subject: Subject,
+    options: Options,
+    read: Callable[[GroundTruth], Iterable[Prediction]],
+    progress: ProgressCallback | None,
+) -> Calibration | None:
+    """Return what ``--calibrate-on`` asks, None where it is not asked; ``read`` yields the maps of other images."""
+    asked = options.calibrate_on
+    if asked is None:
+        return None
+    if asked == HALVES:
+        return halves(ground_truth)
+    choosing = choosing_images(subject, ground_truth, asked, options.calibrate_limit)
+    return calibrate_on(asked, choosing, read, progress)
+
+
+def _trained_on(subject: Subject) -> str | None:
+    """Return the split that a run was trained on."""
+    return None if subject.run is None else subject.run.document["dataset"].get("train_split")
 
 
 def _cached_features(
@@ -204,6 +247,7 @@ def evaluate_predictions(
     ground_truth: GroundTruth,
     *,
     guesses: FiveGuesses | None = None,
+    calibration: Calibration | None = None,
     progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
     """Judge predictions, wherever they come from, by the protocol of ``ground_truth``, one image at a time.
@@ -225,6 +269,7 @@ def evaluate_predictions(
         found: ``from_model``, ``from_detector``, ``from_detections``, ``from_maps`` or ``from_boxes`` make them.
         ground_truth: data set, split, samples and protocol; a detector is judged by average precision whatever it is.
         guesses: what decides the top-5 localization error in place of the five best classes.
+        calibration: which images choose the box thresholds of calibrated metrics (``evaluate.calibration``).
         progress: told after every image.
 
     Raises:
@@ -239,9 +284,11 @@ def evaluate_predictions(
         tight, loose = guesses.tight.name, guesses.loose.name
         options |= {"guesses": "five", "tight": tight, "loose": loose}
         notes = [f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
-        protocol = PaperProtocol(dataset, Masks(ground_truth.masks), guesses)
+        protocol = PaperProtocol(dataset, Masks(ground_truth.masks), guesses, calibration)
     else:
-        protocol = PROTOCOLS[ground_truth.protocol](dataset, Masks(ground_truth.masks))
+        protocol = PROTOCOLS[ground_truth.protocol](dataset, Masks(ground_truth.masks), calibration=calibration)
+    if calibration is not None:
+        options["calibrate_on"] = calibration.on
     for done, (sample, prediction) in enumerate(zip(samples, found.items, strict=True), start=1):
         protocol.update(sample, prediction)
         if progress is not None:
@@ -282,16 +329,7 @@ def calibrate(
     from gwapctl.networks.classifier import save_info
 
     accuracy = BoxAccuracy()
-    predictions = predictions_from_model(localizer, ground_truth, None)
-    for done, (sample, found) in enumerate(zip(ground_truth.samples, predictions, strict=True), start=1):
-        for label, objects in true_boxes(sample).items():
-            heatmap = found.map_of(label)
-            if heatmap is not None:
-                accuracy.update(heatmap, objects, found.width, found.height)
-        if progress is not None:
-            progress(Progress(done, len(ground_truth.samples), "images", "choosing the threshold"))
-    if not accuracy.curve.n:
-        raise DataError(f"{ground_truth.split} of {ground_truth.dataset.name} has no boxes to choose a threshold by.")
+    sweep(accuracy, ground_truth, predictions_from_model(localizer, ground_truth, None), progress)
     kept = parse_box_rule(localizer.model.info.box_rule, refine=refine).refinement
     rule = parse_box_rule(f"fixed:{accuracy.curve.best_threshold():.3f}", refine=kept).name
     chosen = {

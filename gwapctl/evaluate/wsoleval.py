@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
 from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
+from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
 from gwapctl.evaluate.measures import Measures, replicates_document
 from gwapctl.evaluate.paper import threshold_curve
@@ -17,18 +19,23 @@ from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.judged import JudgedImage
 from gwapctl.metrics.localization import FLOORS
 from gwapctl.metrics.pixel_ap import PixelAP
-from gwapctl.metrics.wsoleval import SIDE, WsolevalBoxAccuracy, grid_map
+from gwapctl.metrics.wsoleval import SIDE, TransferredWsolevalAccuracy, WsolevalBoxAccuracy, grid_map
 from gwapctl.predict.prediction import Prediction
 
 
 class WsolevalProtocol:
     """MaxBoxAcc and MaxBoxAccV2 where there are boxes, PxAP where there are masks, on a grid of 224 x 224.
 
-    The map of an image is that of its true class; the best threshold is chosen on the data it is reported on. Saved
-    maps are resized to the grid bicubically, as there; a model's own were first resized bilinearly to the image.
+    The map of an image is that of its true class; the best threshold is chosen on the data it is reported on, an
+    oracle; with ``calibration`` other images choose thresholds for ``box_acc`` and ``box_acc_v2`` beside it. Maps are
+    resized to the grid bicubically, as there: those of a model from the size at which the network made them, means over
+    several scales and saved maps from theirs.
     """
 
-    def __init__(self, dataset: Dataset, masks: Masks) -> None:
+    def __init__(self, dataset: Dataset, masks: Masks, calibration: Calibration | None = None) -> None:
+        self._calibration = calibration
+        chosen_on = None if calibration is None else calibration.chosen_on
+        self._transferred = TransferredWsolevalAccuracy(cast("WsolevalBoxAccuracy | None", chosen_on))
         self._dataset = dataset
         self._masks = masks
         self._judged = _measures()
@@ -60,6 +67,9 @@ class WsolevalProtocol:
             mask=self._masks.at(sample, SIDE, SIDE),
         )
         self._judged.judge(self._n, replace(image, maps={sample.labels[0]: scores}, heat=scores))
+        if self._calibration is not None:
+            for largest, best in self._judged.find(WsolevalBoxAccuracy).latest:
+                self._transferred.add(largest, best, self._calibration.part(sample))
         for name, floor in FLOORS.items():
             box = floor(SIDE, SIDE)
             heat = boxes_mask(box, SIDE, SIDE).astype(np.float64)
@@ -68,10 +78,13 @@ class WsolevalProtocol:
 
     def result(self) -> EvaluationResult:
         """Return the metrics that the data has positions for."""
-        metrics = self._judged.compute()
+        metrics = self._judged.compute() | self._transferred.compute()
         floors = {
             name: {k: v for k, v in floor.compute().items() if METRICS[k].floor} for name, floor in self._floors.items()
         }
+        for floor in floors.values():  # its box is the same at every threshold
+            floor |= {key: floor[f"max_{key}"] for key in metrics if f"max_{key}" in floor}
+        chosen = self._calibration and self._calibration.document(self._transferred.thresholds())
         curve = self._judged.find(WsolevalBoxAccuracy).curve
         return EvaluationResult(
             self._n,
@@ -80,6 +93,7 @@ class WsolevalProtocol:
             floors,
             [],
             threshold_curve=threshold_curve(curve) if curve.n else {},
+            calibration=chosen or {},
             replicates=replicates_document(self._judged, self._floors, self._n, self._dataset.classes, metrics),
         )
 

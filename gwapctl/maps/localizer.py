@@ -22,9 +22,10 @@ from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.maps.resolve import resolve_reading
 from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.transforms import resize as resize_image
-from gwapctl.regions import unstretch
+from gwapctl.regions import normalise, unstretch
 
 SURE_SCALE = 96  # pixels from which every backbone has cells left
+HeatArray = npt.NDArray[np.float16] | FloatArray
 PIXELS_PER_IMAGE = {True: 224**2, False: 512**2}  # on a CPU or not: larger inputs go through in smaller batches
 
 
@@ -39,7 +40,7 @@ class MapResult:
 
     probabilities: FloatArray
     classes: tuple[int, ...]
-    heatmaps: npt.NDArray[np.float16]
+    heatmaps: HeatArray
     ranges: FloatArray
     shared: bool
 
@@ -174,13 +175,15 @@ class Localizer:
         classes: Sequence[Sequence[int]] | None = None,
         top_k: int = 1,
         regions: Sequence[npt.NDArray[np.uint8]] | None = None,
+        resized: bool = True,
     ) -> list[MapResult]:
         """Return class probabilities and heatmaps of ``images``, each uint8 RGB ``(H, W, 3)`` or prepared before.
 
         Mapped are the ``top_k`` most probable classes of each image and after them those of ``classes`` (one sequence
         per image) that are not among them; ``top_k=0``: only the latter. Classes are decided by one pass at the model's
         own input size, whatever the scales are, or by the crops. ``regions`` (H, W) of 0 and 1, the union of the boxes
-        of each image, are for heads that pool inside them; others do not look.
+        of each image, are for heads that pool inside them; others do not look. Not ``resized``: a map of one scale of
+        the whole image, with nothing closed or cut out, stays as small as the network made it, float32 in [0, 1].
 
         Raises:
             UsageError: the head needs ``regions``, and there are none.
@@ -200,7 +203,7 @@ class Localizer:
         step = max(1, self._at_once(self._own_size) // (crops.TEN if self.reading.crops == "ten" else 1))
         for start in range(0, len(batch), step):
             window = slice(start, start + step)
-            results += self._run_batch(batch[window], wanted[window], top_k)
+            results += self._run_batch(batch[window], wanted[window], top_k, resized)
         return results
 
     def _at_once(self, size: Size) -> int:
@@ -209,7 +212,7 @@ class Localizer:
         return max(1, min(self.batch_size, pixels // (size[0] * size[1])))
 
     def _run_batch(
-        self, batch: Sequence[PreparedImage], wanted: Sequence[Sequence[int]], top_k: int
+        self, batch: Sequence[PreparedImage], wanted: Sequence[Sequence[int]], top_k: int, resized: bool
     ) -> Iterator[MapResult]:
         own = self._network(self._views(batch), late=batch[0].late)
         probabilities = own.probabilities.view(len(batch), -1, own.probabilities.shape[1]).mean(1).cpu().numpy()
@@ -220,7 +223,12 @@ class Localizer:
         close, segmentation, raw = self.reading.close, self.reading.backprop_seg, self.values == "minmax"
         for image, row, picked, maps in zip(batch, probabilities, chosen, terms, strict=True):
             count = 1 if self.shared else len(picked)
-            heatmaps, ranges = compose([term[:count] for term in maps], image, close, segmentation, raw=raw)
+            of_scales = [term[:count] for term in maps]
+            if not resized and len(maps) == 1 and not close and segmentation == "none" and self.reading.crops == "none":
+                small = np.stack([normalise(heatmap) for heatmap in of_scales[0]])
+                yield MapResult(row, picked, small, np.array([[0, 1]] * count, np.float32), self.shared)
+                continue
+            heatmaps, ranges = compose(of_scales, image, close, segmentation, raw=raw)
             yield MapResult(row, picked, heatmaps, ranges, self.shared)
 
     def _views(self, batch: Sequence[PreparedImage]) -> list[ImageArray]:

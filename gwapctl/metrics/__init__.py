@@ -49,6 +49,7 @@ class Unit:
 
 
 PERCENT = Unit("percent", "%")
+POINTS = Unit("percent points", "points")
 FRACTION = Unit("0..1", decimals=4, to_percent=100)
 LEVEL = Unit("0..255", decimals=0)
 SPEED = Unit("images per s")
@@ -74,6 +75,7 @@ class Metric:
         class_key: the metric of one class, in the rows of classes, of which this one is the mean over classes.
         shown: how far it gets. ``card``: on the cards of models; ``page``: on pages; ``document``: only in the document
             and the terminal; ``class``: only in the rows of classes.
+        calibrated: whether its box threshold is chosen on images that it does not judge: there only if that is asked.
 
     """
 
@@ -86,6 +88,7 @@ class Metric:
     protocols: tuple[str, ...] = ("paper",)
     floor: bool = False
     shown: Shown = "page"
+    calibrated: bool = False
     path: str = ""
     class_key: str = ""
 
@@ -138,9 +141,13 @@ _boxed = partial(
     path="gwapctl.metrics.localization:GtKnownLocalization",
 )
 _mapped = partial(Metric, needs=("maps", "ground-truth boxes"), floor=True)
+_margin = partial(Metric, unit=POINTS, needs=("boxes", "ground-truth boxes"), decimals=1)
+_calibrated = partial(Metric, unit=PERCENT, needs=("maps", "ground-truth boxes"), floor=True, calibrated=True)
+_margin_calibrated = partial(_calibrated, unit=POINTS, decimals=1, floor=False)
 _otsu = partial(_mapped, unit=FRACTION, path="gwapctl.metrics.foreground:FMeasure")
 _swept = partial(_mapped, unit=PERCENT, protocols=BOTH, path="gwapctl.metrics.box_accuracy:BoxAccuracy")
 _contours = partial(_mapped, unit=PERCENT, protocols=("wsoleval",), shown="document")
+_transferred = partial(_contours, calibrated=True)
 _levels = "gwapctl.metrics.foreground:ForegroundIoU"
 _masked = partial(Metric, unit=FRACTION, needs=("maps", "masks"), floor=True, path=_levels)
 _level = partial(Metric, unit=LEVEL, needs=("maps", "masks"), direction="none", shown="document", path=_levels)
@@ -185,6 +192,41 @@ METRICS: dict[str, Metric] = {
         path=_guessed,
     ),
     "cor_loc": _boxed("CorLoc", "true classes whose box has an IoU of at least 0.5, mean over classes", decimals=1),
+    # what is better than a box that never looks at the image
+    "margin": _margin("margin over the better floor", "GT-known accuracy minus that of the better floor"),
+    "margin_small": _margin(
+        "margin, small objects", "margin where the object is under 25 % of the image", shown="document"
+    ),
+    "margin_medium": _margin(
+        "margin, medium objects", "margin where the object is 25 to 50 % of the image", shown="document"
+    ),
+    "margin_large": _margin(
+        "margin, large objects", "margin where the object is over 50 % of the image", shown="document"
+    ),
+    # at box thresholds that were chosen on other images
+    "gt_known_error_calibrated": _calibrated(
+        "GT-known localization error, calibrated", "gt_known_error at a calibrated box threshold", direction="lowest"
+    ),
+    "top1_loc_error_calibrated": _calibrated(
+        "top-1 localization error, calibrated",
+        "top1_loc_error at a calibrated box threshold",
+        direction="lowest",
+        needs=("ranked classes", "maps", "ground-truth boxes"),
+    ),
+    "cor_loc_calibrated": _calibrated("CorLoc, calibrated", "cor_loc at a calibrated box threshold", decimals=1),
+    "mean_iou_calibrated": _calibrated("mean IoU, calibrated", "mean_iou at a calibrated box threshold", unit=FRACTION),
+    "margin_calibrated": _margin_calibrated(
+        "margin over the better floor, calibrated", "margin at a calibrated box threshold"
+    ),
+    "margin_small_calibrated": _margin_calibrated(
+        "margin, small objects, calibrated", "margin_small at a calibrated box threshold", shown="document"
+    ),
+    "margin_medium_calibrated": _margin_calibrated(
+        "margin, medium objects, calibrated", "margin_medium at a calibrated box threshold", shown="document"
+    ),
+    "margin_large_calibrated": _margin_calibrated(
+        "margin, large objects, calibrated", "margin_large at a calibrated box threshold", shown="document"
+    ),
     # Otsu's foreground of the maps
     "f_measure": _otsu("F-measure", "F-measure of Otsu's foreground, mean over images", shown="card"),
     "f_of_means": _otsu("F-measure of mean precision and recall", "F-measure of fg_precision and fg_recall"),
@@ -213,6 +255,11 @@ METRICS: dict[str, Metric] = {
     "max_box_acc_v2_30": _contours("box accuracy of all contours at IoU 0.3", "part of max_box_acc_v2 at IoU 0.3"),
     "max_box_acc_v2_50": _contours("box accuracy of all contours at IoU 0.5", "part of max_box_acc_v2 at IoU 0.5"),
     "max_box_acc_v2_70": _contours("box accuracy of all contours at IoU 0.7", "part of max_box_acc_v2 at IoU 0.7"),
+    "box_acc": _transferred("box accuracy", "max_box_acc at a threshold that other images chose", shown="page"),
+    "box_acc_v2": _transferred("box accuracy V2", "max_box_acc_v2 at thresholds that other images chose", shown="page"),
+    "box_acc_v2_30": _transferred("box accuracy V2 at IoU 0.3", "part of box_acc_v2 at IoU 0.3"),
+    "box_acc_v2_50": _transferred("box accuracy V2 at IoU 0.5", "part of box_acc_v2 at IoU 0.5"),
+    "box_acc_v2_70": _transferred("box accuracy V2 at IoU 0.7", "part of box_acc_v2 at IoU 0.7"),
     # maps beside masks
     "px_ap": _masked(
         "PxAP",
@@ -258,6 +305,7 @@ def describe(key: str) -> Metric:
     return METRICS.get(key) or Metric(key.replace("_", " "), "", NUMBER, direction="none", shown="document")
 
 
-def needing(need: Need, protocol: str) -> tuple[str, ...]:
-    """Return the metrics of ``protocol`` that need ``need`` of every image."""
-    return tuple(key for key, one in METRICS.items() if need in one.needs and protocol in one.protocols)
+def needing(need: Need, protocol: str, calibrated: bool = True) -> tuple[str, ...]:
+    """Return the metrics of ``protocol`` that need ``need`` of every image, with or without the calibrated ones."""
+    every = [(key, one) for key, one in METRICS.items() if calibrated or not one.calibrated]
+    return tuple(key for key, one in every if need in one.needs and protocol in one.protocols)

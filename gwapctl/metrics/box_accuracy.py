@@ -65,6 +65,36 @@ class AccuracyCurve:
         return {f"{name}_{level}": value for level, value in zip(IOU_LEVELS, best, strict=True)}
 
 
+class TransferredAccuracy:
+    """Accuracy at box thresholds that other images chose: no image has a say in the threshold that it is judged at.
+
+    With ``chosen_on``, the curve of other images, all are judged at its best threshold. Without it the images are two
+    halves, ``part`` 0 and 1, and each half is judged at the best threshold of the other.
+    """
+
+    def __init__(self, chosen_on: AccuracyCurve | None = None) -> None:
+        self.reported = [AccuracyCurve(THRESHOLDS) for _ in range(2 if chosen_on is None else 1)]
+        self._chosen_on = self.reported[::-1] if chosen_on is None else [chosen_on]
+
+    def add(self, ious: FloatArray, part: int = 0) -> None:
+        """Add one image: the IoU ``(T,)`` of its answer at each of ``THRESHOLDS``."""
+        self.reported[part].add(ious)
+
+    def places(self, level: int = 50) -> list[int]:
+        """Return for each part where its threshold is in ``THRESHOLDS``: the lowest of the best at IoU >= ``level``."""
+        return [int(curve.accuracy[IOU_LEVELS.index(level)].argmax()) for curve in self._chosen_on]
+
+    def thresholds(self, level: int = 50) -> list[float]:
+        """Return the threshold of each part."""
+        return [float(THRESHOLDS[place]) for place in self.places(level)]
+
+    def at(self, level: int = 50) -> float:
+        """Return the accuracy in percent over the images of all parts, each at the threshold of its part."""
+        row, pairs = IOU_LEVELS.index(level), zip(self.reported, self.places(level), strict=True)
+        right = sum(curve.accuracy[row, place] * curve.n for curve, place in pairs)
+        return float(right / max(sum(curve.n for curve in self.reported), 1))
+
+
 class BoxAccuracy(Accumulator):
     """``max_box_acc`` (IoU >= 0.5; also ``_30``, ``_50``, ``_70``), ``max_box_acc_threshold`` and ``max_box_acc_v2``.
 
@@ -75,18 +105,21 @@ class BoxAccuracy(Accumulator):
     def __init__(self, thresholds: FloatArray = THRESHOLDS) -> None:
         self.curve = AccuracyCurve(thresholds)
         self.n_degenerate = 0
+        self.latest: dict[int, FloatArray] = {}  # of the latest image that was judged: the IoUs (T,) by class
 
-    def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> None:
+    def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> FloatArray:
         """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
 
-        Raises what ``regions.normalise`` does.
+        Returns the best IoU ``(T,)`` at each threshold. Raises what ``regions.normalise`` does.
         """
         array = np.asarray(heatmap)
         boxes, sizes = component_boxes(array, self.curve.thresholds)
         rows, columns = array.shape
         found = iou(scale(boxes, columns, rows, width, height), as_boxes(objects)).max(axis=1, initial=0.0)
-        self.curve.add(np.where(sizes > 0, found, 0.0))
+        ious = np.where(sizes > 0, found, 0.0)
+        self.curve.add(ious)
         self.n_degenerate += not sizes.any()
+        return ious
 
     @property
     def units(self) -> int:
@@ -95,11 +128,12 @@ class BoxAccuracy(Accumulator):
 
     def judge(self, image: JudgedImage) -> None:
         """Add the maps of one image, or the blind box."""
+        self.latest = {}
         for label, objects in image.objects.items():
             if image.blind is not None:
                 self.curve.add(at_every_threshold(self.curve, image.blind, objects))
             elif label in image.maps:
-                self.update(image.maps[label], objects, image.width, image.height)
+                self.latest[label] = self.update(image.maps[label], objects, image.width, image.height)
 
     def compute(self) -> dict[str, float]:
         """Return the maxima over thresholds."""

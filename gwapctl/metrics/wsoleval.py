@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, from_inclusive, iou, to_inclusive
 from gwapctl.metrics.box_accuracy import (
+    IOU_LEVELS,
     THRESHOLDS,
     AccuracyCurve,
+    TransferredAccuracy,
     at_every_threshold,
     max_box_acc,
     max_box_acc_replicates,
@@ -40,24 +42,31 @@ class WsolevalBoxAccuracy(Accumulator):
         self.curve = AccuracyCurve(thresholds)
         self.curve_v2 = AccuracyCurve(thresholds)
         self.n_degenerate = 0
+        self.latest: list[tuple[FloatArray, FloatArray]] = []  # of the latest image that was judged, as ``update`` does
 
-    def update(self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int) -> None:
+    def update(
+        self, heatmap: npt.ArrayLike, objects: BoxesLike, width: int, height: int
+    ) -> tuple[FloatArray, FloatArray]:
         """Add one map (h, w) of a true class and its objects (N, 4) in pixels of the image of ``width x height``.
 
-        Raises what ``regions.normalise`` does.
+        Returns the IoU ``(T,)`` of the one contour and the best of all contours at each threshold. Raises what
+        ``regions.normalise`` does.
         """
         levels = byte_levels(grid_map(heatmap))
         true_boxes = grid_objects(objects, width, height)
         highest = int(levels.max())
         if highest == 0:
             nothing = np.full(len(self.curve.thresholds), iou(_NO_CONTOUR, true_boxes).max(initial=0.0))
-            self.curve.add(nothing)
-            self.curve_v2.add(nothing)
             self.n_degenerate += 1
-            return
+            return self._add(nothing, nothing)
         cuts = (self.curve.thresholds * highest).astype(np.int64)
-        self.curve.add(iou(loose_boxes(contour_boxes(levels, cuts), SIDE, SIDE), true_boxes).max(axis=1, initial=0.0))
-        self.curve_v2.add(contour_ious(levels, cuts, true_boxes))
+        largest = iou(loose_boxes(contour_boxes(levels, cuts), SIDE, SIDE), true_boxes).max(axis=1, initial=0.0)
+        return self._add(largest, contour_ious(levels, cuts, true_boxes))
+
+    def _add(self, largest: FloatArray, best: FloatArray) -> tuple[FloatArray, FloatArray]:
+        self.curve.add(largest)
+        self.curve_v2.add(best)
+        return largest, best
 
     @property
     def units(self) -> int:
@@ -66,6 +75,7 @@ class WsolevalBoxAccuracy(Accumulator):
 
     def judge(self, image: JudgedImage) -> None:
         """Add the maps of one image, or the blind box, which is on the grid."""
+        self.latest = []
         for label, objects in image.objects.items():
             if image.blind is not None:
                 on_grid = grid_objects(objects, image.width, image.height)
@@ -73,7 +83,7 @@ class WsolevalBoxAccuracy(Accumulator):
                 self.curve.add(found)
                 self.curve_v2.add(found)
             elif label in image.maps:
-                self.update(image.maps[label], objects, image.width, image.height)
+                self.latest.append(self.update(image.maps[label], objects, image.width, image.height))
 
     def replicates(self, weights: FloatArray) -> Replicates:
         """Return the maxima on resamples, each at its own best threshold."""
@@ -84,6 +94,35 @@ class WsolevalBoxAccuracy(Accumulator):
         of_v2 = self.curve_v2.maxima("max_box_acc_v2")
         found = max_box_acc(self.curve, of_v2)
         return found and found | of_v2
+
+
+class TransferredWsolevalAccuracy:
+    """``box_acc`` and ``box_acc_v2`` in percent: ``max_box_acc`` and ``_v2`` at thresholds that other images chose.
+
+    One threshold for ``box_acc``, one per IoU level for ``box_acc_v2``. ``chosen_on`` are those other images; without
+    them two halves choose for each other (``TransferredAccuracy``).
+    """
+
+    def __init__(self, chosen_on: WsolevalBoxAccuracy | None = None) -> None:
+        self._largest = TransferredAccuracy(None if chosen_on is None else chosen_on.curve)
+        self._best = TransferredAccuracy(None if chosen_on is None else chosen_on.curve_v2)
+
+    def add(self, largest: FloatArray, best: FloatArray, part: int = 0) -> None:
+        """Add one image: what ``WsolevalBoxAccuracy.update`` returns of it."""
+        self._largest.add(largest, part)
+        self._best.add(best, part)
+
+    def thresholds(self) -> dict[str, list[float]]:
+        """Return the thresholds of each part, of ``box_acc`` and of the levels of ``box_acc_v2``."""
+        of_v2 = {f"box_acc_v2_{level}": self._best.thresholds(level) for level in IOU_LEVELS}
+        return {"box_acc": self._largest.thresholds(), **of_v2}
+
+    def compute(self) -> dict[str, float]:
+        """Return the accuracies; {} of no image."""
+        if not any(curve.n for curve in self._largest.reported):
+            return {}
+        of_v2 = {f"box_acc_v2_{level}": self._best.at(level) for level in IOU_LEVELS}
+        return {"box_acc": self._largest.at(), "box_acc_v2": float(np.mean(list(of_v2.values()))), **of_v2}
 
 
 def grid_map(heatmap: npt.ArrayLike) -> FloatArray:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gwapctl.metrics import METRICS, describe
+from gwapctl.metrics import METRICS, PERCENT, describe
 from gwapctl.paper.measured import is_chosen_on
 from gwapctl.paper.pages import render_page, write_report
 from gwapctl.paper.pictures import find_examples, learning_curves, threshold_curves
@@ -51,6 +51,7 @@ def render_run_page(run: Run, root: Path | None = None) -> str:
         curves=learning_curves(run.history()),
         thresholds=threshold_curves(main),
         examples=find_examples(main, str(settings.get("dataset", "")), root),
+        by_area=_by_area(main.get("by_area") or []),
         evaluations=_all_evaluations(evaluations),
         classes=_classes(main.get("per_class") or []),
         settings=_facts(settings),
@@ -115,6 +116,16 @@ def _all_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         rows.append([(text, None) for text in (str(document.get("created", ""))[:10], *map(_text, words), *numbers)])
     names = ("date", "data set", "split", "protocol", "map", "scales", "box rule", "images")
     return {"columns": [*names, *(one.title for one in metrics.values())], "rows": rows, "text_columns": 7}
+
+
+def _by_area(strata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a table with one row per size of the objects; a size that no object has is left out."""
+    rows = [row | row["floors"] for row in map(dict, strata) if row["n"]]
+    keys = [key for key in (rows[0] if rows else ()) if key not in ("area", "from", "to", "floors")]
+    texts = [[f"{row['n']:,}", *(PERCENT.text(row[key]) for key in keys if key != "n")] for row in rows]
+    names = [f"{100 * row['from']:.0f} to {100 * row['to']:.0f} %" for row in rows]
+    cells = [[(text, None) for text in (name, *of_row)] for name, of_row in zip(names, texts, strict=True)]
+    return {"columns": ["object", *(key.replace("_", " ") for key in keys)], "rows": cells, "text_columns": 1}
 
 
 def _classes(per_class: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -61,6 +61,7 @@ _ASKED: dict[str, Any] = {
     "box_rule": (str | None, None),
     **{option: (Any, None) for option in READING_OPTIONS if option not in ("map", "scales")},
     "guesses": (Literal["five"] | None, None),
+    "calibrate_on": (str | None, None),
     "tight": (str | None, None),
     "loose": (str | None, None),
 }
@@ -69,8 +70,9 @@ _ASKED: dict[str, Any] = {
 class EvaluateOptions(create_model("Asked", __base__=Frozen, **_ASKED)):  # type: ignore[misc]
     """The options of ``gwapctl evaluate`` that a measured number must have been made with. None: any.
 
-    They are those of ``MapReading``, ``box_rule`` and ``guesses`` with their thresholds. ``scales = "own"`` is one
-    forward at the model's own input size. Of ``EXTRAS`` None means that the number was made without them.
+    They are those of ``MapReading``, ``box_rule``, ``guesses`` with their thresholds, and ``calibrate_on``.
+    ``scales = "own"`` is one forward at the model's own input size. Of ``EXTRAS`` None means that the number was made
+    without them. ``calibrate_on`` adds metrics and changes none: where it is None a number made with it fits, too.
     """
 
     @model_validator(mode="before")

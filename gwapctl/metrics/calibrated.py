@@ -1,0 +1,68 @@
+"""Localization at calibrated box thresholds: the best ones on images that are not the ones that are judged.
+
+A box is that of ``fixed:t`` at the threshold ``t``, of the plain map. The threshold with the best GT-known accuracy is
+chosen, the lowest of equals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from gwapctl.boxes import FloatArray
+from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve, TransferredAccuracy
+from gwapctl.metrics.localization import IOU_THRESHOLD
+
+NOWHERE = -1  # the unit of a best class that is not in the image
+
+
+class CalibratedLocalization:
+    """``gt_known_error_calibrated``, ``top1_loc_error_calibrated``, ``cor_loc_calibrated``, ``mean_iou_calibrated``.
+
+    What ``GtKnownLocalization`` and ``TopKLocalization`` say of boxes, for a map's boxes at all thresholds. The unit is
+    a class in an image. ``chosen_on`` is the curve of other images that choose; without it two halves of the judged
+    ones choose for each other. Of every unit one bit per threshold is kept.
+    """
+
+    def __init__(self, chosen_on: AccuracyCurve | None = None) -> None:
+        self.accuracy = TransferredAccuracy(chosen_on)
+        self._sums = [np.zeros(len(THRESHOLDS)) for _ in self.accuracy.reported]  # of IoUs, by part
+        self._bits: list[npt.NDArray[np.uint8]] = []
+        self._labels: list[int] = []
+        self._parts: list[int] = []
+        self._best: list[int] = []  # of each image with ranked classes the unit of its best one
+
+    def update(self, ious: Mapping[int, FloatArray], part: int = 0, best_class: int | None = None) -> None:
+        """Add one image: ``{true class: IoU (T,) at each of THRESHOLDS}``, and its best class where there is one."""
+        if ious and best_class is not None:
+            self._best.append(len(self._labels) + [*ious].index(best_class) if best_class in ious else NOWHERE)
+        for label, values in ious.items():
+            self.accuracy.add(values, part)
+            self._sums[part] += values
+            self._bits.append(np.packbits(values >= IOU_THRESHOLD))
+            self._labels.append(label)
+            self._parts.append(part)
+
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Return for each unit whether its box at the threshold of its part is right, ``(units,)``, in order."""
+        places = self.accuracy.places()
+        pairs = zip(self._bits, self._parts, strict=True)
+        return np.array([np.unpackbits(bits)[places[part]] for bits, part in pairs], dtype=np.bool_)
+
+    def compute(self) -> dict[str, float]:
+        """Return the numbers over all images; {} of none."""
+        if not self._labels:
+            return {}
+        right, labels = self.right(), np.array(self._labels)
+        summed = sum(values[place] for values, place in zip(self._sums, self.accuracy.places(), strict=True))
+        found = {
+            "gt_known_error_calibrated": 100 * float(1 - right.mean()),
+            "cor_loc_calibrated": 100 * float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
+            "mean_iou_calibrated": float(summed) / len(right),
+        }
+        if self._best:
+            first = [unit != NOWHERE and right[unit] for unit in self._best]
+            found["top1_loc_error_calibrated"] = 100 * float(1 - np.mean(first))
+        return found
