@@ -247,7 +247,7 @@ def test_a_page_without_results_tells_nothing_and_says_what_to_run(
     assert details["claim"].nunique() > 15
     text = write_claims.page(found)
     assert "**Holds**\n\n- nothing\n\n**Against the paper**\n\n- nothing" in text
-    assert f"gwapctl reproduce ii --profile {ground.profile}" in text
+    assert f"gwapctl reproduce $table --profile {ground.profile} --dataset " in text
 
 
 def test_the_story_of_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,9 @@ def test_the_story_of_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None
     assert "- The sigmoid is needed: " in story.split("**Against")[0]
     assert "no last stage that GAP and GWAP remove" in story
     assert "sdd " in text
-    assert "not measured yet" in text
+    assert "are not measured yet" in text
+    assert "stand beside a headline" in text
+    assert len(text.splitlines()) <= 150
 
 
 def test_the_committed_page_is_what_its_command_writes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, iou, scale
 from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
-from gwapctl.metrics.replicates import weighted_mean
 from gwapctl.regions.sweep import component_boxes
 
 THRESHOLDS: FloatArray = np.arange(0, 1, 0.001)
 IOU_LEVELS = (30, 50, 70)  # percent
+_BLOCK = 4096  # images of which all answers are held at a time
 
 
 class AccuracyCurve:
@@ -50,8 +50,14 @@ class AccuracyCurve:
 
     def replicates(self, weights: FloatArray) -> FloatArray:
         """Return the best accuracy in percent (B, 3) where image i counts ``weights[b, i]`` times: (B, n)."""
-        right = np.unpackbits(np.stack(self._each), axis=1, count=self._right.size)
-        return np.asarray(100 * weighted_mean(weights, right.reshape(-1, *self._right.shape)).max(axis=2))
+        each, sums = np.stack(self._each), np.zeros((len(weights), self._right.size))
+        for start in range(0, self.n, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            right = np.unpackbits(each[part], axis=1, count=self._right.size)
+            sums += weights[:, part].astype(np.float32) @ right.astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            accuracy = 100 * sums / weights.sum(axis=1, keepdims=True)
+        return np.asarray(accuracy.reshape(-1, *self._right.shape).max(axis=2))
 
     def maxima(self, name: str) -> dict[str, float]:
         """Return the best accuracy at each IoU level, each at its own threshold: ``{name_30, name_50, name_70}``."""
