@@ -203,11 +203,13 @@ def test_command_prints_a_table_that_fits(run: Run, run_cli: Callable[..., Any])
     done = run_cli("evaluate", run.folder, "--device", "cpu", "--threshold", "0.4")
     assert done.code == 0, done.stderr
     lines = done.stdout.splitlines()
-    header = next(line for line in lines if line.startswith("metric"))
+    header = lines[lines.index("one box per class") + 1]
     assert header.split() == ["metric", "value", "full", "image", "centred", "box"]
+    assert lines[lines.index("classification") + 1].split() == ["metric", "value"]
     caption = next(line for line in lines if line.startswith("protocol"))
-    assert max(len(line) for line in lines[1:] if line != caption) <= 80
-    assert any(line.startswith("gt_known_error") for line in lines)
+    assert max(len(line) for line in lines[1:-1] if line != caption) <= 80
+    assert lines[-1].startswith("boxes: ")
+    assert any(line.startswith("GT-known accuracy (%)") for line in lines)
     assert "box_rule fixed:0.4" in caption
 
 

@@ -13,7 +13,7 @@ from gwapctl.cli import console, options
 from gwapctl.cli.options import DATA, argument, option
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.maps.reading import AS_STORED, MapReading
-from gwapctl.metrics import METRICS, PERCENT, describe
+from gwapctl.metrics import METRICS, PERCENT
 
 GUESSING = "Five guesses"
 GATE_NOT_MET = 10
@@ -214,28 +214,32 @@ def _print_by_area(rows: list[dict[str, Any]]) -> None:
             (f"{100 * row['from']:.0f}-{100 * row['to']:.0f} %", row["n"], *(PERCENT.text(row[key]) for key in shown))
             for row in cells
         ],
-        title="boxes that are right, in percent, by the object's share of the image",
+        title="\nboxes that are right, in percent, by the object's share of the image",
     )
 
 
 def print_document(document: dict[str, Any]) -> None:
-    """Show the document as a table of at most 80 columns, and what was left out on stderr."""
-    columns = [document["metrics"], *(document["floors"].get(floor, {}) for floor in ("full_image", "centred_box"))]
-    ways = ("", "_calibrated")
-    strata = {f"margin_{row['area']}{way}" for row in document.get("by_area", ()) for way in ways}  # in a table below
+    """Show the document as tables of at most 80 columns, with the verdict below, and what was left out on stderr."""
+    from gwapctl.metrics.shown import FLOOR_NAMES, groups
+    from gwapctl.metrics.verdict import find_verdict
+
     used = {key: ",".join(map(str, v)) if isinstance(v, list) else v for key, v in document["options"].items()}
-    asked = ", ".join(f"{key} {value}" for key, value in used.items())
-    console.print_table(
-        ("metric", "value", "full image", "centred box"),
-        [
-            (key, *(describe(key).unit.text(column.get(key)) for column in columns))
-            for key in document["metrics"]
-            if key not in strata
-        ],
-        title=f"{document['model']} on {document['dataset']} {document['split']}: {document['n']} images",
-        caption=f"protocol {document['protocol']}; {asked}; {document['n_degenerate']} images without a box",
-    )
+    asked = "; ".join(f"{key} {value}" for key, value in used.items())
+    console.print_text(f"{document['model']} on {document['dataset']} {document['split']}: {document['n']:,} images")
+    for group in groups(document):
+        columns = [document["metrics"], *(document["floors"][floor] for floor in group.floors)]
+        console.print_table(
+            ("metric", "value", *(FLOOR_NAMES.get(floor, floor) for floor in group.floors)),
+            [
+                (metric.shown_title, *(metric.unit.text(metric.as_shown(column.get(key))) for column in columns))
+                for key, metric in group.metrics.items()
+            ],
+            title=f"\n{group.title}",
+        )
+    console.print_text(f"\nprotocol {document['protocol']}; {asked}; {document['n_degenerate']} images without a box")
     _print_by_area(document.get("by_area", []))
+    if (verdict := find_verdict(document)) is not None:
+        console.print_text(f"\n{verdict.text()}")
     chosen = document.get("calibration", {})
     for key, values in chosen.get("thresholds", {}).items():
         each = " and ".join(f"{value:.3f}" for value in values)

@@ -21,6 +21,7 @@ from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading, store_reading
 from gwapctl.metrics.box_accuracy import BoxAccuracy
+from gwapctl.metrics.verdict import find_verdict
 from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
@@ -303,13 +304,15 @@ def evaluate_predictions(
         why = "; ".join(result.notes) or "the split has neither boxes nor masks, and there are no predicted classes"
         raise DataError(f"nothing can be measured: {why}.")
     result.model, result.dataset, result.split = found.name, dataset.name, ground_truth.split
-    result.protocol = ground_truth.protocol
+    result.protocol, result.n_classes = ground_truth.protocol, len(dataset.classes)
     result.options = {key: value for key, value in options.items() if value is not None}
     of_data = [] if found.detector else dataset.notes(ground_truth.split)  # masks, blacklists: nothing of a detector's
     result.notes += [*found.notes, *notes, *of_data]
     if result.threshold_curve and options.get("box_rule"):
         threshold = getattr(parse_box_rule(options["box_rule"]), "threshold", None)  # Otsu's is each map's own
         result.threshold_curve |= {} if threshold is None else {"chosen": threshold}
+    verdict = find_verdict(vars(result))
+    result.verdict = {} if verdict is None else verdict.to_json()
     return result
 
 
