@@ -26,7 +26,6 @@ from gwapctl.metrics.box_accuracy import IOU_LEVELS, THRESHOLDS, AccuracyCurve, 
 from gwapctl.metrics.localization import IOU_THRESHOLD, best_iou
 from gwapctl.metrics.replicates import resamples, weighted_mean
 from gwapctl.metrics.verdict import Interval, with_interval
-from gwapctl.networks.classifier import load_info, save_info
 from gwapctl.predict.cut import Cut
 from gwapctl.progress import ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
@@ -81,6 +80,8 @@ def calibrate(
         DataError: there is no box to choose by.
 
     """
+    from gwapctl.networks.classifier import save_info
+
     info = localizer.model.info
     held = _look(localizer, ground_truth, force, progress)
     kept = parse_box_rule(info.box_rule, refine=refine).refinement
@@ -118,6 +119,8 @@ def undo(folder: Path) -> str:
         UsageError: nothing was replaced, or by a version that did not keep it.
 
     """
+    from gwapctl.networks.classifier import load_info, save_info
+
     info = load_info(folder)
     replaced = (info.provenance.get("calibration") or {}).get("replaced")
     if replaced is None:
