@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import accepting, console, options
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import UsageError, any_of
 from gwapctl.formats import EXPORTERS
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from gwapctl.regions import BoxRule
 
 BOXES = "Boxes"
-ACCEPTING = "Accepting boxes unseen"
-GATE_NOT_MET = 10  # as in evaluate --fail-under
 
 Input = Annotated[
     str,
@@ -79,25 +76,6 @@ ImagePrefix = Annotated[
     str | None,
     option("--image-prefix", "Address of the image folder as Label Studio sees it.", OUTPUT, "/data/local-files/?d="),
 ]
-AcceptError = Annotated[
-    str | None,
-    option(
-        "--accept-error",
-        "Write only boxes that need no look: the largest set, by doubt, of which at most such a share is wrong (IoU "
-        "below 0.5) with 90 % confidence, by the images that --calibrated-on says somebody checked.",
-        ACCEPTING,
-        metavar="5%",
-    ),
-]
-CalibratedOn = Annotated[
-    str | None,
-    option(
-        "--calibrated-on",
-        "Checked images for --accept-error: decisions.json of the review page, a file of true boxes, or a data set.",
-        ACCEPTING,
-        metavar="FILE|DATASET",
-    ),
-]
 TopK = Annotated[int, option("--top-k", "Classes per image, for images.", MODEL, min=1)]
 
 
@@ -112,8 +90,8 @@ def boxes(
     max_boxes: MaxBoxes = None,
     min_area: MinArea = None,
     min_score: MinScore = 0.0,
-    accept_error: AcceptError = None,
-    calibrated_on: CalibratedOn = None,
+    accept_error: accepting.AcceptError = None,
+    calibrated_on: accepting.CalibratedOn = None,
     classes: Classes = None,
     images: Images = None,
     model: options.ModelSpec = None,
@@ -141,7 +119,7 @@ def boxes(
     from gwapctl.formats.destination import check_destination, format_name, read_class_list
     from gwapctl.formats.stored import confident, open_stored
 
-    error = _accepted_error(accept_error, calibrated_on)
+    error = accepting.accepted_error(accept_error, calibrated_on)
     name = format_name(format, out)
     exporter = _exporter(name, yolo_scores, image_prefix)
     path = check_destination(name, out, overwrite=overwrite)
@@ -164,7 +142,7 @@ def boxes(
     with console.progress("boxes") as progress:
         items = tally.watch(confident(found.items, min_score), found.total, progress)
         if error is not None:
-            tally, items = Tally(failed=tally.failed), iter(_accepted(list(items), str(calibrated_on), error))
+            tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
             items = tally.watch(items, None, progress)
         if path is not None:
             exporter.write(path, items, listed)
@@ -172,43 +150,6 @@ def boxes(
             for lines in exporter.text(items, listed):
                 console.print_data(lines, EXPORTERS[name].suffix)
     _finish(exporter, tally, path, listed)
-
-
-def _accepted_error(text: str | None, calibrated_on: str | None) -> float | None:
-    """Read ``--accept-error``; it and ``--calibrated-on`` go together."""
-    if (text is None) != (calibrated_on is None):
-        raise UsageError(
-            "--accept-error 5% and --calibrated-on FILE|DATASET go together. Give both, or leave both out."
-        )
-    share = options.parse_share(text, "--accept-error")
-    if share == 0:
-        raise UsageError("--accept-error 0 would accept nothing: nobody can be sure of that. Write it like 5%.")
-    return share
-
-
-def _accepted(items: list[Prediction], calibrated_on: str, error: float) -> list[Prediction]:
-    """Return the images with the boxes that are accepted, and say how sure that is; without any, leave with 10."""
-    from gwapctl.evaluate.acceptance import accepted_boxes, checked_images
-    from gwapctl.metrics.acceptance import CONFIDENCE
-
-    found, by, kept = accepted_boxes(items, checked_images(calibrated_on), error)
-    seen = f"{found.wrong} of {found.checked} checked boxes {{}}are wrong"
-    if found.cut is not None:
-        console.note(
-            f"accepted {found.accepted:,} of {found.total:,} boxes, with a {by} of at most {found.cut:.3f}: "
-            f"{seen.format('among them ')}, so with {CONFIDENCE:.0%} confidence at most {found.bound:.1%} are. "
-            f"{found.total - found.accepted:,} are left to look at."
-        )
-        return kept
-    if found.more is None:
-        why = f"of those that are least in doubt (by {by}), {seen.format('')}, and more checking will not change that"
-        advice = f"Ask for more, --accept-error {math.ceil(100 * found.bound)}%, or look at all of them."
-    else:
-        least = "at least " if found.bound == 1 else "some "
-        why = f"{seen.format('')}, too few to be sure" if found.bound == 1 else f"of the first, {seen.format('')}"
-        advice = f"Check {least}{found.more:,} more boxes, drawn by chance."
-    console.error(f"with {CONFIDENCE:.0%} confidence no set has at most {error:.1%} wrong boxes: {why}. {advice}")
-    raise typer.Exit(GATE_NOT_MET)
 
 
 def _check_unused(text: str, given: list[str]) -> None:

@@ -247,7 +247,8 @@ def print_document(document: dict[str, Any]) -> None:
     from gwapctl.metrics.verdict import find_verdict
 
     used = {key: ",".join(map(str, v)) if isinstance(v, list) else v for key, v in document["options"].items()}
-    asked = "; ".join(f"{key} {value}" for key, value in used.items())
+    said = [f"protocol {document['protocol']}", *(f"{key} {value}" for key, value in used.items())]
+    said.append(f"{document['n_degenerate']} images without a box")
     console.print_text(f"{document['model']} on {document['dataset']} {document['split']}: {document['n']:,} images")
     for group in groups(document):
         columns = [document["metrics"], *(document["floors"][floor] for floor in group.floors)]
@@ -259,7 +260,7 @@ def print_document(document: dict[str, Any]) -> None:
             ],
             title=f"\n{group.title}",
         )
-    console.print_text(f"\nprotocol {document['protocol']}; {asked}; {document['n_degenerate']} images without a box")
+    console.print_text("\n" + "; ".join(said))
     _print_by_area(document.get("by_area", []))
     if (verdict := find_verdict(document)) is not None:
         console.print_text(f"\n{verdict.text()}")
