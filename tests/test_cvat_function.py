@@ -59,7 +59,8 @@ def test_cvat_accepts_the_spec_and_the_boxes(model: Path) -> None:
     assert len(function.detect(Context(best), Image.fromarray(pixels))) == 1
     assert function.detect(Context(1.0), Image.fromarray(pixels)) == []
     # the driver's own check, with the task's numbers of the same labels
-    labels = [sdk.label_spec(label.name, label.id + 40, type="any", attributes=[]) for label in function.spec.labels]
+    server: dict[str, Any] = {"type": "any", "attributes": [], "sublabels": []}
+    labels = [sdk.label_spec(label.name, label.id + 40, **server) for label in function.spec.labels]
     mapper = _AnnotationMapper(
         logging.getLogger("cvat"), function.spec.labels, labels, allow_unmatched_labels=False, conv_mask_to_poly=False
     )
