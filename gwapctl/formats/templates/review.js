@@ -55,18 +55,23 @@ function put(i, now, key) {
   if (now) decided.set(i, now); else decided.delete(i);
   changed(i);
 }
+const waiting = new Set();  // what the next frame does, once
+function soon(does) {
+  if (!waiting.size) requestAnimationFrame(() => { const all = [...waiting]; waiting.clear(); all.forEach((one) => one()); });
+  waiting.add(does);
+}
 function changed(i) {
   save();
   paintCard(i);
-  progress();
+  soon(progress);
   if (open === i) paintEditor();
 }
 function edit(i, boxes, key) {
   put(i, { decision: same(boxes, images[i].shown) ? "accepted" : "corrected", boxes }, key);
 }
 function accept(i) {
-  if (stateOf(i) === "accepted" || stateOf(i) === "corrected") put(i, undefined);
-  else edit(i, boxesOf(i));
+  if (stateOf(i) === "accepted") put(i, undefined);
+  else if (stateOf(i) !== "corrected") edit(i, boxesOf(i));
 }
 function reject(i) {
   put(i, stateOf(i) === "rejected" ? undefined : { decision: "rejected", boxes: boxesOf(i) });
@@ -160,13 +165,52 @@ function paintCard(i) {
   node.querySelector(".open").setAttribute("aria-label", `${one.id}: ${names(i)}, ${state === "open" ? "to check" : state}`);
 }
 
+// only the rows in view are in the page, with room for the others above and below: 5,000 images scroll like 50
+const MARGIN = 2;  // rows beyond the view
+let groups = [];  // {box, numbers, height, range}
+
 function group(title, numbers) {
-  if (!numbers.length) return [];
   const section = make("section"), head = make("h2", "", title + " "), box = make("div", "cards");
   head.append(make("span", "", numbers.length.toLocaleString("en")));
-  box.append(...numbers.map(card));
   section.append(head, box);
-  return [section];
+  $("grid").append(section);
+  groups.push({ box, numbers, height: 0, range: "" });
+}
+function columns() {
+  return groups.length ? getComputedStyle(groups[0].box).gridTemplateColumns.split(" ").length : 1;
+}
+function paintRows() {
+  const across = columns();
+  for (const one of groups) {
+    const { box, numbers } = one, rows = Math.ceil(numbers.length / across);
+    if (!one.height) {
+      box.replaceChildren(card(numbers[0]));
+      one.height = box.firstChild.getBoundingClientRect().height + parseFloat(getComputedStyle(box).rowGap);
+    }
+    const top = box.getBoundingClientRect().top;
+    const within = (row) => Math.min(Math.max(row, 0), rows);
+    const first = within(Math.floor(-top / one.height) - MARGIN), last = within(Math.ceil((innerHeight - top) / one.height) + MARGIN);
+    const range = [first, last, across].join();
+    if (range === one.range) continue;
+    one.range = range;
+    box.style.paddingTop = first * one.height + "px";
+    box.style.paddingBottom = (rows - last) * one.height + "px";
+    box.replaceChildren(...numbers.slice(first * across, last * across).map(card));
+  }
+}
+function measureAnew() {
+  for (const one of groups) Object.assign(one, { height: 0, range: "" });
+  paintRows();
+}
+function reveal(i) {  // scrolls to an image of the list and gives its card the focus
+  const one = groups.find(({ numbers }) => numbers.includes(i));
+  if (!one) return;
+  const top = one.box.getBoundingClientRect().top + Math.floor(one.numbers.indexOf(i) / columns()) * one.height;
+  const header = getComputedStyle(document.querySelector("header")).position === "sticky" ? document.querySelector("header").offsetHeight : 0;
+  if (top < header) scrollBy(0, top - header - 8);
+  else if (top + one.height > innerHeight) scrollBy(0, top + one.height - innerHeight);
+  paintRows();
+  cards[i].querySelector(".open").focus({ preventScroll: true });
 }
 
 function list() {
@@ -178,8 +222,12 @@ function list() {
   else found.sort((a, b) => images[a].id < images[b].id ? -1 : 1);
   const some = found.filter((i) => !images[i].none), none = found.filter((i) => images[i].none);
   listed = [...some, ...none];
-  $("grid").replaceChildren(...group("Boxes", some), ...group("None of the classes", none));
+  groups = [];
+  $("grid").replaceChildren();
+  if (some.length) group("Boxes", some);
+  if (none.length) group("None of the classes", none);
   if (!found.length) $("grid").append(make("p", "empty", "No image here. Choose another class or state."));
+  paintRows();
 }
 
 function progress() {
@@ -197,11 +245,6 @@ function fillClasses() {
   $("by-class").value = kept;
 }
 
-function columns() {
-  const grid = document.querySelector(".cards");
-  return grid ? getComputedStyle(grid).gridTemplateColumns.split(" ").length : 1;
-}
-
 function gridKeys(event) {
   const node = document.activeElement.closest(".card");
   if (!node || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -210,7 +253,7 @@ function gridKeys(event) {
   const key = event.key.toLowerCase();
   if (far !== undefined) {
     const next = listed[at + far];
-    if (next !== undefined) cards[next].querySelector(".open").focus();
+    if (next !== undefined) reveal(next);
   } else if (key === "a") accept(i);
   else if (key === "r") reject(i);
   else return;
@@ -236,14 +279,11 @@ function show(i) {
   fit();
 }
 function close() {
-  const i = open;
+  const i = open, at = listed.indexOf(open);
   open = null;
   $("editor").close();
   list();
-  if (cards[i] && cards[i].isConnected) {
-    cards[i].scrollIntoView({ block: "nearest" });
-    cards[i].querySelector(".open").focus({ preventScroll: true });
-  }
+  reveal(listed.includes(i) ? i : listed[Math.min(at, listed.length - 1)]);
 }
 function go(step) {
   const next = listed[listed.indexOf(open) + step];
@@ -254,12 +294,13 @@ function goOn() {  // to the next image to check, around the end
   const next = [...listed.slice(at + 1), ...listed.slice(0, at)].find((i) => stateOf(i) === "open");
   if (next !== undefined) show(next); else paintEditor();
 }
-function decide(does) {
-  const before = stateOf(open);
-  does(open);
-  if (before === "open") goOn();
+function decide(decision) {
+  const i = open, again = stateOf(i) === decision;
+  if (decision === "nothing") edit(i, []);
+  else if (decision === "rejected") reject(i);
+  else if (!again) accept(i);
+  if (decision !== "rejected" || !again) goOn();
 }
-function nothing() { edit(open, []); }
 
 function fit() {
   if (open === null) return;
@@ -302,14 +343,18 @@ const COARSE = matchMedia("(pointer: coarse)");
 function paintBoxes(boxes) {
   const layer = draw("g", { class: drawing ? "drawing" : "" });
   const order = boxes.map((_, b) => b).sort((a, b) => (a === chosen) - (b === chosen));
+  const chips = [];  // where labels stand already: two boxes of one place have theirs side by side
   for (const b of order) {
     const [c, , x0, y0, x1, y1] = boxes[b];
     const x = x0 * scale, y = y0 * scale, width = (x1 - x0) * scale, height = (y1 - y0) * scale;
     layer.append(draw("rect", { x, y, width, height, class: "halo" }), draw("rect", { x, y, width, height, class: "edge", stroke: colour(c) }));
-    const tag = draw("text", { x: x + 5, y: Math.max(y - 6, 14), class: "tag" });
+    const wide = 10 + 7.6 * label(c).length, high = Math.max(y - 21, 0);
+    let left = x;
+    for (const [from, to, at] of chips) if (Math.abs(at - high) < 20 && left < to && left + wide > from) left = to + 2;
+    chips.push([left, left + wide, high]);
+    const tag = draw("text", { x: left + 5, y: high + 15, class: "tag" });
     tag.textContent = label(c);
-    const chip = draw("rect", { x, y: Math.max(y - 21, 0), width: 10 + 7.6 * label(c).length, height: 20, rx: 4, fill: colour(c) });
-    layer.append(chip, tag, draw("rect", { x, y, width, height, class: "body", "data-box": b }));
+    layer.append(draw("rect", { x: left, y: high, width: wide, height: 20, rx: 4, fill: colour(c) }), tag, draw("rect", { x, y, width, height, class: "body", "data-box": b }));
     if (b !== chosen) continue;
     const reach = Math.min(Math.max(Math.min(width, height) / 4, COARSE.matches ? 12 : 7), COARSE.matches ? 24 : 14);
     for (const [name, [u, v]] of Object.entries(KNOBS)) {
@@ -413,8 +458,9 @@ function pointerMove(event) {
     boxes[chosen].splice(2, 4, ...gesture.corners);
   }
   if (classes.length) gesture.now = boxes;
-  requestAnimationFrame(() => { if (gesture && gesture.now) paintBoxes(gesture.now); });
+  soon(paintGesture);
 }
+function paintGesture() { if (gesture && gesture.now) paintBoxes(gesture.now); }
 function pointerUp(event) {
   if (!gesture || event.pointerId !== gesture.id) return;
   const { kind, boxes, corners } = gesture;
@@ -447,7 +493,7 @@ function editorKeys(event) {
   else {
     const { w, h } = images[open];
     const does = {
-      a: () => decide(accept), r: () => decide(reject), x: () => decide(nothing), u: undo, j: () => go(1), k: () => go(-1),
+      a: () => decide("accepted"), r: () => decide("rejected"), x: () => decide("nothing"), u: undo, j: () => go(1), k: () => go(-1),
       d: () => toggleDraw(), n: () => add([w / 4, h / 4, 3 * w / 4, 3 * h / 4].map(rounded)), h: () => toggle("heat"),
       m: () => toggle("mask"), delete: remove, backspace: remove,
       b: () => { const count = boxesOf(open).length; if (count) { chosen = chosen === null ? 0 : (chosen + 1) % count; paintEditor(); } },
@@ -467,8 +513,8 @@ function toggleDraw() { drawing = !drawing; paintEditor(); }
 
 for (const id of ["by-class", "by-state", "by-order"]) $(id).addEventListener("change", list);
 const clicks = {
-  undo, back: undo, download, close, previous: () => go(-1), next: () => go(1), accept: () => decide(accept),
-  reject: () => decide(reject), nothing: () => decide(nothing), draw: toggleDraw, remove,
+  undo, back: undo, download, close, previous: () => go(-1), next: () => go(1), accept: () => decide("accepted"),
+  reject: () => decide("rejected"), nothing: () => decide("nothing"), draw: toggleDraw, remove,
   "show-heat": () => toggle("heat"), "show-mask": () => toggle("mask"),
   restart: () => {
     if (!confirm("Forget all decisions of this page?")) return;
@@ -498,6 +544,10 @@ document.addEventListener("keydown", (event) => {
   if (open === null && event.key.toLowerCase() === "z" && (event.metaKey || event.ctrlKey)) undo();
 });
 new ResizeObserver(fit).observe($("stage"));
+let width = 0;
+new ResizeObserver(([grid]) => { if (grid.contentRect.width !== width) { width = grid.contentRect.width; soon(measureAnew); } }).observe($("grid"));
+addEventListener("scroll", () => soon(paintRows), { passive: true });
+addEventListener("resize", () => soon(paintRows));
 restore();
 fillClasses();
 list();
