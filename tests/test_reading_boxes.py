@@ -12,7 +12,7 @@ from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.errors import DataError
 from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.formats.decisions import read_decisions
-from gwapctl.formats.reading import checked_samples, corrected, kind_of, read_boxes
+from gwapctl.formats.reading import Corrections, checked_samples, kind_of, read_boxes
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from tests.factories import coco, coco_object, save_image, write
 
@@ -235,13 +235,15 @@ def test_decisions_leave_out_what_was_rejected(tmp_path: Path) -> None:
         read_boxes(write(file, decisions(decided("a.jpg", "maybe"))))
 
 
-def test_corrected_boxes_replace_those_of_their_image() -> None:
-    checked = {
-        "a.jpg": Prediction("images/a.jpg", 80, 60, predictions=(ClassPrediction("pear", "pear", 1, (0, 0, 9, 9)),))
-    }
-    first, second = corrected(ITEMS, checked)
-    assert first.predictions[0].label == "pear"
+def test_checked_images_change_rejected_ones_go_and_the_others_stay(tmp_path: Path) -> None:
+    document = decisions(
+        decided("a.jpg", "accepted", [0, 0, 9, 9]), decided("c.jpg", "rejected"), decided("d.jpg", "rejected")
+    )
+    corrections = Corrections(write(tmp_path / "decisions.json", document))
+    first, second = corrections.apply([*ITEMS, Prediction("c.jpg", 80, 60, predictions=(APPLE,))])
+    assert [(one.label, one.box) for one in first.predictions] == [("pear", (0, 0, 9, 9))]
     assert (first.id, second) == ("sub/a.jpg", ITEMS[1])
+    assert (corrections.applied, corrections.left_out, list(corrections.unknown)) == (1, 1, ["d.jpg"])
 
 
 def test_checked_samples_have_the_checked_boxes_at_the_size_of_their_image(tmp_path: Path) -> None:
@@ -262,4 +264,21 @@ def test_checked_samples_have_the_checked_boxes_at_the_size_of_their_image(tmp_p
 def test_boxes_turns_one_format_into_another(run_cli: Run, tmp_path: Path) -> None:
     file = write(tmp_path / "ls.json", [ls_task("a.jpg", [ls_region("apple", 10, 50, 20, 25)])])
     result = run_cli("boxes", file)
-    assert result.stdout.splitlines()[1] == "a.jpg,80,60,apple,apple,1.0,8.0,30.0,24.0,45.0"
+    assert result.stdout.splitlines()[1] == "a.jpg,80,60,apple,,1.0,8.0,30.0,24.0,45.0"
+
+
+def test_boxes_puts_in_what_was_checked(run_cli: Run, tmp_path: Path) -> None:
+    found = tmp_path / "found.jsonl"
+    EXPORTERS["jsonl"].build().write(found, ITEMS)
+    tasks = [ls_task("/data/local-files/?d=sub/a.jpg", [ls_region("pear", 10, 50, 20, 25)]), ls_task("x.jpg", [])]
+    file = write(tmp_path / "ls.json", tasks)
+    result = run_cli("boxes", found, "--apply", file)
+    assert result.code == 0
+    rows = result.stdout.splitlines()[1:]
+    assert rows == ["sub/a.jpg,80,60,pear,,1.0,8.0,30.0,24.0,45.0", "b.jpg,40,24,,,,,,,"]
+    assert f"1 images as {file} has them" in result.stderr
+    assert "1 images of" in result.stderr
+    assert "'x.jpg'" in result.stderr
+    alone = run_cli("boxes", "--apply", write(file, tasks[:1]))
+    assert alone.stdout.splitlines()[1:] == rows[:1]
+    assert run_cli("boxes").code == 2

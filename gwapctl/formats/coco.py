@@ -73,10 +73,9 @@ def read_coco(file: Path) -> Iterator[Prediction]:
             raise DataError(f"{file}: annotation {item.get('id')} has category_id {category}, which is no category.")
         found[str(item["image_id"])].append(_object(item, names[category], category, file))
     for image in _entries(document, "images", ("id", "file_name"), file):
-        name = str(image["file_name"])
+        name = image_name(str(image["file_name"]), marked=marked)
         width, height = stated_size(image.get("width"), image.get("height")) or (0, 0)
-        predictions = tuple(found[str(image["id"])])
-        yield Prediction(name, width, height, predictions=predictions, id=image_name(name, marked=marked))
+        yield Prediction(name, width, height, predictions=tuple(found[str(image["id"])]))
 
 
 def _entries(document: Mapping[str, Any], key: str, needed: tuple[str, ...], file: Path) -> Iterator[Mapping[str, Any]]:

@@ -95,7 +95,7 @@ def _shape(shape: Element) -> ClassPrediction | None:
         return None
     label, texts = shape.attrib["label"], [item.text for item in shape.iter("attribute") if item.get("name") == "score"]
     x0, y0, x1, y1 = corners[0].tolist()
-    return ClassPrediction(label, label, float((texts and texts[0]) or 1.0), (x0, y0, x1, y1))
+    return ClassPrediction(label, "", float((texts and texts[0]) or 1.0), (x0, y0, x1, y1))
 
 
 def _corners(shape: Element) -> boxes.FloatArray | None:

@@ -57,3 +57,8 @@ def read_checked(file: Path) -> Iterator[Prediction]:
     for one in read_decisions(file):
         if one.checked is not None:
             yield one.checked
+
+
+def rejected_images(file: Path) -> list[str]:
+    """Return the ids of the images that were rejected: nothing is known of what they show."""
+    return [one.proposed.id for one in read_decisions(file) if one.checked is None]

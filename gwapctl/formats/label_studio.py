@@ -117,7 +117,7 @@ def _image(task: Record, result: Sequence[Record], name: str) -> Prediction:
     sizes = [stated_size(region.get("original_width"), region.get("original_height")) for region in result]
     width, height = next((size for size in sizes if size), None) or (0, 0)
     found = [one for region in result for one in _regions(region, width, height, name)]
-    return Prediction(address, width, height, predictions=tuple(found), id=image_name(address))
+    return Prediction(image_name(address), width, height, predictions=tuple(found))
 
 
 def _regions(region: Record, width: int, height: int, name: str) -> Iterator[ClassPrediction]:
@@ -133,7 +133,7 @@ def _regions(region: Record, width: int, height: int, name: str) -> Iterator[Cla
     x0, y0, x1, y1 = boxes.clip(corners, width, height)[0].tolist()
     score = region.get("score")
     for label in labels:
-        yield ClassPrediction(str(label), str(label), 1.0 if score is None else float(score), (x0, y0, x1, y1))
+        yield ClassPrediction(str(label), "", 1.0 if score is None else float(score), (x0, y0, x1, y1))
 
 
 def _corners(value: Record, width: int, height: int) -> boxes.FloatArray | None:

@@ -14,6 +14,7 @@ from gwapctl.datasets.objects import LabelledObject, make_sample, stated_size
 from gwapctl.errors import DataError, any_of
 from gwapctl.files import read_json
 from gwapctl.formats import READERS
+from gwapctl.formats.decisions import rejected_images
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.prediction import Prediction, merge
 from gwapctl.predict.predictions import read_predictions
@@ -73,12 +74,34 @@ def _has(document: object, keys: Sequence[str]) -> bool:
     return isinstance(document, dict) and all(key in document for key in keys)
 
 
-def corrected(items: Iterable[Prediction], checked: Mapping[str, Prediction]) -> Iterator[Prediction]:
-    """Yield ``items``, those that are ``checked`` (as ``read_boxes`` has them) with what was said of them there."""
-    index = ImageIndex(checked)
-    for item in items:
-        name = None if item.error is not None else index.find(item.id, item.image)
-        yield item if name is None else replace(item, predictions=checked[name].predictions)
+class Corrections:
+    """What a file says of images that somebody checked, to be put in place of what was found in them.
+
+    ``applied`` and ``left_out`` count the images that it changed; ``unknown`` are those of the file that never came.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Read ``file``; the errors are those of ``read_boxes``."""
+        self.file = file
+        self.checked = read_boxes(file)
+        rejected = rejected_images(file) if file.is_file() and kind_of(file) == "decisions" else []
+        self._index = ImageIndex([*self.checked, *rejected])
+        self.unknown = dict.fromkeys([*self.checked, *rejected])
+        self.applied = self.left_out = 0
+
+    def apply(self, items: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Yield ``items``, with what was said of those that were checked, and without those that were rejected."""
+        for item in items:
+            name = None if item.error is not None else self._index.find(item.id, item.image)
+            if name is None:
+                yield item
+                continue
+            self.unknown.pop(name, None)
+            if name in self.checked:
+                self.applied += 1
+                yield replace(item, predictions=self.checked[name].predictions)
+            else:
+                self.left_out += 1
 
 
 def checked_samples(

@@ -40,6 +40,13 @@ def holds_maps(folder: Path) -> bool:
     return folder.is_dir() and any(not file.name.startswith(".") for file in folder.rglob("*.npy"))
 
 
+def maps_of(path: Path) -> MapFolder | None:
+    """Return the maps that ``path`` is, holds, or has beside it; None where there are none."""
+    file = predictions_file(path)
+    folder = path if file is None else file.parent / MAPS
+    return MapFolder(folder) if holds_maps(folder) else None
+
+
 def recorded(file: Path) -> Iterator[Prediction]:
     """Yield predictions with the boxes that ``localize``, or a labelling tool, recorded.
 
