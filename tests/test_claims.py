@@ -246,9 +246,12 @@ def test_a_page_without_results_tells_nothing_and_says_what_to_run() -> None:
     assert f"gwapctl reproduce $table --profile {write_claims.GROUND.profile} --dataset " in text
 
 
-QUICK = write_claims.Ground(
-    "quick", {"i": ("data/scenes",), "ii": ("data/scenes",), "v": ("data/bccd-voc",)}, {}, "", ""
-)
+GROUNDS = {
+    **dict.fromkeys(("i", "ii"), ("data/scenes",)),
+    **dict.fromkeys(("iii", "iv"), ("tiny-imagenet:40",)),
+    "v": ("data/bccd-voc",),
+}
+QUICK = write_claims.Ground("quick", GROUNDS, {}, "", "")
 
 
 def test_the_story_of_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
