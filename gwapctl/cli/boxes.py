@@ -18,6 +18,8 @@ from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from gwapctl.formats.base import Exporter
+    from gwapctl.formats.reading import Corrections
+    from gwapctl.formats.review import Review
     from gwapctl.formats.stored import BoxStream
     from gwapctl.inputs import ImageInput
     from gwapctl.predict.base import Predictor
@@ -28,8 +30,12 @@ if TYPE_CHECKING:
 BOXES = "Boxes"
 
 Input = Annotated[
-    str,
-    argument("INPUT", "What localize --out wrote, a predictions.jsonl, a folder of .npy maps, or images to localize."),
+    str | None,
+    argument(
+        "INPUT",
+        "What localize --out wrote, a file of boxes of gwapctl, Label Studio or CVAT, a folder of .npy maps, or images "
+        "to localize.",
+    ),
 ]
 Format = Annotated[
     str | None, option("--format -f", f"{any_of(EXPORTERS)}.", OUTPUT, "by the suffix of --out, else csv")
@@ -76,12 +82,25 @@ ImagePrefix = Annotated[
     str | None,
     option("--image-prefix", "Address of the image folder as Label Studio sees it.", OUTPUT, "/data/local-files/?d="),
 ]
+ReviewFolder = Annotated[
+    Path | None,
+    option("--review", "Folder for a page on which a person looks the boxes over, offline, in the browser.", OUTPUT),
+]
+Apply = Annotated[
+    Path | None,
+    option(
+        "--apply",
+        "Put in what was checked: decisions.json of --review, or what Label Studio (JSON, COCO) or CVAT (XML, COCO) "
+        "exports.",
+        BOXES,
+    ),
+]
 TopK = Annotated[int, option("--top-k", "Classes per image, for images.", MODEL, min=1)]
 
 
 @options.with_reading
 def boxes(
-    input: Input,
+    input: Input = None,
     format: Format = None,
     out: options.Out = None,
     box_rule: Rule = None,
@@ -90,6 +109,8 @@ def boxes(
     max_boxes: MaxBoxes = None,
     min_area: MinArea = None,
     min_score: MinScore = 0.0,
+    apply: Apply = None,
+    review: ReviewFolder = None,
     classes: Classes = None,
     images: Images = None,
     model: options.ModelSpec = None,
@@ -110,16 +131,21 @@ def boxes(
       gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
       gwapctl boxes out --refine grabcut --out boxes.json
       gwapctl boxes photos --format label-studio --out tasks.json
+      gwapctl boxes out --review review
+      gwapctl boxes out --apply decisions.json --out checked.json
 
     """
     from gwapctl.formats.base import FileExporter
     from gwapctl.formats.destination import check_destination, format_name, read_class_list
+    from gwapctl.formats.reading import Corrections
     from gwapctl.formats.stored import confident, open_stored
 
     name = format_name(format, out)
     exporter = _exporter(name, yolo_scores, image_prefix)
     path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
+    corrections = None if apply is None else Corrections(apply)
+    input = input if input is not None else _checked_alone(apply)
     rule = options.asked_rule(box_rule, threshold)
     cutting: dict[str, Any] = {"refine": refine, "max_boxes": max_boxes, "min_area": min_area}
     found = open_stored(Path(input), rule=rule, images=images, **cutting)
@@ -132,17 +158,74 @@ def boxes(
         console.warn(found.warning)
     if dry_run:
         total = "an unknown number of" if found.total is None else found.total
-        console.note(f"would write {found.about} ({total} images) as {name} to {path or 'stdout'}")
+        where = str(path or ("stdout" if review is None or format else review))
+        console.note(
+            f"would write {found.about} ({total} images) as {name if path or not review else 'a page'} to {where}"
+        )
         return
     tally = Tally()
+    page = None if review is None else _page(review, input, images, listed, rule, overwrite)
     with console.progress("boxes") as progress:
         items = tally.watch(confident(found.items, min_score), found.total, progress)
+        items = items if corrections is None else corrections.apply(items)
+        items = items if page is None else page.watch(items)
         if path is not None:
             exporter.write(path, items, listed)
+        elif page is not None and format is None:
+            for _ in items:
+                pass
         elif isinstance(exporter, FileExporter):
             for lines in exporter.text(items, listed):
                 console.print_data(lines, EXPORTERS[name].suffix)
+    if corrections is not None:
+        _say_applied(corrections)
+    if page is not None:
+        _finish_page(page, input)
     _finish(exporter, tally, path, listed)
+
+
+def _checked_alone(apply: Path | None) -> str:
+    """Return what is read where no INPUT is given: the checked boxes themselves."""
+    if apply is None:
+        raise UsageError(
+            "there is nothing to read boxes from. Give INPUT: what localize --out wrote, or a file of boxes."
+        )
+    return str(apply)
+
+
+def _say_applied(corrections: Corrections) -> None:
+    """Say how many images were checked, and warn of those that the input lacks."""
+    rejected = f", {corrections.left_out} rejected and left out" if corrections.left_out else ""
+    console.note(f"{corrections.applied} images as {corrections.file} has them{rejected}")
+    unknown = list(corrections.unknown)
+    if unknown:
+        console.warn(f"{len(unknown)} images of {corrections.file} are not in the input, such as {unknown[0]!r}.")
+
+
+def _page(
+    folder: Path, text: str, images: Path | None, classes: list[str] | None, rule: BoxRule | None, overwrite: bool
+) -> Review:
+    """Return the review page, which finds maps and images where the boxes come from."""
+    from gwapctl.formats.review import Review
+    from gwapctl.formats.stored import maps_of
+    from gwapctl.predict.image_index import ImageFiles
+    from gwapctl.regions import parse_box_rule
+    from gwapctl.regions.rules import DEFAULT_RULE
+
+    maps = maps_of(Path(text))
+    default = (maps and maps.info.box_rule) or DEFAULT_RULE
+    rule = parse_box_rule(rule, default=default)
+    return Review(folder, images=ImageFiles(images), maps=maps, rule=rule, classes=classes or (), overwrite=overwrite)
+
+
+def _finish_page(page: Review, text: str) -> None:
+    path = page.finish(f"Review of {Path(text).name or text}")
+    if page.missing:
+        console.warn(
+            f"{len(page.missing)} images are not there and not on the page, such as {page.missing[0]!r}. "
+            "Give their folder with --images."
+        )
+    console.note(f"the page is {path}: open it in a browser, then: gwapctl boxes {text} --apply decisions.json")
 
 
 def _check_unused(text: str, given: list[str]) -> None:
@@ -205,7 +288,7 @@ def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], c
 
     results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
-        image = found.recorded(model=model, scales=predictor.scales, id=item.id)
+        image = found.recorded(model=model, scales=predictor.scales, id=item.id, maps=found.maps, shared=found.shared)
         shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
         if found.error:
             yield failed(image, found.error)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import numpy as np
 
@@ -17,13 +15,12 @@ from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
 from gwapctl.evaluate.predictions import Predictions, boxes_from_maps, reading_options, rule_for, some
 from gwapctl.evaluate.result import GroundTruth
-from gwapctl.files import open_text
-from gwapctl.formats.tables import COLUMNS
+from gwapctl.formats.reading import stored_boxes
 from gwapctl.images.decode import image_size
 from gwapctl.images.files import same_name
 from gwapctl.predict.image_index import ImageFiles, ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage
-from gwapctl.predict.prediction import ANY, Box, ClassPrediction, Heatmap, Prediction, merge
+from gwapctl.predict.prediction import ANY, Heatmap, Prediction, merge
 from gwapctl.predict.predictions import PREDICTIONS, read_predictions
 from gwapctl.regions import BoxRule
 from gwapctl.regions.rules import DEFAULT_RULE
@@ -174,7 +171,7 @@ def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str])
     index = ImageIndex(sample.id for sample in samples)
     paths = {sample.id: sample.path.as_posix() for sample in samples}
     found: dict[str, list[Prediction]] = {}
-    for image in _read_csv(file) if file.suffix.lower() == ".csv" else read_predictions(file):
+    for image in stored_boxes(file):
         sample_id = index.find(image.id, image.image)
         if sample_id is None:
             continue
@@ -229,30 +226,3 @@ def _in_classes_of(dataset: Dataset, image: Prediction, matcher: ClassMatcher) -
             np.array([label for label, _, _ in located], np.int64),
         ),
     )
-
-
-def _read_csv(file: Path) -> Iterator[Prediction]:
-    """Yield the images of a table of boxes as ``gwapctl boxes --format csv`` writes it, one image per row."""
-    with open_text(file, newline="") as lines:
-        rows = csv.DictReader(lines)
-        try:
-            missing = set(COLUMNS) - set(rows.fieldnames or ())
-            if missing:
-                raise DataError(f"{file} lacks the columns {', '.join(sorted(missing))}. Write it with gwapctl boxes.")
-            for row in rows:
-                yield _image_of(row)
-        except (ValueError, csv.Error) as error:
-            raise DataError(f"cannot read {file}, line {rows.line_num}: {error}.") from error
-
-
-def _image_of(row: Mapping[str, str]) -> Prediction:
-    if None in row or None in row.values():
-        raise ValueError("the row has not as many cells as the header")
-    found = []
-    if row["label"] or row["label_id"]:  # an image without any class keeps a row with empty cells
-        box = None if not row["x0"] else tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        found.append(ClassPrediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
-    elif row["x0"]:
-        raise ValueError("there is a box, but no label")
-    width, height = (int(float(row[key] or 0)) for key in ("width", "height"))  # spreadsheets write 80 as 80.0
-    return Prediction(row["image"], width, height, predictions=tuple(found))
