@@ -98,6 +98,12 @@ class DetectorConfig(DetectorSettings, RunConfig):
     def _check(self) -> DetectorConfig:
         if self.long_side < self.short_side:
             raise ValueError("long_side must be at least short_side")
+        if self.boxes_from is None and self.rounds > 1:
+            raise ValueError("rounds are of boxes_from: give a run or a file of boxes")
+        if self.boxes_from is not None and self.box_proportion < 1:
+            raise ValueError("boxes_from learns from no true box: leave out box_proportion")
+        if self.rounds > self.iterations:
+            raise ValueError("iterations must be at least rounds")
         return self
 
     @property
