@@ -278,8 +278,7 @@ def test_the_command(voc: Path, tmp_path: Path, run_cli: Callable[..., Any]) -> 
     missing = run_cli(*asked[:-1], tmp_path / "c", "--boxes-from", tmp_path / "nothing")
     assert missing.code in (2, 4)
     assert not (tmp_path / "c").exists()
-    assert (
-        run_cli("boxes", tmp_path / "b" / "boxes-1.jsonl", "--out", tmp_path / "b.json", "--format", "coco").code == 0
-    )
-    judged = run_cli("evaluate", tmp_path / "b" / "boxes-1.jsonl", "--dataset", voc, "--split", "train")
+    boxes = tmp_path / "b" / "boxes-1.jsonl"
+    assert run_cli("boxes", boxes, "--out", tmp_path / "b.json", "--format", "coco").code == 0
+    judged = run_cli("evaluate", boxes, "--dataset", voc, "--split", "train")
     assert judged.code == 0, judged.stderr

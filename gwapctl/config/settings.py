@@ -185,6 +185,9 @@ class DetectorSettings(RunSettings):
         int, Bounds(ge=1, le=9), Flag("Of boxes-from: the later ones learn from its own boxes, too.", DETECTOR)
     ] = 1
     pooling: Annotated[Literal["ps_roi_pool", "ps_roi_align"], About("Of the score maps.", DETECTOR)] = "ps_roi_pool"
+    frozen_stages: Annotated[
+        int, Bounds(ge=0, le=5), About("Stages of a pretrained network that do not learn, of five.", DETECTOR)
+    ] = 2
     short_side: Annotated[int, Bounds(ge=32, le=4096), About("Pixels of an input's shorter side.", DETECTOR)] = 600
     long_side: Annotated[int, Bounds(ge=32, le=4096), About("At most, of its longer side.", DETECTOR)] = 1000
     batch_size = 1

@@ -179,7 +179,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
 
 def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | None) -> Detector:
-    """Build the detector with its first weights; a trunk that was trained before is frozen as R-FCN's."""
+    """Build the detector with its first weights; a trunk that was trained before is frozen in part."""
     with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
         trunk = build_trunk(config.backbone)
     seen: dict[str, Any] = {"box_proportion": config.box_proportion, "box_subset": data.describe_subset()["hash"]}
@@ -196,8 +196,8 @@ def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | Non
         std=trunk.std,
         provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **seen},
     )
-    model = build_detector(info, pretrained=config.weights == "imagenet")
+    model = build_detector(info, pretrained=config.weights == "imagenet", frozen=config.frozen_stages)
     if weights is not None:
         load_trunk(model, read_weights(weights, config.backbone, ""), weights)
-        model.trunk.freeze()
+        model.trunk.freeze(config.frozen_stages)
     return model
