@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from gwapctl.boxes import Detections, as_boxes
-from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
 from gwapctl.evaluate.ground_truth import true_boxes
@@ -168,7 +168,7 @@ def _image_files(
 def _read_predictions(file: Path, ground_truth: GroundTruth, notes: list[str]) -> dict[str, Prediction]:
     """Return the predictions by sample id, in the data set's classes, of those images that are among the samples."""
     dataset = ground_truth.dataset
-    images = _stored_images(file, ground_truth.samples, notes)
+    images = stored_images(file, ground_truth.samples, notes)
     for image in images.values():
         if image.error is not None:
             raise DataError(f"{file}: {image.image} failed ({image.error}). Localize it again with --resume.")
@@ -181,7 +181,7 @@ def _read_predictions(file: Path, ground_truth: GroundTruth, notes: list[str]) -
     return {sample_id: _in_classes_of(dataset, image, matcher) for sample_id, image in images.items()}
 
 
-def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str]) -> dict[str, Prediction]:
+def stored_images(file: Path, samples: Sequence[Sample], notes: list[str]) -> dict[str, Prediction]:
     """Return what the file says by sample id, what it says of an image in several places together.
 
     Of two images that fit a sample, such as ``train/a.jpg`` and ``val/a.jpg``, the one more like its path is it.

@@ -389,10 +389,11 @@ function paintList(boxes) {
 
 function rename(b, value) {
   const name = value === "new" ? (prompt("Name of the class:") || "").trim() : "";
+  const c = name ? classNumber(name) : value === "new" ? NaN : +value;
   const boxes = boxesOf(open).map((box) => [...box]);
-  if (value === "new" && !name) { paintEditor(); return; }
-  boxes[b][0] = lastClass = value === "new" ? classNumber(name) : +value;
   chosen = b;
+  if (Number.isNaN(c) || boxes[b][0] === c) { paintEditor(); return; }
+  boxes[b][0] = lastClass = c;
   if (name) fillClasses();
   edit(open, boxes);
 }
