@@ -111,6 +111,7 @@ def boxes(
     min_score: MinScore = 0.0,
     accept_error: accepting.AcceptError = None,
     calibrated_on: accepting.CalibratedOn = None,
+    root: options.Root = None,
     apply: Apply = None,
     review: ReviewFolder = None,
     classes: Classes = None,
@@ -172,8 +173,9 @@ def boxes(
     with console.progress("boxes") as progress:
         items = tally.watch(confident(found.items, min_score), found.total, progress)
         if error is not None:
-            tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
-            items = tally.watch(items, None, progress)
+            kept = accepting.accepted(list(items), str(calibrated_on), root, error)
+            tally = Tally(failed=tally.failed)
+            items = tally.watch(kept, len(kept), progress)
         items = items if corrections is None else corrections.apply(items)
         items = items if page is None else page.watch(items)
         if path is not None:
