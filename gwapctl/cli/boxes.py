@@ -75,7 +75,11 @@ Classes = Annotated[
 ]
 Images = Annotated[
     Path | None,
-    option("--images", "Folder of the images behind maps: for the sizes of somebody else's, and for --refine.", DATA),
+    option(
+        "--images",
+        "Folder of the images behind maps: for the sizes of somebody else's, for --refine and --review.",
+        DATA,
+    ),
 ]
 YoloScores = Annotated[bool, option("--yolo-scores", "Add the score as a sixth column.", OUTPUT)]
 ImagePrefix = Annotated[
