@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import accepting, console, options
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import UsageError, any_of
 from gwapctl.formats import EXPORTERS
@@ -113,6 +113,8 @@ def boxes(
     max_boxes: MaxBoxes = None,
     min_area: MinArea = None,
     min_score: MinScore = 0.0,
+    accept_error: accepting.AcceptError = None,
+    calibrated_on: accepting.CalibratedOn = None,
     apply: Apply = None,
     review: ReviewFolder = None,
     classes: Classes = None,
@@ -135,6 +137,7 @@ def boxes(
       gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
       gwapctl boxes out --refine grabcut --out boxes.json
       gwapctl boxes photos --format label-studio --out tasks.json
+      gwapctl boxes out --accept-error 5% --calibrated-on decisions.json
       gwapctl boxes out --review review
       gwapctl boxes out --apply decisions.json --out checked.json
 
@@ -144,6 +147,7 @@ def boxes(
     from gwapctl.formats.reading import Corrections
     from gwapctl.formats.stored import confident, open_stored
 
+    error = accepting.accepted_error(accept_error, calibrated_on, apply)
     name = format_name(format, out)
     exporter = _exporter(name, yolo_scores, image_prefix)
     path = check_destination(name, out, overwrite=overwrite)
@@ -171,6 +175,9 @@ def boxes(
     page = None if review is None else _page(review, input, images, listed, rule, overwrite)
     with console.progress("boxes") as progress:
         items = tally.watch(confident(found.items, min_score), found.total, progress)
+        if error is not None:
+            tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
+            items = tally.watch(items, None, progress)
         items = items if corrections is None else corrections.apply(items)
         items = items if page is None else page.watch(items)
         if path is not None:

@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from gwapctl.boxes import Detections, as_boxes
-from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
+from gwapctl.evaluate.ground_truth import true_boxes
 from gwapctl.evaluate.predictions import Predictions, boxes_from_maps, reading_options, rule_for, some
 from gwapctl.evaluate.result import GroundTruth
 from gwapctl.formats.reading import stored_boxes
@@ -71,10 +72,9 @@ def from_maps(
 
 
 def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
-    """Return what a file of predicted boxes says of each sample; an image it leaves out has no box.
+    """Return what a file of predicted boxes says of each sample; where it has none of a true class, that is a miss.
 
-    That is what ``localize`` or ``boxes`` wrote as JSON lines or CSV. A file with several boxes in an image is also one
-    of detections.
+    It is any file that ``formats.reading`` knows. One with several boxes in an image is also one of detections.
 
     Raises:
         DataError: the file is broken, or has no image of the samples, or no class of the data set.
@@ -92,13 +92,31 @@ def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
     detects = any(found.detections is not None and len(found.detections.boxes) > 1 for found in images.values())
     none = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
     nothing = Prediction("", 0, 0, ranked=(), boxes_by_class={ANY: none.boxes}, detections=none)
+    by_id = {sample.id: images.get(sample.id, nothing) for sample in samples}
+    missed = {
+        sample.id: [one for one in true_boxes(sample) if not _has_box(by_id[sample.id], one)] for sample in samples
+    }
+    count = sum(map(bool, missed.values()))
+    if count:
+        first = next(name for name, labels in missed.items() if labels)
+        verb = "have" if count > 1 else "has"
+        notes.append(
+            f"{count} of {len(samples)} images {verb} no box of a class that is there, such as {first!r}: it is a miss"
+        )
 
     def prediction(sample: BoxedSample) -> Prediction:
-        found = images.get(sample.id, nothing)
+        found = by_id[sample.id]
         width, height = _original_size(sample, found.width, found.height)
-        return replace(found, width=width, height=height, detections=found.detections if detects else None)
+        boxes = {**found.boxes_by_class, **dict.fromkeys(missed[sample.id], none.boxes)}
+        seen = found.detections if detects else None
+        return replace(found, width=width, height=height, boxes_by_class=boxes, detections=seen)
 
     return Predictions(map(prediction, samples), str(file), notes=notes)
+
+
+def _has_box(found: Prediction, label: int) -> bool:
+    boxes = found.boxes_of(label)
+    return boxes is not None and len(boxes) > 0
 
 
 def _find_maps(samples: Sequence[BoxedSample], maps: MapFolder) -> list[str]:
@@ -150,7 +168,7 @@ def _image_files(
 def _read_predictions(file: Path, ground_truth: GroundTruth, notes: list[str]) -> dict[str, Prediction]:
     """Return the predictions by sample id, in the data set's classes, of those images that are among the samples."""
     dataset = ground_truth.dataset
-    images = _stored_images(file, ground_truth.samples, notes)
+    images = stored_images(file, ground_truth.samples, notes)
     for image in images.values():
         if image.error is not None:
             raise DataError(f"{file}: {image.image} failed ({image.error}). Localize it again with --resume.")
@@ -163,7 +181,7 @@ def _read_predictions(file: Path, ground_truth: GroundTruth, notes: list[str]) -
     return {sample_id: _in_classes_of(dataset, image, matcher) for sample_id, image in images.items()}
 
 
-def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str]) -> dict[str, Prediction]:
+def stored_images(file: Path, samples: Sequence[Sample], notes: list[str]) -> dict[str, Prediction]:
     """Return what the file says by sample id, what it says of an image in several places together.
 
     Of two images that fit a sample, such as ``train/a.jpg`` and ``val/a.jpg``, the one more like its path is it.
