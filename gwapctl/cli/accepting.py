@@ -42,9 +42,7 @@ CalibratedOn = Annotated[
 def accepted_error(text: str | None, calibrated_on: str | None, apply: Path | None) -> float | None:
     """Read ``--accept-error``; it and ``--calibrated-on`` go together, and ``--apply`` is something else."""
     if text is not None and apply is not None:
-        raise UsageError(
-            "--accept-error judges boxes as they were found, --apply changes them. Call both, one by one."
-        )
+        raise UsageError("--accept-error judges boxes as they were found, --apply changes them. Call both, one by one.")
     if (text is None) != (calibrated_on is None):
         raise UsageError(
             "--accept-error 5% and --calibrated-on FILE|DATASET go together. Give both, or leave both out."

@@ -152,7 +152,7 @@ def boxes(
     exporter = _exporter(name, yolo_scores, image_prefix)
     path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
-    corrections = None if apply is None else Corrections(apply)
+    corrections = None if apply is None or input is None else Corrections(apply)
     input = input if input is not None else _checked_alone(apply)
     rule = options.asked_rule(box_rule, threshold)
     cutting: dict[str, Any] = {"refine": refine, "max_boxes": max_boxes, "min_area": min_area}
@@ -166,19 +166,18 @@ def boxes(
         console.warn(found.warning)
     if dry_run:
         total = "an unknown number of" if found.total is None else found.total
-        where = str(path or ("stdout" if review is None or format else review))
-        console.note(
-            f"would write {found.about} ({total} images) as {name if path or not review else 'a page'} to {where}"
-        )
+        alone = review is not None and path is None and format is None
+        where = f"a page to {review}" if alone else f"{name} to {path or 'stdout'}"
+        console.note(f"would write {found.about} ({total} images) as {where}")
         return
     tally = Tally()
     page = None if review is None else _page(review, input, images, listed, rule, overwrite)
     with console.progress("boxes") as progress:
-        items = tally.watch(confident(found.items, min_score), found.total, progress)
+        items = confident(found.items, min_score)
+        items = tally.watch(items if corrections is None else corrections.apply(items), found.total, progress)
         if error is not None:
             tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
             items = tally.watch(items, None, progress)
-        items = items if corrections is None else corrections.apply(items)
         items = items if page is None else page.watch(items)
         if path is not None:
             exporter.write(path, items, listed)
@@ -204,13 +203,17 @@ def _checked_alone(apply: Path | None) -> str:
     return str(apply)
 
 
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
 def _say_applied(corrections: Corrections) -> None:
     """Say how many images were checked, and warn of those that the input lacks."""
-    rejected = f", {corrections.left_out} rejected and left out" if corrections.left_out else ""
-    console.note(f"{corrections.applied} images as {corrections.file} has them{rejected}")
+    rejected = f"; {corrections.left_out} rejected and left out" if corrections.left_out else ""
+    console.note(f"as {corrections.file} has them: {_images(corrections.applied)}{rejected}")
     unknown = list(corrections.unknown)
     if unknown:
-        console.warn(f"{len(unknown)} images of {corrections.file} are not in the input, such as {unknown[0]!r}.")
+        console.warn(f"not in the input: {_images(len(unknown))} of {corrections.file}, such as {unknown[0]!r}.")
 
 
 def _page(
@@ -233,8 +236,8 @@ def _finish_page(page: Review, text: str) -> None:
     path = page.finish(f"Review of {Path(text).name or text}")
     if page.missing:
         console.warn(
-            f"{len(page.missing)} images are not there and not on the page, such as {page.missing[0]!r}. "
-            "Give their folder with --images."
+            f"not there, so not on the page: {_images(len(page.missing))}, such as {page.missing[0]!r}. Give their "
+            "folder with --images."
         )
     console.note(f"the page is {path}: open it in a browser, then: gwapctl boxes {text} --apply decisions.json")
 
