@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.errors import DataError
+from gwapctl.evaluate.training_boxes import TrainingBoxes
 from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.formats.decisions import read_decisions
 from gwapctl.formats.reading import Corrections, checked_samples, kind_of, read_boxes
@@ -311,3 +313,23 @@ def test_boxes_are_judged_by_those_that_a_person_checked(run_cli: Run, tmp_path:
 
     assert judged() == ("val", 4, 100)
     assert judged("--boxes", file) == ("val, boxes of decisions.json", 2, 50)
+
+
+def test_a_detector_learns_from_checked_boxes_as_from_true_ones(tmp_path: Path) -> None:
+    """What was not checked, and what was rejected, has no box to learn from."""
+    folder = tmp_path / "set"
+    for name in "abc":
+        save_image(folder / "train" / "pear" / f"{name}.png", 80, 60)
+    save_image(folder / "train" / "apple" / "d.png", 80, 60)
+    lines = [
+        decided("a.png", "corrected", [9, 9, 80, 60], [0, 0, 20, 20]),
+        decided("b.png", "rejected", proposed=[0, 0, 9, 9]),
+    ]
+    file = write(tmp_path / "decisions.json", decisions(*lines))
+    dataset = open_dataset(str(folder))
+    samples = dataset.samples("train")
+    found = TrainingBoxes(str(file))(dataset, samples, lambda _: None)
+    by_name = {sample.path.stem: boxes for sample, boxes in zip(samples, found, strict=True)}
+    assert by_name["a"].boxes.tolist() == [[9, 9, 80, 60], [0, 0, 20, 20]]
+    assert by_name["a"].weights.tolist() == [1, 1]
+    assert [len(by_name[name]) for name in "bcd"] == [0, 0, 0]
