@@ -159,7 +159,7 @@ def boxes(
     found = open_stored(Path(input), rule=rule, images=images, **cutting)
     if found is None:
         asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
-        found = _from_images(input, exporter, model, device, rule, cutting, asked)
+        found = _from_images(input, exporter, model, device, rule, cutting, asked, keep_maps=review is not None)
     else:
         _check_unused(input, [*reading.flags, *["--model"] * (model is not None), *["--top-k"] * (top_k > 1)])
     if found.warning:
@@ -239,7 +239,7 @@ def _finish_page(page: Review, text: str) -> None:
             f"not there, so not on the page: {_images(len(page.missing))}, such as {page.missing[0]!r}. Give their "
             "folder with --images."
         )
-    console.note(f"the page is {path}: open it in a browser, then: gwapctl boxes {text} --apply decisions.json")
+    console.note(f"the page is {path}: open it in a browser. next: gwapctl boxes --apply decisions.json")
 
 
 def _check_unused(text: str, given: list[str]) -> None:
@@ -272,6 +272,8 @@ def _from_images(
     rule: BoxRule | None,
     cutting: dict[str, Any],
     asked: dict[str, Any],
+    *,
+    keep_maps: bool,
 ) -> BoxStream:
     """Localize images; a classifier's boxes are cut from its maps afterwards, a detector has its own."""
     from gwapctl.formats.base import FolderExporter, check_names
@@ -287,22 +289,28 @@ def _from_images(
         check_names(item.id for item in inputs)
     loaded = load_model(options.model_or_default(model), device=device)
     if loaded.detects:
-        found = localize_inputs(loaded.predictor(box_rule=rule, **cutting, **asked), loaded.name, inputs)
+        found = localize_inputs(
+            loaded.predictor(box_rule=rule, **cutting, **asked), loaded.name, inputs, keep_maps=keep_maps
+        )
         return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
     rule = parse_box_rule(rule, refine=cutting["refine"], default=loaded.info.box_rule)
     cut = Cut(rule, cutting["max_boxes"] or 1, cutting["min_area"] or 0.0)
     predictor = loaded.predictor(reading=asked["reading"], top_k=asked["top_k"], box_rule=rule.without_image())
     about = f"boxes by {rule.name} of model {loaded.name}"
-    return BoxStream(_localized(predictor, loaded.name, inputs, cut), len(inputs), about, predictor.warning or "")
+    items = _localized(predictor, loaded.name, inputs, cut, keep_maps=keep_maps)
+    return BoxStream(items, len(inputs), about, predictor.warning or "")
 
 
-def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
+def _localized(
+    predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut, *, keep_maps: bool
+) -> Iterator[Prediction]:
     from gwapctl.formats.stored import failed
     from gwapctl.predict.cut import with_boxes
 
     results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
-        image = found.recorded(model=model, scales=predictor.scales, id=item.id, maps=found.maps, shared=found.shared)
+        maps = {"maps": found.maps, "shared": found.shared} if keep_maps else {}
+        image = found.recorded(model=model, scales=predictor.scales, id=item.id, **maps)
         shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
         if found.error:
             yield failed(image, found.error)
