@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from gwapctl.formats.base import ClassTable, FileExporter, usable
 from gwapctl.predict.prediction import Prediction
 
-COLUMNS = ("image", "width", "height", "label", "label_id", "score", "x0", "y0", "x1", "y1")
+COLUMNS = ("image", "width", "height", "label", "label_id", "score", "x0", "y0", "x1", "y1", "doubt")
 
 
 class Csv(FileExporter):
@@ -24,9 +24,9 @@ class Csv(FileExporter):
         for item in usable(items):
             image = (item.image, item.width, item.height)
             for found in item.predictions:
-                yield _row((*image, found.label, found.label_id, found.score, *(found.box or ("",) * 4)))
+                yield _row((*image, found.label, found.label_id, found.score, *(found.box or ("",) * 4), found.doubt))
             if not item.predictions:
-                yield _row((*image, *("",) * 7))
+                yield _row((*image, *("",) * 8))
 
 
 def _row(cells: Iterable[object]) -> str:
