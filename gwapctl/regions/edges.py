@@ -35,10 +35,10 @@ class GrabCutRule(BoxRule):
     GrabCut (Rother et al., SIGGRAPH 2004) sees the image shrunk to ``SIDE`` pixels and starts from the map in [0, 1]:
     above ``SURE`` is the object and up to ``NEVER`` the background, for good; of the rest what is above Otsu's
     threshold is the object at first, whatever the plain rule. Where there are several regions it runs once for each, on
-    the map over the region's own peak, and the pixels of all others are background for good: objects that touch do not
-    flow together. From an IoU of ``AGREEMENT`` on, of the region's box and that of the largest component found, every
-    edge of the region's box becomes the mean of the two boxes' edges, and the component its mask; below, the region
-    stays as the plain rule found it.
+    the map over the region's own peak, and what a watershed gives to the others is background for good: objects that
+    touch do not flow together. From an IoU of ``AGREEMENT`` on, of the region's box and that of the largest component
+    found, every edge of the region's box becomes the mean of the two boxes' edges, and the component its mask; below,
+    the region stays as the plain rule found it.
 
     The map errs by its coarse grid and GrabCut by like colours: their mean errs less than either.
     """
@@ -88,7 +88,7 @@ class GrabCutRule(BoxRule):
             return []
         shape = np.shape(heatmap)
         heat = _on_grid(np.asarray(heatmap, np.float32), *self.image.shape[:2])
-        owners = _owners(found, heat)
+        owners = _owners(found, heat) if len(found) > 1 else np.ones(heat.shape, np.int32)
         judged = [
             _judge(region, _piece(self.image, heat, owners, number), heat, shape)
             for number, region in enumerate(found, start=1)
@@ -97,13 +97,18 @@ class GrabCutRule(BoxRule):
 
 
 def _owners(regions: list[Region], heat: FloatMap) -> npt.NDArray[np.int32]:
-    """Return for each pixel of a map (h, w) of any resolution the number, from 1, of the region that it is of, or 0."""
+    """Return for each pixel of a map (h, w) of any resolution the number, from 1, of the region that it belongs to.
+
+    Outside of all regions that is where a watershed of the negative map, from the regions down, arrives from.
+    """
+    from skimage.segmentation import watershed  # takes half a second to import
+
     height, width = heat.shape
     owners = np.zeros((height, width), np.int32)
     for number, region in enumerate(regions, start=1):
         small = cv2.resize(region.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
         owners[small > 0] = number
-    return owners
+    return np.asarray(watershed(-heat, owners, connectivity=2), np.int32)  # type: ignore[no-untyped-call]
 
 
 def _piece(image: ImageArray, heat: FloatMap, owners: npt.NDArray[np.int32], number: int) -> BoolMask | None:
@@ -111,11 +116,10 @@ def _piece(image: ImageArray, heat: FloatMap, owners: npt.NDArray[np.int32], num
 
     What belongs to another region is background for good, and the map counts from 0 to the region's own peak.
     """
-    foreign = (owners > 0) & (owners != number)
     own = heat
-    if foreign.any():
-        inside = heat[owners == number]
-        own = np.where(foreign, np.float32(0), np.minimum(heat / max(float(inside.max(initial=0)), NEVER), 1))
+    if (owners != number).any():
+        own = np.where(owners == number, heat, np.float32(0))
+        own /= max(float(own.max()), NEVER)
     cut = grabcut(image, sure=own > SURE, likely=otsu_mask(own), never=own <= NEVER, steps=STEPS)
     return None if cut is None else largest_component(cut)
 
