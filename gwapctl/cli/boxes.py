@@ -124,7 +124,8 @@ def boxes(
       gwapctl boxes out --format coco --out boxes.json
       gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
       gwapctl boxes out --refine grabcut --masks rle --out boxes.json
-      gwapctl boxes photos --model runs/a --labels from-dataset --split --format label-studio --out tasks.json
+      gwapctl boxes photos --labels from-dataset --split --out boxes.json
+      gwapctl boxes photos --format label-studio --out tasks.json
 
     """
     from gwapctl.formats.base import FileExporter

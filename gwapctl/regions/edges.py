@@ -116,11 +116,11 @@ def _piece(image: ImageArray, heat: FloatMap, owners: npt.NDArray[np.int32], num
 
     What belongs to another region is background for good, and the map counts from 0 to the region's own peak.
     """
-    own = heat
-    if (owners != number).any():
-        own = np.where(owners == number, heat, np.float32(0))
+    inside, own = owners == number, heat
+    if not inside.all():
+        own = np.where(inside, heat, np.float32(0))
         own /= max(float(own.max()), NEVER)
-    cut = grabcut(image, sure=own > SURE, likely=otsu_mask(own), never=own <= NEVER, steps=STEPS)
+    cut = grabcut(image, sure=own > SURE, likely=otsu_mask(heat) & inside, never=own <= NEVER, steps=STEPS)
     return None if cut is None else largest_component(cut)
 
 
