@@ -19,6 +19,7 @@ from pycocotools import mask as pycocotools
 
 from gwapctl.boxes import from_xywh
 from gwapctl.datasets import open_dataset
+from gwapctl.formats.reading import read_boxes
 from gwapctl.predict.map_folder import MAPS, MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.predict.predictions import read_predictions
@@ -169,14 +170,14 @@ def test_our_reader_reads_boxes_with_masks(run_cli: Run, out: Path, masks: str) 
 
 
 @pytest.mark.parametrize(("masks", "kind", "at_least"), [("rle", "brush", 1.0), ("polygons", "polygon", 0.9)])
-def test_label_studio_gets_a_region_beside_each_box(
+def test_label_studio_gets_the_pixels_in_place_of_boxes(
     run_cli: Run, out: Path, masks: str, kind: str, at_least: float
 ) -> None:
     tasks = json.loads(export(run_cli, out, "label-studio", masks, "tasks.json").read_text())
     regions = tasks[0]["predictions"][0]["result"]
-    assert [one["type"] for one in regions] == ["rectanglelabels", f"{kind}labels"] * 3
+    assert [one["type"] for one in regions] == [f"{kind}labels"] * 3
     found = []
-    for region in regions[1::2]:
+    for region in regions:
         value = region["value"]
         if kind == "brush":
             mask = from_brush(value["rle"], WIDTH, HEIGHT)
@@ -185,17 +186,17 @@ def test_label_studio_gets_a_region_beside_each_box(
             mask = pycocotools.decode(pycocotools.frPyObjects([points.ravel().tolist()], HEIGHT, WIDTH))[..., 0] > 0
         found.append((value[f"{kind}labels"][0], mask))
     assert_same(found, at_least)
-    assert len({one["id"] for one in regions}) == 6
-    assert {one["from_name"] for one in regions} == {"label", "mask"}
+    assert len({one["id"] for one in regions}) == 3
+    assert {one["from_name"] for one in regions} == {"mask"}
     said = run_cli("boxes", out, "--format", "label-studio", "--masks", masks).stderr
     assert f'<{kind.title()}Labels name="mask" toName="image">' in said
 
 
 @pytest.mark.parametrize(("masks", "tag", "at_least"), [("rle", "mask", 1.0), ("polygons", "polygon", 0.9)])
-def test_cvat_gets_a_shape_beside_each_box(run_cli: Run, out: Path, masks: str, tag: str, at_least: float) -> None:
+def test_cvat_gets_the_pixels_in_place_of_boxes(run_cli: Run, out: Path, masks: str, tag: str, at_least: float) -> None:
     root = ElementTree.parse(export(run_cli, out, "cvat", masks, "boxes.xml")).getroot()
     image = root.find("image")
-    assert [child.tag for child in image] == ["box", tag] * 3
+    assert [child.tag for child in image] == [tag] * 3
     found = []
     for shape in image.findall(tag):
         if tag == "mask":
@@ -208,6 +209,18 @@ def test_cvat_gets_a_shape_beside_each_box(run_cli: Run, out: Path, masks: str, 
         found.append((shape.get("label"), mask))
         assert {one.get("name") for one in shape.findall("attribute")} == {"score", "doubt"}
     assert_same(found, at_least)
+
+
+@pytest.mark.parametrize("masks", ["rle", "polygons"])
+@pytest.mark.parametrize(("form", "name"), [("coco", "x.json"), ("cvat", "x.xml"), ("label-studio", "x.json")])
+def test_our_readers_of_boxes_read_what_tools_get(run_cli: Run, out: Path, form: str, name: str, masks: str) -> None:
+    """Boxes around the pixels are those of the map, for nothing is refined here; score and doubt come back, too."""
+    path = export(run_cli, out, form, masks, name)
+    plain = next(iter(read_boxes(export(run_cli, out, "jsonl", "rle", "plain.jsonl")).values()))
+    found = next(item for key, item in read_boxes(path).items() if key.endswith("a.jpg"))
+    np.testing.assert_allclose(found.boxes, plain.boxes, atol=0 if masks == "rle" else 0.6)
+    np.testing.assert_allclose(found.scores, plain.scores)
+    assert [one.doubt for one in found.predictions] == [one.doubt for one in plain.predictions]
 
 
 def test_jsonl_holds_cocos_rle(run_cli: Run, out: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import accepting, console, options
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import UsageError, any_of
 from gwapctl.formats import EXPORTERS
@@ -18,16 +18,24 @@ from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from gwapctl.formats.base import Exporter
+    from gwapctl.formats.reading import Corrections
+    from gwapctl.formats.review import Review
     from gwapctl.formats.stored import BoxStream
+    from gwapctl.inputs import ImageInput
     from gwapctl.predict.base import Predictor
     from gwapctl.predict.cut import Cutting
     from gwapctl.predict.prediction import Prediction
+    from gwapctl.regions import BoxRule
 
 BOXES = "Boxes"
 
 Input = Annotated[
-    str,
-    argument("INPUT", "What localize --out wrote, a predictions.jsonl, a folder of .npy maps, or images to localize."),
+    str | None,
+    argument(
+        "INPUT",
+        "What localize --out wrote, a file of boxes of gwapctl, Label Studio or CVAT, a folder of .npy maps, or images "
+        "to localize.",
+    ),
 ]
 Format = Annotated[
     str | None, option("--format -f", f"{any_of(EXPORTERS)}.", OUTPUT, "by the suffix of --out, else csv")
@@ -88,12 +96,25 @@ ImagePrefix = Annotated[
     str | None,
     option("--image-prefix", "Address of the image folder as Label Studio sees it.", OUTPUT, "/data/local-files/?d="),
 ]
+ReviewFolder = Annotated[
+    Path | None,
+    option("--review", "Folder for a page on which a person looks the boxes over, offline, in the browser.", OUTPUT),
+]
+Apply = Annotated[
+    Path | None,
+    option(
+        "--apply",
+        "Put in what was checked: decisions.json of --review, or what Label Studio (JSON, COCO) or CVAT (XML, COCO) "
+        "exports.",
+        BOXES,
+    ),
+]
 TopK = Annotated[int, option("--top-k", "Classes per image, for images.", MODEL, min=1)]
 
 
 @options.with_reading
 def boxes(
-    input: Input,
+    input: Input = None,
     format: Format = None,
     out: options.Out = None,
     box_rule: Rule = None,
@@ -105,6 +126,10 @@ def boxes(
     min_score: MinScore = 0.0,
     masks: Masks = None,
     labels: options.Labels = None,
+    accept_error: accepting.AcceptError = None,
+    calibrated_on: accepting.CalibratedOn = None,
+    apply: Apply = None,
+    review: ReviewFolder = None,
     classes: Classes = None,
     images: Images = None,
     model: options.ModelSpec = None,
@@ -126,19 +151,26 @@ def boxes(
       gwapctl boxes out --refine grabcut --masks rle --out boxes.json
       gwapctl boxes photos --labels from-dataset --split --out boxes.json
       gwapctl boxes photos --format label-studio --out tasks.json
+      gwapctl boxes out --accept-error 5% --calibrated-on decisions.json
+      gwapctl boxes out --review review
+      gwapctl boxes out --apply decisions.json --out checked.json
 
     """
     from gwapctl.formats.base import FileExporter
     from gwapctl.formats.destination import check_destination, format_name, read_class_list
+    from gwapctl.formats.reading import Corrections
     from gwapctl.formats.stored import confident, open_stored
     from gwapctl.predict.cut import Cutting
 
     if split is False and max_boxes is not None:
         raise UsageError("--single is one box per class. Leave out --max-boxes.")
+    error = accepting.accepted_error(accept_error, calibrated_on, apply)
     name = format_name(format, out)
     exporter = _exporter(name, yolo_scores, image_prefix, masks)
     path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
+    corrections = None if apply is None else Corrections(apply)
+    input = input if input is not None else _checked_alone(apply)
     rule, several = options.asked_rule(box_rule, threshold), 1 if split is False else max_boxes
     cutting = Cutting(rule, refine, split, several, min_area, masks is not None or name == "png")
     found = None if labels is not None else open_stored(Path(input), cutting, images)
@@ -151,17 +183,77 @@ def boxes(
         console.warn(found.warning)
     if dry_run:
         total = "an unknown number of" if found.total is None else found.total
-        console.note(f"would write {found.about} ({total} images) as {name} to {path or 'stdout'}")
+        where = str(path or ("stdout" if review is None or format else review))
+        console.note(
+            f"would write {found.about} ({total} images) as {name if path or not review else 'a page'} to {where}"
+        )
         return
     tally = Tally()
+    page = None if review is None else _page(review, input, images, listed, rule, overwrite)
     with console.progress("boxes") as progress:
         items = tally.watch(confident(found.items, min_score), found.total, progress)
+        if error is not None:
+            tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
+            items = tally.watch(items, None, progress)
+        items = items if corrections is None else corrections.apply(items)
+        items = items if page is None else page.watch(items)
         if path is not None:
             exporter.write(path, items, listed)
+        elif page is not None and format is None:
+            for _ in items:
+                pass
         elif isinstance(exporter, FileExporter):
             for lines in exporter.text(items, listed):
                 console.print_data(lines, EXPORTERS[name].suffix)
+    if corrections is not None:
+        _say_applied(corrections)
+    if page is not None:
+        _finish_page(page, input)
     _finish(exporter, tally, path, listed)
+
+
+def _checked_alone(apply: Path | None) -> str:
+    """Return what is read where no INPUT is given: the checked boxes themselves."""
+    if apply is None:
+        raise UsageError(
+            "there is nothing to read boxes from. Give INPUT: what localize --out wrote, or a file of boxes."
+        )
+    return str(apply)
+
+
+def _say_applied(corrections: Corrections) -> None:
+    """Say how many images were checked, and warn of those that the input lacks."""
+    rejected = f", {corrections.left_out} rejected and left out" if corrections.left_out else ""
+    console.note(f"{corrections.applied} images as {corrections.file} has them{rejected}")
+    unknown = list(corrections.unknown)
+    if unknown:
+        console.warn(f"{len(unknown)} images of {corrections.file} are not in the input, such as {unknown[0]!r}.")
+
+
+def _page(
+    folder: Path, text: str, images: Path | None, classes: list[str] | None, rule: BoxRule | None, overwrite: bool
+) -> Review:
+    """Return the review page, which finds maps and images where the boxes come from."""
+    from gwapctl.formats.review import Review
+    from gwapctl.formats.stored import maps_of
+    from gwapctl.predict.image_index import ImageFiles
+    from gwapctl.regions import parse_box_rule
+    from gwapctl.regions.rules import DEFAULT_RULE
+
+    maps = maps_of(Path(text))
+    default = (maps and maps.info.box_rule) or DEFAULT_RULE
+    rule = parse_box_rule(rule, default=default)
+    return Review(folder, images=ImageFiles(images), maps=maps, rule=rule, classes=classes or (), overwrite=overwrite)
+
+
+def _finish_page(page: Review, text: str) -> None:
+    path = page.finish(f"Review of {Path(text).name or text}")
+    if page.missing:
+        console.warn(
+            f"{len(page.missing)} images are not there and not on the page, such as {page.missing[0]!r}. "
+            "Give their folder with --images."
+        )
+    console.note(f"the page is {path}: open it in a browser, then: gwapctl boxes {text} --apply decisions.json")
 
 
 def _check_unused(text: str, given: list[str]) -> None:
@@ -212,16 +304,20 @@ def _from_images(
     loaded = load_model(options.model_or_default(model), device=device)
     if loaded.detects:
         cut_by = {"box_rule" if key == "rule" else key: value for key, value in vars(cutting).items()}
-        predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
-        about = f"boxes of detector {loaded.name}"
-    else:
-        cut = cutting.cut(loaded.info.box_rule)
-        asked |= {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
-        asked |= {"min_score": None, "labels": known}  # boxes that score less are left out later
-        predictor = loaded.predictor(**asked)
-        about = f"boxes by {cut.rule.name} of model {loaded.name}"
-    found = localize_inputs(predictor, loaded.name, inputs)
-    return BoxStream(found, len(inputs), about, predictor.warning or "")
+        found = localize_inputs(loaded.predictor(**cut_by, labels=known, **asked), loaded.name, inputs)
+        return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
+    cut = cutting.cut(loaded.info.box_rule)
+    asked |= {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
+    asked |= {"min_score": None, "labels": known}  # boxes that score less are left out later
+    predictor = loaded.predictor(**asked)
+    about = f"boxes by {cut.rule.name} of model {loaded.name}"
+    return BoxStream(_localized(predictor, loaded.name, inputs), len(inputs), about, predictor.warning or "")
+
+
+def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput]) -> Iterator[Prediction]:
+    results = predictor.stream([item.path for item in inputs])
+    for item, found in zip(inputs, results, strict=True):
+        yield found.recorded(model=model, scales=predictor.scales, id=item.id, maps=found.maps, shared=found.shared)
 
 
 @dataclass
