@@ -313,7 +313,7 @@ def _from_images(
     loaded = load_model(options.model_or_default(model), device=device)
     if loaded.detects:
         cut_by = {"box_rule" if key == "rule" else key: value for key, value in vars(cutting).items()}
-        predictor = loaded.predictor(**cut_by, labels=known, **asked)
+        predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
         found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
         return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
     cut = cutting.cut(loaded.info.box_rule)
