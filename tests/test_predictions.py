@@ -43,6 +43,7 @@ def test_document_has_the_fields_of_the_interface() -> None:
             {"label": "dog", "label_id": "n1", "score": 0.25, "box": None, "map": None, "map_range": None},
         ],
         "error": None,
+        "none": False,
         "id": "a/b.jpg",
     }
     assert Prediction.from_json(document) == image

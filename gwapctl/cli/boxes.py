@@ -194,7 +194,7 @@ def _from_images(
         return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
     rule = parse_box_rule(rule, refine=cutting["refine"], default=loaded.info.box_rule)
     cut = Cut(rule, cutting["max_boxes"] or 1, cutting["min_area"] or 0.0)
-    predictor = loaded.predictor(reading=asked["reading"], top_k=asked["top_k"], box_rule=rule.without_image())
+    predictor = loaded.predictor(box_rule=rule.without_image(), **asked)
     about = f"boxes by {rule.name} of model {loaded.name}"
     return BoxStream(_localized(predictor, loaded.name, inputs, cut), len(inputs), about, predictor.warning or "")
 

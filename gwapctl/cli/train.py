@@ -272,6 +272,8 @@ def _planned_data(config: TrainConfig | DetectorConfig, root: Path | None) -> tu
 
 
 def _show_result(run: Run, json: bool) -> None:
+    from gwapctl.files import read_json
+
     best = {name: value for name, value in run.document["best"].items() if name not in ("iteration", "selection")}
     subset = run.document.get("box_subset")
     if json:
@@ -285,4 +287,11 @@ def _show_result(run: Run, json: bool) -> None:
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
     judged = run.document["dataset"].get("val_split")
     console.note(f"finished {run.folder}" + (f"; validation on {judged}: {numbers}" if numbers else ""))
+    stored = read_json(run.folder / "model.json")
+    if stored.get("none_threshold") is not None:
+        n = stored["provenance"]["none"]
+        console.note(
+            f"an image whose best class scores below {stored['none_threshold']:.2f} shows none of the classes: chosen "
+            f"on {n['n_nothing']} held-out images of nothing and {n['n_shown']} others"
+        )
     console.note(f"next: gwapctl evaluate {run.folder}, or gwapctl localize IMAGE --model {run.folder}")

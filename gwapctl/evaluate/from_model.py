@@ -148,10 +148,12 @@ def predictions_from_model(
         labels = [ANY] if result.shared else match[list(result.classes)].tolist()
         maps = {label: result.heatmap(index) for index, label in enumerate(labels) if label != FOREIGN}
         best = np.argsort(-result.probabilities, kind="stable")[:TOP]
+        none = localizer.model.info.none_threshold
         return Prediction(
             sample.path.as_posix(),
             *size,
             id=sample.id,
+            none=none is not None and bool(result.probabilities.max() < none),
             probabilities=spread(result.probabilities.astype(np.float64), match, len(dataset.classes)),
             ranked=tuple(match[best].tolist()),
             maps_by_class=maps,

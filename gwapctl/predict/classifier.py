@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
-from gwapctl.predict.base import LocalizingModel, Predictor, source_name
+from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, source_name
 from gwapctl.predict.cut import Cut
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.map_folder import MapsInfo
@@ -107,18 +107,17 @@ class Model(LocalizingModel):
                 the model stores.
             refine: ``grabcut`` on top of the box rule (boxes follow the image's edges), or ``none``.
             top_k: how many classes per image.
-            min_score: a detector's.
+            min_score: classes that score less are left out, and an image of which none is left is ``none`` of them.
+                None: what training chose on images that show none of the classes, if it saw any; else 0.
             batch_size: images per forward pass.
             options: fields of ``MapReading`` by name, ``map`` for its method: they replace those of ``reading``.
 
         Raises:
-            UsageError: there is no such option, or a value does not do; or ``min_score`` is given.
+            UsageError: there is no such option, or a value does not do.
 
         """
         from gwapctl.maps.localizer import Localizer
 
-        if min_score is not None:
-            raise UsageError(f"--min-score is for a detector's boxes, and {self.name} is a classifier.")
         reading, others = split_options(options, reading)
         if others:
             own = (
@@ -127,28 +126,34 @@ class Model(LocalizingModel):
             raise unknown_name("option", next(iter(others)), {*READING_OPTIONS, *own} - {"self", "images", "options"})
         if top_k < 1:
             raise UsageError(f"top_k is {top_k}. Ask for at least one class.")
+        least = (self.info.none_threshold or 0.0) if min_score is None else checked_score(min_score)
         rule = parse_box_rule(box_rule, refine=refine, default=self.info.box_rule)
         localizer = Localizer(
             self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
         )
-        return ClassifierPredictor(self.info, localizer, rule, top_k)
+        return ClassifierPredictor(self.info, localizer, rule, top_k, least)
 
 
 class ClassifierPredictor(Predictor):
-    """From images to boxes: the localizer, the box rule and the class names in one object."""
+    """From images to boxes of classes that score at least ``min_score``: the localizer, box rule and class names."""
 
-    def __init__(self, info: ModelInfo, localizer: Localizer, rule: BoxRule, top_k: int) -> None:
+    def __init__(
+        self, info: ModelInfo, localizer: Localizer, rule: BoxRule, top_k: int, min_score: float = 0.0
+    ) -> None:
         scales = localizer.reading.scales
         super().__init__(localizer.batch_size, scales, localizer.device, scale_warning(info, scales))
         self.info = info
         self.localizer = localizer
         self.rule = rule
         self.top_k = top_k
+        self.min_score = min_score
 
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
         sizes = ",".join(str(scale) for scale in self.scales) or "x".join(str(side) for side in self.info.input_size)
-        return f"model {model_name}, map {self.localizer.reading.method}, scales {sizes}, box rule {self.rule.name}"
+        none = f", none of the classes below {self.min_score:.2f}" if self.min_score else ""
+        reading = f"map {self.localizer.reading.method}, scales {sizes}, box rule {self.rule.name}"
+        return f"model {model_name}, {reading}{none}"
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
@@ -170,23 +175,27 @@ class ClassifierPredictor(Predictor):
 
     def _named(self, source: Source, image: PreparedImage, cut: Cut, result: MapResult) -> Prediction:
         size = (image.width, image.height)
-        regions = [next(iter(cut.regions(result.heatmap(index), *size)), None) for index in range(len(result.heatmaps))]
+        scores = result.probabilities[list(result.classes)].tolist()  # the best first
+        count = sum(score >= self.min_score for score in scores)
+        if not count:
+            return Prediction(source_name(source), *size, none=True, source=source)
+        heatmaps = result.heatmaps[: 1 if result.shared else count]
+        regions = [next(iter(cut.regions(result.heatmap(index), *size)), None) for index in range(len(heatmaps))]
         boxes = [None if region is None else tuple(region.box.tolist()) for region in regions]
-        count = len(result.classes)
         return Prediction(
             source_name(source),
             *size,
             predictions=tuple(
                 ClassPrediction(self.info.classes[index].name, self.info.classes[index].id, score, box)
                 for index, score, box in zip(
-                    result.classes,
-                    result.probabilities[list(result.classes)].tolist(),
+                    result.classes[:count],
+                    scores[:count],
                     boxes * count if result.shared else boxes,
                     strict=True,
                 )
             ),
-            maps=np.broadcast_to(result.heatmaps, (count, *result.heatmaps.shape[1:])),
-            ranges=np.broadcast_to(result.ranges, (count, 2)),
+            maps=np.broadcast_to(heatmaps, (count, *heatmaps.shape[1:])),
+            ranges=np.broadcast_to(result.ranges[: len(heatmaps)], (count, 2)),
             shared=result.shared,
             mask=None if not regions or regions[0] is None else regions[0].mask,
             source=source,

@@ -20,6 +20,7 @@ from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
+from gwapctl.metrics.nothing import none_threshold
 from gwapctl.networks.backbones import added_layers, build_backbone, imagenet_classifier, pretrained_weights_info
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
@@ -282,6 +283,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         if self.features is not None:
             items = EvaluationFeatures(self.features, samples)
         precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
+        best: dict[bool, list[float]] = {True: [], False: []}  # scores of images of some class, and of nothing
         step = max(8, self.config.batch_size)
         batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         model.eval()
@@ -292,11 +294,23 @@ class ClassificationTask(Task[Batch, Labelled]):
                     scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
                 for row, index in zip(scores, indices.tolist(), strict=True):
                     sample = samples[index]
+                    if sample.labels or not sample.ignored:
+                        best[bool(sample.labels)].append(float(row.max()))
                     if model.info.multi_label:
                         precision_meter.update(row, sample.labels, sample.ignored)
                     else:
                         error_meter.update([int(c) for c in (-row).argsort(kind="stable")[:5]], sample.labels[0])
+        self._choose_none(best[True], best[False])
         return precision_meter.compute() if model.info.multi_label else error_meter.compute()
+
+    def _choose_none(self, shown: list[float], nothing: list[float]) -> None:
+        """Choose the score below which an image shows none of the classes, by those of the images held out."""
+        if not nothing:
+            return
+        info = self.averaged.info
+        said = {"none": {"n_shown": len(shown), "n_nothing": len(nothing)}}
+        chosen = {"none_threshold": none_threshold(shown, nothing), "provenance": info.provenance | said}
+        self.averaged.info = info.model_copy(update=chosen)
 
     def select(self, scores: dict[str, float], best: dict[str, Any]) -> dict[str, Any] | None:
         """Choose by area mAP, or by the top-1 error, where the best weights are kept."""
@@ -310,6 +324,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         return {
             "model": self._kept(self.model.state_dict()),
             "ema": self._kept(self.ema.state_dict()) if self.ema else None,
+            "none_threshold": self.averaged.info.none_threshold,  # a run that is resumed behind its last row keeps it
             "rng": torch.get_rng_state(),
         }
 
@@ -319,6 +334,8 @@ class ClassificationTask(Task[Batch, Labelled]):
         self.model.load_state_dict(state["model"], strict=strict)
         if self.ema:
             self.ema.load_state_dict(state["ema"], strict=strict)
+        none = {"none_threshold": state.get("none_threshold")}
+        self.averaged.info = self.averaged.info.model_copy(update=none)
         torch.set_rng_state(state["rng"].cpu())
 
     def _kept(self, tensors: dict[str, Any]) -> dict[str, Any]:
