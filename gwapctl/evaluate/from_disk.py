@@ -51,7 +51,10 @@ def from_maps(
     """
     maps, samples, notes = MapFolder(folder), ground_truth.samples, list[str]()
     cut = rule_for(ground_truth, box_rule, refine, maps.info.box_rule or DEFAULT_RULE)
-    matcher = ClassMatcher(ground_truth.dataset.classes)
+    classes = ground_truth.dataset.classes
+    matcher = ClassMatcher(classes)
+    named = {pair for about in maps.info.images.values() for pair in about.classes}
+    ids = {matcher.index(name, class_id): class_id for name, class_id in named}  # as whoever made the maps calls them
     file = next((path for beside in (folder, folder.parent) if (path := beside / PREDICTIONS).is_file()), None)
     recorded = {} if file is None else _read_predictions(file, ground_truth, notes)
     stored = _find_maps(samples, maps, none={sample_id for sample_id, found in recorded.items() if found.none})
@@ -70,7 +73,9 @@ def from_maps(
             width=width,
             height=height,
             maps_by_class=by_class,
-            boxes_by_class=boxes_from_maps(by_class, seen, width, height, sample.labels),
+            boxes_by_class=boxes_from_maps(
+                by_class, seen, width, height, {label: ids.get(label, classes[label].id) for label in sample.labels}
+            ),
             detections=None,
         )
 

@@ -127,6 +127,8 @@ def predictions_from_model(
     resized = ground_truth.protocol != "wsoleval"
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
 
+    ids = {label: localizer.model.info.classes[index].id for label, index in of_model.items()}
+
     def seen(sample: BoxedSample) -> tuple[PreparedImage, Cut | None]:
         if cache is not None:
             size = image_size(sample.path)
@@ -157,7 +159,7 @@ def predictions_from_model(
             probabilities=spread(result.probabilities.astype(np.float64), match, len(dataset.classes)),
             ranked=tuple(match[best].tolist()),
             maps_by_class=maps,
-            boxes_by_class=boxes_from_maps(maps, seen, *size, sample.labels),
+            boxes_by_class=boxes_from_maps(maps, seen, *size, {label: ids[label] for label in sample.labels}),
         )
 
     yield from in_threads(work, ground_truth.samples, chunk=localizer.batch_size, workers=workers)

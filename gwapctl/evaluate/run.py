@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwapctl.datasets.class_names import ClassMatcher
 from gwapctl.errors import DataError, UsageError, unknown_name
 from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves, sweep
+from gwapctl.evaluate.class_thresholds import class_thresholds
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import CachedFeatures, from_detector, from_model, predictions_from_model
 from gwapctl.evaluate.ground_truth import Masks
@@ -20,11 +22,12 @@ from gwapctl.evaluate.subject import HELD_OUT, Subject, find_dataset, find_sampl
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading, store_reading
-from gwapctl.metrics.box_accuracy import BoxAccuracy
+from gwapctl.metrics.box_accuracy import AccuracyCurve, BoxAccuracy
 from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
+from gwapctl.regions.rules import fixed_rule
 
 if TYPE_CHECKING:
     from gwapctl.maps.localizer import Localizer
@@ -333,10 +336,14 @@ def calibrate(
     """
     from gwapctl.networks.classifier import save_info
 
-    accuracy = BoxAccuracy()
-    sweep(accuracy, ground_truth, predictions_from_model(localizer, ground_truth, None), progress)
+    accuracy, by_class = BoxAccuracy(), dict[int, AccuracyCurve]()
+    sweep(accuracy, ground_truth, predictions_from_model(localizer, ground_truth, None), progress, by_class)
     kept = parse_box_rule(localizer.model.info.box_rule, refine=refine).refinement
-    rule = parse_box_rule(f"fixed:{accuracy.curve.best_threshold():.3f}", refine=kept).name
+    best = accuracy.curve.best_threshold()
+    known, classes = ClassMatcher(localizer.model.info.classes), ground_truth.dataset.classes
+    places = {label: known.index(classes[label].name, classes[label].id) for label in by_class}
+    curves = {localizer.model.info.classes[places[label]].id: curve for label, curve in by_class.items()}
+    rule = parse_box_rule(fixed_rule(best, class_thresholds(curves, best)), refine=kept).name
     chosen = {
         "box_rule": rule,
         "split": ground_truth.split,

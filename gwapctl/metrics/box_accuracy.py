@@ -59,6 +59,11 @@ class AccuracyCurve:
             accuracy = 100 * sums / weights.sum(axis=1, keepdims=True)
         return np.asarray(accuracy.reshape(-1, *self._right.shape).max(axis=2))
 
+    def right(self, level: int = 50) -> npt.NDArray[np.bool_]:
+        """Return whether each image is right (n, T) at each threshold, at IoU >= ``level`` percent."""
+        each = np.unpackbits(np.stack(self._each), axis=1, count=self._right.size)
+        return np.asarray(each.reshape(self.n, *self._right.shape)[:, IOU_LEVELS.index(level)], bool)
+
     def maxima(self, name: str) -> dict[str, float]:
         """Return the best accuracy at each IoU level, each at its own threshold: ``{name_30, name_50, name_70}``."""
         best = self.accuracy.max(axis=1).tolist()

@@ -162,7 +162,8 @@ class ClassifierPredictor(Predictor):
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
-        return self.rule.without_image().mask(found.heatmap(0)) if found.mask is None else found.mask
+        rule = self.rule.of_class(found.class_ids[0]).without_image()
+        return rule.mask(found.heatmap(0)) if found.mask is None else found.mask
 
     def _prepare(self, image: ImageArray) -> tuple[PreparedImage, Cut]:
         """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""
@@ -179,19 +180,18 @@ class ClassifierPredictor(Predictor):
         count = sum(score >= self.min_score for score in scores)
         if not count:
             return Prediction(source_name(source), *size, none=True, source=source)
+        classes = [self.info.classes[index] for index in result.classes[:count]]
         heatmaps = result.heatmaps[: 1 if result.shared else count]
-        regions = [next(iter(cut.regions(result.heatmap(index), *size)), None) for index in range(len(heatmaps))]
+        ways = [cut.of_class(item.id) for item in classes[: count if cut.rule.by_class else len(heatmaps)]]
+        regions = [next(iter(way.regions(result.heatmap(index), *size)), None) for index, way in enumerate(ways)]
         boxes = [None if region is None else tuple(region.box.tolist()) for region in regions]
         return Prediction(
             source_name(source),
             *size,
             predictions=tuple(
-                ClassPrediction(self.info.classes[index].name, self.info.classes[index].id, score, box)
-                for index, score, box in zip(
-                    result.classes[:count],
-                    scores[:count],
-                    boxes * count if result.shared else boxes,
-                    strict=True,
+                ClassPrediction(item.name, item.id, score, box)
+                for item, score, box in zip(
+                    classes, scores[:count], boxes if len(boxes) == count else boxes * count, strict=True
                 )
             ),
             maps=np.broadcast_to(heatmaps, (count, *heatmaps.shape[1:])),

@@ -33,6 +33,14 @@ class Cut:
         found = map_to_boxes(heatmap, self.rule, max_boxes=self.max_boxes, min_area=self.min_area)
         return [replace(region, box=in_image(region, heatmap, width, height)) for region in found]
 
+    def of_class(self, class_id: str) -> Cut:
+        """Return the cut for maps of the class of that id, where the rule has one of its own."""
+        return replace(self, rule=self.rule.of_class(class_id)) if self.rule.by_class else self
+
+    def key(self, class_id: str) -> str:
+        """Return what classes that are cut alike have in common: their id, or nothing where all are."""
+        return class_id if self.rule.by_class else ""
+
     def on_image(self, path: Path | None) -> Cut:
         """Return the cut for the maps of the image at ``path``, which only a rule that needs it reads.
 
@@ -69,9 +77,13 @@ def with_boxes(item: Prediction, heatmaps: Heatmap, channels: Sequence[int], cut
     The hottest box of a class keeps the class's score, others get the part of it that their mean heat has of the
     hottest's. A class whose map shows nothing stays without a box.
     """
-    regions = {channel: cut.regions(heatmaps[channel], item.width, item.height) for channel in set(channels)}
-    pairs = zip(item.predictions, channels, strict=True)
-    found = [boxed for prediction, channel in pairs for boxed in _boxes_of(prediction, regions[channel])]
+    wanted = [(channel, cut.key(one.label_id)) for one, channel in zip(item.predictions, channels, strict=True)]
+    regions = {
+        (channel, class_id): cut.of_class(class_id).regions(heatmaps[channel], item.width, item.height)
+        for channel, class_id in set(wanted)
+    }
+    pairs = zip(item.predictions, wanted, strict=True)
+    found = [boxed for prediction, key in pairs for boxed in _boxes_of(prediction, regions[key])]
     return replace(item, predictions=tuple(found))
 
 
