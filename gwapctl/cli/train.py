@@ -23,6 +23,12 @@ COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
 SkipBroken = Annotated[
     bool, options.option("--skip-broken", "Leave out images that cannot be read, and count them.", options.DATA)
 ]
+Folds = Annotated[
+    int | None,
+    options.option(
+        "--folds", "First estimate by this many trainings, each with other images held out.", options.DATA, min=2
+    ),
+]
 Tensorboard = Annotated[bool, options.option("--tensorboard", "Also log to RUN/tensorboard.", options.OUTPUT)]
 
 
@@ -32,6 +38,7 @@ def train(
     dataset: options.DatasetNameIfAny = None,
     root: options.Root = None,
     skip_broken: SkipBroken = False,
+    folds: Folds = None,
     recipe: options.Recipe = None,
     given: dict[str, Any],
     changes: options.Changes = None,
@@ -63,10 +70,12 @@ def train(
         raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
     from gwapctl.config import build_train_config
     from gwapctl.files import prepare_output_folder
-    from gwapctl.runs import new_run_folder
+    from gwapctl.runs import fold_folder, new_run_folder
 
+    if folds and {"val_fraction", "fold"} & asked.keys():
+        raise UsageError("--folds holds out an equal share of the images each time. Leave out --val-fraction and fold.")
     if resume:
-        config = _resumed_config(dataset, out, asked)
+        config = _resumed_config(dataset, out, asked, folds)
     else:
         config = build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
@@ -82,24 +91,36 @@ def train(
         require_tensorboard()
     options.fetch_dataset(dataset, root, offline)
     if resume and root is None:
-        root = _root_of_run(folder, dataset)
+        root = _root_of_run(fold_folder(folder, 0) if folds else folder, dataset)
     announce_weights(config, offline, root)
     prepare_output_folder(folder, overwrite=overwrite, resume=resume)
-    _announce_training(config, folder)
-    with console.progress("training") as shown:
-        run = loop.train(
-            config,
-            folder,
-            root=root,
-            device=device,
-            workers=workers,
-            feature_cache=feature_cache,
-            skip_broken=skip_broken,
-            resume=resume,
-            tensorboard=tensorboard,
-            listener=Listener(console.note, console.detail, console.warn, shown, shown),
-        )
-    _show_result(run, json)
+
+    def train_into(config: TrainConfig | DetectorConfig, folder: Path) -> Run:
+        _announce_training(config, folder)
+        with console.progress("training") as shown:
+            return loop.train(
+                config,
+                folder,
+                root=root,
+                device=device,
+                workers=workers,
+                feature_cache=feature_cache,
+                skip_broken=skip_broken,
+                resume=resume and (folder / "run.json").is_file(),
+                tensorboard=tensorboard,
+                listener=Listener(console.note, console.detail, console.warn, shown, shown),
+            )
+
+    if folds is None:
+        _show_result(train_into(config, folder), json)
+        return
+    from gwapctl.cli.folds import estimate_and_train
+    from gwapctl.evaluate import Options
+
+    options_of_folds = Options(root=root, device=device, workers=workers, split="held-out")
+    run = estimate_and_train(config, folder, folds, train_into, options_of_folds, json=json, resume=resume)
+    if not json:
+        _show_result(run, json)
 
 
 def _recipe(dataset: str | None, recipe: str | None, asked: dict[str, Any]) -> tuple[str | None, Path | None]:
@@ -173,14 +194,20 @@ def _setting_lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         yield from itertools.zip_longest(*parts, fillvalue="")
 
 
-def _resumed_config(dataset: str, out: Path | None, given: dict[str, Any]) -> TrainConfig | DetectorConfig:
-    """Take the settings from the run that is resumed; a flag that says otherwise is a mistake."""
+def _resumed_config(
+    dataset: str, out: Path | None, given: dict[str, Any], folds: int | None = None
+) -> TrainConfig | DetectorConfig:
+    """Take the settings from the run that is resumed; a flag that says otherwise is a mistake.
+
+    Of ``folds`` the first run says what that on all images will be trained with, too.
+    """
     from gwapctl.config import stored_config
-    from gwapctl.runs import Run
+    from gwapctl.runs import Run, fold_folder
 
     if out is None:
         raise UsageError("--resume needs the run folder. Give it with --out.")
-    stored = stored_config(Run.open(out).document["config"])
+    first = fold_folder(out, 0) if folds else out
+    stored = stored_config(Run.open(first).document["config"])
     asked = {"dataset": dataset, **given}
     wrong = [name for name, value in asked.items() if getattr(stored, name, None) != value]
     if wrong:

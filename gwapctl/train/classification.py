@@ -20,7 +20,6 @@ from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.metrics.nothing import none_threshold
 from gwapctl.networks.backbones import added_layers, build_backbone, imagenet_classifier, pretrained_weights_info
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
@@ -48,6 +47,7 @@ from gwapctl.train.feature_cache import (
     default_folder,
     frozen_part,
 )
+from gwapctl.train.nothing import with_none_threshold
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
@@ -300,17 +300,8 @@ class ClassificationTask(Task[Batch, Labelled]):
                         precision_meter.update(row, sample.labels, sample.ignored)
                     else:
                         error_meter.update([int(c) for c in (-row).argsort(kind="stable")[:5]], sample.labels[0])
-        self._choose_none(best[True], best[False])
+        model.info = with_none_threshold(model.info, best[True], best[False])
         return precision_meter.compute() if model.info.multi_label else error_meter.compute()
-
-    def _choose_none(self, shown: list[float], nothing: list[float]) -> None:
-        """Choose the score below which an image shows none of the classes, by those of the images held out."""
-        if not nothing:
-            return
-        info = self.averaged.info
-        said = {"none": {"n_shown": len(shown), "n_nothing": len(nothing)}}
-        chosen = {"none_threshold": none_threshold(shown, nothing), "provenance": info.provenance | said}
-        self.averaged.info = info.model_copy(update=chosen)
 
     def select(self, scores: dict[str, float], best: dict[str, Any]) -> dict[str, Any] | None:
         """Choose by area mAP, or by the top-1 error, where the best weights are kept."""
@@ -334,8 +325,8 @@ class ClassificationTask(Task[Batch, Labelled]):
         self.model.load_state_dict(state["model"], strict=strict)
         if self.ema:
             self.ema.load_state_dict(state["ema"], strict=strict)
-        none = {"none_threshold": state.get("none_threshold")}
-        self.averaged.info = self.averaged.info.model_copy(update=none)
+        known = {"none_threshold": state.get("none_threshold")}
+        self.averaged.info = self.averaged.info.model_copy(update=known)
         torch.set_rng_state(state["rng"].cpu())
 
     def _kept(self, tensors: dict[str, Any]) -> dict[str, Any]:
