@@ -16,6 +16,7 @@ from gwapctl import load_model
 from gwapctl.errors import UsageError
 from gwapctl.evaluate.class_thresholds import class_thresholds
 from gwapctl.evaluate.predictions import boxes_from_maps
+from gwapctl.evaluate.stored_rule import Held
 from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve
 from gwapctl.networks.classifier import load_info, save_info, save_model
 from gwapctl.predict.cut import Cut, with_boxes
@@ -94,20 +95,35 @@ def test_a_model_cuts_its_classes_as_it_stores_and_so_do_its_maps(
     assert dict(zip(found.classes, found.boxes.tolist(), strict=True)) == expected
 
 
-def test_calibration_stores_a_threshold_for_a_class_that_needs_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., Any]
-) -> None:
+def test_folds_choose_thresholds_of_classes_for_the_others() -> None:
+    """Of two folds with 30 boxes of a class each, one alone has too few."""
+    fold = [curve(70, 0.2, 0.5), {"fox": curve(30, 0.6, 0.8), "owl": curve(40, 0.2, 0.5)}]
+    held = Held([], [fold[0]] * 2, [fold[1]] * 2)
+    whole, half = held.rule("grabcut"), held.rule("grabcut", left_out=0)
+    assert whole.name.startswith(f"fixed:{held.threshold():.3f},fox=0.")
+    assert whole.name.endswith("+grabcut")
+    assert half.name == f"fixed:{held.threshold(0):.3f}+grabcut"
+
+
+def test_curves_join_image_by_image() -> None:
+    joined = AccuracyCurve.joined([curve(3, 0.2, 0.5), curve(1, 0.6, 0.8)])
+    assert joined.n == 4
+    assert (joined.at(0.3), joined.at(0.7)) == (75, 25)
+    assert joined.right()[:, 300].tolist() == [True, True, True, False]
+
+
+def test_boxes_cut_again_from_saved_maps_are_the_same(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
     data = make_manifest(tmp_path / "data")
     run = make_run(tmp_path / "run", data, make_small_classifier())
-    monkeypatch.setattr("gwapctl.evaluate.run.class_thresholds", lambda curves, shared: {sorted(curves)[0]: 0.9})
-    done = run_cli("evaluate", run.folder, "--calibrate", "--json")
-    assert done.code == 0, done.stderr
-    rule = load_info(run.folder).box_rule
-    assert rule.endswith(",apple=0.900")
-    assert json.loads(done.stdout)["options"]["box_rule"] == rule
+    rule = fixed_rule(0.2, {"apple": 0.9, "banana": 0.5})
+    save_info(load_info(run.folder).model_copy(update={"box_rule": rule}), run.folder)
     found = run_cli("localize", data, "--model", run.folder, "--out", tmp_path / "found", "--save", "map")
     assert found.code == 0, found.stderr
     again = run_cli("boxes", tmp_path / "found", "--max-boxes", 1, "--format", "jsonl")
     recorded = [json.loads(line) for line in (tmp_path / "found" / "predictions.jsonl").read_text().splitlines()]
     boxes = [[one["box"] for one in document["predictions"]] for document in recorded]
-    assert [[p["box"] for p in json.loads(line)["predictions"]] for line in again.stdout.splitlines()] == boxes
+    assert [[one["box"] for one in json.loads(line)["predictions"]] for line in again.stdout.splitlines()] == boxes
+    for subject, dataset in ((run.folder, ()), (tmp_path / "found", ("--dataset", data))):
+        judged = run_cli("evaluate", subject, *dataset, "--split", "val", "--json")
+        assert judged.code == 0, judged.stderr
+        assert json.loads(judged.stdout)["options"]["box_rule"] == rule

@@ -6,6 +6,8 @@ on other data (``AccuracyCurve.at``) is the honest figure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,15 @@ class AccuracyCurve:
         self.n = 0
         self._right = np.zeros((len(IOU_LEVELS), len(thresholds)))
         self._each: list[npt.NDArray[np.uint8]] = []  # one bit per level and threshold
+
+    @classmethod
+    def joined(cls, curves: Sequence[AccuracyCurve]) -> AccuracyCurve:
+        """Return the curve of the images of several curves at the same thresholds."""
+        whole = cls(curves[0].thresholds)
+        whole.n = sum(curve.n for curve in curves)
+        whole._right = np.sum([curve._right for curve in curves], axis=0)
+        whole._each = [one for curve in curves for one in curve._each]
+        return whole
 
     def add(self, ious: FloatArray) -> None:
         """Add one image: the IoU ``(T,)`` of its answer at each threshold."""
