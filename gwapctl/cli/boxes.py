@@ -320,7 +320,7 @@ def _from_images(
         return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
     cut = cutting.cut(loaded.info.box_rule)
     asked |= {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
-    asked |= {"min_score": None, "labels": known}  # boxes that score less are left out later
+    asked |= {"labels": known}
     predictor = loaded.predictor(**asked)
     about = f"boxes by {cut.rule.name} of model {loaded.name}"
     items = _localized(predictor, loaded.name, inputs, keep_maps=keep_maps)
