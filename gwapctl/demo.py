@@ -90,12 +90,13 @@ def run_demo(
         config = build_train_config(str(data), None, {**SETTINGS, "seed": seed})
         train(config, run, listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:
-        options = evaluate.Options(reading=MapReading(MAP, SCALES), calibrate=True)
+        reading = MapReading(MAP, SCALES)
+        options = evaluate.Options(reading=reading, calibrate=True, force=True)
         result = evaluate.evaluate(str(run), options, progress=progress)
     with step("5/7 localizing") as progress:
         dataset = open_dataset(str(data))
         paths = find_inputs([str(sample.path) for sample in dataset.samples(reporting_split(dataset))])
-        predictor = load_model(run).predictor()  # reads maps as was just chosen and stored
+        predictor = load_model(run).predictor(reading=reading)
         list(localize_inputs(predictor, run.name, paths, out=found, overwrite=overwrite, progress=progress))
     with step("6/7 writing boxes") as progress:
         EXPORTERS["coco"].build().write(folder / "boxes.json", recorded(found / PREDICTIONS))

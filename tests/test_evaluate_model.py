@@ -23,7 +23,7 @@ from gwapctl.predict.cut import Cut
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.prediction import Prediction
 from gwapctl.runs import Run
-from tests.factories import FRUITS, make_manifest, make_run, make_small_classifier
+from tests.factories import FRUITS, make_manifest, make_run, make_small_classifier, write
 
 
 @pytest.fixture
@@ -135,6 +135,17 @@ def test_calibration_chooses_on_held_out_images_alone(run: Run, data: Path) -> N
     again = evaluate(str(run.folder), options)
     assert again.calibration["box_rule"] == chosen["box_rule"]
     assert again.calibration["oracle"] != chosen["oracle"]
+
+
+@pytest.mark.usefixtures("convinced")
+def test_boxes_that_a_person_checked_calibrate(run: Run, tmp_path: Path) -> None:
+    """Six of the eight reported images have been checked; where the data set's own boxes are counts for nothing."""
+    rows = [f"{index}.png,0,0,{FRUITS[index // 3 % 3]},,1,0,0,40,36" for index in range(0, 18, 3)]
+    file = write(tmp_path / "boxes.csv", "\n".join(["image,width,height,label,label_id,score,x0,y0,x1,y1", *rows]))
+    document = evaluate(str(run.folder), Options(boxes=file, **CALIBRATE))
+    assert (document.split, document.n) == ("val, boxes of boxes.csv", 6)
+    assert (document.calibration["split"], document.calibration["n"]) == (document.split, 6)
+    assert "the threshold was chosen on the very images that it is measured on" in document.notes
 
 
 @pytest.mark.usefixtures("convinced")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import BoxedSample, ClassName
 from gwapctl.errors import DataError
+from gwapctl.evaluate.training_boxes import TrainingBoxes
 from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.formats.decisions import read_decisions
 from gwapctl.formats.reading import Corrections, checked_samples, kind_of, read_boxes
@@ -276,9 +279,57 @@ def test_boxes_puts_in_what_was_checked(run_cli: Run, tmp_path: Path) -> None:
     assert result.code == 0
     rows = result.stdout.splitlines()[1:]
     assert rows == ["sub/a.jpg,80,60,pear,,1.0,8.0,30.0,24.0,45.0,", "b.jpg,40,24,,,,,,,,"]
-    assert f"1 images as {file} has them" in result.stderr
-    assert "1 images of" in result.stderr
-    assert "'x.jpg'" in result.stderr
+    assert f"as {file} has them: 1 image\n" in result.stderr
+    assert f"not in the input: 1 image of {file}, such as 'x.jpg'" in result.stderr
     alone = run_cli("boxes", "--apply", write(file, tasks[:1]))
     assert alone.stdout.splitlines()[1:] == rows[:1]
+    assert alone.stderr == ""
     assert run_cli("boxes").code == 2
+
+
+def test_boxes_are_judged_by_those_that_a_person_checked(run_cli: Run, tmp_path: Path) -> None:
+    """The data set says that every object fills the lower right; a person says otherwise of two images."""
+    folder = tmp_path / "set"
+    rows = ["image,label,split,x0,y0,x1,y1"]
+    for name in "abcd":
+        save_image(folder / f"{name}.png", 80, 60)
+        rows.append(f"{name}.png,pear,val,40,30,80,60")
+    write(folder / "manifest.csv", "\n".join(rows))
+    found = tmp_path / "found.jsonl"
+    upper_left = ClassPrediction("pear", "pear", 0.5, (0, 0, 40, 30))
+    EXPORTERS["jsonl"].build().write(
+        found, [Prediction(f"{name}.png", 80, 60, predictions=(upper_left,)) for name in "abcd"]
+    )
+    lines = [
+        decided("a.png", "accepted", [0, 0, 40, 30]),
+        decided("b.png", "corrected", [9, 9, 80, 60]),
+        decided("c.png", "rejected"),
+    ]
+    file = write(tmp_path / "decisions.json", decisions(*lines))
+
+    def judged(*more: object) -> tuple[str, int, float]:
+        document = json.loads(run_cli("evaluate", found, "--dataset", folder, "--json", *more).stdout)
+        return document["split"], document["n"], document["metrics"]["gt_known_error"]
+
+    assert judged() == ("val", 4, 100)
+    assert judged("--boxes", file) == ("val, boxes of decisions.json", 2, 50)
+
+
+def test_a_detector_learns_from_checked_boxes_as_from_true_ones(tmp_path: Path) -> None:
+    """What was not checked, and what was rejected, has no box to learn from."""
+    folder = tmp_path / "set"
+    for name in "abc":
+        save_image(folder / "train" / "pear" / f"{name}.png", 80, 60)
+    save_image(folder / "train" / "apple" / "d.png", 80, 60)
+    lines = [
+        decided("a.png", "corrected", [9, 9, 80, 60], [0, 0, 20, 20]),
+        decided("b.png", "rejected", proposed=[0, 0, 9, 9]),
+    ]
+    file = write(tmp_path / "decisions.json", decisions(*lines))
+    dataset = open_dataset(str(folder))
+    samples = dataset.samples("train")
+    found = TrainingBoxes(str(file))(dataset, samples, lambda _: None)
+    by_name = {sample.path.stem: boxes for sample, boxes in zip(samples, found, strict=True)}
+    assert by_name["a"].boxes.tolist() == [[9, 9, 80, 60], [0, 0, 20, 20]]
+    assert by_name["a"].weights.tolist() == [1, 1]
+    assert [len(by_name[name]) for name in "bcd"] == [0, 0, 0]

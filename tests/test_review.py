@@ -17,14 +17,16 @@ import pytest
 from gwapctl.errors import DataError, UsageError
 from gwapctl.formats.decisions import read_decisions
 from gwapctl.formats.review import PAGE, Review, doubt
+from gwapctl.networks.classifier import save_model
 from gwapctl.predict.image_index import ImageFiles
 from gwapctl.predict.map_folder import MAPS, MapFolder, MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.predict.predictions import read_predictions
 from gwapctl.regions import parse_box_rule
-from tests.factories import save_image, write
+from tests.factories import make_classifier, save_image, write
 
 Run = Callable[..., Any]
+NAMES = "class 0\nclass 1\nclass 2\nclass 3\nplum\n"
 BREAKS_OUT = "</script><b>pear"  # a class, as a file of somebody else may name it
 
 
@@ -155,6 +157,17 @@ def test_the_command_writes_the_page_beside_an_export(run_cli: Run, out: Path, t
     alone = run_cli("boxes", out, "--review", tmp_path / "review", "--overwrite")
     assert (alone.code, alone.stdout) == (0, "")
     assert run_cli("boxes", out, "--review", tmp_path / "review").code == 2
+
+
+def test_images_that_are_localized_now_show_their_heat(run_cli: Run, out: Path, tmp_path: Path) -> None:
+    save_model(make_classifier(), tmp_path / "model")
+    asked = ("--model", tmp_path / "model", "--top-k", "2", "--classes", write(tmp_path / "names.txt", NAMES))
+    assert run_cli("boxes", out / "in", *asked, "--review", tmp_path / "review").code == 0
+    document = data(tmp_path / "review" / PAGE)
+    assert [one["id"] for one in document["images"]] == sorted(path.name for path in (out / "in").iterdir())
+    assert {one["label"] for one in document["classes"]} == set(NAMES.splitlines())
+    heat = {f"{one['n']}-{k}.png" for one in document["images"] for k in range(len(one["maps"]))}
+    assert heat == {file.name for file in (tmp_path / "review" / "heat").iterdir()} != set()
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------

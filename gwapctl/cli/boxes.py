@@ -89,7 +89,11 @@ Classes = Annotated[
 ]
 Images = Annotated[
     Path | None,
-    option("--images", "Folder of the images behind maps: for the sizes of somebody else's, and for --refine.", DATA),
+    option(
+        "--images",
+        "Folder of the images behind maps: for the sizes of somebody else's, for --refine and --review.",
+        DATA,
+    ),
 ]
 YoloScores = Annotated[bool, option("--yolo-scores", "Add the score as a sixth column.", OUTPUT)]
 ImagePrefix = Annotated[
@@ -169,33 +173,32 @@ def boxes(
     exporter = _exporter(name, yolo_scores, image_prefix, masks)
     path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
-    corrections = None if apply is None else Corrections(apply)
+    corrections = None if apply is None or input is None else Corrections(apply)
     input = input if input is not None else _checked_alone(apply)
     rule, several = options.asked_rule(box_rule, threshold), 1 if split is False else max_boxes
     cutting = Cutting(rule, refine, split, several, min_area, masks is not None or name == "png")
     found = None if labels is not None else open_stored(Path(input), cutting, images)
     if found is None:
         asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
-        found = _from_images(input, exporter, model, device, cutting, asked, labels)
+        found = _from_images(input, exporter, model, device, cutting, asked, labels, keep_maps=review is not None)
     else:
         _check_unused(input, [*reading.flags, *["--model"] * (model is not None), *["--top-k"] * (top_k > 1)])
     if found.warning:
         console.warn(found.warning)
     if dry_run:
         total = "an unknown number of" if found.total is None else found.total
-        where = str(path or ("stdout" if review is None or format else review))
-        console.note(
-            f"would write {found.about} ({total} images) as {name if path or not review else 'a page'} to {where}"
-        )
+        alone = review is not None and path is None and format is None
+        where = f"a page to {review}" if alone else f"{name} to {path or 'stdout'}"
+        console.note(f"would write {found.about} ({total} images) as {where}")
         return
     tally = Tally()
     page = None if review is None else _page(review, input, images, listed, rule, overwrite)
     with console.progress("boxes") as progress:
-        items = tally.watch(confident(found.items, min_score), found.total, progress)
+        items = confident(found.items, min_score)
+        items = tally.watch(items if corrections is None else corrections.apply(items), found.total, progress)
         if error is not None:
             tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
             items = tally.watch(items, None, progress)
-        items = items if corrections is None else corrections.apply(items)
         items = items if page is None else page.watch(items)
         if path is not None:
             exporter.write(path, items, listed)
@@ -221,13 +224,17 @@ def _checked_alone(apply: Path | None) -> str:
     return str(apply)
 
 
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
 def _say_applied(corrections: Corrections) -> None:
     """Say how many images were checked, and warn of those that the input lacks."""
-    rejected = f", {corrections.left_out} rejected and left out" if corrections.left_out else ""
-    console.note(f"{corrections.applied} images as {corrections.file} has them{rejected}")
+    rejected = f"; {corrections.left_out} rejected and left out" if corrections.left_out else ""
+    console.note(f"as {corrections.file} has them: {_images(corrections.applied)}{rejected}")
     unknown = list(corrections.unknown)
     if unknown:
-        console.warn(f"{len(unknown)} images of {corrections.file} are not in the input, such as {unknown[0]!r}.")
+        console.warn(f"not in the input: {_images(len(unknown))} of {corrections.file}, such as {unknown[0]!r}.")
 
 
 def _page(
@@ -250,10 +257,10 @@ def _finish_page(page: Review, text: str) -> None:
     path = page.finish(f"Review of {Path(text).name or text}")
     if page.missing:
         console.warn(
-            f"{len(page.missing)} images are not there and not on the page, such as {page.missing[0]!r}. "
-            "Give their folder with --images."
+            f"not there, so not on the page: {_images(len(page.missing))}, such as {page.missing[0]!r}. Give their "
+            "folder with --images."
         )
-    console.note(f"the page is {path}: open it in a browser, then: gwapctl boxes {text} --apply decisions.json")
+    console.note(f"the page is {path}: open it in a browser. next: gwapctl boxes --apply decisions.json")
 
 
 def _check_unused(text: str, given: list[str]) -> None:
@@ -291,6 +298,8 @@ def _from_images(
     cutting: Cutting,
     asked: dict[str, Any],
     labels: str | None,
+    *,
+    keep_maps: bool,
 ) -> BoxStream:
     """Localize images; a classifier's boxes are cut from its maps, a detector has its own."""
     from gwapctl.formats.base import FolderExporter, check_names
@@ -304,20 +313,25 @@ def _from_images(
     loaded = load_model(options.model_or_default(model), device=device)
     if loaded.detects:
         cut_by = {"box_rule" if key == "rule" else key: value for key, value in vars(cutting).items()}
-        found = localize_inputs(loaded.predictor(**cut_by, labels=known, **asked), loaded.name, inputs)
+        predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
+        found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
         return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
     cut = cutting.cut(loaded.info.box_rule)
     asked |= {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
     asked |= {"min_score": None, "labels": known}  # boxes that score less are left out later
     predictor = loaded.predictor(**asked)
     about = f"boxes by {cut.rule.name} of model {loaded.name}"
-    return BoxStream(_localized(predictor, loaded.name, inputs), len(inputs), about, predictor.warning or "")
+    items = _localized(predictor, loaded.name, inputs, keep_maps=keep_maps)
+    return BoxStream(items, len(inputs), about, predictor.warning or "")
 
 
-def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput]) -> Iterator[Prediction]:
+def _localized(
+    predictor: Predictor, model: str, inputs: Sequence[ImageInput], *, keep_maps: bool
+) -> Iterator[Prediction]:
     results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
-        yield found.recorded(model=model, scales=predictor.scales, id=item.id, maps=found.maps, shared=found.shared)
+        maps = {"maps": found.maps, "shared": found.shared} if keep_maps else {}
+        yield found.recorded(model=model, scales=predictor.scales, id=item.id, **maps)
 
 
 @dataclass

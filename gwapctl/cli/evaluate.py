@@ -52,6 +52,16 @@ Masks = Annotated[
     Path | None,
     option("--masks", f"Folder of masks, <image id>.png: adds {' and '.join(MASKED)}.", DATA, "the data set's own"),
 ]
+Boxes = Annotated[
+    Path | None,
+    option(
+        "--boxes",
+        "True boxes of images that a person checked, in place of the data set's: decisions.json of boxes --review, or "
+        "what Label Studio or CVAT exports. Only these images count, and --calibrate chooses on them.",
+        DATA,
+        "the data set's own",
+    ),
+]
 Images = Annotated[
     Path | None, option("--images", "Folder of the images behind maps, for --refine.", DATA, "the data set's own")
 ]
@@ -119,6 +129,7 @@ def evaluate(
     offline: options.Offline = False,
     split: Split = None,
     masks: Masks = None,
+    boxes: Boxes = None,
     images: Images = None,
     limit: options.Limit = None,
     protocol: Protocol = "paper",
@@ -165,6 +176,7 @@ def evaluate(
         split=split,
         protocol=protocol,
         masks=masks,
+        boxes=boxes,
         reading=reading,
         box_rule=options.asked_rule(box_rule, threshold),
         refine=refine,

@@ -20,6 +20,7 @@ from gwapctl.evaluate.stored_rule import calibrate, undo
 from gwapctl.evaluate.subject import HELD_OUT, Subject, find_dataset, find_samples, find_subject
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
+from gwapctl.formats.reading import checked_samples, read_boxes
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.metrics.verdict import find_verdict
 from gwapctl.predict.classifier import Model, load_model
@@ -38,10 +39,11 @@ GUESSES = ("five",)
 class Options:
     """What can be asked of an evaluation; None is the model's, the run's or the protocol's own choice.
 
-    ``split`` may be ``held-out``: the images that a run kept out of its training. ``reading``, ``precision``,
-    ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images.
-    ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks at the images below ``images``,
-    else at the data set's.
+    ``split`` may be ``held-out``: the images that a run kept out of its training. ``boxes``: a file of checked boxes
+    (``formats.reading``), the true ones of the images that it has; no other image counts, and these calibrate.
+    ``reading``, ``precision``, ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``. ``limit``:
+    only the first images. ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks at the
+    images below ``images``, else at the data set's.
     ``calibrate``: first store the box threshold that a run's held-out images choose, where it is better than the stored
     rule; ``force``: however few they are. ``undo``: first put back what the last such call replaced.
     ``calibrate_on``: box thresholds that other images than the judged ones choose, for further metrics; ``halves``: the
@@ -57,6 +59,7 @@ class Options:
     split: str | None = None
     protocol: str = "paper"
     masks: Path | None = None
+    boxes: Path | None = None
     reading: MapReading = AS_STORED
     box_rule: str | BoxRule | None = None
     refine: str | None = None
@@ -94,6 +97,9 @@ def evaluate(
     _check_options(subject, options)
     dataset = find_dataset(subject, options.dataset, options.root, options.masks)
     split, samples = find_samples(subject, dataset, options.split)
+    if options.boxes is not None:
+        samples = checked_samples(samples, dataset.classes, read_boxes(options.boxes), options.boxes)
+        split = f"{split}, boxes of {options.boxes.name}"
     if options.guesses and dataset.multi_label:
         raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
@@ -183,8 +189,10 @@ def _evaluate_on(
         else:
             localizer = model.predictor(reading=options.reading, batch_size=options.batch_size).localizer
             if options.calibrate:
-                split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
-                asked = replace(ground_truth, split=split, samples=held_out)
+                asked = ground_truth  # with boxes of a person's own, these choose
+                if options.boxes is None:
+                    split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
+                    asked = replace(ground_truth, split=split, samples=held_out)
                 chosen = calibrate(
                     localizer,
                     asked,

@@ -101,10 +101,11 @@ class Review:
             if name not in {label for label, _ in self._classes}:
                 self._number((name, ""))
         entries = list(self._entries.values())
+        classes = [{"label": label, "label_id": label_id} for label, label_id in self._classes]
         page = {
-            "review": hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16],
+            "review": hashlib.sha256(json.dumps([entries, classes]).encode()).hexdigest()[:16],
             "model": self._model,
-            "classes": [{"label": label, "label_id": label_id} for label, label_id in self._classes],
+            "classes": classes,
             "colours": [f"rgb({red}, {green}, {blue})" for red, green, blue in draw.COLOURS],
             "images": entries,
         }

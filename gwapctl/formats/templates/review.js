@@ -348,7 +348,7 @@ function paintBoxes(boxes) {
     const [c, , x0, y0, x1, y1] = boxes[b];
     const x = x0 * scale, y = y0 * scale, width = (x1 - x0) * scale, height = (y1 - y0) * scale;
     layer.append(draw("rect", { x, y, width, height, class: "halo" }), draw("rect", { x, y, width, height, class: "edge", stroke: colour(c) }));
-    const wide = 10 + 7.6 * label(c).length, high = Math.max(y - 21, 0);
+    const wide = 10 + 8.6 * label(c).length, high = Math.max(y - 21, 0);
     let left = x;
     for (const [from, to, at] of chips) if (Math.abs(at - high) < 20 && left < to && left + wide > from) left = to + 2;
     chips.push([left, left + wide, high]);
