@@ -16,6 +16,7 @@ from gwapctl.regions.components import BoolMask
 Runs = npt.NDArray[np.int64]
 Polygon = list[float]
 
+ASTRAY = 1 / 500
 BRUSH_SIZES = (3, 4, 8, 16)  # bits in which a brush writes the length of a run
 BRUSH_CHANNELS = 4  # red, green, blue and alpha of a pixel are the same
 
@@ -91,12 +92,14 @@ def _from_runs(runs: Runs) -> npt.NDArray[np.bool_]:
 def polygons(mask: BoolMask) -> list[Polygon]:
     """Return the outlines of a mask as COCO has them: ``x, y, x, y, ...`` along the pixels' outer borders.
 
-    Holes are filled, and every part has its own outline; stairs are smoothed by at most half a pixel.
+    Holes are filled, and every part has its own outline, which strays by at most half a pixel, or ``ASTRAY`` of the
+    longer side where that is more: maps have fewer pixels than large images.
     """
     # twice as large, so that the contour through pixel centres runs a quarter of a pixel inside the border
     doubled = np.repeat(np.repeat(mask.view(np.uint8), 2, axis=0), 2, axis=1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    smooth = (cv2.approxPolyDP(contour, 1.0, True) for contour in contours)
+    astray = 2 * max(0.5, ASTRAY * max(mask.shape))
+    smooth = (cv2.approxPolyDP(contour, astray, True) for contour in contours)
     return [((points.reshape(-1) + 0.5) / 2).tolist() for points in smooth if len(points) > 2]
 
 
