@@ -82,7 +82,7 @@ def run_demo(
         config = build_train_config(str(data), find_recipe(RECIPE), {**SETTINGS, "seed": seed})
         train(config, run, feature_cache=Path(features), listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:
-        options = evaluate.Options(reading=MapReading(MAP, SCALES), refine="none", calibrate=True)
+        options = evaluate.Options(reading=MapReading(MAP, SCALES), refine="none", calibrate=True, force=True)
         result = evaluate.evaluate(str(run), options, progress=progress)
     with step("5/7 localizing") as progress:
         dataset = open_dataset(str(data))
