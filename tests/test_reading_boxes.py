@@ -304,6 +304,7 @@ def test_boxes_are_judged_by_those_that_a_person_checked(run_cli: Run, tmp_path:
         decided("a.png", "accepted", [0, 0, 40, 30]),
         decided("b.png", "corrected", [9, 9, 80, 60]),
         decided("c.png", "rejected"),
+        decided("d.png", "corrected"),  # shows nothing: there is no class to judge
     ]
     file = write(tmp_path / "decisions.json", decisions(*lines))
 

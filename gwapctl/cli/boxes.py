@@ -132,6 +132,7 @@ def boxes(
     labels: options.Labels = None,
     accept_error: accepting.AcceptError = None,
     calibrated_on: accepting.CalibratedOn = None,
+    root: options.Root = None,
     apply: Apply = None,
     review: ReviewFolder = None,
     classes: Classes = None,
@@ -197,8 +198,9 @@ def boxes(
         items = confident(found.items, min_score)
         items = tally.watch(items if corrections is None else corrections.apply(items), found.total, progress)
         if error is not None:
-            tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
-            items = tally.watch(items, None, progress)
+            kept = accepting.accepted(list(items), str(calibrated_on), root, error)
+            tally = Tally(failed=tally.failed)
+            items = tally.watch(kept, len(kept), progress)
         items = items if page is None else page.watch(items)
         if path is not None:
             exporter.write(path, items, listed)
@@ -318,7 +320,7 @@ def _from_images(
         return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
     cut = cutting.cut(loaded.info.box_rule)
     asked |= {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
-    asked |= {"min_score": None, "labels": known}  # boxes that score less are left out later
+    asked |= {"labels": known}
     predictor = loaded.predictor(**asked)
     about = f"boxes by {cut.rule.name} of model {loaded.name}"
     items = _localized(predictor, loaded.name, inputs, keep_maps=keep_maps)

@@ -30,7 +30,14 @@ Inputs = Annotated[
 TopK = Annotated[int, option("--top-k", "Classes per image.", MODEL, min=1)]
 MinScore = Annotated[
     float | None,
-    option("--min-score", "A detector's boxes from this score on.", MODEL, f"{DEFAULT_MIN_SCORE:g}", min=0, max=1),
+    option(
+        "--min-score",
+        "Classes or a detector's boxes from this score on.",
+        MODEL,
+        f"{DEFAULT_MIN_SCORE:g} of a detector",
+        min=0,
+        max=1,
+    ),
 ]
 Save = Annotated[
     str | None, option("--save", "What to write below --out, of overlay, map and mask.", OUTPUT, "all three")
@@ -130,6 +137,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     empty: int = 0
+    none: int = 0  # of these, those that show none of the model's classes
     lacking: int = 0  # of those that failed: for want of an extra
 
     def watch(self, images: Iterable[Prediction]) -> Iterator[Prediction]:
@@ -142,6 +150,7 @@ class Tally:
                 console.warn(str(image.error))
             elif not image.predictions:
                 self.empty += 1
+                self.none += image.none
             yield image
 
 
@@ -167,6 +176,8 @@ def _print_table(images: Iterable[Prediction]) -> None:
 
 
 def _rows(image: Prediction) -> Iterator[tuple[str, ...]]:
+    if image.none:
+        yield (image.id, "(none)", *("",) * 5)
     for item in image.predictions:
         corners = ("",) * 4 if item.box is None else tuple(f"{value:.1f}" for value in item.box)
         yield (image.id, item.label, f"{item.score:.3f}", *corners, "" if item.doubt is None else f"{item.doubt:.2f}")
@@ -189,7 +200,8 @@ def _finish(tally: Tally, total: int, out: Path | None) -> None:
         earlier = f" ({total - tally.done} were done before)" if tally.done < total else ""
         console.note(f"{_images(tally.done - tally.failed)} in {out}{earlier}")
     if tally.empty:
-        console.note(f"{_images(tally.empty)} without any object; a lower --min-score shows what is less sure")
+        what = "without any of the classes" if tally.none else "without any object"
+        console.note(f"{_images(tally.empty)} {what}; a lower --min-score shows what is less sure")
     if tally.failed:
         console.warn(f"{tally.failed} of {tally.done} images failed.")
         raise typer.Exit(MissingReaderError.exit_code if tally.lacking == tally.done else SOME_FAILED)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
-from gwapctl.predict.base import LocalizingModel, Predictor, source_name
+from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, source_name
 from gwapctl.predict.cut import Cut, with_boxes
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.labelled import Labels, indices_of
@@ -118,19 +118,18 @@ class Model(LocalizingModel):
             labels: the classes of each image by its path, as it is given; an image that is not named has none. None:
                 the ``top_k`` most probable ones.
             top_k: how many classes per image.
-            min_score: a detector's.
+            min_score: classes that score less are left out, and an image of which none is left is ``none`` of them.
+                None: what training chose on images that show none of the classes, if it saw any; else 0.
             batch_size: images per forward pass.
             options: fields of ``MapReading`` by name, ``map`` for its method: they replace those of ``reading``.
 
         Raises:
-            UsageError: there is no such option, or a value does not do; or ``min_score`` is given.
+            UsageError: there is no such option, or a value does not do.
             DataError: the model does not know one of the classes in ``labels``.
 
         """
         from gwapctl.maps.localizer import Localizer
 
-        if min_score is not None:
-            raise UsageError(f"--min-score is for a detector's boxes, and {self.name} is a classifier.")
         reading, others = split_options(options, reading)
         if others:
             own = (
@@ -139,22 +138,29 @@ class Model(LocalizingModel):
             raise unknown_name("option", next(iter(others)), {*READING_OPTIONS, *own} - {"self", "images", "options"})
         if min(top_k, max_boxes) < 1:
             raise UsageError(f"top_k is {top_k}, max_boxes {max_boxes}. Ask for at least one class and box.")
+        least = (self.info.none_threshold or 0.0) if min_score is None else checked_score(min_score)
         rule = parse_box_rule(box_rule, refine=refine, default=self.info.box_rule)
         localizer = Localizer(
             self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
         )
         known = None if labels is None else indices_of(labels, self.info.classes, self.name)
-        return ClassifierPredictor(self.info, localizer, Cut(rule, max_boxes, min_area, masks), top_k, known)
+        return ClassifierPredictor(self.info, localizer, Cut(rule, max_boxes, min_area, masks), top_k, known, least)
 
 
 class ClassifierPredictor(Predictor):
-    """From images to boxes: the localizer, how boxes are cut and the class names in one object.
+    """From images to boxes of classes that score at least ``min_score``: localizer, cut and class names in one object.
 
     ``known`` are the classes of each image by its path, where nobody needs to ask the model.
     """
 
     def __init__(
-        self, info: ModelInfo, localizer: Localizer, cut: Cut, top_k: int, known: Mapping[str, tuple[int, ...]] | None
+        self,
+        info: ModelInfo,
+        localizer: Localizer,
+        cut: Cut,
+        top_k: int,
+        known: Mapping[str, tuple[int, ...]] | None,
+        min_score: float = 0.0,
     ) -> None:
         scales = localizer.reading.scales
         super().__init__(localizer.batch_size, scales, localizer.device, scale_warning(info, scales))
@@ -163,11 +169,14 @@ class ClassifierPredictor(Predictor):
         self.cut = cut
         self.top_k = top_k
         self.known = known
+        self.min_score = min_score
 
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
         sizes = ",".join(str(scale) for scale in self.scales) or "x".join(str(side) for side in self.info.input_size)
-        return f"model {model_name}, map {self.localizer.reading.method}, scales {sizes}, box rule {self.cut.rule.name}"
+        none = f", none of the classes below {self.min_score:.2f}" if self.min_score else ""
+        reading = f"map {self.localizer.reading.method}, scales {sizes}, box rule {self.cut.rule.name}"
+        return f"model {model_name}, {reading}{none}"
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
@@ -176,7 +185,8 @@ class ClassifierPredictor(Predictor):
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
-        return self.cut.rule.without_image().mask(found.heatmap(0)) if found.mask is None else found.mask
+        rule = self.cut.rule.of_class(found.class_ids[0]).without_image()
+        return rule.mask(found.heatmap(0)) if found.mask is None else found.mask
 
     def _prepare(self, image: ImageArray) -> tuple[PreparedImage, Cut]:
         """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""
@@ -200,17 +210,24 @@ class ClassifierPredictor(Predictor):
                 yield Prediction(source_name(source), image.width, image.height, source=source)
 
     def _named(self, source: Source, image: PreparedImage, cut: Cut, result: MapResult) -> Prediction:
-        scores = result.probabilities[list(result.classes)].tolist()
-        named = zip((self.info.classes[index] for index in result.classes), scores, strict=True)
-        channels = [0 if result.shared else index for index in range(len(result.classes))]
-        count = len(channels)
+        size, scores = (
+            (image.width, image.height),
+            result.probabilities[list(result.classes)].tolist(),
+        )  # the best first
+        count = len(scores) if self.known else sum(score >= self.min_score for score in scores)
+        if not count:
+            return Prediction(source_name(source), *size, none=True, source=source)
+        classes = [self.info.classes[index] for index in result.classes[:count]]
+        channels = [0 if result.shared else index for index in range(count)]
+        kept = slice(1 if result.shared else count)
         item = Prediction(
             source_name(source),
-            image.width,
-            image.height,
-            predictions=tuple(ClassPrediction(one.name, one.id, score) for one, score in named),
-            maps=np.broadcast_to(result.heatmaps, (count, *result.heatmaps.shape[1:])),
-            ranges=np.broadcast_to(result.ranges, (count, 2)),
+            *size,
+            predictions=tuple(
+                ClassPrediction(one.name, one.id, score) for one, score in zip(classes, scores[:count], strict=True)
+            ),
+            maps=np.broadcast_to(result.heatmaps[kept], (count, *result.heatmaps.shape[1:])),
+            ranges=np.broadcast_to(result.ranges[kept], (count, 2)),
             shared=result.shared,
             source=source,
         )

@@ -99,6 +99,14 @@ class Cut:
     def _mask(self, region: Region, width: int, height: int) -> Rle | None:
         return Rle((height, width), encode(enlarged(region.mask, width, height))) if self.masks else None
 
+    def of_class(self, class_id: str) -> Cut:
+        """Return the cut for maps of the class of that id, where the rule has one of its own."""
+        return replace(self, rule=self.rule.of_class(class_id)) if self.rule.by_class else self
+
+    def key(self, class_id: str) -> str:
+        """Return what classes that are cut alike have in common: their id, or nothing where all are."""
+        return class_id if self.rule.by_class else ""
+
     def on_image(self, path: Path | None) -> Cut:
         """Return the cut for the maps of the image at ``path``, which only a rule that needs it reads.
 
@@ -137,11 +145,15 @@ def with_boxes(
     contrast, the hottest first. A class whose map shows nothing stays without a box. ``others`` are further maps of a
     channel for the doubt.
     """
-    size = item.width, item.height
-    found = {channel: cut.boxes(heatmaps[channel], *size, (others or {}).get(channel, ())) for channel in set(channels)}
-    pairs = zip(item.predictions, channels, strict=True)
-    boxed = [one for prediction, channel in pairs for one in _boxes_of(prediction, found[channel], cut.max_boxes > 1)]
-    best = found[channels[0]][0].region if channels and found[channels[0]] else None
+    size, further = (item.width, item.height), others or {}
+    wanted = [(channel, cut.key(one.label_id)) for one, channel in zip(item.predictions, channels, strict=True)]
+    found = {
+        (channel, class_id): cut.of_class(class_id).boxes(heatmaps[channel], *size, further.get(channel, ()))
+        for channel, class_id in set(wanted)
+    }
+    pairs = zip(item.predictions, wanted, strict=True)
+    boxed = [one for prediction, key in pairs for one in _boxes_of(prediction, found[key], cut.max_boxes > 1)]
+    best = found[wanted[0]][0].region if wanted and found[wanted[0]] else None
     mask = best.mask if best is not None and best.refined else None
     return replace(item, predictions=tuple(boxed), mask=mask)
 

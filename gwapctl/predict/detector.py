@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gwapctl.boxes import Detections
 from gwapctl.errors import UsageError
 from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, split_options
-from gwapctl.predict.base import LocalizingModel, Predictor, source_name
+from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, source_name
 from gwapctl.predict.labelled import Labels, indices_of
 from gwapctl.predict.map_folder import MapsInfo
 from gwapctl.predict.prediction import NO_MAPS, NO_RANGES, ClassPrediction, ImageArray, Prediction, Source
@@ -73,9 +73,7 @@ class DetectorModel(LocalizingModel):
         ]
         if wrong:
             raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
-        min_score = MIN_SCORE if min_score is None else min_score
-        if not 0 <= min_score <= 1:
-            raise UsageError(f"min_score is {min_score}. Scores lie between 0 and 1.")
+        min_score = MIN_SCORE if min_score is None else checked_score(min_score)
         known = None if labels is None else indices_of(labels, self.info.classes, self.name)
         return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size, known)
 

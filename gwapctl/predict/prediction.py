@@ -16,7 +16,17 @@ from gwapctl.boxes import Detections, FloatArray
 from gwapctl.errors import DataError, GwapctlError
 
 SCHEMA_VERSION = 1
-RECORDED = ("image", "width", "height", "model", "scales", "predictions", "error", "id")  # a line of predictions.jsonl
+RECORDED = (
+    "image",
+    "width",
+    "height",
+    "model",
+    "scales",
+    "predictions",
+    "error",
+    "id",
+    "none",
+)  # a line of predictions.jsonl
 NOWHERE = (np.nan,) * 4
 NO_MAPS = np.zeros((0, 1, 1), np.float16)
 NO_RANGES = np.zeros((0, 2), np.float32)
@@ -89,6 +99,7 @@ class Prediction:
         model, scales: what found it; only in documents.
         predictions: the k classes found, from a model the most probable first, each with its score and box.
         error: why the image could not be read, or None.
+        none: whether the answer is that it shows none of the classes; then there are no predictions.
         id: its name below the inputs' common root; the same as ``image`` where nothing says it.
         maps: (k, h, w) float16, the original's shape, at most 512 pixels long; the same one k times where ``shared``.
             A detector's: one per class among the boxes, in the order of their best; (0, 1, 1) without a weight map, or
@@ -113,6 +124,7 @@ class Prediction:
     predictions: tuple[ClassPrediction, ...] = ()
     error: GwapctlError | None = None
     id: str = ""
+    none: bool = False
     maps: npt.NDArray[np.float16] = field(default_factory=lambda: NO_MAPS, repr=False, compare=False)
     ranges: npt.NDArray[np.float32] = field(default_factory=lambda: NO_RANGES, repr=False, compare=False)
     shared: bool = field(default=False, compare=False)

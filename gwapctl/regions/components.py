@@ -47,6 +47,12 @@ class BoxRule(ABC):
     name: str
     refinement: str | None = None
     needs_image: bool = False
+    by_class: bool = False  # whether ``of_class`` depends on the class
+
+    def of_class(self, class_id: str) -> BoxRule:
+        """Return the rule for maps of the class of that id."""
+        del class_id
+        return self
 
     def on_image(self, image: ImageArray) -> BoxRule:
         """Return the rule for the maps of one ``image`` (H, W, 3), uint8 RGB, of any size."""

@@ -49,6 +49,15 @@ class GrabCutRule(BoxRule):
     needs_image: bool = True
     refinement = "grabcut"
 
+    @property
+    def by_class(self) -> bool:  # type: ignore[override]
+        """Whether the plain rule's is."""
+        return self.plain.by_class
+
+    def of_class(self, class_id: str) -> BoxRule:
+        """Return the rule on top of the plain rule's for that class."""
+        return replace(self, plain=self.plain.of_class(class_id)) if self.by_class else self
+
     def on_image(self, image: ImageArray) -> BoxRule:
         """Return the rule for the maps of one ``image`` (H, W, 3), uint8 RGB; it keeps a small copy."""
         grid = Geometry.fit(image.shape[1], image.shape[0], SIDE)

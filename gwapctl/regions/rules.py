@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import quote, unquote
 
 import numpy.typing as npt
 
 from gwapctl.errors import UsageError, unknown_name
+from gwapctl.regions.by_class import ClassThresholds
 from gwapctl.regions.components import BoxRule, ComponentRule, ImageArray, Region
 from gwapctl.regions.contours import CamReleasedRule, PolygonRule
 from gwapctl.regions.edges import GrabCutRule
@@ -14,7 +16,28 @@ from gwapctl.regions.split import SplitRule
 
 
 def _fixed(value: str) -> BoxRule:
-    return ComponentRule(f"fixed:{value}", _fraction(value, "fixed:0.3"))
+    first, *others = value.split(",")
+    plain = _cut_at(first)
+    pairs = (part.rpartition("=") for part in others)
+    by_class = {unquote(class_id): _cut_at(threshold) for class_id, _, threshold in pairs}
+    return ClassThresholds(f"fixed:{value}", plain, by_class) if by_class else plain
+
+
+def _cut_at(threshold: str) -> ComponentRule:
+    return ComponentRule(f"fixed:{threshold}", _fraction(threshold, "fixed:0.3"))
+
+
+def fixed_rule(threshold: float, by_class: Mapping[str, float] | None = None) -> str:
+    """Return the name of the rule that cuts at ``threshold``, and maps of the classes of some ids at theirs.
+
+    >>> name = fixed_rule(0.4, {"apple": 0.25, "red, ripe": 0.5})
+    >>> name
+    'fixed:0.400,apple=0.250,red%2C%20ripe=0.500'
+    >>> parse_box_rule(name).of_class("red, ripe").name
+    'fixed:0.500'
+    """
+    others = (f",{quote(class_id, safe='')}={value:.3f}" for class_id, value in (by_class or {}).items())
+    return f"fixed:{threshold:.3f}" + "".join(others)
 
 
 def _wsoleval(value: str) -> BoxRule:
