@@ -206,8 +206,8 @@ of `fruits-voc`.
 {split}
 """
 VERDICT = """\
-Doubt tells more than the class's score does in {better} of {all} rows. Where the interval holds 0.5, nothing is shown: such
-boxes can be looked at in any order."""
+Doubt tells more than the class's score does in {better} of {all} rows. Where the interval holds 0.5,
+nothing is shown: such boxes can be looked at in any order."""
 
 
 def main() -> None:
