@@ -55,6 +55,7 @@ def localize(
     threshold: options.Threshold = None,
     refine: options.Refine = None,
     top_k: TopK = 1,
+    labels: options.Labels = None,
     min_score: MinScore = None,
     save: Save = None,
     out: options.Out = None,
@@ -76,19 +77,26 @@ def localize(
       gwapctl localize photos --model runs/a --format jsonl > boxes.jsonl
       gwapctl localize photos --map dgl --layer 3 --close 5% --out found
       gwapctl localize photos --threshold otsu --refine grabcut --out found
+      gwapctl localize data/fruits --model runs/a --labels from-dataset --out found
       gwapctl localize photos --model runs/detector --min-score 0.5
 
     """
-    from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
 
     saved = _saved(save, out, resume, overwrite)
     rule = options.asked_rule(box_rule, threshold)
-    images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
+    images, known = options.find_images(inputs, labels, recursive=recursive)
+    images = images[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
     predictor = loaded.predictor(
-        reading=reading, box_rule=rule, refine=refine, top_k=top_k, min_score=min_score, batch_size=batch_size
+        reading=reading,
+        box_rule=rule,
+        refine=refine,
+        labels=known,
+        top_k=top_k,
+        min_score=min_score,
+        batch_size=batch_size,
     )
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     say = console.note if dry_run else console.detail
@@ -164,15 +172,15 @@ def _print_table(images: Iterable[Prediction]) -> None:
     stream = iter(images)
     while part := list(islice(stream, ROWS_PER_TABLE)):
         rows = [row for image in part for row in _rows(image)]
-        console.print_table(("image", "class", "score", "x0", "y0", "x1", "y1"), rows)
+        console.print_table(("image", "class", "score", "x0", "y0", "x1", "y1", "doubt"), rows)
 
 
 def _rows(image: Prediction) -> Iterator[tuple[str, ...]]:
     if image.none:
-        yield (image.id, "(none)", *("",) * 5)
+        yield (image.id, "(none)", *("",) * 6)
     for item in image.predictions:
         corners = ("",) * 4 if item.box is None else tuple(f"{value:.1f}" for value in item.box)
-        yield (image.id, item.label, f"{item.score:.3f}", *corners)
+        yield (image.id, item.label, f"{item.score:.3f}", *corners, "" if item.doubt is None else f"{item.doubt:.2f}")
 
 
 PRINTERS: dict[str, Callable[[Iterable[Prediction]], None]] = {

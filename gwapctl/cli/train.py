@@ -327,7 +327,7 @@ def _show_result(run: Run, json: bool) -> None:
     if config.get("boxes_from"):
         from gwapctl.train.pseudo import boxes_file
 
-        console.note(f"no true box was learned from; what was, at last: {boxes_file(run.folder, config['rounds'])}")
+        console.note(f"learned from found boxes alone, at last those in {boxes_file(run.folder, config['rounds'])}")
     elif subset:
         console.note(
             f"{subset['n']} images ({subset['fraction']:.1%}) showed their boxes: {run.folder}/box_labelled.txt"

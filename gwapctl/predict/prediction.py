@@ -38,12 +38,21 @@ Heatmap = npt.NDArray[np.floating]
 Source = str | Path | ImageArray
 
 
+@dataclass(frozen=True)
+class Rle:
+    """A mask of the whole image as COCO's compressed RLE: ``size`` (height, width), ``counts`` (``regions.masks``)."""
+
+    size: tuple[int, int]
+    counts: str
+
+
 @dataclass(frozen=True, config=ConfigDict(coerce_numbers_to_str=True))
 class ClassPrediction:
     """One class in one image: ``score`` in 0..1, ``box`` in original pixels (or none), ``map`` file below OUT.
 
     A ``label_id`` that is a number may stand in a document as one. ``map_range``: the values that 0 and 1 stand for in
-    that file; None: it holds the map's values themselves.
+    that file; None: it holds the map's values themselves. ``doubt`` in 0..1: how much the box moves where its map is
+    cut or seen otherwise (``regions.doubt``); None: not known. ``mask``: its pixels, where they were asked for.
     """
 
     label: str
@@ -52,6 +61,8 @@ class ClassPrediction:
     box: Box | None = None
     map: str | None = None
     map_range: tuple[FiniteFloat, FiniteFloat] | None = None
+    doubt: FiniteFloat | None = None
+    mask: Rle | None = None
 
 
 class PredictionError(DataError):
@@ -177,8 +188,9 @@ class Prediction:
 
         found = ((item.box, f"{item.label} {item.score:.0%}") for item in self.predictions)
         marks = [Mark(box, text) for box, text in found if box is not None]
-        if self.shared and marks:  # one box, one chip
-            marks = [replace(marks[0], text=", ".join(mark.text for mark in marks))]
+        if self.shared:  # one box, one chip
+            texts = {mark.box: ", ".join(same.text for same in marks if same.box == mark.box) for mark in marks}
+            marks = [Mark(box, text) for box, text in texts.items()]
         return draw_overlay(load(self.source), self.maps[0] if heat and len(self.maps) else None, marks)
 
     def recorded(self, **said: Any) -> Prediction:

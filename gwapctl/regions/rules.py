@@ -12,6 +12,7 @@ from gwapctl.regions.by_class import ClassThresholds
 from gwapctl.regions.components import BoxRule, ComponentRule, ImageArray, Region
 from gwapctl.regions.contours import CamReleasedRule, PolygonRule
 from gwapctl.regions.edges import GrabCutRule
+from gwapctl.regions.split import SplitRule
 
 
 def _fixed(value: str) -> BoxRule:
@@ -56,6 +57,7 @@ REFINEMENTS: dict[str, Callable[[BoxRule], BoxRule]] = {
     "grabcut": lambda plain: GrabCutRule(f"{plain.name}+grabcut", plain),
 }
 UNREFINED = "none"
+SPLIT = "split"  # behind a rule's name and a plus, before the refinement: objects that touch come apart
 DEFAULT_RULE = "paper20"
 
 
@@ -64,15 +66,17 @@ def parse_box_rule(
     *,
     threshold: str | None = None,
     refine: str | None = None,
+    split: bool | None = None,
     default: str | BoxRule = DEFAULT_RULE,
 ) -> BoxRule:
     """Return the box rule that is asked for by name.
 
     Args:
-        text: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released`` or ``wsoleval[:0.3]``; a refinement may stand
-            behind it, as in ``otsu+grabcut``. A rule is itself.
+        text: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released`` or ``wsoleval[:0.3]``; ``split`` and a refinement
+            may stand behind it, as in ``otsu+split+grabcut``. A rule is itself.
         threshold: short for one: ``otsu``, or a fraction of the map's range such as ``0.3``.
         refine: ``grabcut`` on top of the rule, ``none``: the rule without any refinement.
+        split: whether objects that touch come apart; None: as the rule says.
         default: the rule where neither ``text`` nor ``threshold`` is given.
 
     >>> parse_box_rule(threshold="0.3").name
@@ -91,18 +95,28 @@ def parse_box_rule(
             "otsu" if threshold == "otsu" else ComponentRule(f"fixed:{threshold}", _fraction(threshold, "0.3 or otsu"))
         )
     asked = default if text is None else text
-    return _refined(_named(asked) if isinstance(asked, str) else asked, refine)
+    rule = _named(asked) if isinstance(asked, str) else asked
+    return _refined(rule if split is None else _split(rule, split), refine)
 
 
 def _named(text: str) -> BoxRule:
-    plain, plus, refinement = text.partition("+")
+    plain, *additions = text.split("+")
     name, _, value = plain.partition(":")
     if name not in BOX_RULES:
         raise unknown_name("box rule", text, ["fixed:T" if key == "fixed" else key for key in BOX_RULES])
     rule = BOX_RULES[name]
     if isinstance(rule, BoxRule) and value:
         raise UsageError(f"box rule {name!r} takes no value, not {value!r}. Did you mean 'fixed:{value}'?")
-    return _refined(rule if isinstance(rule, BoxRule) else rule(value), refinement if plus else None)
+    built = rule if isinstance(rule, BoxRule) else rule(value)
+    for addition in additions:
+        built = _split(built, True) if addition == SPLIT else _refined(built, addition)
+    return built
+
+
+def _split(rule: BoxRule, split: bool) -> BoxRule:
+    """Return ``rule`` with objects that touch apart, or in one piece; what it says of the image stays."""
+    plain = rule.whole()
+    return _refined(SplitRule(f"{plain.name}+{SPLIT}", plain) if split else plain, rule.refinement)
 
 
 def _refined(rule: BoxRule, refinement: str | None) -> BoxRule:
@@ -112,7 +126,7 @@ def _refined(rule: BoxRule, refinement: str | None) -> BoxRule:
     if refinement == UNREFINED:
         return rule.without_image()
     if refinement not in REFINEMENTS:
-        raise unknown_name("refinement", refinement, [*REFINEMENTS, UNREFINED])
+        raise unknown_name("refinement", refinement, [*REFINEMENTS, SPLIT, UNREFINED])
     return REFINEMENTS[refinement](rule.without_image())
 
 
