@@ -149,7 +149,8 @@ def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample
     train_split, val_split = training_splits(dataset)
     if run is not None and dataset.name == run.document["dataset"]["name"]:
         train_split = run.document["dataset"].get("train_split", train_split)  # earlier versions chose another
-    if val_split is not None:
+    fold = config.get("fold")
+    if val_split is not None and fold is None:
         return val_split, dataset.boxed_samples(val_split)
     if run is not None and dataset.name != run.document["dataset"]["name"]:  # training saw none of it
         return train_split, dataset.boxed_samples(train_split)
@@ -160,7 +161,7 @@ def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample
             "Train with --val-fraction 0.1."
         )
     samples = dataset.boxed_samples(train_split)
-    trained, held = holdout(samples, fraction, int(config["seed"]))
+    trained, held = holdout(samples, fraction, int(config["seed"]), fold or 0)
     if fingerprint(trained) != run.document["dataset"]["fingerprint"]:
         raise DataError(
             f"{dataset.name} at {dataset.root} is not what {subject.name} was trained on, so the images that it kept "
@@ -169,4 +170,5 @@ def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample
     skipped = (run.document["dataset"].get("skipped") or {}).get("val", ())
     ids = {sample.id for sample in held} - set(skipped)
     name = f"{HELD_OUT} {fraction:g} of {train_split}, seed {config['seed']}"
+    name += "" if fold is None else f", fold {fold}"
     return name, [sample for sample in samples if sample.id in ids]

@@ -147,6 +147,13 @@ class LocalizingModel(ABC):
         return _checked(predictor.stream(_single(images), workers), on_error)
 
 
+def checked_score(score: float) -> float:
+    """Return ``score``; one that is outside of 0..1 is a ``UsageError``."""
+    if not 0 <= score <= 1:
+        raise UsageError(f"min_score is {score}. Scores lie between 0 and 1.")
+    return score
+
+
 def _single(images: Source | Iterable[Source]) -> Iterator[Source]:
     """Yield single images; folders become their images."""
     for image in [images] if isinstance(images, str | Path | np.ndarray) else images:
