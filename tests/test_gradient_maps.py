@@ -248,7 +248,7 @@ def test_original_network_has_maps_by_backprop() -> None:
     assert result.heatmaps.max() > 0.5
     assert Localizer(model, MapReading(method="dgl", layer=["-1"])).run(make_images((90, 70)))[0].heatmaps.any()
     for method in ("class", "score"):
-        with pytest.raises(UsageError, match="--map backprop"):
+        with pytest.raises(UsageError, match="map='backprop'"):
             Localizer(model, MapReading(method=method))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,14 +74,14 @@ def resolve_model(spec: str) -> Path:
 
     """
     folder = Path(spec)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 (Path.is_dir raises on names that no file can have)
         if (folder / "model.json").is_file():
             return folder
         state = (
             "is a run without a model yet (unfinished?)" if (folder / "run.json").is_file() else "holds no model.json"
         )
         raise ModelError(f"{folder} {state}. Give a finished run or a name from `gwapctl models list`.")
-    if folder.is_file():
+    if os.path.isfile(folder):  # noqa: PTH113
         raise ModelError(f"{folder} is a file. Give the folder that holds model.json and weights.safetensors.")
     zoo = entries()
     if spec not in zoo:

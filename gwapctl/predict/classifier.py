@@ -6,14 +6,14 @@ import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.errors import UsageError, unknown_name
-from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
-from gwapctl.predict.base import LocalizingModel, Predictor, source_name
+from gwapctl.errors import UsageError, option, unknown_name
+from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, ReadingOptions, split_options
+from gwapctl.predict.base import LocalizingModel, Precision, Predictor, require_whole, source_name
 from gwapctl.predict.cut import Cut
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.map_folder import MapsInfo
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    spec: str | Path | None = None, *, device: str = "auto", precision: str = "auto"
+    spec: str | Path | None = None, *, device: str = "auto", precision: Precision = "auto"
 ) -> Model | DetectorModel:
     """Load a model: a run folder, a zoo entry's name, a folder with ``model.json``; None is the default, 1,000 classes.
 
@@ -88,6 +88,18 @@ class Model(LocalizingModel):
 
         return describe_network(self.classifier, self.info, self.classifier.backbone)
 
+    def facts(self) -> dict[str, object]:
+        """Return the network, its classes and input, and how its maps are read."""
+        info = self.info
+        return {
+            "network": f"{info.backbone} + {info.head}",
+            "classes": f"{len(info.classes):,}",
+            "input": "{} x {}".format(*info.input_size),
+            "map": info.map,
+            "scales": ", ".join(map(str, info.scales)),
+            "box rule": info.box_rule,
+        }
+
     def predictor(
         self,
         *,
@@ -97,7 +109,7 @@ class Model(LocalizingModel):
         top_k: int = 1,
         min_score: float | None = None,
         batch_size: int | None = None,
-        **options: Any,
+        **options: Unpack[ReadingOptions],
     ) -> ClassifierPredictor:
         """Return the object that does the work, every option checked.
 
@@ -118,15 +130,13 @@ class Model(LocalizingModel):
         from gwapctl.maps.localizer import Localizer
 
         if min_score is not None:
-            raise UsageError(f"--min-score is for a detector's boxes, and {self.name} is a classifier.")
+            raise UsageError(f"{option('min_score')} is for a detector's boxes, and {self.name} is a classifier.")
         reading, others = split_options(options, reading)
         if others:
-            own = (
-                inspect.signature(Model.stream).parameters.keys() | inspect.signature(Model.predictor).parameters.keys()
-            )
+            own = inspect.signature(Model.stream).parameters.keys() | inspect.signature(Model.predictor).parameters
             raise unknown_name("option", next(iter(others)), {*READING_OPTIONS, *own} - {"self", "images", "options"})
-        if top_k < 1:
-            raise UsageError(f"top_k is {top_k}. Ask for at least one class.")
+        require_whole("top_k", top_k, 1)
+        require_whole("batch_size", batch_size, 1)
         rule = parse_box_rule(box_rule, refine=refine, default=self.info.box_rule)
         localizer = Localizer(
             self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
