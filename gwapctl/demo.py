@@ -86,7 +86,6 @@ def run_demo(
     if (run / "run.json").is_file():
         shutil.rmtree(run)  # an older run's history and numbers are not this one's
     with step("3/7 training") as progress, _one_thread():
-        run.mkdir(exist_ok=True)
         config = build_train_config(str(data), None, {**SETTINGS, "seed": seed})
         train(config, run, listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import complete, console, options
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
-from gwapctl.errors import UsageError, any_of
+from gwapctl.errors import UsageError, any_of, counted
 from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.progress import Progress, ProgressCallback
@@ -32,7 +32,14 @@ Input = Annotated[
     argument("INPUT", "What localize --out wrote, a predictions.jsonl, a folder of .npy maps, or images to localize."),
 ]
 Format = Annotated[
-    str | None, option("--format -f", f"{any_of(EXPORTERS)}.", OUTPUT, "by the suffix of --out, else csv")
+    str | None,
+    option(
+        "--format -f",
+        f"{any_of(EXPORTERS)}.",
+        OUTPUT,
+        "by the suffix of --out, else csv",
+        autocompletion=complete.entries(EXPORTERS),
+    ),
 ]
 Rule = Annotated[
     str | None, option("--box-rule", "Cut boxes anew by this rule: paper20, otsu or fixed:0.3.", BOXES, "as recorded")
@@ -246,10 +253,10 @@ def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[st
     if setup:
         console.note(f"Set the project up with these labels:\n{setup}")
     if path is not None:
-        console.note(f"{tally.boxes} boxes of {len(tally.ids)} images in {path}")
+        console.note(f"{tally.boxes} box{'es' * (tally.boxes != 1)} of {counted(len(tally.ids), 'image')} in {path}")
     if tally.again:
         lines = f"{tally.again} image{'s stand' if tally.again > 1 else ' stands'}"
         console.warn(f"{lines} in the input again: what it says of one image goes together, each box once.")
     if tally.failed:
-        console.warn(f"{tally.failed} images failed and are left out.")
+        console.warn(f"left out, for they failed: {counted(tally.failed, 'image')}.")
         raise typer.Exit(3)

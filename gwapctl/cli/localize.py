@@ -12,7 +12,7 @@ import typer
 
 from gwapctl.cli import console, options
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
-from gwapctl.errors import MissingReaderError, UsageError
+from gwapctl.errors import MissingReaderError, UsageError, counted
 from gwapctl.files import json_text
 from gwapctl.maps.reading import AS_STORED, MapReading
 
@@ -52,6 +52,7 @@ def localize(
     save: Save = None,
     out: options.Out = None,
     format: Format = "table",
+    json: options.Json = False,
     recursive: Recursive = True,
     limit: options.Limit = None,
     resume: options.Resume = False,
@@ -76,6 +77,8 @@ def localize(
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
 
+    if json and format == "jsonl":
+        raise UsageError("--json and --format jsonl are two forms. Give one of them.")
     saved = _saved(save, out, resume, overwrite)
     rule = options.asked_rule(box_rule, threshold)
     images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
@@ -85,7 +88,7 @@ def localize(
     )
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     say = console.note if dry_run else console.detail
-    say(f"{len(images)} images, {predictor.summary(loaded.name)} on {predictor.device}{where}")
+    say(f"{counted(len(images), 'image')}, {predictor.summary(loaded.name)} on {predictor.device}{where}")
     if predictor.warning:
         console.warn(predictor.warning)
     if dry_run:
@@ -103,7 +106,7 @@ def localize(
             workers=workers,
             progress=progress,
         )
-        PRINTERS[format](tally.watch(found))
+        PRINTERS["json" if json else format](tally.watch(found))
     _finish(tally, len(images), out)
 
 
@@ -171,17 +174,13 @@ PRINTERS: dict[str, Callable[[Iterable[Prediction]], None]] = {
 }
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
-
-
 def _finish(tally: Tally, total: int, out: Path | None) -> None:
     """Say what was done, and leave with 3 if images failed."""
     if out is not None:
         earlier = f" ({total - tally.done} were done before)" if tally.done < total else ""
-        console.note(f"{_images(tally.done - tally.failed)} in {out}{earlier}")
+        console.note(f"{counted(tally.done - tally.failed, 'image')} in {out}{earlier}")
     if tally.empty:
-        console.note(f"{_images(tally.empty)} without any object; a lower --min-score shows what is less sure")
+        console.note(f"{counted(tally.empty, 'image')} without any object; a lower --min-score shows what is less sure")
     if tally.failed:
-        console.warn(f"{tally.failed} of {tally.done} images failed.")
+        console.warn(f"{tally.failed} of {counted(tally.done, 'image')} failed.")
         raise typer.Exit(MissingReaderError.exit_code if tally.lacking == tally.done else SOME_FAILED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from gwapctl.errors import DataError, UsageError, option, unknown_name
 from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves, sweep
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import CachedFeatures, from_detector, from_model, predictions_from_model
+from gwapctl.evaluate.gates import require_measurable
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
@@ -76,12 +77,28 @@ class Options:
     feature_cache: Path | None = None
 
 
+def check(spec: str, options: Options) -> None:
+    """Raise what ``evaluate`` raises for options and subject, before data is looked for."""
+    subject = find_subject(spec)
+    _check_options(subject, options)
+    if subject.kind == "model":
+        from gwapctl.device import resolve_device
+
+        resolve_device(options.device)
+
+
 def evaluate(
-    spec: str, options: Options, *, out: Path | None = None, progress: ProgressCallback | None = None
+    spec: str,
+    options: Options,
+    *,
+    required: Collection[str] = (),
+    out: Path | None = None,
+    progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
     """Evaluate a run, model, folder of maps or file of boxes, and return what was measured.
 
-    The result of a finished run is stored in the run as well, unless ``limit`` made it a part of the split.
+    The result of a finished run is stored in the run as well, unless ``limit`` made it a part of the split. Where a
+    metric of ``required`` cannot come of it, nothing is done.
 
     Raises:
         UsageError: options that do not fit each other or what is evaluated.
@@ -96,6 +113,7 @@ def evaluate(
     if options.guesses and dataset.multi_label:
         raise UsageError(f"{option('guesses')} is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    require_measurable(required, subject, ground_truth, options.calibrate_on is not None)
     start = time.perf_counter()
     result = _evaluate_on(ground_truth, subject, options, progress)
     result.seconds = round(time.perf_counter() - start, 3)

@@ -14,13 +14,11 @@ from gwapctl.errors import DataError, ModelError, closest
 from gwapctl.files import read_json
 from gwapctl.networks.backbones import packaged_weights
 from gwapctl.networks.backbones.caffe_releases import CAFFE, find_caffemodel
-from gwapctl.networks.weights_packages import WeightsPackage
+from gwapctl.networks.weights_packages import BUNDLED_MODEL, DEFAULT_MODEL, WeightsPackage
 
 if TYPE_CHECKING:
     from gwapctl.networks.classifier import Classifier
 
-DEFAULT_MODEL = "efficientnet-lite0-imagenet"
-BUNDLED_MODEL = "resnet-s-gwap-tiny-imagenet"  # its weights lie in the repository: what is left without packages
 _PACKAGED = Path(__file__).parent.parent / "_zoo"
 _CHECKOUT = Path(__file__).parent.parent.parent / "models"
 NOT_ENTRIES = ("recipes", "tables", "profiles")
@@ -123,11 +121,17 @@ def find_recipe(spec: str) -> Path:
     """
     if Path(spec).is_file():
         return Path(spec)
-    known = {path.stem: path for path in sorted((zoo_folder() / "recipes").glob("*.toml"))}
-    known |= {name: folder / "recipe.toml" for name, folder in entries().items() if (folder / "recipe.toml").is_file()}
+    known = recipes()
     if spec not in known:
         raise DataError(f"no recipe {spec!r}.{closest(spec, known)} Give a TOML file or one of: {', '.join(known)}.")
     return known[spec]
+
+
+def recipes() -> dict[str, Path]:
+    """Return every recipe that has a name: those of ``models/recipes``, and of zoo entries."""
+    known = {path.stem: path for path in sorted((zoo_folder() / "recipes").glob("*.toml"))}
+    own = {name: folder / "recipe.toml" for name, folder in entries().items()}
+    return known | {name: file for name, file in own.items() if file.is_file()}
 
 
 def read_card(folder: Path) -> dict[str, Any]:
