@@ -29,12 +29,14 @@ COUNTS = {
     "fg_recall": 0.01,
     "fg_iou": 0.01,
     "gt_known_error": 1.0,
+    "gt_known_error_calibrated": 1.0,
     "top1_loc_error": 1.0,
     "max_box_acc": 1.0,
     "max_box_acc_v2": 1.0,
     "det_map_11pt": 1.0,
 }
-OF_BOXES = {"gt_known_error", "top1_loc_error", "max_box_acc", "max_box_acc_v2"}  # one side must beat both floors
+# one side must beat both floors
+OF_BOXES = {"gt_known_error", "gt_known_error_calibrated", "top1_loc_error", "max_box_acc", "max_box_acc_v2"}
 
 
 @dataclass(frozen=True)
@@ -227,8 +229,10 @@ def paper_claims(tables: Mapping[str, TableSpec]) -> list[Claim]:
         Claim("Ours: the mean of weight map and class map gives better boxes than either", "not in the paper",
               tuple(one for half in ("weight", "class") for one in
                     say.better("fused", "fused", half, keys=("otsu", "max")))),
+        Claim("Ours: the weight map gives better boxes than GAP's class map", "the paper compares their networks only",
+              say.better("margins", "gwap-weight", "gap-class", keys=("error",))),
         Claim("Last stages trained, too: GWAP is better than GAP", "our second arm",
-              say.better("last-stages", "gwap", "gap", keys=("top1", "f_measure", "gt_known"))),
+              say.better("last-stages", "gwap", "gap", keys=("top1", "f_measure", "calibrated"))),
         Claim("Last stages trained, too: exp helps", "our second arm",
               say.better("last-stages", "gwap", "gwap-no-exp", keys=("top1", "f_measure"))),
         Claim("Dual gradients: several scales localize better than one", "mIoU 61.46 against 58.23 (LID, slides)",

@@ -19,29 +19,33 @@ from gwapctl.metrics import METRICS
 from gwapctl.paper.build import BuiltTable, build_table
 from gwapctl.paper.claims import LEAST_SEEDS, LEVEL, POWER
 from gwapctl.paper.measured import read_results
-from gwapctl.paper.profile import apply_profile, load_profile, profile_names
+from gwapctl.paper.profile import apply_profile, load_profile
 from gwapctl.paper.replicates import ReplicatesOnFile
 from gwapctl.paper.specification import load_table
 
 
 @dataclass(frozen=True)
 class Ground:
-    """Where claims are tried: a profile, the data sets of each table, the negative control, and what departs."""
+    """Where claims are tried: a profile, the data sets of each table, the negative control, and what departs.
+
+    ``parts``: the folder with a part of a data set, where that is what is called by its name.
+    """
 
     profile: str
     tables: Mapping[str, tuple[str, ...]]
+    parts: Mapping[str, str]
     control: str
     departs: str
-    seeds: str = ""  # what the commands say of them, where the profile does not
 
 
-REAL = Ground(
+GROUND = Ground(
     "real",
     {
-        **dict.fromkeys(("i", "ii"), ("voc2012-part", "cub-20", "imagenet-20")),
-        **dict.fromkeys(("iii", "iv", "fused", "dgl", "last-stages"), ("imagenet-20", "cub-20")),
-        **{"background": ("cub-20",), "background-ilsvrc": ("imagenet-20",), "v": ("voc2012-part", "bccd-voc")},
+        **dict.fromkeys(("i", "ii"), ("voc2012-part", "cub", "imagenet")),
+        **dict.fromkeys(("iii", "iv", "fused", "dgl", "margins", "last-stages"), ("imagenet", "cub")),
+        **{"background": ("cub",), "background-ilsvrc": ("imagenet",), "v": ("voc2012-part", "bccd-voc")},
     },
+    {"cub": "cub-20", "imagenet": "imagenet-20"},
     "bccd-voc",
     """One network, efficientnet-lite0 with ImageNet weights, stands for all of the papers'; its frozen features saw the
 labels of `imagenet-20`'s classes. Parts of VOC 2012, ILSVRC and CUB stand for the whole: 600, 500 and 289 images are
@@ -50,25 +54,6 @@ reported on. Images of one label have the top-1 error in the place of mAP. mAP o
 800 iterations and the proportions 0.02 and 0.1. `bccd-voc` is the negative control: nearly every image shows the same
 classes, so that a weak branch should not help.""",
 )
-QUICK = Ground(
-    "quick",
-    {
-        "i": ("data/fruits-voc", "data/scenes"),
-        "ii": ("data/fruits-voc", "data/scenes", "tiny-imagenet:40"),
-        **dict.fromkeys(("iii", "iv", "fused"), ("tiny-imagenet:40",)),
-        **{"dgl": ("tiny-imagenet:40", "data/scenes"), "background": ("tiny-imagenet:25",)},
-        "v": ("data/fruits-voc", "data/scenes", "data/bccd-voc"),
-    },
-    "data/bccd-voc",
-    """One small network, pretrained by us on Tiny ImageNet, stands for all of the papers', on 64 to 128 pixels. Fruit
-photos in VOC layout (`data/fruits-voc`) and images drawn by `gwapctl data synth --images 400` of version 0.1.0
-(`data/scenes`) stand for VOC, classes of Tiny ImageNet for ILSVRC. Images of one label have no table I. Detection has
-300 iterations and proportions from 0.05. `data/bccd-voc` is the negative control: of 205 training images 204 have WBC
-and 197 RBC, so that a weak branch should not help.""",
-    " --seeds 3",
-)
-GROUND = REAL if REAL.profile in profile_names() else QUICK
-
 PAGE, DETAILS = Path("docs/claims.md"), Path("docs/claims.csv")
 REPLICATES = Path("benchmarks/replicates.csv")
 LIMIT = 150  # lines of the page
@@ -254,13 +239,14 @@ def _cell(one: Judged) -> str:
 
 def _name(data: str) -> str:
     control = " as negative control" if data == GROUND.control else ""
-    return f"`{data.rpartition('/')[2].partition(':')[0]}`{control}"
+    return f"`{GROUND.parts.get(data, data)}`{control}"
 
 
 def _commands() -> str:
     lines = []
     for data, names in _by_data().items():
-        command = f"gwapctl reproduce $table --profile {GROUND.profile} --dataset {data}{GROUND.seeds}"
+        root = f" --root data/{GROUND.parts[data]}" if data in GROUND.parts else ""
+        command = f"gwapctl reproduce $table --profile {GROUND.profile} --dataset {data}{root} --feature-cache cache"
         lines.append(f"for table in {' '.join(names)}; do {command}; done")
     last = ["gwapctl report --runs runs --record models/results.csv", "python benchmarks/write_claims.py"]
     said = "## Commands\n\nEach trains what is missing, so that repeating or adding to them costs nothing.\n"

@@ -159,6 +159,39 @@ def to_percent_xywh(boxes: BoxesLike, width: float, height: float) -> FloatArray
     return np.asarray(to_xywh(boxes) * 100 / np.array([width, height, width, height], dtype=np.float64))
 
 
+def from_percent_xywh(boxes: BoxesLike, width: float, height: float) -> FloatArray:
+    """Convert ``x, y, width, height`` in percent of the image, from the top left corner (Label Studio), to our boxes.
+
+    >>> from_percent_xywh([10, 50, 20, 25], 80, 60)
+    array([[ 8., 30., 24., 45.]])
+    """
+    return from_xywh(as_boxes(boxes) * np.array([width, height, width, height], dtype=np.float64) / 100)
+
+
+def centre(boxes: BoxesLike) -> FloatArray:
+    """Return the centres ``(N, 2)`` of boxes."""
+    array = as_boxes(boxes)
+    return np.asarray((array[:, :2] + array[:, 2:]) / 2)
+
+
+def around(points: npt.ArrayLike) -> FloatArray:
+    """Return the smallest box ``(1, 4)`` around points ``(N, 2)``: of a polygon, say."""
+    array = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    return as_boxes([*array.min(axis=0), *array.max(axis=0)])
+
+
+def around_turned(box: BoxesLike, degrees: float, pivot: npt.ArrayLike) -> FloatArray:
+    """Return the smallest box ``(1, 4)`` around one box that is turned clockwise about ``pivot``, a point ``(x, y)``.
+
+    >>> around_turned([0, 0, 8, 4], 90, (0, 0)).round(6)
+    array([[-4.,  0.,  0.,  8.]])
+    """
+    x0, y0, x1, y1 = as_boxes(box)[0]
+    arms = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) - np.asarray(pivot)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))  # y points down, so this is clockwise
+    return around(arms @ np.array([[cosine, sine], [-sine, cosine]]) + np.asarray(pivot))
+
+
 def to_list(box: npt.NDArray[Any]) -> list[float]:
     """Return one box ``(4,)`` as plain floats for JSON."""
     return [float(value) for value in box]

@@ -78,14 +78,16 @@ def draw_overlay(
     return np.asarray(drawing)
 
 
-def write_jpeg(path: Path, picture: ImageArray) -> None:
+def write_jpeg(path: Path, picture: ImageArray, quality: int = 92) -> None:
     """Write an RGB picture as JPEG, whole or not at all."""
-    _write(path, ".jpg", np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8), (cv2.IMWRITE_JPEG_QUALITY, 92))
+    options = (cv2.IMWRITE_JPEG_QUALITY, quality)
+    _write(path, ".jpg", np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8), options)
 
 
 def write_png(path: Path, picture: npt.NDArray[np.uint8]) -> None:
-    """Write a mask ``(H, W)`` uint8 or an RGB picture ``(H, W, 3)`` as PNG, whole or not at all."""
-    _write(path, ".png", picture if picture.ndim == 2 else picture[:, :, ::-1], ())
+    """Write a mask ``(H, W)`` uint8, an RGB or an RGBA picture ``(H, W, 3 or 4)`` as PNG, whole or not at all."""
+    channels = [2, 1, 0, 3][: picture.shape[-1]]  # OpenCV's order
+    _write(path, ".png", picture if picture.ndim == 2 else picture[:, :, channels], ())
 
 
 def _write(path: Path, suffix: str, pixels: npt.NDArray[np.uint8], options: Sequence[int]) -> None:

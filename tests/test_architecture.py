@@ -16,7 +16,7 @@ import pytest
 import gwapctl
 from gwapctl.datasets import DATASETS
 from gwapctl.datasets.layouts import LAYOUTS
-from gwapctl.formats import EXPORTERS
+from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.maps import MAPS
 from gwapctl.metrics import METRICS
 from gwapctl.networks.backbones import BACKBONES
@@ -54,6 +54,7 @@ REGISTRIES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "DATASETS": ("gwapctl.datasets", DATASETS),
     "LAYOUTS": ("gwapctl.datasets.layouts", LAYOUTS),
     "EXPORTERS": ("gwapctl.formats", EXPORTERS),
+    "READERS": ("gwapctl.formats", READERS),
     "METRICS": ("gwapctl.metrics", METRICS),
 }
 MADE_IN = {"METRICS": "gwapctl.metrics."}  # a protocol writes out the names of the numbers that it makes

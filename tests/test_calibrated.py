@@ -241,7 +241,8 @@ def test_command_shows_thresholds_and_sizes_in_80_columns(run: Run, run_cli: Cal
     lines = done.stdout.splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("boxes that are right"))
     assert lines[start + 1].split()[:6] == ["object", "n", "right", "margin", "calibrated", "margin"]
-    assert max(map(len, lines[start:])) <= 80
+    assert max(map(len, lines[start:-1])) <= 80
+    assert lines[-1].startswith("boxes: ")
     assert "margin_small" not in done.stdout
     assert "chosen on the other half of val (8 images)" in done.stderr
     document = json.loads(run_cli("evaluate", run.folder, "--device", "cpu", "--json").stdout)

@@ -13,10 +13,11 @@ import torch
 
 from gwapctl.cli import options as cli_options
 from gwapctl.errors import UsageError
-from gwapctl.evaluate import Options, evaluate
+from gwapctl.evaluate import Options, evaluate, stored_rule
 from gwapctl.inputs import find_inputs
 from gwapctl.maps.localizer import Localizer
 from gwapctl.maps.reading import MapReading, split_options
+from gwapctl.metrics.verdict import Interval
 from gwapctl.networks.classifier import load_info, save_model
 from gwapctl.predict.classifier import Model
 from gwapctl.predict.folder import localize_inputs
@@ -73,10 +74,11 @@ def test_stored_maps_say_how_they_were_made_and_measure_the_same(
     assert kept[0] == expected | ({"layer": ["layers.2.conv2", "layers.4"]} if "layer" in reading else {})
 
 
-def test_calibration_stores_where_the_map_was_read(run: Run) -> None:
+def test_calibration_stores_where_the_map_was_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_rule, "with_interval", lambda value, *_: Interval(value, 0.1, 9.0))
     layers = ("layers.2.conv2", "layers.4")
     asked = MapReading("dgl", layer=layers, fuse="product", close=0.1)
-    document = evaluate(str(run.folder), Options(device="cpu", calibrate=True, reading=asked))
+    document = evaluate(str(run.folder), Options(device="cpu", calibrate=True, force=True, reading=asked))
     info = load_info(run.folder)
     assert (info.map, info.layer, info.fuse, info.close) == ("dgl", layers, "product", 0.1)
     again = evaluate(str(run.folder), Options(device="cpu"))

@@ -97,6 +97,7 @@ def test_errors_name_the_toys(tmp_path: Path, run_cli: Callable[..., Any]) -> No
         ("models", "augmentations", "toychange", "a toy's change"),
         ("data", "datasets", "toyset", "a toy's images"),
         ("data", "formats", "toyformat", "a toy's file"),
+        ("data", "readers", "toyreader", "a toy"),
     ],
 )
 def test_listings_and_docs_name_the_toys(

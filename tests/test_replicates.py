@@ -13,6 +13,8 @@ from gwapctl.errors import DataError
 from gwapctl.evaluate import GroundTruth, evaluate_predictions
 from gwapctl.evaluate.measures import Measures, registered
 from gwapctl.evaluate.predictions import Predictions
+from gwapctl.metrics.box_accuracy import BoxAccuracy
+from gwapctl.metrics.calibrated import CalibratedLocalization
 from gwapctl.metrics.judged import JudgedImage
 from gwapctl.metrics.replicates import RESAMPLES, decode, encode, resamples, weighted_mean
 from gwapctl.metrics.wsoleval import WsolevalBoxAccuracy
@@ -91,6 +93,29 @@ def test_replicates_of_wsoleval() -> None:
             again.judge(image)
     found = whole.replicates(resamples(5, 1)).values
     assert {key: one[0] for key, one in found.items()} == pytest.approx({key: again.compute()[key] for key in found})
+
+
+def test_replicates_at_calibrated_thresholds_keep_the_thresholds() -> None:
+    generator = np.random.default_rng(2)
+    images = [make_image(generator, number) for number in range(9)]
+    curve = BoxAccuracy()  # of other images, which choose
+    for number in range(6):
+        curve.judge(make_image(generator, number))
+
+    def measured(shown: list[JudgedImage]) -> Measures:
+        sweep = BoxAccuracy()
+        both = Measures([sweep, CalibratedLocalization(curve.curve, sweep)])
+        for place, image in enumerate(shown):
+            both.judge(place, image)
+        return both
+
+    weights = resamples(9, 4)
+    found = measured(images).replicates(weights).values
+    keys = {"gt_known_error_calibrated", "cor_loc_calibrated", "top1_loc_error_calibrated"}
+    assert keys <= set(found)
+    for row, counts in enumerate(weights.astype(int)):
+        again = measured([image for image, count in zip(images, counts, strict=True) for _ in range(count)]).compute()
+        assert {key: found[key][row] for key in keys} == pytest.approx({key: again[key] for key in keys}, rel=1e-5)
 
 
 def test_resamples_are_the_same_for_ever() -> None:

@@ -134,7 +134,7 @@ def test_dgl_rows_need_their_layers_scales_and_closing_and_are_in_percent(make_r
 def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
     make_run: MakeRun, tmp_path: Path, extra: dict[str, Any]
 ) -> None:
-    common = {"dataset": "imagenet", "split": "val", "n": 50_000, "recipe": "imagenet-googlenet-gap"}
+    common = {"dataset": "imagenet", "split": "val", "n": 50_000, "recipe": "released-googlenet-gap"}
     options = {"map": "class", "box_rule": "cam-released", "scales": [224], "resize": "warp", "crops": "ten"}
     make_run("g", {"top5_loc_error": 40.0}, options={**options, **extra}, **common)
     (table,) = build_table(load_table("cam"), results_of(tmp_path))
@@ -149,7 +149,7 @@ def test_an_extra_never_stands_in_a_row_that_does_not_ask_for_it(
 def test_a_row_of_five_guesses_asks_for_its_thresholds(make_run: MakeRun, tmp_path: Path) -> None:
     options = {"map": "class", "box_rule": "cam-released", "scales": [224], "resize": "warp", "crops": "ten"}
     guesses = {"guesses": "five", "tight": "fixed:0.5", "loose": "fixed:0.2"}  # as `evaluate` writes them
-    common = {"dataset": "imagenet", "split": "val", "n": 50_000, "recipe": "imagenet-googlenet-gap"}
+    common = {"dataset": "imagenet", "split": "val", "n": 50_000, "recipe": "released-googlenet-gap"}
     make_run("g", {"top5_loc_error": 37.0}, options=options | guesses, **common)
     (table,) = build_table(load_table("cam"), results_of(tmp_path))
     assert measured(table, "googlenet-gap-heuristics", column=1) == 37
@@ -362,7 +362,7 @@ def test_the_best_measured_of_each_network_is_bold_but_never_the_upper_bound(tmp
 def test_lower_is_better_for_errors(tmp_path: Path, make_run: MakeRun) -> None:
     for backbone, value in [("vgg16", 33.0), ("googlenet", 36.0)]:
         metrics = {"top1_error": value, "top5_error": value / 3}
-        make_run(backbone, metrics, recipe=f"imagenet-{backbone}-gap", options={"crops": "centre"}, **IMAGENET)
+        make_run(backbone, metrics, recipe=f"released-{backbone}-gap", options={"crops": "centre"}, **IMAGENET)
     (table,) = build_table(load_table("iii"), results_of(tmp_path))
     assert ids(table.cells[table.cells["bold"]]) == ["vgg16-gap"]
 

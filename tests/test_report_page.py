@@ -152,7 +152,7 @@ def test_the_page_says_what_the_run_is_and_how_good(page: Page, text: str) -> No
         "resnet-s + gwap, trained on pets train (1,234 images, 2 classes). Finished, 2026-11-20 11:22.",
         "pets test; 1,500 images; 2 with an empty or constant map (counted as wrong); protocol paper; map fused; "
         "scales 64, 96; box rule otsu; 2026-11-20",
-        "81.2 VOC mAP, 11 points (%)",
+        "81.2 classification mAP, 11 points (%)",
         "0.6124 F-measure floors: full image 0.4000, centred box 0.4500",
         "no masks",
         "lr 0.05",

@@ -218,7 +218,7 @@ def test_rows_that_share_a_training_name_one_recipe_with_one_set_of_settings() -
                 assert settings.setdefault(row.recipe, row.config) == row.config
     assert {row.recipe for row in load_table("ii").rows} <= {row.recipe for row in load_table("i").rows}
     assert {row.recipe for row in load_table("iv").rows} == {row.recipe for row in load_table("iii").rows}
-    assert len(settings) == 10 + 10 + 4 + 12 + 4 + 3  # then heads of all methods, background images, last stages
+    assert len(settings) == 10 + 10 + 4 + 12 + 4 + 5  # then heads of all methods, background images, last stages
 
 
 def test_background_is_one_table_of_two_data_sets(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from gwapctl.datasets import DATASETS, DatasetEntry
 from gwapctl.datasets.base import Dataset
 from gwapctl.datasets.class_folders import open_class_folders
 from gwapctl.datasets.layouts import LAYOUTS, Layout
-from gwapctl.formats import EXPORTERS, FormatEntry
+from gwapctl.formats import EXPORTERS, READERS, FormatEntry, ReaderEntry
 from gwapctl.formats.base import ClassTable, FileExporter
 from gwapctl.maps import MAPS, MapMethod
 from gwapctl.maps.forward import ForwardPass
@@ -24,6 +24,7 @@ from gwapctl.networks.backbones.base import Backbone, LayerChain
 from gwapctl.networks.heads import HEADS, HeadEntry
 from gwapctl.networks.heads.averaging import PoolThenClassify
 from gwapctl.networks.heads.base import HeadOutput
+from gwapctl.predict.prediction import Prediction
 from gwapctl.train.augmentations import AUGMENTATIONS, Augmentation, Augmented
 
 
@@ -66,6 +67,12 @@ class ToyFormat(FileExporter):
     def lines(self, items: Iterable[Any], table: ClassTable) -> Iterator[str]:
         for item in items:
             yield f"toy {item.id}\n"
+
+
+def read_toy(file: Path) -> Iterator[Prediction]:
+    """Yield an image for each line of ``ToyFormat``."""
+    for line in file.read_text().splitlines():
+        yield Prediction(line.removeprefix("toy "), 80, 60)
 
 
 class ToyMetric(Accumulator):
@@ -111,5 +118,6 @@ LINES: list[tuple[dict[str, Any], str, Any]] = [
     (DATASETS, "toyset", DatasetEntry("tests.toys:open_toy", "Toy Set", "a toy's images", boxes=False, train=SETTINGS)),
     (LAYOUTS, "toylayout", Layout("tests.toys:open_toy_layout", "toy layout", "toy.txt (toys)")),
     (EXPORTERS, "toyformat", FormatEntry("tests.toys:ToyFormat", "Toy Tool", "a toy's file", "boxes.toy")),
+    (READERS, "toyreader", ReaderEntry("tests.toys:read_toy", "Toy Reader", "a toy", ".toy")),
     (METRICS, "toy_width", Metric("toy width", "a toy's number", NUMBER, path="tests.toys:ToyMetric")),
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import complete, console, options
+from gwapctl.cli import accepting, complete, console, options
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import UsageError, any_of, counted
 from gwapctl.formats import EXPORTERS
@@ -18,6 +18,8 @@ from gwapctl.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from gwapctl.formats.base import Exporter
+    from gwapctl.formats.reading import Corrections
+    from gwapctl.formats.review import Review
     from gwapctl.formats.stored import BoxStream
     from gwapctl.inputs import ImageInput
     from gwapctl.predict.base import Predictor
@@ -28,8 +30,12 @@ if TYPE_CHECKING:
 BOXES = "Boxes"
 
 Input = Annotated[
-    str,
-    argument("INPUT", "What localize --out wrote, a predictions.jsonl, a folder of .npy maps, or images to localize."),
+    str | None,
+    argument(
+        "INPUT",
+        "What localize --out wrote, a file of boxes of gwapctl, Label Studio or CVAT, a folder of .npy maps, or images "
+        "to localize.",
+    ),
 ]
 Format = Annotated[
     str | None,
@@ -76,19 +82,36 @@ Classes = Annotated[
 ]
 Images = Annotated[
     Path | None,
-    option("--images", "Folder of the images behind maps: for the sizes of somebody else's, and for --refine.", DATA),
+    option(
+        "--images",
+        "Folder of the images behind maps: for the sizes of somebody else's, for --refine and --review.",
+        DATA,
+    ),
 ]
 YoloScores = Annotated[bool, option("--yolo-scores", "Add the score as a sixth column.", OUTPUT)]
 ImagePrefix = Annotated[
     str | None,
     option("--image-prefix", "Address of the image folder as Label Studio sees it.", OUTPUT, "/data/local-files/?d="),
 ]
+ReviewFolder = Annotated[
+    Path | None,
+    option("--review", "Folder for a page on which a person looks the boxes over, offline, in the browser.", OUTPUT),
+]
+Apply = Annotated[
+    Path | None,
+    option(
+        "--apply",
+        "Put in what was checked: decisions.json of --review, or what Label Studio (JSON, COCO) or CVAT (XML, COCO) "
+        "exports.",
+        BOXES,
+    ),
+]
 TopK = Annotated[int, option("--top-k", "Classes per image, for images.", MODEL, min=1)]
 
 
 @options.with_reading
 def boxes(
-    input: Input,
+    input: Input = None,
     format: Format = None,
     out: options.Out = None,
     box_rule: Rule = None,
@@ -97,6 +120,10 @@ def boxes(
     max_boxes: MaxBoxes = None,
     min_area: MinArea = None,
     min_score: MinScore = 0.0,
+    accept_error: accepting.AcceptError = None,
+    calibrated_on: accepting.CalibratedOn = None,
+    apply: Apply = None,
+    review: ReviewFolder = None,
     classes: Classes = None,
     images: Images = None,
     model: options.ModelSpec = None,
@@ -117,39 +144,109 @@ def boxes(
       gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
       gwapctl boxes out --refine grabcut --out boxes.json
       gwapctl boxes photos --format label-studio --out tasks.json
+      gwapctl boxes out --accept-error 5% --calibrated-on decisions.json
+      gwapctl boxes out --review review
+      gwapctl boxes out --apply decisions.json --out checked.json
 
     """
     from gwapctl.formats.base import FileExporter
     from gwapctl.formats.destination import check_destination, format_name, read_class_list
+    from gwapctl.formats.reading import Corrections
     from gwapctl.formats.stored import confident, open_stored
 
+    error = accepting.accepted_error(accept_error, calibrated_on, apply)
     name = format_name(format, out)
     exporter = _exporter(name, yolo_scores, image_prefix)
     path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
+    corrections = None if apply is None or input is None else Corrections(apply)
+    input = input if input is not None else _checked_alone(apply)
     rule = options.asked_rule(box_rule, threshold)
     cutting: dict[str, Any] = {"refine": refine, "max_boxes": max_boxes, "min_area": min_area}
     found = open_stored(Path(input), rule=rule, images=images, **cutting)
     if found is None:
         asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
-        found = _from_images(input, exporter, model, device, rule, cutting, asked)
+        found = _from_images(input, exporter, model, device, rule, cutting, asked, keep_maps=review is not None)
     else:
         _check_unused(input, [*reading.flags, *["--model"] * (model is not None), *["--top-k"] * (top_k > 1)])
     if found.warning:
         console.warn(found.warning)
     if dry_run:
         total = "an unknown number of" if found.total is None else found.total
-        console.note(f"would write {found.about} ({total} images) as {name} to {path or 'stdout'}")
+        alone = review is not None and path is None and format is None
+        where = f"a page to {review}" if alone else f"{name} to {path or 'stdout'}"
+        console.note(f"would write {found.about} ({total} images) as {where}")
         return
     tally = Tally()
+    page = None if review is None else _page(review, input, images, listed, rule, overwrite)
     with console.progress("boxes") as progress:
-        items = tally.watch(confident(found.items, min_score), found.total, progress)
+        items = confident(found.items, min_score)
+        items = tally.watch(items if corrections is None else corrections.apply(items), found.total, progress)
+        if error is not None:
+            tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
+            items = tally.watch(items, None, progress)
+        items = items if page is None else page.watch(items)
         if path is not None:
             exporter.write(path, items, listed)
+        elif page is not None and format is None:
+            for _ in items:
+                pass
         elif isinstance(exporter, FileExporter):
             for lines in exporter.text(items, listed):
                 console.print_data(lines, EXPORTERS[name].suffix)
+    if corrections is not None:
+        _say_applied(corrections)
+    if page is not None:
+        _finish_page(page, input)
     _finish(exporter, tally, path, listed)
+
+
+def _checked_alone(apply: Path | None) -> str:
+    """Return what is read where no INPUT is given: the checked boxes themselves."""
+    if apply is None:
+        raise UsageError(
+            "there is nothing to read boxes from. Give INPUT: what localize --out wrote, or a file of boxes."
+        )
+    return str(apply)
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
+def _say_applied(corrections: Corrections) -> None:
+    """Say how many images were checked, and warn of those that the input lacks."""
+    rejected = f"; {corrections.left_out} rejected and left out" if corrections.left_out else ""
+    console.note(f"as {corrections.file} has them: {_images(corrections.applied)}{rejected}")
+    unknown = list(corrections.unknown)
+    if unknown:
+        console.warn(f"not in the input: {_images(len(unknown))} of {corrections.file}, such as {unknown[0]!r}.")
+
+
+def _page(
+    folder: Path, text: str, images: Path | None, classes: list[str] | None, rule: BoxRule | None, overwrite: bool
+) -> Review:
+    """Return the review page, which finds maps and images where the boxes come from."""
+    from gwapctl.formats.review import Review
+    from gwapctl.formats.stored import maps_of
+    from gwapctl.predict.image_index import ImageFiles
+    from gwapctl.regions import parse_box_rule
+    from gwapctl.regions.rules import DEFAULT_RULE
+
+    maps = maps_of(Path(text))
+    default = (maps and maps.info.box_rule) or DEFAULT_RULE
+    rule = parse_box_rule(rule, default=default)
+    return Review(folder, images=ImageFiles(images), maps=maps, rule=rule, classes=classes or (), overwrite=overwrite)
+
+
+def _finish_page(page: Review, text: str) -> None:
+    path = page.finish(f"Review of {Path(text).name or text}")
+    if page.missing:
+        console.warn(
+            f"not there, so not on the page: {_images(len(page.missing))}, such as {page.missing[0]!r}. Give their "
+            "folder with --images."
+        )
+    console.note(f"the page is {path}: open it in a browser. next: gwapctl boxes --apply decisions.json")
 
 
 def _check_unused(text: str, given: list[str]) -> None:
@@ -182,6 +279,8 @@ def _from_images(
     rule: BoxRule | None,
     cutting: dict[str, Any],
     asked: dict[str, Any],
+    *,
+    keep_maps: bool,
 ) -> BoxStream:
     """Localize images; a classifier's boxes are cut from its maps afterwards, a detector has its own."""
     from gwapctl.formats.base import FolderExporter, check_names
@@ -197,22 +296,28 @@ def _from_images(
         check_names(item.id for item in inputs)
     loaded = load_model(options.model_or_default(model), device=device)
     if loaded.detects:
-        found = localize_inputs(loaded.predictor(box_rule=rule, **cutting, **asked), loaded.name, inputs)
+        found = localize_inputs(
+            loaded.predictor(box_rule=rule, **cutting, **asked), loaded.name, inputs, keep_maps=keep_maps
+        )
         return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
     rule = parse_box_rule(rule, refine=cutting["refine"], default=loaded.info.box_rule)
     cut = Cut(rule, cutting["max_boxes"] or 1, cutting["min_area"] or 0.0)
     predictor = loaded.predictor(reading=asked["reading"], top_k=asked["top_k"], box_rule=rule.without_image())
     about = f"boxes by {rule.name} of model {loaded.name}"
-    return BoxStream(_localized(predictor, loaded.name, inputs, cut), len(inputs), about, predictor.warning or "")
+    items = _localized(predictor, loaded.name, inputs, cut, keep_maps=keep_maps)
+    return BoxStream(items, len(inputs), about, predictor.warning or "")
 
 
-def _localized(predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut) -> Iterator[Prediction]:
+def _localized(
+    predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut, *, keep_maps: bool
+) -> Iterator[Prediction]:
     from gwapctl.formats.stored import failed
     from gwapctl.predict.cut import with_boxes
 
     results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
-        image = found.recorded(model=model, scales=predictor.scales, id=item.id)
+        maps = {"maps": found.maps, "shared": found.shared} if keep_maps else {}
+        image = found.recorded(model=model, scales=predictor.scales, id=item.id, **maps)
         shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
         if found.error:
             yield failed(image, found.error)

@@ -31,9 +31,13 @@ Count = Annotated[int, option("--images -n", "Number of images.", DATA)]
 Size = Annotated[str, option("--image-size", "Longest side in pixels, or its range: 160-256.", DATA)]
 Background = Annotated[bool, option("--background", "Only grounds, without any object.", DATA)]
 Folder = Annotated[Path, option("--out -o", "Folder to make.", OUTPUT)]
-LISTED = ("here", "datasets", "formats")
+LISTED = ("here", "datasets", "formats", "readers")
 Kind = Annotated[
-    str, argument("KIND", "here: where data sets are. datasets: what they are. formats: what boxes are written in.")
+    str,
+    argument(
+        "KIND",
+        "here: where data sets are. datasets: what they are. formats: what boxes are written in. readers: read from.",
+    ),
 ]
 
 

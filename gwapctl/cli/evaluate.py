@@ -13,10 +13,12 @@ from gwapctl.cli import complete, console, options
 from gwapctl.cli.options import DATA, argument, option
 from gwapctl.datasets import DATASETS
 from gwapctl.errors import UsageError, unknown_name
+from gwapctl.formats import READERS
 from gwapctl.maps.reading import AS_STORED, MapReading
-from gwapctl.metrics import METRICS, PERCENT, describe
+from gwapctl.metrics import METRICS, PERCENT
 
 GUESSING = "Five guesses"
+THRESHOLDS = "Box thresholds chosen by images"
 GATE_NOT_MET = 10
 
 # what help names: the metrics that masks add, and those that a gate can be set on
@@ -30,7 +32,8 @@ Subject = Annotated[
     str,
     argument(
         "SUBJECT",
-        "A run, a model (folder or zoo entry), a folder of maps, or a file of boxes (JSON lines, CSV).",
+        "A run, a model (folder or zoo entry), a folder of maps, or a file of boxes: "
+        f"{', '.join(dict.fromkeys(entry.label for entry in READERS.values()))}.",
         autocompletion=complete.names(complete.models),
     ),
 ]
@@ -57,6 +60,16 @@ Masks = Annotated[
     Path | None,
     option("--masks", f"Folder of masks, <image id>.png: adds {' and '.join(MASKED)}.", DATA, "the data set's own"),
 ]
+Boxes = Annotated[
+    Path | None,
+    option(
+        "--boxes",
+        "True boxes of images that a person checked, in place of the data set's: decisions.json of boxes --review, or "
+        "what Label Studio or CVAT exports. Only these images count, and --calibrate chooses on them.",
+        DATA,
+        "the data set's own",
+    ),
+]
 Images = Annotated[
     Path | None, option("--images", "Folder of the images behind maps, for --refine.", DATA, "the data set's own")
 ]
@@ -65,19 +78,34 @@ Protocol = Annotated[
     option("--protocol", "paper: original pixels, largest component. wsoleval: as clovaai/wsolevaluation."),
 ]
 Calibrate = Annotated[
-    bool, option("--calibrate", "First choose the box threshold on the run's held-out images, and store it.")
+    bool,
+    option(
+        "--calibrate",
+        "First choose the box threshold on the run's held-out images, and store it in the run where it is better than "
+        "the stored rule beyond chance (cross-validated): localize and boxes then use it.",
+        THRESHOLDS,
+    ),
 ]
+Force = Annotated[bool, option("--force", "With --calibrate: also by fewer than 50 images with boxes.", THRESHOLDS)]
+Undo = Annotated[bool, option("--undo", "First put back the box rule that the last --calibrate replaced.", THRESHOLDS)]
 CalibrateOn = Annotated[
     str | None,
     option(
         "--calibrate-on",
-        "Also report at box thresholds that other images with boxes choose: those of a split, or halves: one half of "
-        "the reported images for the other. Stores nothing in the model.",
+        "Store nothing, report in addition: what boxes are worth at a threshold that other images with boxes choose, "
+        "those of a split, or halves: one half of the reported images for the other.",
+        THRESHOLDS,
         metavar="SPLIT|halves",
     ),
 ]
 CalibrateLimit = Annotated[
-    int, option("--calibrate-limit", "Choose on at most so many images of that split, evenly spaced.", min=1)
+    int,
+    option(
+        "--calibrate-limit",
+        "With --calibrate-on: at most so many images of that split, evenly spaced.",
+        THRESHOLDS,
+        min=1,
+    ),
 ]
 Guesses = Annotated[
     Literal["five"] | None,
@@ -110,10 +138,13 @@ def evaluate(
     offline: options.Offline = False,
     split: Split = None,
     masks: Masks = None,
+    boxes: Boxes = None,
     images: Images = None,
     limit: options.Limit = None,
     protocol: Protocol = "paper",
     calibrate: Calibrate = False,
+    force: Force = False,
+    undo: Undo = False,
     calibrate_on: CalibrateOn = None,
     calibrate_limit: CalibrateLimit = 500,
     reading: MapReading = AS_STORED,
@@ -153,6 +184,7 @@ def evaluate(
         split=split,
         protocol=protocol,
         masks=masks,
+        boxes=boxes,
         reading=reading,
         box_rule=options.asked_rule(box_rule, threshold),
         refine=refine,
@@ -161,6 +193,8 @@ def evaluate(
         tight=tight,
         loose=loose,
         calibrate=calibrate,
+        force=force,
+        undo=undo,
         calibrate_on=calibrate_on,
         calibrate_limit=calibrate_limit,
         limit=limit,
@@ -227,37 +261,57 @@ def _print_by_area(rows: list[dict[str, Any]]) -> None:
             (f"{100 * row['from']:.0f}-{100 * row['to']:.0f} %", row["n"], *(PERCENT.text(row[key]) for key in shown))
             for row in cells
         ],
-        title="boxes that are right, in percent, by the object's share of the image",
+        title="\nboxes that are right, in percent, by the object's share of the image",
     )
 
 
 def print_document(document: dict[str, Any]) -> None:
-    """Show the document as a table of at most 80 columns, and what was left out on stderr."""
-    columns = [document["metrics"], *(document["floors"].get(floor, {}) for floor in ("full_image", "centred_box"))]
-    ways = ("", "_calibrated")
-    strata = {f"margin_{row['area']}{way}" for row in document.get("by_area", ()) for way in ways}  # in a table below
+    """Show the document as tables of at most 80 columns, with the verdict below, and what was left out on stderr."""
+    from gwapctl.metrics.shown import FLOOR_NAMES, groups
+    from gwapctl.metrics.verdict import find_verdict
+
     used = {key: ",".join(map(str, v)) if isinstance(v, list) else v for key, v in document["options"].items()}
-    asked = ", ".join(f"{key} {value}" for key, value in used.items())
-    console.print_table(
-        ("metric", "value", "full image", "centred box"),
-        [
-            (key, *(describe(key).unit.text(column.get(key)) for column in columns))
-            for key in document["metrics"]
-            if key not in strata
-        ],
-        title=f"{document['model']} on {document['dataset']} {document['split']}: {document['n']} images",
-        caption=f"protocol {document['protocol']}; {asked}; {document['n_degenerate']} images without a box",
-    )
+    said = [f"protocol {document['protocol']}", *(f"{key} {value}" for key, value in used.items())]
+    said.append(f"{document['n_degenerate']} images without a box")
+    console.print_text(f"{document['model']} on {document['dataset']} {document['split']}: {document['n']:,} images")
+    for group in groups(document):
+        columns = [document["metrics"], *(document["floors"][floor] for floor in group.floors)]
+        console.print_table(
+            ("metric", "value", *(FLOOR_NAMES.get(floor, floor) for floor in group.floors)),
+            [
+                (metric.shown_title, *(metric.unit.text(metric.as_shown(column.get(key))) for column in columns))
+                for key, metric in group.metrics.items()
+            ],
+            title=f"\n{group.title}",
+        )
+    console.print_text("\n" + "; ".join(said))
     _print_by_area(document.get("by_area", []))
+    if (verdict := find_verdict(document)) is not None:
+        console.print_text(f"\n{verdict.text()}")
     chosen = document.get("calibration", {})
     for key, values in chosen.get("thresholds", {}).items():
         each = " and ".join(f"{value:.3f}" for value in values)
         where = f"the other half of {chosen['split']}" if len(values) > 1 else chosen["split"]
         console.note(f"{key}: box threshold {each}, chosen on {where} ({chosen['n']} images).")
     if "box_rule" in chosen:
-        console.note(
-            f"box rule {chosen['box_rule']}, chosen on {chosen['split']} ({chosen['accuracy']:.2f} % there): "
-            f"{chosen['transferred']:.2f} % here, oracle {chosen['oracle']:.2f} %. Stored in the model."
-        )
+        console.note(_stored_rule(chosen))
     for text in document["notes"]:
         console.warn(text)
+
+
+def _stored_rule(chosen: dict[str, Any]) -> str:
+    """Say whether a run stores another box rule now, and why."""
+    from gwapctl.metrics.verdict import Interval
+
+    difference = Interval(chosen["difference"], *chosen["interval"]).text()
+    on = f"{chosen['n']} images of {chosen['split']}"
+    if not chosen["stored"]:
+        return (
+            f"box rule stays {chosen['before']}: cross-validated on {on}, {chosen['tried']} is {difference}, "
+            "not better beyond chance. More images with boxes can tell."
+        )
+    return (
+        f"box rule {chosen['box_rule']} stored in place of {chosen['before']}: cross-validated on {on}, "
+        f"{chosen['accuracy']:.1f} % right, {difference}. Here {chosen['transferred']:.1f} % (at the best "
+        f"threshold for these images {chosen['oracle']:.1f} %). Put the old one back with --undo."
+    )

@@ -9,7 +9,7 @@ from typing import Any
 from gwapctl.cli import console
 from gwapctl.datasets import DATASETS, DatasetEntry
 from gwapctl.errors import unknown_name
-from gwapctl.formats import EXPORTERS
+from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.maps import MAPS, MapMethod
 from gwapctl.networks.backbones import BACKBONES, BackboneEntry
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
@@ -118,6 +118,11 @@ KINDS: dict[str, Kind] = {
         EXPORTERS,
         {"name": "`--format`", "help": "writes", "box": "a box is", "precision": "precision", "readers": "read by"},
         ("name", "help", "readers"),
+    ),
+    "readers": Kind(
+        READERS,
+        {"name": "read", "label": "called", "suffix": "suffix", "help": "written by"},
+        ("name", "suffix", "help"),
     ),
 }
 

@@ -17,6 +17,7 @@ from gwapctl.errors import GwapctlError, UsageError
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
+    from gwapctl.train.pseudo import BoxSource
     from gwapctl.train.task import Task
 
 COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
@@ -48,12 +49,15 @@ def train(
     workers: options.Workers = None,
     feature_cache: options.FeatureCache = None,
 ) -> None:
-    """Train a classifier that says where it looks, from image-level labels alone; or a detector from few boxes.
+    """Train a classifier that says where it looks, from image-level labels alone; or a detector.
+
+    A detector learns from few true boxes, or from boxes that a classifier or another tool found.
 
     Examples:
       gwapctl train voc --backbone googlenet
       gwapctl train my-photos --epochs 20 --set momentum=0.8 --out runs/mine
       gwapctl train voc07+12 --detector rfcn --weak gwap --box-proportion 0.05
+      gwapctl train my-photos --detector rfcn --boxes-from runs/mine --out runs/found
 
     """
     from gwapctl.train.recipes import with_network_of_weights
@@ -77,12 +81,13 @@ def train(
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _task(config).check(config)
     resolve_device(device)
+    boxes = _box_source(config, folder, device, workers)
     if dry_run:
         _show_plan(config, folder, root, json)
         return
     from gwapctl.train import loop
     from gwapctl.train.history import require_tensorboard
-    from gwapctl.train.task import Listener
+    from gwapctl.train.task import Listener, Resources
 
     if tensorboard:  # this and what follows: before anything is downloaded
         require_tensorboard()
@@ -93,13 +98,10 @@ def train(
     options.fetch_dataset(dataset, root, offline)
     _announce_training(config, folder)
     with console.progress("training") as shown:
-        run = loop.train(
+        run = loop.train_with(
+            Resources.find(device, workers, feature_cache, root, boxes=boxes),
             config,
             folder,
-            root=root,
-            device=device,
-            workers=workers,
-            feature_cache=feature_cache,
             skip_broken=skip_broken,
             resume=resume,
             tensorboard=tensorboard,
@@ -220,6 +222,20 @@ def _task(config: TrainConfig | DetectorConfig) -> type[Task[Any, Any]]:
     return TASKS[type(config)]
 
 
+def _box_source(
+    config: TrainConfig | DetectorConfig, folder: Path, device: str, workers: int | None
+) -> BoxSource | None:
+    """Return what finds the boxes that a detector is to learn from, None where there are none to find."""
+    from gwapctl.train.pseudo import boxes_file
+
+    spec = getattr(config, "boxes_from", None)
+    if spec is None or boxes_file(folder, 1).is_file():  # a run that is resumed has them
+        return None
+    from gwapctl.evaluate.training_boxes import TrainingBoxes
+
+    return TrainingBoxes(spec, device, workers)
+
+
 def _announce_training(config: TrainConfig | DetectorConfig, folder: Path) -> None:
     by = f" by recipe {config.recipe}" if config.recipe else ""
     console.note(f"training {config.backbone} + {config.method} on {config.dataset}{by} into {folder}")
@@ -290,7 +306,12 @@ def _show_result(run: Run, root: Path | None, json: bool) -> None:
         boxes = {"box_subset": subset} if subset else {}
         console.print_json({"schema_version": 1, "run": str(run.folder), **run.document["best"], **boxes})
         return
-    if subset:
+    config = run.document["config"]
+    if config.get("boxes_from"):
+        from gwapctl.train.pseudo import boxes_file
+
+        console.note(f"no true box was learned from; what was, at last: {boxes_file(run.folder, config['rounds'])}")
+    elif subset:
         console.note(
             f"{subset['n']} images ({subset['fraction']:.1%}) showed their boxes: {run.folder}/box_labelled.txt"
         )

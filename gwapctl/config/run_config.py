@@ -98,6 +98,12 @@ class DetectorConfig(DetectorSettings, RunConfig):
     def _check(self) -> DetectorConfig:
         if self.long_side < self.short_side:
             raise ValueError("long_side must be at least short_side")
+        if self.boxes_from is None and self.rounds > 1:
+            raise ValueError("rounds are of boxes_from: give a run or a file of boxes")
+        if self.boxes_from is not None and self.box_proportion < 1:
+            raise ValueError("boxes_from learns from no true box: leave out box_proportion")
+        if self.rounds > self.iterations:
+            raise ValueError("iterations must be at least rounds")
         return self
 
     @property
@@ -122,7 +128,7 @@ FOLDER: dict[str, Any] = {  # where the backbone learns, too: else recipe photos
 NAMED = FOLDER | {"backbone": "resnet18"}  # for a data set with a name that says nothing itself
 
 DETECTOR_FOLDER: dict[str, Any] = {
-    "backbone": "resnet18",
+    "backbone": DEFAULT_BACKBONE,
     "short_side": 240,
     "long_side": 400,
     "batch_size": 2,
@@ -136,10 +142,24 @@ DETECTOR_FOLDER: dict[str, Any] = {
     "warmup": 100,
 }
 
+FOUND_BOXES = DETECTOR_FOLDER | {  # boxes that something else found are soon learned: minutes of a CPU
+    "long_side": 320,
+    "batch_size": 4,
+    "iterations": 600,
+    "rounds": 2,
+    "weak": "gwap",
+    "warmup": 30,
+}
 
-def defaults_for(dataset: str, detector: bool = False) -> Mapping[str, Any]:
-    """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of its config."""
+
+def defaults_for(dataset: str, detector: bool = False, found: bool = False) -> Mapping[str, Any]:
+    """Return the settings in which ``dataset`` (a name or folder) departs from the defaults of its config.
+
+    ``found``: a detector learns from boxes that something else found.
+    """
     entry = DATASETS.get(dataset.partition(":")[0])
+    if found:
+        return FOUND_BOXES
     if detector:
         return DETECTOR_FOLDER if entry is None or entry.detector is None else entry.detector
     if entry is None:
@@ -174,7 +194,8 @@ def resolve(
     """
     written = read_recipe(recipe) if recipe else {}
     model = DetectorConfig if "detector" in written | settings else TrainConfig
-    defaults = {} if dataset is None else defaults_for(dataset, detector=model is DetectorConfig)
+    detects, found = model is DetectorConfig, bool((written | settings).get("boxes_from"))
+    defaults = {} if dataset is None else defaults_for(dataset, detects, detects and found)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in (("data set", defaults), ("recipe", written), ("given", settings)):

@@ -178,7 +178,16 @@ class DetectorSettings(RunSettings):
     box_proportion: Annotated[
         float, Bounds(gt=0, le=1), Flag("Share of each class's images that show their boxes.", DETECTOR)
     ] = 1.0
+    boxes_from: Annotated[
+        str | None, Flag("Learn from boxes that a run or a file has found, not from true ones.", DETECTOR)
+    ] = None
+    rounds: Annotated[
+        int, Bounds(ge=1, le=9), Flag("Of boxes-from: the later ones learn from its own boxes, too.", DETECTOR)
+    ] = 1
     pooling: Annotated[Literal["ps_roi_pool", "ps_roi_align"], About("Of the score maps.", DETECTOR)] = "ps_roi_pool"
+    frozen_stages: Annotated[
+        int, Bounds(ge=0, le=5), About("Stages of a pretrained network that do not learn, of five.", DETECTOR)
+    ] = 2
     short_side: Annotated[int, Bounds(ge=32, le=4096), About("Pixels of an input's shorter side.", DETECTOR)] = 600
     long_side: Annotated[int, Bounds(ge=32, le=4096), About("At most, of its longer side.", DETECTOR)] = 1000
     batch_size = 1

@@ -61,9 +61,13 @@ def halves(ground_truth: GroundTruth) -> Calibration:
             f"{ground_truth.split} of {ground_truth.dataset.name} has {len(boxed)} images with boxes, too few for two "
             f"halves. Choose the threshold on a split that has them, with {option('calibrate_on')}."
         )
-    ordered = sorted(boxed, key=lambda sample: (sample.labels[0], hashlib.sha256(sample.id.encode()).digest()))
-    parts = {sample.id: place % 2 for place, sample in enumerate(ordered)}
-    return Calibration(HALVES, ground_truth.split, len(boxed), parts)
+    return Calibration(HALVES, ground_truth.split, len(boxed), divide(boxed, 2))
+
+
+def divide(samples: Iterable[BoxedSample], parts: int) -> dict[str, int]:
+    """Return the part of each sample by its id, from a hash of that; every class is divided evenly, within one."""
+    ordered = sorted(samples, key=lambda sample: (sample.labels[0], hashlib.sha256(sample.id.encode()).digest()))
+    return {sample.id: place % parts for place, sample in enumerate(ordered)}
 
 
 def choosing_images(subject: Subject, ground_truth: GroundTruth, split: str, limit: int) -> GroundTruth:

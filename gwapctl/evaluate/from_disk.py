@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import numpy as np
 
 from gwapctl.boxes import Detections, as_boxes
-from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError
+from gwapctl.evaluate.ground_truth import true_boxes
 from gwapctl.evaluate.predictions import Predictions, boxes_from_maps, reading_options, rule_for, some
 from gwapctl.evaluate.result import GroundTruth
-from gwapctl.files import open_text
-from gwapctl.formats.tables import COLUMNS
+from gwapctl.formats.reading import stored_boxes
 from gwapctl.images.decode import image_size
 from gwapctl.images.files import same_name
 from gwapctl.predict.image_index import ImageFiles, ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage
-from gwapctl.predict.prediction import ANY, Box, ClassPrediction, Heatmap, Prediction, merge
+from gwapctl.predict.prediction import ANY, Heatmap, Prediction, merge
 from gwapctl.predict.predictions import PREDICTIONS, read_predictions
 from gwapctl.regions import BoxRule
 from gwapctl.regions.rules import DEFAULT_RULE
@@ -74,10 +72,9 @@ def from_maps(
 
 
 def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
-    """Return what a file of predicted boxes says of each sample; an image it leaves out has no box.
+    """Return what a file of predicted boxes says of each sample; where it has none of a true class, that is a miss.
 
-    That is what ``localize`` or ``boxes`` wrote as JSON lines or CSV. A file with several boxes in an image is also one
-    of detections.
+    It is any file that ``formats.reading`` knows. One with several boxes in an image is also one of detections.
 
     Raises:
         DataError: the file is broken, or has no image of the samples, or no class of the data set.
@@ -95,13 +92,31 @@ def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
     detects = any(found.detections is not None and len(found.detections.boxes) > 1 for found in images.values())
     none = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
     nothing = Prediction("", 0, 0, ranked=(), boxes_by_class={ANY: none.boxes}, detections=none)
+    by_id = {sample.id: images.get(sample.id, nothing) for sample in samples}
+    missed = {
+        sample.id: [one for one in true_boxes(sample) if not _has_box(by_id[sample.id], one)] for sample in samples
+    }
+    count = sum(map(bool, missed.values()))
+    if count:
+        first = next(name for name, labels in missed.items() if labels)
+        verb = "have" if count > 1 else "has"
+        notes.append(
+            f"{count} of {len(samples)} images {verb} no box of a class that is there, such as {first!r}: it is a miss"
+        )
 
     def prediction(sample: BoxedSample) -> Prediction:
-        found = images.get(sample.id, nothing)
+        found = by_id[sample.id]
         width, height = _original_size(sample, found.width, found.height)
-        return replace(found, width=width, height=height, detections=found.detections if detects else None)
+        boxes = {**found.boxes_by_class, **dict.fromkeys(missed[sample.id], none.boxes)}
+        seen = found.detections if detects else None
+        return replace(found, width=width, height=height, boxes_by_class=boxes, detections=seen)
 
     return Predictions(map(prediction, samples), str(file), notes=notes)
+
+
+def _has_box(found: Prediction, label: int) -> bool:
+    boxes = found.boxes_of(label)
+    return boxes is not None and len(boxes) > 0
 
 
 def _find_maps(samples: Sequence[BoxedSample], maps: MapFolder) -> list[str]:
@@ -153,7 +168,7 @@ def _image_files(
 def _read_predictions(file: Path, ground_truth: GroundTruth, notes: list[str]) -> dict[str, Prediction]:
     """Return the predictions by sample id, in the data set's classes, of those images that are among the samples."""
     dataset = ground_truth.dataset
-    images = _stored_images(file, ground_truth.samples, notes)
+    images = stored_images(file, ground_truth.samples, notes)
     for image in images.values():
         if image.error is not None:
             raise DataError(f"{file}: {image.image} failed ({image.error}). Localize it again with --resume.")
@@ -166,7 +181,7 @@ def _read_predictions(file: Path, ground_truth: GroundTruth, notes: list[str]) -
     return {sample_id: _in_classes_of(dataset, image, matcher) for sample_id, image in images.items()}
 
 
-def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str]) -> dict[str, Prediction]:
+def stored_images(file: Path, samples: Sequence[Sample], notes: list[str]) -> dict[str, Prediction]:
     """Return what the file says by sample id, what it says of an image in several places together.
 
     Of two images that fit a sample, such as ``train/a.jpg`` and ``val/a.jpg``, the one more like its path is it.
@@ -174,7 +189,7 @@ def _stored_images(file: Path, samples: Sequence[BoxedSample], notes: list[str])
     index = ImageIndex(sample.id for sample in samples)
     paths = {sample.id: sample.path.as_posix() for sample in samples}
     found: dict[str, list[Prediction]] = {}
-    for image in _read_csv(file) if file.suffix.lower() == ".csv" else read_predictions(file):
+    for image in stored_boxes(file):
         sample_id = index.find(image.id, image.image)
         if sample_id is None:
             continue
@@ -229,30 +244,3 @@ def _in_classes_of(dataset: Dataset, image: Prediction, matcher: ClassMatcher) -
             np.array([label for label, _, _ in located], np.int64),
         ),
     )
-
-
-def _read_csv(file: Path) -> Iterator[Prediction]:
-    """Yield the images of a table of boxes as ``gwapctl boxes --format csv`` writes it, one image per row."""
-    with open_text(file, newline="") as lines:
-        rows = csv.DictReader(lines)
-        try:
-            missing = set(COLUMNS) - set(rows.fieldnames or ())
-            if missing:
-                raise DataError(f"{file} lacks the columns {', '.join(sorted(missing))}. Write it with gwapctl boxes.")
-            for row in rows:
-                yield _image_of(row)
-        except (ValueError, csv.Error) as error:
-            raise DataError(f"cannot read {file}, line {rows.line_num}: {error}.") from error
-
-
-def _image_of(row: Mapping[str, str]) -> Prediction:
-    if None in row or None in row.values():
-        raise ValueError("the row has not as many cells as the header")
-    found = []
-    if row["label"] or row["label_id"]:  # an image without any class keeps a row with empty cells
-        box = None if not row["x0"] else tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        found.append(ClassPrediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
-    elif row["x0"]:
-        raise ValueError("there is a box, but no label")
-    width, height = (int(float(row[key] or 0)) for key in ("width", "height"))  # spreadsheets write 80 as 80.0
-    return Prediction(row["image"], width, height, predictions=tuple(found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
 from gwapctl.metrics.replicates import encode, resamples
 
 Kind = TypeVar("Kind", bound=Accumulator)
+Number = TypeVar("Number", float, FloatArray)
 
 
 def registered(*, floor: bool = False) -> list[Accumulator]:
@@ -66,7 +67,7 @@ class Measures:
 
 
 def replicates_document(
-    judged: Measures, floors: Mapping[str, Measures], images: int, classes: Sequence[ClassName], kept: Container[str]
+    judged: Measures, floors: Mapping[str, Measures], images: int, classes: Sequence[ClassName], kept: Collection[str]
 ) -> dict[str, Any]:
     """Return the replicates of the metrics that are ``kept``, as texts, in the form of the document that has them."""
     if not images:
@@ -75,9 +76,18 @@ def replicates_document(
     found, rows = judged.replicates(weights), judged.per_class()
     return {
         "metrics": _texts(found.values, judged.compute(), kept),
-        "floors": {name: _texts(one.replicates(weights).values, one.compute(), kept) for name, one in floors.items()},
+        "floors": {
+            name: _texts(at_calibrated(one.replicates(weights).values, kept), at_calibrated(one.compute(), kept), kept)
+            for name, one in floors.items()
+        },
         "per_class": {classes[one].name: _texts(row, rows[one], rows[one]) for one, row in found.per_class.items()},
     }
+
+
+def at_calibrated(floor: Mapping[str, Number], metrics: Collection[str]) -> dict[str, Number]:
+    """Return what a floor has of ``metrics``: its box is the same at every threshold, a calibrated one, too."""
+    pairs = [(key, key.removesuffix("_calibrated")) for key in metrics]
+    return {key: floor[plain] for key, plain in pairs if plain in floor}
 
 
 def _texts(found: Mapping[str, FloatArray], values: Mapping[str, float], kept: Container[str]) -> dict[str, str]:

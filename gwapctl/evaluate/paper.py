@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Annotation, Masks
-from gwapctl.evaluate.measures import Measures, registered, replicates_document
+from gwapctl.evaluate.measures import Measures, at_calibrated, registered, replicates_document
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, class_row
 from gwapctl.metrics import METRICS, Need, needing
@@ -54,11 +54,15 @@ class PaperProtocol:
         self._dataset = dataset
         self._guesses = guesses
         self._masks = masks
-        self._judged = Measures(registered())
+        accumulators = registered()
+        sweep = next(one for one in accumulators if isinstance(one, BoxAccuracy))
+        self._calibration = calibration
+        self._calibrated: CalibratedLocalization | None = None
+        if calibration is not None:
+            self._calibrated = CalibratedLocalization(calibration.curve, sweep, calibration.part)
+        self._judged = Measures([*accumulators, *([self._calibrated] if self._calibrated else [])])
         self._floors = {name: Measures(registered(floor=True)) for name in FLOORS}
         self._margin = Margin()
-        self._calibration = calibration
-        self._calibrated = CalibratedLocalization(None if calibration is None else calibration.curve)
         self._predicted, self._predicted_iou = FMeasure(), ForegroundIoU()
         self._examples = _Examples()
         self._omissions = _Omissions(dataset.multi_label, len(dataset.classes))
@@ -91,9 +95,6 @@ class PaperProtocol:
         image = _localized(image, prediction)
         self._judged.judge(place, image)
         self._margin.update(image.boxes, annotation.boxes, image.width, image.height)
-        if self._calibration is not None:
-            best = image.ranked[0] if image.ranked else None
-            self._calibrated.update(self._judged.find(BoxAccuracy).latest, self._calibration.part(sample), best)
         for label, objects in list(annotation.boxes.items())[:1]:
             boxes = prediction.boxes_of(label)
             if boxes is not None:
@@ -117,13 +118,13 @@ class PaperProtocol:
 
     def result(self) -> EvaluationResult:
         """Return all metrics that the data allows."""
-        asked = self._calibration is not None
+        asked = self._calibrated is not None
         omissions = [(needing(need, "paper", asked), reason) for need, reason in self._omissions.found().items()]
         omitted = {key for keys, _ in omissions for key in keys}
         found = self._predicted.compute() | self._predicted_iou.compute()
         predicted = {f"{key}_predicted": value for key, value in found.items() if f"{key}_predicted" in METRICS}
-        right = self._calibrated.right() if asked and "margin_calibrated" not in omitted else None
-        parts = [self._judged.compute(), self._calibrated.compute(), self._margin.compute(right), predicted]
+        right = self._calibrated.right() if self._calibrated and "margin_calibrated" not in omitted else None
+        parts = [self._judged.compute(), self._margin.compute(right), predicted]
         metrics = {key: value for part in parts for key, value in part.items() if key not in omitted}
         floors = {
             name: {k: v for k, v in at_calibrated(floor.compute(), metrics).items() if METRICS[k].floor}
@@ -144,12 +145,15 @@ class PaperProtocol:
             if "fg_iou" in metrics
             else {},
             examples=self._examples.chosen(),
-            calibration={}
-            if self._calibration is None
-            else self._calibration.document({"gt_known_error_calibrated": self._calibrated.accuracy.thresholds()}),
+            calibration=self._thresholds(),
             by_area=self._margin.by_area(right) if "margin" in metrics else [],
             replicates=replicates_document(self._judged, self._floors, self._n, self._dataset.classes, metrics),
         )
+
+    def _thresholds(self) -> dict[str, Any]:
+        if self._calibration is None or self._calibrated is None:
+            return {}
+        return self._calibration.document({"gt_known_error_calibrated": self._calibrated.accuracy.thresholds()})
 
     def _per_class(self, omitted: set[str]) -> list[dict[str, Any]]:
         found = self._judged.per_class()
@@ -285,12 +289,6 @@ class _Examples:
         """Return the examples, the best first, each image once."""
         every = {example["image"]: example for _, _, example in [*self._worst, *self._best]}
         return sorted(every.values(), key=lambda example: -example["iou"])
-
-
-def at_calibrated(floor: Mapping[str, float], metrics: Collection[str]) -> dict[str, float]:
-    """Return what a floor has of ``metrics``: its box is the same at every threshold, a calibrated one, too."""
-    pairs = [(key, key.removesuffix("_calibrated")) for key in metrics]
-    return {key: floor[plain] for key, plain in pairs if plain in floor}
 
 
 def threshold_curve(curve: AccuracyCurve) -> dict[str, list[float]]:

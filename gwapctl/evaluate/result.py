@@ -19,6 +19,7 @@ ALWAYS = (  # the fields of every document, in their order
 )
 WHERE_KNOWN = (
     *("threshold_curve", "fg_iou_curve", "examples", "timing", "calibration", "by_area", "replicates", "seconds"),
+    *("n_classes", "verdict"),
 )
 
 
@@ -50,6 +51,8 @@ class EvaluationResult:
         by_area: accuracies, floors and margins by the size of the object (``metrics.margin``), one row per size.
         replicates: metrics, floors and AP per class on resamples of the images, as ``metrics.replicates`` writes them.
         seconds: how long it took, from the first image to the last.
+        n_classes: how many classes the data set has.
+        verdict: whether boxes are better than the better floor (``metrics.verdict``); empty where that was not judged.
         run, seed: of the run that was judged, if it was one.
 
     """
@@ -74,6 +77,8 @@ class EvaluationResult:
     by_area: list[dict[str, Any]] = field(default_factory=list)
     replicates: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
+    n_classes: int = 0
+    verdict: dict[str, Any] = field(default_factory=dict)
     run: str | None = None
     seed: int | None = None
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gwapctl.errors import DataError, UsageError, option, unknown_name
-from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves, sweep
+from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import CachedFeatures, from_detector, from_model, predictions_from_model
 from gwapctl.evaluate.gates import require_measurable
@@ -17,19 +17,18 @@ from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol
+from gwapctl.evaluate.stored_rule import calibrate, undo
 from gwapctl.evaluate.subject import HELD_OUT, Subject, find_dataset, find_samples, find_subject
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
-from gwapctl.maps.reading import AS_STORED, MapReading, store_reading
-from gwapctl.metrics.box_accuracy import BoxAccuracy
+from gwapctl.formats.reading import checked_samples, read_boxes
+from gwapctl.maps.reading import AS_STORED, MapReading
+from gwapctl.metrics.verdict import find_verdict
 from gwapctl.predict.base import Precision
 from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
-
-if TYPE_CHECKING:
-    from gwapctl.maps.localizer import Localizer
 
 PROTOCOLS: dict[str, Callable[..., JudgingProtocol]] = {
     "paper": PaperProtocol,
@@ -42,10 +41,13 @@ GUESSES = ("five",)
 class Options:
     """What can be asked of an evaluation; None is the model's, the run's or the protocol's own choice.
 
-    ``split`` may be ``held-out``: the images that a run kept out of its training. ``reading``, ``precision``,
-    ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``. ``limit``: only the first images.
-    ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks at the images below ``images``,
-    else at the data set's.
+    ``split`` may be ``held-out``: the images that a run kept out of its training. ``boxes``: a file of checked boxes
+    (``formats.reading``), the true ones of the images that it has; no other image counts, and these calibrate.
+    ``reading``, ``precision``, ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``. ``limit``:
+    only the first images. ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks at the
+    images below ``images``, else at the data set's.
+    ``calibrate``: first store the box threshold that a run's held-out images choose, where it is better than the stored
+    rule; ``force``: however few they are. ``undo``: first put back what the last such call replaced.
     ``calibrate_on``: box thresholds that other images than the judged ones choose, for further metrics; ``halves``: the
     two halves of the split for each other, else a split, of which at most ``calibrate_limit`` images are looked at.
     ``guesses="five"``: the top-5 localization error by CAM's heuristic, with boxes at the thresholds ``tight`` and
@@ -59,6 +61,7 @@ class Options:
     split: str | None = None
     protocol: str = "paper"
     masks: Path | None = None
+    boxes: Path | None = None
     reading: MapReading = AS_STORED
     box_rule: str | BoxRule | None = None
     refine: str | None = None
@@ -67,6 +70,8 @@ class Options:
     tight: str = "0.5"
     loose: str = "0.2"
     calibrate: bool = False
+    force: bool = False
+    undo: bool = False
     calibrate_on: str | None = None
     calibrate_limit: int = 500
     limit: int | None = None
@@ -110,14 +115,18 @@ def evaluate(
     _check_options(subject, options)
     dataset = find_dataset(subject, options.dataset, options.root, options.masks)
     split, samples = find_samples(subject, dataset, options.split)
+    if options.boxes is not None:
+        samples = checked_samples(samples, dataset.classes, read_boxes(options.boxes), options.boxes)
+        split = f"{split}, boxes of {options.boxes.name}"
     if options.guesses and dataset.multi_label:
         raise UsageError(f"{option('guesses')} is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
     require_measurable(required, subject, ground_truth, options.calibrate_on is not None)
+    back = f"box rule {undo(subject.path)} is back" if options.undo else ""
     start = time.perf_counter()
     result = _evaluate_on(ground_truth, subject, options, progress)
     result.seconds = round(time.perf_counter() - start, 3)
-    result.notes += dataset.warnings()
+    result.notes += [*dataset.warnings(), *[back] * bool(back)]
     if subject.run is not None:
         result.run, result.seed = subject.run.name, subject.run.document.get("seed")
         if not subject.run.finished:  # tables would find it there, and be wrong later
@@ -168,6 +177,12 @@ def _check_options(subject: Subject, options: Options) -> None:
     if options.calibrate and options.calibrate_on:
         pair = f"{option('calibrate')} stores a threshold, {option('calibrate_on')} reports one"
         raise UsageError(f"{pair}. Give one of them.")
+    if options.undo and (subject.run is None or options.calibrate):
+        pair = f"{option('undo')} puts a run's own box rule back that {option('calibrate')} replaced"
+        raise UsageError(f"{pair}. Give a run, and one of both.")
+    if options.force and not options.calibrate:
+        why = f"lets fewer images choose for {option('calibrate')}"
+        raise UsageError(f"{option('force')} {why}. Add it, or leave it out.")
     if options.calibrate and (options.reading.crops, options.reading.backprop_seg) != ("none", "none"):
         pair = f"{option('crops')} and {option('backprop_seg')}"
         raise UsageError(f"a model does not store {pair}, so {option('calibrate')} cannot choose for them.")
@@ -197,9 +212,19 @@ def _evaluate_on(
         else:
             localizer = model.predictor(reading=options.reading, batch_size=options.batch_size).localizer
             if options.calibrate:
-                split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
-                asked = replace(ground_truth, split=split, samples=held_out)
-                chosen = calibrate(localizer, asked, subject.path, refine=options.refine, progress=progress)
+                asked = ground_truth  # with boxes of a person's own, these choose
+                if options.boxes is None:
+                    split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
+                    asked = replace(ground_truth, split=split, samples=held_out)
+                chosen = calibrate(
+                    localizer,
+                    asked,
+                    subject.path,
+                    stored=model.predictor(batch_size=options.batch_size).localizer if options.reading.flags else None,
+                    refine=options.refine,
+                    force=options.force,
+                    progress=progress,
+                )
 
             features = _cached_features(subject, model, options, progress)
 
@@ -227,7 +252,7 @@ def _evaluate_on(
         metrics = result.metrics
         figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
         result.calibration = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
-        if chosen["split"] == ground_truth.split:
+        if chosen["stored"] and chosen["split"] == ground_truth.split:
             result.notes.append("the threshold was chosen on the very images that it is measured on")
     return result
 
@@ -326,47 +351,13 @@ def evaluate_predictions(
         why = "; ".join(result.notes) or "the split has neither boxes nor masks, and there are no predicted classes"
         raise DataError(f"nothing can be measured: {why}.")
     result.model, result.dataset, result.split = found.name, dataset.name, ground_truth.split
-    result.protocol = ground_truth.protocol
+    result.protocol, result.n_classes = ground_truth.protocol, len(dataset.classes)
     result.options = {key: value for key, value in options.items() if value is not None}
     of_data = [] if found.detector else dataset.notes(ground_truth.split)  # masks, blacklists: nothing of a detector's
     result.notes += [*found.notes, *notes, *of_data]
     if result.threshold_curve and options.get("box_rule"):
         threshold = getattr(parse_box_rule(options["box_rule"]), "threshold", None)  # Otsu's is each map's own
         result.threshold_curve |= {} if threshold is None else {"chosen": threshold}
+    verdict = find_verdict(vars(result))
+    result.verdict = {} if verdict is None else verdict.to_json()
     return result
-
-
-def calibrate(
-    localizer: Localizer,
-    ground_truth: GroundTruth,
-    folder: Path,
-    *,
-    refine: str | None = None,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Choose the box threshold with the best accuracy (IoU >= 0.5, class given) on held-out images, and store it.
-
-    ``model.json`` in ``folder`` gets it as ``box_rule``, along with the reading that it was chosen for: a threshold is
-    good for that alone. It is chosen on plain maps; a refinement, the model's or the one to ``refine`` by, is put on
-    top. Returns the rule, where it was chosen, and the accuracy of the threshold there in percent.
-
-    Raises:
-        DataError: there is no box to choose by.
-
-    """
-    from gwapctl.networks.classifier import save_info
-
-    accuracy = BoxAccuracy()
-    sweep(accuracy, ground_truth, predictions_from_model(localizer, ground_truth, None), progress)
-    kept = parse_box_rule(localizer.model.info.box_rule, refine=refine).refinement
-    rule = parse_box_rule(f"fixed:{accuracy.curve.best_threshold():.3f}", refine=kept).name
-    chosen = {
-        "box_rule": rule,
-        "split": ground_truth.split,
-        "n": len(ground_truth.samples),
-        "accuracy": accuracy.compute()["max_box_acc"],
-    }
-    info = store_reading(localizer.model.info, localizer.reading)
-    provenance = {**info.provenance, "calibration": chosen}
-    save_info(info.model_copy(update={"box_rule": rule, "provenance": provenance}), folder)
-    return chosen

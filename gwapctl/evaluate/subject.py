@@ -13,12 +13,13 @@ from gwapctl.datasets.folders import data_folders, recorded_path
 from gwapctl.datasets.subset import evenly_spread, split_name, without_classes
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError, option
+from gwapctl.formats import READERS
 from gwapctl.networks.zoo import resolve_model
 from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.runs import Run
 
 HELD_OUT = "held-out"  # the images that a run kept out of its training: what settings may be chosen on
-BOX_FILES = (".jsonl", ".json", ".csv")
+BOX_FILES = tuple(dict.fromkeys(entry.suffix for entry in READERS.values()))
 
 
 @dataclass(frozen=True)

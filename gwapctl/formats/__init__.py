@@ -1,7 +1,7 @@
-"""Boxes out, in the formats that people label and train with.
+"""Boxes out, in the formats that people label and train with, and in again, as tools export them.
 
 A new format is a class in a file of this folder, one entry in ``EXPORTERS`` and its tests. Its module is imported when
-boxes are written.
+boxes are written. What is read is a function and an entry in ``READERS``; ``formats.reading`` finds out which it is.
 """
 
 from __future__ import annotations
@@ -109,6 +109,55 @@ EXPORTERS: dict[str, FormatEntry] = {
         box="corners as above",
         readers='CVAT: Upload annotations, "CVAT 1.1"',
     ),
+}
+
+
+@dataclass(frozen=True)
+class ReaderEntry:
+    """What is known of a kind of file with boxes without importing what reads it.
+
+    Attributes:
+        path: ``module:function``, which takes the file and yields a ``Prediction`` per image.
+        label: what its tool calls it.
+        help: who writes such files, in one line.
+        suffix: of its files.
+        keys: a JSON document of this kind has all of them; none: it is a list.
+
+    """
+
+    path: str
+    label: str
+    help: str
+    suffix: str
+    keys: tuple[str, ...] = ()
+
+
+READERS: dict[str, ReaderEntry] = {
+    "csv": ReaderEntry("gwapctl.formats.tables:read_csv", "CSV", "gwapctl boxes", ".csv"),
+    "jsonl": ReaderEntry(
+        "gwapctl.predict.predictions:read_predictions", "JSON lines", "gwapctl localize and boxes", ".jsonl"
+    ),
+    "json": ReaderEntry(
+        "gwapctl.predict.predictions:read_predictions", "JSON", "gwapctl localize --format json", ".json", ("images",)
+    ),
+    "decisions": ReaderEntry(
+        "gwapctl.formats.decisions:read_checked",
+        "decisions.json",
+        "the page of gwapctl boxes --review",
+        ".json",
+        ("review", "images"),
+    ),
+    "coco": ReaderEntry(
+        "gwapctl.formats.coco:read_coco",
+        "COCO",
+        "CVAT, Label Studio (result.json), detectors, gwapctl boxes",
+        ".json",
+        ("images", "annotations", "categories"),
+    ),
+    "label-studio": ReaderEntry(
+        "gwapctl.formats.label_studio:read_label_studio", "Label Studio", "Label Studio: Export, JSON", ".json"
+    ),
+    "cvat": ReaderEntry("gwapctl.formats.cvat:read_cvat", "CVAT", 'CVAT: Export, "CVAT for images 1.1"', ".xml"),
 }
 
 

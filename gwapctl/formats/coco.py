@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from gwapctl import __version__, boxes
+from gwapctl.datasets.objects import stated_size
+from gwapctl.errors import DataError
+from gwapctl.files import read_json
 from gwapctl.formats.base import ClassTable, FileExporter, boxed, json_rows
-from gwapctl.predict.prediction import Prediction
+from gwapctl.formats.names import image_name
+from gwapctl.predict.prediction import ClassPrediction, Prediction
 
 
 class Coco(FileExporter):
@@ -46,3 +52,51 @@ def _annotations(items: Iterable[Prediction], table: ClassTable) -> Iterator[dic
                 "segmentation": [],
                 "score": prediction.score,
             }
+
+
+def read_coco(file: Path) -> Iterator[Prediction]:
+    """Yield the images of a data set file, whoever exported it; ids are what the file says they are, from 0 or 1.
+
+    The box of an object without ``bbox`` is the one around its polygons. Label Studio's marks are taken off the names.
+
+    Raises:
+        DataError: an entry lacks something; the message names it.
+
+    """
+    document = read_json(file)
+    marked = (document.get("info") or {}).get("contributor") == "Label Studio"
+    names = {str(item["id"]): str(item["name"]) for item in _entries(document, "categories", ("id", "name"), file)}
+    found: defaultdict[str, list[ClassPrediction]] = defaultdict(list)
+    for item in _entries(document, "annotations", ("image_id", "category_id"), file):
+        category = str(item["category_id"])
+        if category not in names:
+            raise DataError(f"{file}: annotation {item.get('id')} has category_id {category}, which is no category.")
+        found[str(item["image_id"])].append(_object(item, names[category], category, file))
+    for image in _entries(document, "images", ("id", "file_name"), file):
+        name = image_name(str(image["file_name"]), marked=marked)
+        width, height = stated_size(image.get("width"), image.get("height")) or (0, 0)
+        yield Prediction(name, width, height, predictions=tuple(found[str(image["id"])]))
+
+
+def _entries(document: Mapping[str, Any], key: str, needed: tuple[str, ...], file: Path) -> Iterator[Mapping[str, Any]]:
+    for index, item in enumerate(document[key]):
+        missing = [name for name in needed if not isinstance(item, dict) or item.get(name) is None]
+        if missing:
+            raise DataError(f"{file}: {key}[{index}] has no {missing[0]!r}. Export the file again.")
+        yield item
+
+
+def _object(item: Mapping[str, Any], name: str, category: str, file: Path) -> ClassPrediction:
+    polygons = item.get("segmentation")
+    try:
+        if item.get("bbox"):
+            box = boxes.from_xywh(item["bbox"])
+        elif isinstance(polygons, list) and polygons:
+            box = boxes.around([value for polygon in polygons for value in polygon])
+        else:
+            return ClassPrediction(name, category, 1.0)
+        (corners,) = box.tolist()
+        score = item.get("score")
+        return ClassPrediction(name, category, 1.0 if score is None else float(score), tuple(corners))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: annotation {item.get('id')} has no box of four numbers: {error}.") from error

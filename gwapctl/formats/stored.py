@@ -13,12 +13,14 @@ from pathlib import Path
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.errors import DataError, GwapctlError, UsageError
+from gwapctl.formats import READERS
+from gwapctl.formats.reading import stored_boxes
 from gwapctl.images.decode import image_size
 from gwapctl.predict.cut import Cut, boxed_by, hottest_first, with_boxes
 from gwapctl.predict.image_index import ImageFiles
 from gwapctl.predict.map_folder import MAPS, MapFolder
 from gwapctl.predict.prediction import ClassPrediction, Heatmap, Prediction
-from gwapctl.predict.predictions import PREDICTIONS, read_predictions
+from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.regions import BoxRule, parse_box_rule
 from gwapctl.regions.rules import DEFAULT_RULE
 
@@ -26,9 +28,9 @@ UNNAMED = "object"  # the class of a map that says no class
 
 
 def predictions_file(path: Path) -> Path | None:
-    """Return the predictions that ``path`` is or holds: a ``.jsonl`` or ``.json`` file, ``OUT`` or ``OUT/maps``."""
+    """Return the predictions that ``path`` is or holds: a file of boxes (``READERS``), ``OUT`` or ``OUT/maps``."""
     if not path.is_dir():
-        return path if path.suffix.lower() in (".jsonl", ".json") else None
+        return path if path.suffix.lower() in {entry.suffix for entry in READERS.values()} else None
     folders = [path, path.parent] if path.name == MAPS else [path]
     return next((folder / PREDICTIONS for folder in folders if (folder / PREDICTIONS).is_file()), None)
 
@@ -38,15 +40,22 @@ def holds_maps(folder: Path) -> bool:
     return folder.is_dir() and any(not file.name.startswith(".") for file in folder.rglob("*.npy"))
 
 
+def maps_of(path: Path) -> MapFolder | None:
+    """Return the maps that ``path`` is, holds, or has beside it; None where there are none."""
+    file = predictions_file(path)
+    folder = path if file is None else file.parent / MAPS
+    return MapFolder(folder) if holds_maps(folder) else None
+
+
 def recorded(file: Path) -> Iterator[Prediction]:
-    """Yield predictions with the boxes that ``localize`` recorded.
+    """Yield predictions with the boxes that ``localize``, or a labelling tool, recorded.
 
     Raises:
         DataError: the file is broken, or holds no image.
 
     """
     item = None
-    for item in read_predictions(file):
+    for item in stored_boxes(file):
         yield item
     if item is None:
         raise DataError(f"{file} holds no image. Make it with: gwapctl localize IMAGES --out OUT.")
@@ -194,7 +203,7 @@ def open_stored(
 
 
 def _count(file: Path) -> int | None:
-    if file.suffix.lower() == ".json":
+    if file.suffix.lower() != ".jsonl":
         return None
     with file.open("rb") as lines:
         return sum(1 for line in lines if line.strip())

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import cast
 
+from gwapctl.errors import DataError
+from gwapctl.files import open_text
 from gwapctl.formats.base import ClassTable, FileExporter, usable
-from gwapctl.predict.prediction import Prediction
+from gwapctl.predict.prediction import Box, ClassPrediction, Prediction
 
 COLUMNS = ("image", "width", "height", "label", "label_id", "score", "x0", "y0", "x1", "y1")
 
@@ -44,3 +48,35 @@ class Jsonl(FileExporter):
         """Yield one document per image."""
         for item in usable(items, keep_failed=True):
             yield json.dumps(item.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_csv(file: Path) -> Iterator[Prediction]:
+    """Yield the images of a table of boxes as ``gwapctl boxes --format csv`` writes it, one image per row.
+
+    Raises:
+        DataError: the file cannot be read, or lacks a column or a cell.
+
+    """
+    with open_text(file, newline="") as lines:
+        rows = csv.DictReader(lines)
+        try:
+            missing = set(COLUMNS) - set(rows.fieldnames or ())
+            if missing:
+                raise DataError(f"{file} lacks the columns {', '.join(sorted(missing))}. Write it with gwapctl boxes.")
+            for row in rows:
+                yield _image_of(row)
+        except (ValueError, csv.Error) as error:
+            raise DataError(f"cannot read {file}, line {rows.line_num}: {error}.") from error
+
+
+def _image_of(row: Mapping[str, str]) -> Prediction:
+    if None in row or None in row.values():
+        raise ValueError("the row has not as many cells as the header")
+    found = []
+    if row["label"] or row["label_id"]:  # an image without any class keeps a row with empty cells
+        box = None if not row["x0"] else tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))
+        found.append(ClassPrediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
+    elif row["x0"]:
+        raise ValueError("there is a box, but no label")
+    width, height = (int(float(row[key] or 0)) for key in ("width", "height"))  # spreadsheets write 80 as 80.0
+    return Prediction(row["image"], width, height, predictions=tuple(found))

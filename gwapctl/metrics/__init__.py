@@ -76,6 +76,9 @@ class Metric:
         shown: how far it gets. ``card``: on the cards of models; ``page``: on pages; ``document``: only in the document
             and the terminal; ``class``: only in the rows of classes.
         calibrated: whether its box threshold is chosen on images that it does not judge: there only if that is asked.
+        group: under which heading the terminal and the page of a run show it.
+        accuracy: of an error in percent, what 100 minus it is called: the terminal and the page of a run show that, for
+            they have accuracies beside it.
 
     """
 
@@ -91,11 +94,26 @@ class Metric:
     calibrated: bool = False
     path: str = ""
     class_key: str = ""
+    group: str = "other"
+    accuracy: str = ""
 
     @property
     def title(self) -> str:
         """The label with the sign of the unit: the heading of a column."""
         return f"{self.label} ({self.unit.sign})" if self.unit.sign else self.label
+
+    @property
+    def shown_title(self) -> str:
+        """The title where accuracies are shown in the place of errors.
+
+        >>> METRICS["top1_error"].shown_title, METRICS["top1_error"].as_shown(12.5)
+        ('top-1 accuracy (%)', 87.5)
+        """
+        return f"{self.accuracy} ({self.unit.sign})" if self.accuracy else self.title
+
+    def as_shown(self, value: float | None) -> float | None:
+        """Return the number under ``shown_title``: an error as an accuracy, any other as it is."""
+        return 100 - value if self.accuracy and value is not None else value
 
     @property
     def on_pages(self) -> bool:
@@ -119,13 +137,20 @@ class Metric:
 
 
 BOTH = ("paper", "wsoleval")
+ONE_BOX = "one box per class"
 # what the metrics of one kind have in common
 _scored = partial(
-    Metric, unit=PERCENT, needs=("class scores",), decimals=1, path="gwapctl.metrics.classification:ClassificationAP"
+    Metric,
+    unit=PERCENT,
+    needs=("class scores",),
+    decimals=1,
+    path="gwapctl.metrics.classification:ClassificationAP",
+    group="classification",
 )
 _ranked = partial(
     Metric,
     unit=PERCENT,
+    group="classification",
     needs=("ranked classes",),
     direction="lowest",
     shown="card",
@@ -136,46 +161,78 @@ _guessed = "gwapctl.metrics.localization:TopKLocalization"
 _boxed = partial(
     Metric,
     unit=PERCENT,
+    group=ONE_BOX,
     needs=("boxes", "ground-truth boxes"),
     floor=True,
     path="gwapctl.metrics.localization:GtKnownLocalization",
 )
 _mapped = partial(Metric, needs=("maps", "ground-truth boxes"), floor=True)
-_margin = partial(Metric, unit=POINTS, needs=("boxes", "ground-truth boxes"), decimals=1)
-_calibrated = partial(Metric, unit=PERCENT, needs=("maps", "ground-truth boxes"), floor=True, calibrated=True)
+_margin = partial(Metric, unit=POINTS, needs=("boxes", "ground-truth boxes"), decimals=1, group=ONE_BOX)
+_calibrated = partial(
+    Metric,
+    unit=PERCENT,
+    needs=("maps", "ground-truth boxes"),
+    floor=True,
+    calibrated=True,
+    group="one box per class, at a threshold that other images chose",
+)
 _margin_calibrated = partial(_calibrated, unit=POINTS, decimals=1, floor=False)
-_otsu = partial(_mapped, unit=FRACTION, path="gwapctl.metrics.foreground:FMeasure")
-_swept = partial(_mapped, unit=PERCENT, protocols=BOTH, path="gwapctl.metrics.box_accuracy:BoxAccuracy")
-_contours = partial(_mapped, unit=PERCENT, protocols=("wsoleval",), shown="document")
-_transferred = partial(_contours, calibrated=True)
+_otsu = partial(
+    _mapped,
+    unit=FRACTION,
+    path="gwapctl.metrics.foreground:FMeasure",
+    group="foreground of the maps by Otsu's threshold",
+)
+_swept = partial(
+    _mapped,
+    unit=PERCENT,
+    protocols=BOTH,
+    path="gwapctl.metrics.box_accuracy:BoxAccuracy",
+    group="boxes at the threshold that is best on these very images (an oracle)",
+)
+_contours = partial(_swept, protocols=("wsoleval",), path="", shown="document")
+_transferred = partial(
+    _contours, calibrated=True, group="boxes of all contours, at a threshold that other images chose"
+)
 _levels = "gwapctl.metrics.foreground:ForegroundIoU"
-_masked = partial(Metric, unit=FRACTION, needs=("maps", "masks"), floor=True, path=_levels)
-_level = partial(Metric, unit=LEVEL, needs=("maps", "masks"), direction="none", shown="document", path=_levels)
-_predicted = partial(Metric, unit=FRACTION, needs=("maps of predicted classes", "ground-truth boxes"), shown="document")
+_masked = partial(Metric, unit=FRACTION, needs=("maps", "masks"), floor=True, path=_levels, group="maps beside masks")
+_level = partial(_masked, unit=LEVEL, direction="none", shown="document", floor=False)
+_predicted = partial(
+    Metric,
+    unit=FRACTION,
+    needs=("maps of predicted classes", "ground-truth boxes"),
+    shown="document",
+    group="foreground of the predicted classes",
+)
 _predicted_masked = partial(_predicted, needs=("maps of predicted classes", "masks"))
 _detected = partial(
     Metric,
     unit=PERCENT,
     needs=("detections", "ground-truth boxes"),
     path="gwapctl.metrics.detection:voc_and_coco",
+    group="detection",
 )
-_cost = partial(Metric, needs=("a model",), protocols=())
+_cost = partial(Metric, needs=("a model",), protocols=(), group="cost")
 
 # in the order in which they are shown
 METRICS: dict[str, Metric] = {
     # several classes per image
     "voc_map_11pt": _scored(
-        "VOC mAP, 11 points", "classification AP of VOC 2007, mean over classes", class_key="ap_11pt"
+        "classification mAP, 11 points", "classification AP of VOC 2007, mean over classes", class_key="ap_11pt"
     ),
-    "voc_map_area": _scored("VOC mAP, area", "classification AP of VOC from 2010 on, mean over classes"),
-    "ap_11pt": _scored("AP, 11 points", "classification AP of VOC 2007, of one class", shown="class"),
-    "ap_area": _scored("AP, area", "classification AP of VOC from 2010 on, of one class", shown="class"),
+    "voc_map_area": _scored("classification mAP, area", "classification AP of VOC from 2010 on, mean over classes"),
+    "ap_11pt": _scored("classification AP, 11 points", "classification AP of VOC 2007, of one class", shown="class"),
+    "ap_area": _scored("classification AP, area", "classification AP of VOC from 2010 on, of one class", shown="class"),
     # one class per image
-    "top1_error": _ranked("top-1 error", "images whose true class is not the best one"),
-    "top5_error": _top5("top-5 error", "images whose true class is not among the five best"),
+    "top1_error": _ranked("top-1 error", "images whose true class is not the best one", accuracy="top-1 accuracy"),
+    "top5_error": _top5("top-5 error", "images whose true class is not among the five best", accuracy="top-5 accuracy"),
     # one box per class
     "gt_known_error": _boxed(
-        "GT-known localization error", "true classes whose box has an IoU below 0.5", direction="lowest", shown="card"
+        "GT-known localization error",
+        "true classes whose box has an IoU below 0.5",
+        direction="lowest",
+        shown="card",
+        accuracy="GT-known accuracy",
     ),
     "top1_loc_error": _ranked(
         "top-1 localization error",
@@ -183,6 +240,8 @@ METRICS: dict[str, Metric] = {
         needs=("ranked classes", "ground-truth boxes"),
         floor=True,
         path=_guessed,
+        group=ONE_BOX,
+        accuracy="top-1 localization accuracy",
     ),
     "top5_loc_error": _top5(
         "top-5 localization error",
@@ -190,6 +249,8 @@ METRICS: dict[str, Metric] = {
         needs=("ranked classes", "five ranked classes", "five guesses", "ground-truth boxes"),
         floor=True,
         path=_guessed,
+        group=ONE_BOX,
+        accuracy="top-5 localization accuracy",
     ),
     "cor_loc": _boxed("CorLoc", "true classes whose box has an IoU of at least 0.5, mean over classes", decimals=1),
     # what is better than a box that never looks at the image
@@ -205,19 +266,21 @@ METRICS: dict[str, Metric] = {
     ),
     # at box thresholds that were chosen on other images
     "gt_known_error_calibrated": _calibrated(
-        "GT-known localization error, calibrated", "gt_known_error at a calibrated box threshold", direction="lowest"
+        "GT-known localization error, calibrated",
+        "gt_known_error at a calibrated box threshold",
+        direction="lowest",
+        accuracy="GT-known accuracy, calibrated",
     ),
     "top1_loc_error_calibrated": _calibrated(
         "top-1 localization error, calibrated",
         "top1_loc_error at a calibrated box threshold",
         direction="lowest",
         needs=("ranked classes", "maps", "ground-truth boxes"),
+        accuracy="top-1 localization accuracy, calibrated",
     ),
     "cor_loc_calibrated": _calibrated("CorLoc, calibrated", "cor_loc at a calibrated box threshold", decimals=1),
     "mean_iou_calibrated": _calibrated("mean IoU, calibrated", "mean_iou at a calibrated box threshold", unit=FRACTION),
-    "margin_calibrated": _margin_calibrated(
-        "margin over the better floor, calibrated", "margin at a calibrated box threshold"
-    ),
+    "margin_calibrated": _margin_calibrated("margin, calibrated", "margin at a calibrated box threshold"),
     "margin_small_calibrated": _margin_calibrated(
         "margin, small objects, calibrated", "margin_small at a calibrated box threshold", shown="document"
     ),
@@ -232,7 +295,7 @@ METRICS: dict[str, Metric] = {
     "f_of_means": _otsu("F-measure of mean precision and recall", "F-measure of fg_precision and fg_recall"),
     "f_measure_predicted": _predicted("F-measure, predicted classes", "f_measure with maps of the predicted classes"),
     "f_of_means_predicted": _predicted(
-        "F-measure of mean precision and recall, predicted classes", "f_of_means with maps of the predicted classes"
+        "F-measure of means, predicted classes", "f_of_means with maps of the predicted classes"
     ),
     "fg_precision": _otsu("precision of Otsu's foreground", "share of Otsu's foreground that lies in true boxes"),
     "fg_recall": _otsu("recall of the ground-truth area", "share of the true boxes that is Otsu's foreground"),
@@ -285,7 +348,7 @@ METRICS: dict[str, Metric] = {
     "det_map_area": _detected("detection mAP, area", "detection AP of VOC from 2010 on, mean over classes"),
     "det_ap_11pt": _detected("detection AP, 11 points", "detection AP of VOC 2007, of one class", shown="class"),
     "det_ap_area": _detected("detection AP, area", "detection AP of VOC from 2010 on, of one class", shown="class"),
-    "coco_map": _detected("COCO mAP", "detection AP of COCO, mean over IoU 0.50 to 0.95 and classes"),
+    "coco_map": _detected("detection mAP, COCO", "detection AP of COCO, mean over IoU 0.50 to 0.95 and classes"),
     # what reading maps costs
     "images_per_second": _cost(
         "images per second", "speed of reading maps, the network's time included", SPEED, decimals=0, shown="card"

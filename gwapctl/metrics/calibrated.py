@@ -6,33 +6,53 @@ chosen, the lowest of equals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
-from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve, TransferredAccuracy
+from gwapctl.datasets.base import BoxedSample
+from gwapctl.metrics.average_precision import mean_replicates
+from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve, BoxAccuracy, TransferredAccuracy
+from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
 from gwapctl.metrics.localization import IOU_THRESHOLD
+from gwapctl.metrics.replicates import weighted_mean
 
 NOWHERE = -1  # the unit of a best class that is not in the image
 
 
-class CalibratedLocalization:
+class CalibratedLocalization(Accumulator):
     """``gt_known_error_calibrated``, ``top1_loc_error_calibrated``, ``cor_loc_calibrated``, ``mean_iou_calibrated``.
 
     What ``GtKnownLocalization`` and ``TopKLocalization`` say of boxes, for a map's boxes at all thresholds. The unit is
     a class in an image. ``chosen_on`` is the curve of other images that choose; without it two halves of the judged
-    ones choose for each other. Of every unit one bit per threshold is kept.
+    ones choose for each other. Of every unit one bit per threshold is kept. ``judge`` takes the boxes at all thresholds
+    from ``sweep``, which judges the same image before it; ``part`` tells the half of an image.
     """
 
-    def __init__(self, chosen_on: AccuracyCurve | None = None) -> None:
+    def __init__(
+        self,
+        chosen_on: AccuracyCurve | None = None,
+        sweep: BoxAccuracy | None = None,
+        part: Callable[[BoxedSample], int] = lambda _: 0,
+    ) -> None:
         self.accuracy = TransferredAccuracy(chosen_on)
+        self._sweep, self._part = sweep or BoxAccuracy(), part
         self._sums = [np.zeros(len(THRESHOLDS)) for _ in self.accuracy.reported]  # of IoUs, by part
         self._bits: list[npt.NDArray[np.uint8]] = []
         self._labels: list[int] = []
         self._parts: list[int] = []
         self._best: list[int] = []  # of each image with ranked classes the unit of its best one
+
+    @property
+    def units(self) -> int:
+        """The classes in images."""
+        return len(self._labels)
+
+    def judge(self, image: JudgedImage) -> None:
+        """Add the image that ``sweep`` has just judged."""
+        self.update(self._sweep.latest, self._part(image.sample), image.ranked[0] if image.ranked else None)
 
     def update(self, ious: Mapping[int, FloatArray], part: int = 0, best_class: int | None = None) -> None:
         """Add one image: ``{true class: IoU (T,) at each of THRESHOLDS}``, and its best class where there is one."""
@@ -66,3 +86,19 @@ class CalibratedLocalization:
             first = [unit != NOWHERE and right[unit] for unit in self._best]
             found["top1_loc_error_calibrated"] = 100 * float(1 - np.mean(first))
         return found
+
+    def replicates(self, weights: FloatArray) -> Replicates:
+        """Return the rates on resamples of the images; the thresholds stay those of ``compute``."""
+        right, labels = 100.0 * self.right(), np.array(self._labels)
+        shares = {
+            label: {"cor_loc_calibrated": weighted_mean(weights[:, labels == label], right[labels == label])}
+            for label in np.unique(labels).tolist()
+        }
+        numbers = {
+            "gt_known_error_calibrated": 100 - weighted_mean(weights, right),
+            **mean_replicates("cor_loc_calibrated", shares),
+        }
+        if len(self._best) == len(right):  # one class per image: its best class is its unit, or wrong
+            first = np.array([unit != NOWHERE and right[unit] > 0 for unit in self._best])
+            numbers["top1_loc_error_calibrated"] = 100 - weighted_mean(weights, 100.0 * first)
+        return Replicates(numbers, {})

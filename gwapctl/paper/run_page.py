@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gwapctl.metrics import METRICS, PERCENT, describe
+from gwapctl.metrics.shown import FLOOR_NAMES, groups
+from gwapctl.metrics.verdict import find_verdict
 from gwapctl.paper.measured import is_chosen_on
 from gwapctl.paper.pages import render_page, write_report
 from gwapctl.paper.pictures import find_examples, learning_curves, threshold_curves
@@ -44,7 +46,8 @@ def render_run_page(run: Run, root: Path | None = None) -> str:
         "run.html",
         title=run.name,
         lead=_lead(run),
-        cards=_cards(main),
+        verdict=_verdict(main),
+        groups=_cards(main),
         judged_on=_judged_on(main, val_split) if main else "",
         notes=main.get("notes") or [],
         evaluate_command=shlex.join(["gwapctl", "evaluate", str(run.folder)]),
@@ -75,20 +78,30 @@ def _lead(run: Run) -> str:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _cards(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the known metrics with the floors beside them."""
-    metrics: Mapping[str, Any] = evaluation.get("metrics") or {}
-    cards = []
-    for key, metric in METRICS.items():
-        if metric.on_pages and metrics.get(key) is not None:
-            floors = [
-                f"{name.replace('_', ' ')} {metric.text(floor[key])}"
-                for name, floor in (evaluation.get("floors") or {}).items()
-                if (floor or {}).get(key) is not None
-            ]
-            text = f"floors: {', '.join(floors)}" if floors else ""
-            cards.append({"name": metric.title, "value": metric.text(metrics[key]), "floor": text})
-    return cards
+def _verdict(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the boxes are worth in one line, and how that is to be coloured; nothing where nobody judged it."""
+    verdict = find_verdict(evaluation) if evaluation else None
+    return {} if verdict is None else {"text": verdict.text(), "kind": verdict.answer.split()[0]}
+
+
+def _cards(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the known metrics by group, accuracies in the place of errors, with the floors beside them."""
+    floors = evaluation.get("floors") or {}
+    found = []
+    for group in groups(evaluation, on_pages=True):
+        cards = []
+        for key, metric in group.metrics.items():
+            beside = {name: (floors[name] or {}).get(key) for name in group.floors}
+            texts = [f"{FLOOR_NAMES.get(name, name)} {_shown(key, v)}" for name, v in beside.items() if v is not None]
+            text = f"floors: {', '.join(texts)}" if texts else ""
+            value = _shown(key, evaluation["metrics"][key])
+            cards.append({"name": metric.shown_title, "value": value, "floor": text})
+        found.append({"title": group.title, "cards": cards})
+    return found
+
+
+def _shown(key: str, value: float | None) -> str:
+    return describe(key).text(describe(key).as_shown(value))
 
 
 def _judged_on(evaluation: Mapping[str, Any], val_split: str | None) -> str:
@@ -112,10 +125,10 @@ def _all_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         options, found = document.get("options") or {}, document.get("metrics") or {}
         words = [document["dataset"], document["split"], document["protocol"]]
         words += [options.get(key, "") for key in ("map", "scales", "box_rule")]
-        numbers = [f"{document['n']:,}", *(metric.text(found.get(key)) for key, metric in metrics.items())]
+        numbers = [f"{document['n']:,}", *(_shown(key, found.get(key)) for key in metrics)]
         rows.append([(text, None) for text in (str(document.get("created", ""))[:10], *map(_text, words), *numbers)])
     names = ("date", "data set", "split", "protocol", "map", "scales", "box rule", "images")
-    return {"columns": [*names, *(one.title for one in metrics.values())], "rows": rows, "text_columns": 7}
+    return {"columns": [*names, *(one.shown_title for one in metrics.values())], "rows": rows, "text_columns": 7}
 
 
 def _by_area(strata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -135,13 +148,13 @@ def _classes(per_class: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = ["class", "id"] if with_id else ["class"]
     rows = []
     for row in per_class:
-        cells = [(_text(row.get(key, "")), None) for key in (*names, "n")]
+        cells: list[tuple[str, float | None]] = [(_text(row.get(key, "")), None) for key in (*names, "n")]
         for key, metric in metrics.items():
-            value = row.get(key)
+            value = metric.as_shown(row.get(key))
             share = None if value is None else min(max(value * metric.unit.to_percent, 0.0), 100.0)
             cells.append((metric.text(value), share))
         rows.append(cells)
-    columns = [*names, "images", *(metric.title for metric in metrics.values())]
+    columns = [*names, "images", *(metric.shown_title for metric in metrics.values())]
     return {"columns": columns, "rows": rows, "text_columns": len(names)}
 
 

@@ -31,6 +31,7 @@ TABLES = (
     "background-ilsvrc",
     "fused",
     "methods",
+    "margins",
     "last-stages",
 )
 OURS = "ours"  # the source of a table that no paper has

@@ -35,11 +35,13 @@ def localize_inputs(
     overwrite: bool = False,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
+    keep_maps: bool = False,
 ) -> Iterator[Prediction]:
     """Yield what was found in each image, in order; images that cannot be read have an ``error``.
 
     With ``out``, every image is also appended to ``OUT/predictions.jsonl`` at once, and what ``save`` names is written
-    beside it. ``resume`` leaves out images that are in that file already (they are not yielded again).
+    beside it. ``resume`` leaves out images that are in that file already (they are not yielded again). ``keep_maps``:
+    what is yielded carries its maps, for somebody who looks at one image at a time.
 
     Raises:
         UsageError: ``out`` is not empty and neither ``resume`` nor ``overwrite``; or it was made with other settings.
@@ -54,7 +56,8 @@ def localize_inputs(
 
     def recorded(image_id: str, found: Prediction) -> Prediction:
         items = output.write(image_id, found) if output else found.predictions
-        return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id)
+        maps = {"maps": found.maps, "shared": found.shared} if keep_maps else {}
+        return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id, **maps)
 
     def work(items: list[ImageInput]) -> list[Prediction]:
         results = predictor.find([item.path for item in items])

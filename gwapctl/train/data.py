@@ -97,12 +97,15 @@ class TrainData:
 class DetectorData(TrainData):
     """What a detector's training sees: ``train`` without boxes, and the boxes of the ``subset`` (image ids) alone.
 
-    ``boxed`` has the samples of the subset by their index in ``train``; ``val`` has its boxes, to judge by.
+    ``boxed`` has the samples of the subset by their index in ``train``; ``val`` has its boxes, to judge by. So has
+    ``judged``, the same images as ``train``, where a detector learns from boxes that something else found: no true box
+    is learned from then, and there is no subset.
     """
 
     val: Sequence[BoxedSample]
     subset: list[str] = field(default_factory=list)
     boxed: dict[int, BoxedSample] = field(default_factory=dict)
+    judged: Sequence[BoxedSample] = ()
 
     @property
     def listing(self) -> str:
@@ -221,7 +224,10 @@ def load_detector_data(
     data = divide(config, dataset, boxes=True, own_val=config.val_fraction > 0)
     data = data if check is None else check(data)
     train, val = cast(Sequence[BoxedSample], data.train), cast(Sequence[BoxedSample], data.val)
-    subset = box_labelled_subset(train, len(dataset.classes), config.box_proportion, config.seed)
+    true_boxes = config.boxes_from is None
+    subset = []
+    if true_boxes:
+        subset = box_labelled_subset(train, len(dataset.classes), config.box_proportion, config.seed)
     chosen = set(subset)
     return DetectorData(
         dataset,
@@ -233,6 +239,7 @@ def load_detector_data(
         whole=data.whole,
         subset=subset,
         boxed={index: sample for index, sample in enumerate(train) if sample.id in chosen},
+        judged=() if true_boxes else train,
     )
 
 

@@ -1,8 +1,8 @@
-"""Training a detector from few boxes and many image-level labels."""
+"""Training a detector from few boxes and many image-level labels, or from boxes that something else found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gwapctl.boxes import FloatArray
 from gwapctl.config import DetectorConfig
+from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import DataError
 from gwapctl.files import write_text
+from gwapctl.geometry import Geometry
 from gwapctl.images.decode import read_image
 from gwapctl.metrics.detection import DetectionAP
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
@@ -23,10 +26,11 @@ from gwapctl.networks.rfcn.losses import total_loss
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import build_detector, load_trunk, save_detector
 from gwapctl.networks.rfcn.trunk import build_trunk, check_trunk, trunk_weights
-from gwapctl.networks.transforms import image_labels, read_ahead
+from gwapctl.networks.transforms import Image, image_labels, read_ahead
 from gwapctl.runs import Run
 from gwapctl.train.data import DetectorData, load_detector_data
 from gwapctl.train.detector_batches import Batch, DetectorImages, MixedBatches, collate, is_wide
+from gwapctl.train.rounds import Rounds
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
@@ -35,7 +39,11 @@ MOST_BETWEEN_ROWS = 1000  # iterations between two rows of the history, and two 
 
 
 class DetectionTask(Task[Batch, dict[str, Tensor]]):
-    """A detector in training. Its run's ``box_labelled.txt`` lists the images whose boxes were seen.
+    """A detector in training. Its run's ``box_labelled.txt`` lists the images whose true boxes were seen.
+
+    With ``boxes_from`` it is none. Then the training has rounds of equal length, each with a schedule of its own: the
+    first learns from the boxes of a run or file, each of the others from what the detector found by then and what was
+    found at first (``pseudo.next_round``). The run's ``boxes-1.jsonl``, ``boxes-2.jsonl``, ... hold them.
 
     Regions and anchors are drawn with a generator seeded anew by ``begin_step``: what is drawn is a pure function of
     seed and iteration, and a resumed run needs no generator's state, on any device.
@@ -52,8 +60,11 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         self.model.to(self.device).to(memory_format=torch.channels_last)
         labels, label_mask = image_labels(data.train, len(data.dataset.classes))
         self.labels = torch.where(label_mask > 0, labels, -1.0)
-        seen = config.weak != "none"
+        seen = config.weak != "none" and config.boxes_from is None
         self.others = [index for index in range(len(data.train)) if index not in data.boxed] if seen else []
+        self.boxed: Mapping[int, BoxedSample] = data.boxed
+        self.box_weights: Mapping[int, FloatArray] = {}
+        self.round = 0  # the round whose boxes are there
         self.keep = "last"  # as the papers do; images held out are judged for the reader alone
         self.total, self.per_epoch = config.iterations, None
         self.row_every = max(1, min(MOST_BETWEEN_ROWS, self.total // 10))
@@ -86,22 +97,47 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
             raise DataError(f"the images with boxes of {name} are not those {run.folder} was started with.")
 
     def prepare(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
-        """List the images that show their boxes."""
+        """List the images that show their boxes; find the first boxes where they are somebody else's."""
         write_text(run.folder / SUBSET, self.data.listing)
+        if self.config.boxes_from is not None:
+            self.rounds = Rounds(run, self.data, self.resources.boxes, interrupted, listener)
+            self.rounds.first()
+
+    def part(self, iteration: int) -> tuple[int, int]:
+        """Return how far the round is, and how long it is: each has a learning rate's schedule of its own."""
+        start, stop = self._bounds(self._round_of(iteration))
+        return iteration - start, stop - start
+
+    def _bounds(self, number: int) -> tuple[int, int]:
+        """Return the first iteration of a round and that behind its last."""
+        return (number - 1) * self.total // self.config.rounds, number * self.total // self.config.rounds
+
+    def _round_of(self, iteration: int) -> int:
+        return next(n for n in range(1, self.config.rounds + 1) if iteration < self._bounds(n)[1])
 
     def batches(self, iteration: int) -> Iterator[Batch]:
         """Yield batches of images with boxes, and as many others where there is a weak branch."""
+        kept: dict[int, tuple[Image, Geometry]] = {}
+        for number in range(self._round_of(iteration), self.config.rounds + 1):
+            start, stop = self._bounds(number)
+            yield from self._batches(max(start, iteration), stop, kept)
+
+    def _batches(self, first: int, stop: int, kept: dict[int, tuple[Image, Geometry]]) -> Iterator[Batch]:
+        """Yield the batches of the iterations from ``first`` on, with the boxes that are there when they begin."""
         config, data = self.config, self.data
-        images = DetectorImages(data.train, data.boxed, config.seed, config.flip, config.short_side, config.long_side)
-        boxed = sorted(data.boxed)
-        start, stop = iteration * config.accumulate, self.total * config.accumulate
+        sides = config.short_side, config.long_side
+        images = DetectorImages(data.train, self.boxed, config.seed, config.flip, *sides, self.box_weights, kept)
+        boxed, share = sorted(self.boxed), config.accumulate
         wide = {index: is_wide(data.train[index]) for index in (*boxed, *self.others)}
-        keys = MixedBatches(wide, boxed, self.others, config.batch_size, config.seed, start, stop)
+        keys = MixedBatches(wide, boxed, self.others, config.batch_size, config.seed, first * share, stop * share)
         for pictures in read_ahead(images.__getitem__, keys, self.workers):
             yield collate(pictures)
 
     def begin_step(self, iteration: int) -> None:
-        """Set the model to training and seed torch for this iteration."""
+        """Begin a round where it is time, set the model to training and seed torch for this iteration."""
+        if self.config.boxes_from is not None and self._round_of(iteration) != self.round:
+            self.round = self._round_of(iteration)
+            self.boxed, self.box_weights = self.rounds.boxes_of(self.round, self.reader())
         self.model.train()
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, iteration]).generate_state(1)[0]))
 
@@ -121,13 +157,17 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     def validate(self) -> dict[str, float]:
         """Return ``det_map_11pt`` and ``det_map_area`` of the present weights."""
-        reader = DetectorReader(self.model, precision=self.config.precision, device=str(self.device))
+        reader = self.reader()
         meter = DetectionAP()
         for start in range(0, len(self.data.val), reader.batch_size):
             samples = self.data.val[start : start + reader.batch_size]
             for sample, found in zip(samples, reader.run([read_image(s.path) for s in samples]), strict=True):
                 meter.update(found.boxes, found.scores, found.labels, sample.boxes, sample.box_labels, sample.difficult)
         return meter.compute()
+
+    def reader(self) -> DetectorReader:
+        """Return what finds objects with the present weights."""
+        return DetectorReader(self.model, precision=self.config.precision, device=str(self.device))
 
     def select(self, scores: dict[str, float], best: dict[str, Any]) -> dict[str, Any] | None:
         """Return the present scores: the last weights are kept."""
@@ -139,10 +179,12 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
 
 def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | None) -> Detector:
-    """Build the detector with its first weights; a trunk that was trained before is frozen as R-FCN's."""
+    """Build the detector with its first weights; a trunk that was trained before is frozen in part."""
     with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
         trunk = build_trunk(config.backbone)
-    subset = {"box_proportion": config.box_proportion, "box_subset": data.describe_subset()["hash"]}
+    seen: dict[str, Any] = {"box_proportion": config.box_proportion, "box_subset": data.describe_subset()["hash"]}
+    if config.boxes_from is not None:
+        seen = {"boxes_from": config.boxes_from, "rounds": config.rounds}
     info = DetectorInfo(
         backbone=config.backbone,
         classes=data.dataset.classes,
@@ -152,10 +194,10 @@ def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | Non
         long_side=config.long_side,
         mean=trunk.mean,
         std=trunk.std,
-        provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **subset},
+        provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **seen},
     )
-    model = build_detector(info, pretrained=config.weights == "imagenet")
+    model = build_detector(info, pretrained=config.weights == "imagenet", frozen=config.frozen_stages)
     if weights is not None:
         load_trunk(model, read_weights(weights, config.backbone, ""), weights)
-        model.trunk.freeze()
+        model.trunk.freeze(config.frozen_stages)
     return model

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gwapctl.boxes import FloatArray
 from gwapctl.datasets.base import BoxedSample, Sample
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import image_size, read_image
@@ -54,7 +55,8 @@ class Batch(NamedTuple):
 class DetectorImages:
     """Training images by ``Key``: resized within short and long side, mirrored half of the time.
 
-    ``boxed`` has the samples whose boxes may be seen, by their index in ``samples``, which carry none.
+    ``boxed`` has the samples whose boxes may be seen, by their index in ``samples``, which carry none; ``weights`` how
+    much each of their boxes counts, where that differs. Images that stay in memory are in ``kept``.
     """
 
     samples: Sequence[Sample]
@@ -63,11 +65,12 @@ class DetectorImages:
     flip: bool
     short_side: int
     long_side: int
-    _kept: dict[int, tuple[Image, Geometry]] = field(default_factory=dict, repr=False)
+    weights: Mapping[int, FloatArray] = field(default_factory=dict)
+    kept: dict[int, tuple[Image, Geometry]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, key: Key) -> Picture:
         """Return the image and its objects in the same pixels."""
-        image, geometry = self._kept.get(key.image) or self._read(key.image)
+        image, geometry = self.kept.get(key.image) or self._read(key.image)
         if self.flip and np.random.default_rng([self.seed, key.epoch, key.image]).random() < 0.5:
             image, geometry = image[:, ::-1], geometry.mirror()
         boxed = self.boxed.get(key.image)
@@ -75,15 +78,17 @@ class DetectorImages:
             return Picture(image, key.image, None)
         boxes = torch.from_numpy(geometry.to_input(boxed.boxes)).float()
         labels, difficult = torch.from_numpy(boxed.box_labels), torch.from_numpy(boxed.difficult)
-        return Picture(image, key.image, BoxTarget(boxes, labels, difficult))
+        counted = self.weights.get(key.image)
+        weights = None if counted is None else torch.from_numpy(counted).float()
+        return Picture(image, key.image, BoxTarget(boxes, labels, difficult, weights))
 
     def _read(self, index: int) -> tuple[Image, Geometry]:
         """Read and resize an image, and keep it as long as there is room."""
         image = read_image(self.samples[index].path)
         geometry = Geometry.within(image.shape[1], image.shape[0], self.short_side, self.long_side)
         image = resize(image, (geometry.input_width, geometry.input_height))
-        if (len(self._kept) + 1) * image.nbytes <= KEPT_BYTES:
-            self._kept[index] = image, geometry
+        if (len(self.kept) + 1) * image.nbytes <= KEPT_BYTES:
+            self.kept[index] = image, geometry
         return image, geometry
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
-from gwapctl.device import autocast, keep_freed_memory, resolve_device
+from gwapctl.device import autocast, keep_freed_memory
 from gwapctl.progress import Progress
 from gwapctl.runs import Run, now
 from gwapctl.train.check import ImageCheck
@@ -20,7 +20,7 @@ from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.detection import DetectionTask
 from gwapctl.train.history import Meter, require_finite, require_tensorboard, scalar_writer
 from gwapctl.train.schedule import learning_rate
-from gwapctl.train.task import Listener, Resources, Task, default_workers
+from gwapctl.train.task import Listener, Resources, Task
 
 TASKS: dict[type[RunConfig], type[Task[Any, Any]]] = {TrainConfig: ClassificationTask, DetectorConfig: DetectionTask}
 
@@ -61,14 +61,28 @@ def train(
         GwapctlError: data, weights, settings or the device cannot be used.
 
     """
+    resources = Resources.find(device, workers, feature_cache, root)
+    return train_with(
+        resources, config, folder, skip_broken=skip_broken, resume=resume, tensorboard=tensorboard, listener=listener
+    )
+
+
+def train_with(
+    resources: Resources,
+    config: RunConfig,
+    folder: Path,
+    *,
+    skip_broken: bool = False,
+    resume: bool = False,
+    tensorboard: bool = False,
+    listener: Listener = Listener(),  # noqa: B008
+) -> Run:
+    """Train as ``train`` does, with ``resources``: a detector that learns from found boxes needs what finds them."""
     if tensorboard:
         require_tensorboard()
-    resources = Resources(
-        resolve_device(device), default_workers() if workers is None else workers, feature_cache, root
-    )
     kind = TASKS[type(config)]
     known = (Run.open(folder).document["dataset"].get("skipped") or {}) if resume else None
-    data = kind.load_data(config, root, ImageCheck(skip_broken, known, listener))
+    data = kind.load_data(config, resources.root, ImageCheck(skip_broken, known, listener))
     for text in data.dataset.warnings():
         listener.warn(text)
     listener.announce(data.summary)
@@ -112,7 +126,7 @@ def run_iterations(
     task = training.task
     meter, batches = Meter(task.images_per_step), task.batches(training.iteration)
     while training.iteration < task.total:
-        lr = learning_rate(task.config, training.iteration, task.total)
+        lr = learning_rate(task.config, *task.part(training.iteration))
         meter.add(*train_step(training, batches, lr))
         training.iteration += 1
         if listener.progress:

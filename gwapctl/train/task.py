@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from gwapctl.config import RunConfig
+from gwapctl.device import resolve_device
 from gwapctl.errors import DataError
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.zoo import find_weights
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run
 from gwapctl.train.data import TrainData
+from gwapctl.train.pseudo import BoxSource
 
 Batch = TypeVar("Batch")
 Output = TypeVar("Output")
@@ -49,13 +51,27 @@ class Resources:
     """What a task may use: the device, ``workers`` threads that read images, and the folder of feature caches.
 
     Without ``feature_cache`` the caches lie in the user's own cache. ``root`` is the folder of data, where files of
-    first weights may lie, too.
+    first weights may lie, too. ``boxes`` finds boxes of training images, for a detector that learns from those.
     """
 
     device: torch.device
     workers: int = 0
     feature_cache: Path | None = None
     root: Path | None = None
+    boxes: BoxSource | None = None
+
+    @classmethod
+    def find(
+        cls,
+        device: str,
+        workers: int | None = None,
+        feature_cache: Path | None = None,
+        root: Path | None = None,
+        boxes: BoxSource | None = None,
+    ) -> Resources:
+        """Return what is there of what is asked for: ``auto`` is a device, and None as many workers as there may be."""
+        workers = default_workers() if workers is None else workers
+        return cls(resolve_device(device), workers, feature_cache, root, boxes)
 
 
 class Task(ABC, Generic[Batch, Output]):
@@ -125,6 +141,10 @@ class Task(ABC, Generic[Batch, Output]):
 
     def prepare(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
         """Make what the first iteration needs, once the run is there; ``interrupted()`` tells of Ctrl-C."""
+
+    def part(self, iteration: int) -> tuple[int, int]:
+        """Return how far the learning rate's schedule is in ``iteration``, and how long it is."""
+        return iteration, self.total
 
     @abstractmethod
     def batches(self, iteration: int) -> Iterator[Batch]:

@@ -68,16 +68,18 @@ class DetectorInfo(BaseModel):
 class BoxTarget:
     """The objects of one image: ``boxes`` (N, 4) half-open in input pixels, ``labels`` (N,) 0..C-1, ``difficult`` (N,).
 
-    N may be 0: an image that is known to hold nothing.
+    N may be 0: an image that is known to hold nothing. ``weights`` (N,) in 0..1 say how much each counts; None: fully.
     """
 
     boxes: Tensor
     labels: Tensor
     difficult: Tensor
+    weights: Tensor | None = None
 
     def to(self, device: torch.device | str) -> BoxTarget:
         """Return the same objects on ``device``."""
-        return BoxTarget(self.boxes.to(device), self.labels.to(device), self.difficult.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        return BoxTarget(self.boxes.to(device), self.labels.to(device), self.difficult.to(device), weights)
 
     def usable(self) -> BoxTarget:
         """Return the objects that a detector learns from: not difficult, and at least a pixel wide and high.
@@ -86,4 +88,5 @@ class BoxTarget:
         """
         width, height = self.boxes[:, 2] - self.boxes[:, 0], self.boxes[:, 3] - self.boxes[:, 1]
         keep = ~self.difficult.bool() & (width >= 1) & (height >= 1)
-        return BoxTarget(self.boxes[keep].float(), self.labels[keep], self.difficult[keep])
+        weights = None if self.weights is None else self.weights[keep]
+        return BoxTarget(self.boxes[keep].float(), self.labels[keep], self.difficult[keep], weights)

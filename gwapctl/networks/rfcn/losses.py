@@ -25,7 +25,8 @@ def region_losses(
     ``L = CE(s, c*) + [c* > 0] smoothL1(t - t*)`` of every region (arXiv 1605.06409, eq. 4 and online hard example
     mining); the 128 with the largest sum count. Both are divided by 128, however many regions an image has, as in the
     released code, and averaged over the images. ``scores`` (R, C + 1) and ``offsets`` (R, 4) are those of all regions,
-    image after image; ``regions`` (N, 4) and ``targets``, the objects to learn from, those of each image.
+    image after image; ``regions`` (N, 4) and ``targets``, the objects to learn from, those of each image. Where objects
+    have weights, those multiply the losses of their regions before the hardest are chosen: ours.
     """
     counts = [len(boxes) for boxes in regions]
     class_sum, box_sum = scores.new_zeros(()), offsets.new_zeros(())
@@ -35,6 +36,9 @@ def region_losses(
         class_loss = functional.cross_entropy(image_scores, labels, reduction="none")  # (N,)
         wanted = CODER.encode_single(matched, boxes)
         box_loss = functional.smooth_l1_loss(image_offsets, wanted, reduction="none").sum(1) * (labels > 0)
+        if target.weights is not None:
+            weights = region_weights(boxes, target, labels)
+            class_loss, box_loss = class_loss * weights, box_loss * weights
         hard = hardest(class_loss + box_loss, HARDEST)
         class_sum = class_sum + class_loss[hard].sum()
         box_sum = box_sum + box_loss[hard].sum()
@@ -53,6 +57,15 @@ def label_regions(regions: Tensor, target: BoxTarget) -> tuple[Tensor, Tensor]:
     positive = overlap >= POSITIVE_IOU
     labels = torch.where(positive, target.labels[nearest].to(torch.int64) + 1, 0)
     return labels, torch.where(positive[:, None], target.boxes[nearest], regions)
+
+
+def region_weights(regions: Tensor, target: BoxTarget, labels: Tensor) -> Tensor:
+    """Return how much each region counts (N,): as its object does, background fully. ``labels`` are its classes."""
+    weights = torch.ones(len(regions), device=regions.device)
+    if target.weights is None or not len(target.boxes):
+        return weights
+    nearest = box_iou(regions, target.boxes).argmax(dim=1)
+    return torch.where(labels > 0, target.weights[nearest].to(weights.dtype), weights)
 
 
 def hardest(losses: Tensor, count: int) -> Tensor:

@@ -15,16 +15,16 @@ from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.trunk import build_trunk
 
 
-def build_detector(info: DetectorInfo, *, pretrained: bool = False) -> Detector:
+def build_detector(info: DetectorInfo, *, pretrained: bool = False, frozen: int = 2) -> Detector:
     """Build the detector that ``info`` describes, with fresh weights.
 
-    With ``pretrained`` the trunk has ImageNet's, and is frozen as R-FCN freezes it. It is a ``UsageError`` that there
-    is no such trunk or no such weights, a ``ModelError`` that they cannot be fetched.
+    With ``pretrained`` the trunk has ImageNet's, and its first ``frozen`` stages and batch norm are fixed. It is a
+    ``UsageError`` that there is no such trunk or no such weights, a ``ModelError`` that they cannot be fetched.
     """
     model = Detector(info, build_trunk(info.backbone))
     if pretrained:
         load_trunk(model, imagenet_tensors(info.backbone), "the file of ImageNet weights")
-        model.trunk.freeze()
+        model.trunk.freeze(frozen)
     return model
 
 

@@ -1,0 +1,113 @@
+"""The rounds of a training from boxes that something else found: where the boxes of each come from, and are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from gwapctl.boxes import FloatArray
+from gwapctl.datasets.base import BoxedSample
+from gwapctl.errors import DataError, UsageError
+from gwapctl.images.decode import read_image
+from gwapctl.networks.rfcn.inference import DetectorReader
+from gwapctl.progress import Progress
+from gwapctl.runs import Run
+from gwapctl.train.data import DetectorData
+from gwapctl.train.pseudo import (
+    LIKELY,
+    BoxSource,
+    PseudoBoxes,
+    boxes_file,
+    judge,
+    next_round,
+    read_boxes,
+    with_boxes,
+    write_boxes,
+)
+from gwapctl.train.task import Listener
+
+
+class Rounds:
+    """The boxes of every round, each made once and kept in the run's folder: a resumed run reads the same.
+
+    Args:
+        run: where they are kept, and what says how many they are.
+        data: the images of the training; their true boxes, where they have any, judge what was found and no more.
+        source: finds the boxes of the first round.
+        interrupted: tells of Ctrl-C.
+        listener: hears how good the boxes of a round are.
+
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        data: DetectorData,
+        source: BoxSource | None,
+        interrupted: Callable[[], bool],
+        listener: Listener,
+    ) -> None:
+        self.run, self.data, self.source = run, data, source
+        self.interrupted, self.listener = interrupted, listener
+
+    def first(self) -> list[PseudoBoxes]:
+        """Return the boxes of the first round, one value per image.
+
+        Raises:
+            UsageError: there is nothing that finds them.
+            DataError: there is no box at all.
+
+        """
+        return self._kept(1, self._from_source)
+
+    def boxes_of(
+        self, number: int, reader: DetectorReader
+    ) -> tuple[Mapping[int, BoxedSample], Mapping[int, FloatArray]]:
+        """Return the images that have boxes in a round, by index, and how much each box counts.
+
+        An image without any label has none, and is learned from as one that holds nothing. ``reader`` finds objects
+        with the weights at the begin of the round.
+        """
+        found = self.first() if number == 1 else self._kept(number, lambda: self._from_detector(reader))
+        pairs = zip(self.data.train, found, strict=True)
+        samples = {i: with_boxes(sample, one) for i, (sample, one) in enumerate(pairs) if len(one) or not sample.labels}
+        return samples, {index: found[index].weights for index in samples}
+
+    def _kept(self, number: int, make: Callable[[], Sequence[PseudoBoxes]]) -> list[PseudoBoxes]:
+        """Return the boxes of a round from its file, which is written at the first time."""
+        file, classes = boxes_file(self.run.folder, number), self.data.dataset.classes
+        if not file.is_file():
+            found = make()
+            write_boxes(file, self.data.train, found, classes)
+            self._report(number, found)
+        return read_boxes(file, self.data.train, classes)
+
+    def _from_source(self) -> Sequence[PseudoBoxes]:
+        if self.source is None:
+            raise UsageError("boxes_from needs what finds the boxes: train with gwapctl train.")
+        found = self.source(self.data.dataset, self.data.train, self._progress)
+        if not any(map(len, found)):
+            said = self.run.document["config"]["boxes_from"]
+            raise DataError(f"{said} has no box of a class that the labels of the training images name.")
+        return found
+
+    def _from_detector(self, reader: DetectorReader) -> Sequence[PseudoBoxes]:
+        found = []
+        for done, (sample, first) in enumerate(zip(self.data.train, self.first(), strict=True), start=1):
+            (detections,) = reader.run([read_image(sample.path)], min_score=LIKELY)
+            found.append(next_round(first, detections, sample.labels))
+            self._progress(Progress(done, len(self.data.train), "images"))
+        return found
+
+    def _progress(self, done: Progress) -> None:
+        if self.interrupted():
+            raise KeyboardInterrupt
+        if self.listener.check_progress:
+            self.listener.check_progress(done)
+
+    def _report(self, number: int, found: Sequence[PseudoBoxes]) -> None:
+        """Say, also in ``run.json``, how many boxes a round has, and how good they are where true boxes tell."""
+        boxes, images, scores = sum(map(len, found)), sum(len(one) > 0 for one in found), judge(found, self.data.judged)
+        row = {"round": number, "n_boxes": boxes, "n_images": images, **scores}
+        self.run.update(rounds=[*self.run.document.get("rounds", [])[: number - 1], row])
+        judged = f"; their AP on the true ones is {scores['det_map_area']:.1f}" if scores else ""
+        self.listener.announce(f"round {number}: {boxes:,} boxes in {images:,} of {len(found):,} images{judged}")
