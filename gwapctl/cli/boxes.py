@@ -363,5 +363,5 @@ def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[st
         lines = f"{tally.again} image{'s stand' if tally.again > 1 else ' stands'}"
         console.warn(f"{lines} in the input again: what it says of one image goes together, each box once.")
     if tally.failed:
-        console.warn(f"left out, for they failed: {counted(tally.failed, 'image')}.")
+        console.warn(f"{counted(tally.failed, 'image')} failed and {'is' if tally.failed == 1 else 'are'} left out.")
         raise typer.Exit(3)
