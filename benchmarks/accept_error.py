@@ -38,7 +38,7 @@ ACCEPTED = (
     "ranked by",
     "accepted (%)",
     "any (%)",
-    "wrong (%)",
+    "wrong of them (%)",
     "broken (%)",
 )
 EFFORT = ("data set", "ranked by", "opened for 95 % right (%)", "of the share that is wrong")

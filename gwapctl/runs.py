@@ -132,6 +132,11 @@ def _file_part(text: str) -> str:
     return "".join(char if char.isalnum() or char in "._+-" else "_" for char in text).strip("_")
 
 
+def fold_folder(folder: Path, fold: int) -> Path:
+    """Return the run folder of a fold, counted from 0, of the training in ``folder``."""
+    return folder / "folds" / str(fold + 1)
+
+
 def new_run_folder(parent: Path, name: str) -> Path:
     """Return ``parent/name``, or ``parent/name-2`` and so on: the first that does not exist yet."""
     safe = _file_part(name)

@@ -47,8 +47,9 @@ def test_where_nothing_is_accepted_it_says_how_many_more_to_check() -> None:
     drawn = np.arange(400) % 2 == 0
     some = accept(doubts, drawn, doubts * 400 % 40 == 0, 0.05)  # one in 20 of the checked is wrong: no number would do
     assert (some.cut, some.more) == (None, None)
-    rare = accept(doubts, drawn, np.isin(np.arange(400), (0, 10, 20)), 0.05)  # 3 of the first 80 that are checked
-    assert rare.cut is None
+    doubts, drawn = np.arange(4000) / 4000, np.arange(4000) % 20 == 0
+    rare = accept(doubts, drawn, np.isin(np.arange(4000), (0, 100, 200)), 0.05)  # 3 of the first 80 that are checked
+    assert (rare.cut, rare.wrong) == (None, 3)
     assert rare.more is not None
     share = rare.wrong / rare.checked
     needed = rare.checked + rare.more * rare.checked / drawn.sum()

@@ -87,7 +87,7 @@ def test_recorded_boxes_are_passed_on(run_cli: Run, out: Path) -> None:
 
 def test_without_options_it_prints_csv(run_cli: Run, out: Path) -> None:
     result = run_cli("boxes", out)
-    assert result.stdout.splitlines()[1] == "in/sub/a.jpg,40,24,cat,n01,0.8,4.0,4.0,20.0,16.0"
+    assert result.stdout.splitlines()[1] == "in/sub/a.jpg,40,24,cat,n01,0.8,4.0,4.0,20.0,16.0,"
     assert len(result.stdout.splitlines()) == 4
 
 

@@ -182,16 +182,13 @@ def test_localize_writes_boxes_maps_and_overlays(run: Run, voc: Path, tmp_path: 
     assert resumed.code == 0, resumed.stderr
 
 
-def test_options_of_maps_are_refused_and_min_score_is_a_detectors(run: Run, paths: list[Path], run_cli: RunCli) -> None:
+def test_options_of_maps_are_refused(run: Run, paths: list[Path], run_cli: RunCli) -> None:
     refused = run_cli("localize", paths[0], "--model", run.folder, "--scales", "64", "--top-k", 2)
     assert refused.code == 2
     assert "--scales, --top-k cannot be used with a detector" in refused.stderr
     nothing = run_cli("localize", paths[0], "--model", run.folder, "--min-score", 1)
     assert nothing.code == 0, nothing.stderr
     assert "without any object; a lower --min-score shows what is less sure" in nothing.stderr
-    classifier = run_cli("localize", paths[0], "--min-score", 0.5)
-    assert classifier.code == 2
-    assert "--min-score is for a detector" in classifier.stderr
     assert DEFAULT_MIN_SCORE == MIN_SCORE
     cut = run_cli("boxes", paths[0], "--model", run.folder, "--threshold", "0.3", "--format", "csv")
     assert cut.code == 2

@@ -43,8 +43,8 @@ def test_boxes_come_closer_to_the_object_at_any_resolution(plain: str, shape: tu
     truth = TRUTH * shape[0] / 300
     before, after = (map_to_boxes(heat, parse_box_rule(name), image=image)[0] for name in (plain, f"{plain}+grabcut"))
     assert iou(after.box, truth)[0, 0] > iou(before.box, truth)[0, 0] + 0.05
-    assert before.mask is None
-    assert after.mask is not None
+    assert before.mask.shape == shape
+    assert (before.refined, after.refined) == (False, True)
     assert after.mask.shape == (107, 160)
     assert 0.15 < after.mask.mean() < 0.35  # the object has a quarter of the image
     assert after.area_px == pytest.approx(after.mask.mean() * heat.size, abs=1)
@@ -111,9 +111,9 @@ def test_a_piece_counts_where_it_agrees(
     with_pieces(monkeypatch, piece)
     (region,) = map_to_boxes(TWO, parse_box_rule("fixed:0.3+grabcut"), image=IMAGE)
     assert region.box.tolist() == box
-    assert (region.mask is None) == (piece[0] > 4)
+    assert region.refined == (piece[0] == 4)
     mask = parse_box_rule("fixed:0.3+grabcut").on_image(IMAGE).mask(TWO)
-    assert mask.shape == ((12, 20) if region.mask is None else (24, 40))
+    assert mask.shape == ((24, 40) if region.refined else (12, 20))
 
 
 def test_regions_are_judged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_nothing_to_start_from_leaves_the_map_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(edges, "grabcut", lambda *_args, **_settings: None)
     (region,) = map_to_boxes(TWO, parse_box_rule("fixed:0.3+grabcut"), image=IMAGE)
     assert region.box.tolist() == [2, 2, 8, 10]
-    assert region.mask is None
+    assert not region.refined
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 2), (5, 1)])

@@ -19,9 +19,12 @@ from gwapctl.errors import DataError, ModelError, UsageError
 from gwapctl.evaluate import GroundTruth, Options, evaluate
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.predictions import FOREIGN, ClassMatcher, match_classes
+from gwapctl.evaluate.subject import find_subject
+from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import MapReading, ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
+from gwapctl.predict.predictions import read_predictions
 from tests.judging import evaluate_boxes, evaluate_maps
 
 WIDTH, HEIGHT = 40, 30  # of every image here; maps are 20 x 15
@@ -379,6 +382,20 @@ def test_boxes_file_as_lines_and_as_table(tmp_path: Path) -> None:
     assert documents[0].n_degenerate == 1
     assert "f_measure" not in metrics
     assert "max_box_acc" not in metrics
+
+
+@pytest.mark.parametrize("name", [name for name, entry in EXPORTERS.items() if entry.filename])
+def test_every_file_of_boxes_is_evaluated_and_a_missing_box_is_a_miss(tmp_path: Path, name: str) -> None:
+    """In b the class that is there has no box, and c is not in the file at all."""
+    samples = [sample(f"{letter}.png", {0: [BOX]}) for letter in "abc"]
+    lines = write_predictions(tmp_path, {"a.png": [("apple", 0.9, BOX)], "b.png": [("cello", 0.8, BOX)]})
+    path = tmp_path / f"boxes{EXPORTERS[name].suffix}"
+    EXPORTERS[name].build().write(path, read_predictions(lines))
+    document = evaluate_boxes(path, ground(samples))
+    assert document.metrics["gt_known_error"] == pytest.approx(200 / 3)
+    assert document.metrics["margin"] == pytest.approx(100 / 3 - 100)  # the centred box is always right
+    assert any("2 of 3 images have no box of a class that is there, such as 'b.png'" in note for note in document.notes)
+    assert find_subject(str(path)).kind == "boxes"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,10 @@ IMAGES = [
         100,
         "tiny",
         (64,),
-        (ClassPrediction("kočka & <pes>", "n01", 0.875, CAT_BOX), ClassPrediction("dog", "n02", 0.125, DOG_BOX)),
+        (
+            ClassPrediction("kočka & <pes>", "n01", 0.875, CAT_BOX, doubt=0.25),
+            ClassPrediction("dog", "n02", 0.125, DOG_BOX),
+        ),
         id="sub/kočka 1.jpg",
     ),
     Prediction("photos/empty.png", 31, 47, "tiny", (64,), (), id="empty.png"),
@@ -64,11 +67,11 @@ def one(box: tuple[float, float, float, float], width: int, height: int, name: s
 
 def test_csv_keeps_every_number_and_every_image() -> None:
     assert text("csv", IMAGES) == (
-        "image,width,height,label,label_id,score,x0,y0,x1,y1\n"
-        "photos/sub/kočka 1.jpg,200,100,kočka & <pes>,n01,0.875,10.25,20.5,110.75,80.0\n"
-        "photos/sub/kočka 1.jpg,200,100,dog,n02,0.125,0.0,0.0,200.0,100.0\n"
-        "photos/empty.png,31,47,,,,,,,\n"
-        "photos/flat.png,50,30,dog,n02,0.5,,,,\n"
+        "image,width,height,label,label_id,score,x0,y0,x1,y1,doubt\n"
+        "photos/sub/kočka 1.jpg,200,100,kočka & <pes>,n01,0.875,10.25,20.5,110.75,80.0,0.25\n"
+        "photos/sub/kočka 1.jpg,200,100,dog,n02,0.125,0.0,0.0,200.0,100.0,\n"
+        "photos/empty.png,31,47,,,,,,,,\n"
+        "photos/flat.png,50,30,dog,n02,0.5,,,,,\n"
     )
 
 
@@ -90,7 +93,7 @@ def test_coco_document() -> None:
     ]
     first, second = document["annotations"]
     expected = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [10.25, 20.5, 100.5, 59.5], "area": 100.5 * 59.5}
-    assert first == expected | {"iscrowd": 0, "segmentation": [], "score": 0.875}
+    assert first == expected | {"iscrowd": 0, "segmentation": [], "score": 0.875, "doubt": 0.25}
     assert (second["id"], second["image_id"], second["category_id"], second["area"]) == (2, 1, 1, 20000.0)
 
 
@@ -126,7 +129,8 @@ def test_voc_file(tmp_path: Path) -> None:
             "  <size>\n    <width>200</width>\n    <height>100</height>\n    <depth>3</depth>\n  </size>\n"
             "  <segmented>0</segmented>\n"
             "  <object>\n    <name>kočka &amp; &lt;pes&gt;</name>\n    <pose>Unspecified</pose>\n"
-            "    <truncated>0</truncated>\n    <difficult>0</difficult>\n    <score>0.875</score>\n"
+            "    <truncated>0</truncated>\n    <difficult>0</difficult>\n"
+            "    <score>0.875</score>\n    <doubt>0.25</doubt>\n"
             "    <bndbox>\n      <xmin>11</xmin>\n      <ymin>21</ymin>\n"
             "      <xmax>111</xmax>\n      <ymax>80</ymax>\n    </bndbox>\n  </object>\n"
         )
@@ -180,6 +184,7 @@ def test_label_studio_tasks() -> None:
             "rectanglelabels": ["kočka & <pes>"],
         },
         "score": 0.875,
+        "meta": {"text": ["doubt 0.25"], "doubt": 0.25},
     }
     assert tasks[1]["predictions"] == tasks[2]["predictions"] == []
 
@@ -209,7 +214,7 @@ def test_cvat_document() -> None:
 def test_cvat_task_labels_declare_the_score() -> None:
     labels = json.loads(EXPORTERS["cvat"].build().setup(class_table({("cat", "n1")})))
     assert [label["name"] for label in labels] == ["cat"]
-    assert [attribute["name"] for attribute in labels[0]["attributes"]] == ["score"]
+    assert [attribute["name"] for attribute in labels[0]["attributes"]] == ["score", "doubt"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -373,7 +378,7 @@ ROUND_TRIPS = {  # format -> reader, and its error in pixels for an image of tha
 
 
 def test_every_format_has_a_round_trip() -> None:
-    assert set(ROUND_TRIPS) == set(EXPORTERS)
+    assert set(ROUND_TRIPS) == set(EXPORTERS) - {"png"}  # which has masks alone: test_masks.py
 
 
 @st.composite

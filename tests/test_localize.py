@@ -367,7 +367,7 @@ def test_table(cli: Callable[..., object], photos: Path) -> None:
     done = cli(photos, "--top-k", 2)
     header, *rows = done.stdout.splitlines()
     assert done.code == 0
-    assert header.split() == ["image", "class", "score", "x0", "y0", "x1", "y1"]
+    assert header.split() == ["image", "class", "score", "x0", "y0", "x1", "y1", "doubt"]
     assert len(rows) == 8
     assert rows[0].split()[:2] == ["a.png", "red"]
 

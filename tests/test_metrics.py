@@ -76,16 +76,19 @@ def one_class(folder: Path) -> Path:
 
 
 def several_classes(folder: Path) -> Path:
-    """Write a COCO data set of one image."""
-    cv2.imwrite(str(folder.parent / "a.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    """Write a COCO data set of one image, and one of nothing."""
     document = {
-        "images": [{"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}],
+        "images": [
+            {"id": number, "file_name": f"{name}.png", "width": WIDTH, "height": HEIGHT}
+            for number, name in ((1, "a"), (2, "b"))
+        ],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 6, 20, 18], "iscrowd": 0}],
         "categories": [{"id": number, "name": name} for number, name in enumerate(NAMES, start=1)],
     }
     write(folder / "annotations" / "instances_val.json", document)
     (folder / "images").mkdir()
-    (folder.parent / "a.png").rename(folder / "images" / "a.png")
+    for name in "ab":
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     return folder
 
 

@@ -12,7 +12,7 @@ from gwapctl.errors import DataError
 from gwapctl.maps.reading import ResolvedReading
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage, MapsInfo, write_map, write_maps_info
-from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError
+from gwapctl.predict.prediction import ClassPrediction, Prediction, PredictionError, Rle
 from gwapctl.predict.predictions import finished_ids, read_predictions
 
 
@@ -21,7 +21,9 @@ def line(image_id: str, **fields: object) -> str:
 
 
 def test_document_has_the_fields_of_the_interface() -> None:
-    cat = ClassPrediction("cat", "n02123045", 0.75, (1, 2, 3.5, 4), "maps/a/b.jpg.npy", (0.25, 2))
+    cat = ClassPrediction(
+        "cat", "n02123045", 0.75, (1, 2, 3.5, 4), "maps/a/b.jpg.npy", (0.25, 2), 0.5, Rle((5, 7), "0S1")
+    )
     image = Prediction("in/a/b.jpg", 7, 5, "tiny", (224, 448), (cat, ClassPrediction("dog", "n1", 0.25)), id="a/b.jpg")
     document = json.loads(json.dumps(image.to_json()))
     assert document == {
@@ -39,10 +41,22 @@ def test_document_has_the_fields_of_the_interface() -> None:
                 "box": [1, 2, 3.5, 4],
                 "map": "maps/a/b.jpg.npy",
                 "map_range": [0.25, 2],
+                "doubt": 0.5,
+                "mask": {"size": [5, 7], "counts": "0S1"},
             },
-            {"label": "dog", "label_id": "n1", "score": 0.25, "box": None, "map": None, "map_range": None},
+            {
+                "label": "dog",
+                "label_id": "n1",
+                "score": 0.25,
+                "box": None,
+                "map": None,
+                "map_range": None,
+                "doubt": None,
+                "mask": None,
+            },
         ],
         "error": None,
+        "none": False,
         "id": "a/b.jpg",
     }
     assert Prediction.from_json(document) == image

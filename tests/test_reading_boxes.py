@@ -267,7 +267,7 @@ def test_checked_samples_have_the_checked_boxes_at_the_size_of_their_image(tmp_p
 def test_boxes_turns_one_format_into_another(run_cli: Run, tmp_path: Path) -> None:
     file = write(tmp_path / "ls.json", [ls_task("a.jpg", [ls_region("apple", 10, 50, 20, 25)])])
     result = run_cli("boxes", file)
-    assert result.stdout.splitlines()[1] == "a.jpg,80,60,apple,,1.0,8.0,30.0,24.0,45.0"
+    assert result.stdout.splitlines()[1] == "a.jpg,80,60,apple,,1.0,8.0,30.0,24.0,45.0,"
 
 
 def test_boxes_puts_in_what_was_checked(run_cli: Run, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_boxes_puts_in_what_was_checked(run_cli: Run, tmp_path: Path) -> None:
     result = run_cli("boxes", found, "--apply", file)
     assert result.code == 0
     rows = result.stdout.splitlines()[1:]
-    assert rows == ["sub/a.jpg,80,60,pear,,1.0,8.0,30.0,24.0,45.0", "b.jpg,40,24,,,,,,,"]
+    assert rows == ["sub/a.jpg,80,60,pear,,1.0,8.0,30.0,24.0,45.0,", "b.jpg,40,24,,,,,,,,"]
     assert f"as {file} has them: 1 image\n" in result.stderr
     assert f"not in the input: 1 image of {file}, such as 'x.jpg'" in result.stderr
     alone = run_cli("boxes", "--apply", write(file, tasks[:1]))
@@ -304,6 +304,7 @@ def test_boxes_are_judged_by_those_that_a_person_checked(run_cli: Run, tmp_path:
         decided("a.png", "accepted", [0, 0, 40, 30]),
         decided("b.png", "corrected", [9, 9, 80, 60]),
         decided("c.png", "rejected"),
+        decided("d.png", "corrected"),  # shows nothing: there is no class to judge
     ]
     file = write(tmp_path / "decisions.json", decisions(*lines))
 

@@ -146,6 +146,7 @@ def test_images_that_are_gone_are_counted(out: Path, tmp_path: Path) -> None:
 def test_the_worst_box_makes_the_doubt() -> None:
     sure = ClassPrediction("apple", "n01", 0.9, (0, 0, 9, 9))
     assert doubt(Prediction("a", 9, 9, predictions=(sure, replace(sure, score=0.25)))) == 0.75
+    assert doubt(Prediction("a", 9, 9, predictions=(replace(sure, doubt=0.5),))) == 0.5
     assert doubt(Prediction("a", 9, 9)) == 0
 
 

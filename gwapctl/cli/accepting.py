@@ -32,7 +32,8 @@ CalibratedOn = Annotated[
     str | None,
     option(
         "--calibrated-on",
-        "Checked images for --accept-error: decisions.json of the review page, a file of true boxes, or a data set.",
+        "Checked images for --accept-error: decisions.json of the review page, a file of true boxes, or a data set: "
+        "its folder, or its name with --root.",
         ACCEPTING,
         metavar="FILE|DATASET",
     ),
@@ -53,12 +54,12 @@ def accepted_error(text: str | None, calibrated_on: str | None, apply: Path | No
     return share
 
 
-def accepted(items: list[Prediction], calibrated_on: str, error: float) -> list[Prediction]:
+def accepted(items: list[Prediction], calibrated_on: str, root: Path | None, error: float) -> list[Prediction]:
     """Return the images with the boxes that are accepted, and say how sure that is; without any, leave with 10."""
     from gwapctl.evaluate.acceptance import accepted_boxes, checked_images
     from gwapctl.metrics.acceptance import CONFIDENCE
 
-    found, by, kept = accepted_boxes(items, checked_images(calibrated_on), error)
+    found, by, kept = accepted_boxes(items, checked_images(calibrated_on, root), error)
     seen = f"{found.wrong} of {found.checked} checked boxes {{}}are wrong"
     if found.cut is not None:
         console.note(
@@ -67,12 +68,17 @@ def accepted(items: list[Prediction], calibrated_on: str, error: float) -> list[
             f"{found.total - found.accepted:,} are left to look at."
         )
         return kept
+    why = f"of those that are least in doubt (by {by}), {seen.format('')}"
+    advice = f"Check some {found.more or 0:,} more boxes, drawn by chance."
+    if found.bound == 1:
+        why = f"{seen.format('')}, too few to be sure"
+        advice = f"Check at least {found.more or 0:,} more boxes, drawn by chance."
     if found.more is None:
-        why = f"of those that are least in doubt (by {by}), {seen.format('')}, and more checking will not change that"
-        advice = f"Ask for more, --accept-error {math.ceil(100 * found.bound)}%, or look at all of them."
-    else:
-        least = "at least " if found.bound == 1 else "some "
-        why = f"{seen.format('')}, too few to be sure" if found.bound == 1 else f"of the first, {seen.format('')}"
-        advice = f"Check {least}{found.more:,} more boxes, drawn by chance."
+        other = (
+            f"Allow more errors (--accept-error {math.ceil(100 * found.bound)}%), or look"
+            if found.bound < 1
+            else "Look"
+        )
+        advice = f"Checking more of them cannot settle it. {other} at all."
     console.error(f"with {CONFIDENCE:.0%} confidence no set has at most {error:.1%} wrong boxes: {why}. {advice}")
     raise typer.Exit(GATE_NOT_MET)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gwapctl.formats.stored import BoxStream
     from gwapctl.inputs import ImageInput
     from gwapctl.predict.base import Predictor
-    from gwapctl.predict.cut import Cut
+    from gwapctl.predict.cut import Cutting
     from gwapctl.predict.prediction import Prediction
     from gwapctl.regions import BoxRule
 
@@ -63,14 +63,28 @@ Refine = Annotated[
         "as recorded",
     ),
 ]
+Split = Annotated[
+    bool | None,
+    option(
+        "--split/--single",
+        "Cut boxes anew: objects that touch come apart; or one box per class, the largest region, as the papers do.",
+        BOXES,
+        "as recorded",
+    ),
+]
 MaxBoxes = Annotated[
-    int | None, option("--max-boxes", "At most so many boxes per class and image.", BOXES, "as recorded, else 1", min=1)
+    int | None,
+    option("--max-boxes", "At most so many boxes per class and image.", BOXES, "1; 10 where objects split", min=1),
 ]
 MinArea = Annotated[
     float | None,
     option("--min-area", "Smallest area of a region, as a fraction of the image.", BOXES, min=0.0, max=1.0),
 ]
 MinScore = Annotated[float, option("--min-score", "Leave out what scores less.", BOXES, min=0.0, max=1.0)]
+Masks = Annotated[
+    Literal["rle", "polygons"] | None,
+    option("--masks", "The pixels of the objects as well, exactly or as outlines.", BOXES, "boxes alone"),
+]
 Classes = Annotated[
     Path | None,
     option(
@@ -117,11 +131,15 @@ def boxes(
     box_rule: Rule = None,
     threshold: Threshold = None,
     refine: Refine = None,
+    split: Split = None,
     max_boxes: MaxBoxes = None,
     min_area: MinArea = None,
     min_score: MinScore = 0.0,
+    masks: Masks = None,
+    labels: options.Labels = None,
     accept_error: accepting.AcceptError = None,
     calibrated_on: accepting.CalibratedOn = None,
+    root: options.Root = None,
     apply: Apply = None,
     review: ReviewFolder = None,
     classes: Classes = None,
@@ -142,7 +160,8 @@ def boxes(
     Examples:
       gwapctl boxes out --format coco --out boxes.json
       gwapctl boxes out --threshold 0.3 --max-boxes 5 --format yolo --out yolo
-      gwapctl boxes out --refine grabcut --out boxes.json
+      gwapctl boxes out --refine grabcut --masks rle --out boxes.json
+      gwapctl boxes photos --labels from-dataset --split --out boxes.json
       gwapctl boxes photos --format label-studio --out tasks.json
       gwapctl boxes out --accept-error 5% --calibrated-on decisions.json
       gwapctl boxes out --review review
@@ -153,20 +172,23 @@ def boxes(
     from gwapctl.formats.destination import check_destination, format_name, read_class_list
     from gwapctl.formats.reading import Corrections
     from gwapctl.formats.stored import confident, open_stored
+    from gwapctl.predict.cut import Cutting
 
+    if split is False and max_boxes is not None:
+        raise UsageError("--single is one box per class. Leave out --max-boxes.")
     error = accepting.accepted_error(accept_error, calibrated_on, apply)
     name = format_name(format, out)
-    exporter = _exporter(name, yolo_scores, image_prefix)
+    exporter = _exporter(name, yolo_scores, image_prefix, masks)
     path = check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
     corrections = None if apply is None or input is None else Corrections(apply)
     input = input if input is not None else _checked_alone(apply)
-    rule = options.asked_rule(box_rule, threshold)
-    cutting: dict[str, Any] = {"refine": refine, "max_boxes": max_boxes, "min_area": min_area}
-    found = open_stored(Path(input), rule=rule, images=images, **cutting)
+    rule, several = options.asked_rule(box_rule, threshold), 1 if split is False else max_boxes
+    cutting = Cutting(rule, refine, split, several, min_area, masks is not None or name == "png")
+    found = None if labels is not None else open_stored(Path(input), cutting, images)
     if found is None:
         asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
-        found = _from_images(input, exporter, model, device, rule, cutting, asked, keep_maps=review is not None)
+        found = _from_images(input, exporter, model, device, cutting, asked, labels, keep_maps=review is not None)
     else:
         _check_unused(input, [*reading.flags, *["--model"] * (model is not None), *["--top-k"] * (top_k > 1)])
     if found.warning:
@@ -183,8 +205,9 @@ def boxes(
         items = confident(found.items, min_score)
         items = tally.watch(items if corrections is None else corrections.apply(items), found.total, progress)
         if error is not None:
-            tally, items = Tally(failed=tally.failed), iter(accepting.accepted(list(items), str(calibrated_on), error))
-            items = tally.watch(items, None, progress)
+            kept = accepting.accepted(list(items), str(calibrated_on), root, error)
+            tally = Tally(failed=tally.failed)
+            items = tally.watch(kept, len(kept), progress)
         items = items if page is None else page.watch(items)
         if path is not None:
             exporter.write(path, items, listed)
@@ -256,9 +279,14 @@ def _check_unused(text: str, given: list[str]) -> None:
         raise UsageError(f"{names} {verb} for images; {text} holds what a network found already. Leave it out.")
 
 
-def _exporter(name: str, yolo_scores: bool, image_prefix: str | None) -> Exporter:
+def _exporter(name: str, yolo_scores: bool, image_prefix: str | None, masks: str | None) -> Exporter:
     """Return the exporter; options of another format are a mistake."""
     chosen: dict[str, Any] = {}
+    if masks is not None and masks not in EXPORTERS[name].masks:
+        formats = any_of(key for key, entry in EXPORTERS.items() if masks in entry.masks)
+        raise UsageError(f"--masks {masks} does not go with --format {name}. Choose {formats}.")
+    if masks is not None and len(EXPORTERS[name].masks) > 1:  # its exporter knows several ways
+        chosen["masks"] = masks
     for words, wanted, key, value in (
         ("--yolo-scores", "yolo", "scores", yolo_scores or None),
         ("--image-prefix", "label-studio", "image_prefix", image_prefix),
@@ -276,53 +304,43 @@ def _from_images(
     exporter: Exporter,
     model: str | None,
     device: str,
-    rule: BoxRule | None,
-    cutting: dict[str, Any],
+    cutting: Cutting,
     asked: dict[str, Any],
+    labels: str | None,
     *,
     keep_maps: bool,
 ) -> BoxStream:
-    """Localize images; a classifier's boxes are cut from its maps afterwards, a detector has its own."""
+    """Localize images; a classifier's boxes are cut from its maps, a detector has its own."""
     from gwapctl.formats.base import FolderExporter, check_names
     from gwapctl.formats.stored import BoxStream
-    from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
-    from gwapctl.predict.cut import Cut
     from gwapctl.predict.folder import localize_inputs
-    from gwapctl.regions import parse_box_rule
 
-    inputs = find_inputs([text], notice=console.warn)
+    inputs, known = options.find_images([text], labels)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
     loaded = load_model(options.model_or_default(model), device=device)
     if loaded.detects:
-        found = localize_inputs(
-            loaded.predictor(box_rule=rule, **cutting, **asked), loaded.name, inputs, keep_maps=keep_maps
-        )
+        cut_by = {"box_rule" if key == "rule" else key: value for key, value in vars(cutting).items()}
+        predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
+        found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
         return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
-    rule = parse_box_rule(rule, refine=cutting["refine"], default=loaded.info.box_rule)
-    cut = Cut(rule, cutting["max_boxes"] or 1, cutting["min_area"] or 0.0)
-    predictor = loaded.predictor(reading=asked["reading"], top_k=asked["top_k"], box_rule=rule.without_image())
-    about = f"boxes by {rule.name} of model {loaded.name}"
-    items = _localized(predictor, loaded.name, inputs, cut, keep_maps=keep_maps)
+    cut = cutting.cut(loaded.info.box_rule)
+    asked |= {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
+    asked |= {"labels": known}
+    predictor = loaded.predictor(**asked)
+    about = f"boxes by {cut.rule.name} of model {loaded.name}"
+    items = _localized(predictor, loaded.name, inputs, keep_maps=keep_maps)
     return BoxStream(items, len(inputs), about, predictor.warning or "")
 
 
 def _localized(
-    predictor: Predictor, model: str, inputs: Sequence[ImageInput], cut: Cut, *, keep_maps: bool
+    predictor: Predictor, model: str, inputs: Sequence[ImageInput], *, keep_maps: bool
 ) -> Iterator[Prediction]:
-    from gwapctl.formats.stored import failed
-    from gwapctl.predict.cut import with_boxes
-
     results = predictor.stream([item.path for item in inputs])
     for item, found in zip(inputs, results, strict=True):
         maps = {"maps": found.maps, "shared": found.shared} if keep_maps else {}
-        image = found.recorded(model=model, scales=predictor.scales, id=item.id, **maps)
-        shown = [0] * len(found.classes) if found.shared else range(len(found.classes))
-        if found.error:
-            yield failed(image, found.error)
-        else:
-            yield with_boxes(image, found.maps, shown, cut.on_image(item.path))
+        yield found.recorded(model=model, scales=predictor.scales, id=item.id, **maps)
 
 
 @dataclass

@@ -18,7 +18,7 @@ Out = Annotated[Path, option("--out -o", "Where to write.", OUTPUT)]
 
 def demo(
     out: Out = Path("gwapctl-demo"),
-    images: Images = 800,
+    images: Images = 300,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
@@ -32,7 +32,7 @@ def demo(
     """
     from gwapctl.demo import run_demo
 
-    console.note("This takes about three minutes on two cores. Training sees image-level labels only, never a box.")
+    console.note("This takes about two minutes on two cores. Training sees image-level labels only, never a box.")
     show = (lambda _: None) if json else _print_photos
     document = run_demo(out, step=console.progress, seed=seed, images=images, overwrite=overwrite, show=show)
     console.print_json(document) if json else print_document(document)

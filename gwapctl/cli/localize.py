@@ -30,7 +30,14 @@ Inputs = Annotated[
 TopK = Annotated[int, option("--top-k", "Classes per image.", MODEL, min=1)]
 MinScore = Annotated[
     float | None,
-    option("--min-score", "A detector's boxes from this score on.", MODEL, f"{DEFAULT_MIN_SCORE:g}", min=0, max=1),
+    option(
+        "--min-score",
+        "Classes or a detector's boxes from this score on.",
+        MODEL,
+        f"{DEFAULT_MIN_SCORE:g} of a detector",
+        min=0,
+        max=1,
+    ),
 ]
 Save = Annotated[
     str | None, option("--save", "What to write below --out, of overlay, map and mask.", OUTPUT, "all three")
@@ -48,6 +55,7 @@ def localize(
     threshold: options.Threshold = None,
     refine: options.Refine = None,
     top_k: TopK = 1,
+    labels: options.Labels = None,
     min_score: MinScore = None,
     save: Save = None,
     out: options.Out = None,
@@ -70,10 +78,10 @@ def localize(
       gwapctl localize photos --model runs/a --format jsonl > boxes.jsonl
       gwapctl localize photos --map dgl --layer 3 --close 5% --out found
       gwapctl localize photos --threshold otsu --refine grabcut --out found
+      gwapctl localize data/fruits --model runs/a --labels from-dataset --out found
       gwapctl localize photos --model runs/detector --min-score 0.5
 
     """
-    from gwapctl.inputs import find_inputs
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
 
@@ -81,10 +89,17 @@ def localize(
         raise UsageError("--json and --format jsonl are two forms. Give one of them.")
     saved = _saved(save, out, resume, overwrite)
     rule = options.asked_rule(box_rule, threshold)
-    images = find_inputs(inputs, recursive=recursive, notice=console.warn)[:limit]
+    images, known = options.find_images(inputs, labels, recursive=recursive)
+    images = images[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
     predictor = loaded.predictor(
-        reading=reading, box_rule=rule, refine=refine, top_k=top_k, min_score=min_score, batch_size=batch_size
+        reading=reading,
+        box_rule=rule,
+        refine=refine,
+        labels=known,
+        top_k=top_k,
+        min_score=min_score,
+        batch_size=batch_size,
     )
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     say = console.note if dry_run else console.detail
@@ -125,6 +140,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     empty: int = 0
+    none: int = 0  # of these, those that show none of the model's classes
     lacking: int = 0  # of those that failed: for want of an extra
 
     def watch(self, images: Iterable[Prediction]) -> Iterator[Prediction]:
@@ -137,6 +153,7 @@ class Tally:
                 console.warn(str(image.error))
             elif not image.predictions:
                 self.empty += 1
+                self.none += image.none
             yield image
 
 
@@ -158,13 +175,15 @@ def _print_table(images: Iterable[Prediction]) -> None:
     stream = iter(images)
     while part := list(islice(stream, ROWS_PER_TABLE)):
         rows = [row for image in part for row in _rows(image)]
-        console.print_table(("image", "class", "score", "x0", "y0", "x1", "y1"), rows)
+        console.print_table(("image", "class", "score", "x0", "y0", "x1", "y1", "doubt"), rows)
 
 
 def _rows(image: Prediction) -> Iterator[tuple[str, ...]]:
+    if image.none:
+        yield (image.id, "(none)", *("",) * 5)
     for item in image.predictions:
         corners = ("",) * 4 if item.box is None else tuple(f"{value:.1f}" for value in item.box)
-        yield (image.id, item.label, f"{item.score:.3f}", *corners)
+        yield (image.id, item.label, f"{item.score:.3f}", *corners, "" if item.doubt is None else f"{item.doubt:.2f}")
 
 
 PRINTERS: dict[str, Callable[[Iterable[Prediction]], None]] = {
@@ -180,7 +199,8 @@ def _finish(tally: Tally, total: int, out: Path | None) -> None:
         earlier = f" ({total - tally.done} were done before)" if tally.done < total else ""
         console.note(f"{counted(tally.done - tally.failed, 'image')} in {out}{earlier}")
     if tally.empty:
-        console.note(f"{counted(tally.empty, 'image')} without any object; a lower --min-score shows what is less sure")
+        what = "without any of the classes" if tally.none else "without any object"
+        console.note(f"{counted(tally.empty, 'image')} {what}; a lower --min-score shows what is less sure")
     if tally.failed:
         console.warn(f"{tally.failed} of {counted(tally.done, 'image')} failed.")
         raise typer.Exit(MissingReaderError.exit_code if tally.lacking == tally.done else SOME_FAILED)

@@ -25,6 +25,12 @@ COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
 SkipBroken = Annotated[
     bool, options.option("--skip-broken", "Leave out images that cannot be read, and count them.", options.DATA)
 ]
+Folds = Annotated[
+    int | None,
+    options.option(
+        "--folds", "First estimate by this many trainings, each with other images held out.", options.DATA, min=2
+    ),
+]
 Tensorboard = Annotated[bool, options.option("--tensorboard", "Also log to RUN/tensorboard.", options.OUTPUT)]
 
 
@@ -34,6 +40,7 @@ def train(
     dataset: options.DatasetNameIfAny = None,
     root: options.Root = None,
     skip_broken: SkipBroken = False,
+    folds: Folds = None,
     recipe: options.Recipe = None,
     given: dict[str, Any],
     changes: options.Changes = None,
@@ -72,10 +79,12 @@ def train(
     from gwapctl.config import build_train_config
     from gwapctl.device import resolve_device
     from gwapctl.files import require_output_folder
-    from gwapctl.runs import new_run_folder
+    from gwapctl.runs import fold_folder, new_run_folder
 
+    if folds and {"val_fraction", "fold"} & asked.keys():
+        raise UsageError("--folds holds out an equal share of the images each time. Leave out --val-fraction and fold.")
     if resume:
-        config = _resumed_config(dataset, out, typed)
+        config = _resumed_config(dataset, out, typed, folds)
     else:
         config = build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
@@ -92,22 +101,34 @@ def train(
     if tensorboard:  # this and what follows: before anything is downloaded
         require_tensorboard()
     if resume and root is None:
-        root = _root_of_run(folder, dataset)
+        root = _root_of_run(fold_folder(folder, 0) if folds else folder, dataset)
     require_weights(config, offline, root)
     require_output_folder(folder, overwrite=overwrite, resume=resume)
     options.fetch_dataset(dataset, root, offline)
-    _announce_training(config, folder)
-    with console.progress("training") as shown:
-        run = loop.train_with(
-            Resources.find(device, workers, feature_cache, root, boxes=boxes),
-            config,
-            folder,
-            skip_broken=skip_broken,
-            resume=resume,
-            tensorboard=tensorboard,
-            listener=Listener(console.note, console.detail, console.warn, shown, shown),
-        )
-    _show_result(run, root, json)
+
+    def train_into(config: TrainConfig | DetectorConfig, folder: Path) -> Run:
+        _announce_training(config, folder)
+        with console.progress("training") as shown:
+            return loop.train_with(
+                Resources.find(device, workers, feature_cache, root, boxes=boxes),
+                config,
+                folder,
+                skip_broken=skip_broken,
+                resume=resume and (folder / "run.json").is_file(),
+                tensorboard=tensorboard,
+                listener=Listener(console.note, console.detail, console.warn, shown, shown),
+            )
+
+    if folds is None:
+        _show_result(train_into(config, folder), root, json)
+        return
+    from gwapctl.cli.folds import estimate_and_train
+    from gwapctl.evaluate import Options
+
+    options_of_folds = Options(root=root, device=device, workers=workers, split="held-out")
+    run = estimate_and_train(config, folder, folds, train_into, options_of_folds, json=json, resume=resume)
+    if not json:
+        _show_result(run, root, json)
 
 
 def _recipe(dataset: str | None, recipe: str | None, asked: dict[str, Any]) -> tuple[str | None, Path | None]:
@@ -184,14 +205,20 @@ def _setting_lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         yield from itertools.zip_longest(*parts, fillvalue="")
 
 
-def _resumed_config(dataset: str, out: Path | None, given: dict[str, Any]) -> TrainConfig | DetectorConfig:
-    """Take the settings from the run that is resumed; a flag that says otherwise is a mistake."""
+def _resumed_config(
+    dataset: str, out: Path | None, given: dict[str, Any], folds: int | None = None
+) -> TrainConfig | DetectorConfig:
+    """Take the settings from the run that is resumed; a flag that says otherwise is a mistake.
+
+    Of ``folds`` the first run says what that on all images will be trained with, too.
+    """
     from gwapctl.config import stored_config
-    from gwapctl.runs import Run
+    from gwapctl.runs import Run, fold_folder
 
     if out is None:
         raise UsageError("--resume needs the run folder. Give it with --out.")
-    stored = stored_config(Run.open(out).document["config"])
+    first = fold_folder(out, 0) if folds else out
+    stored = stored_config(Run.open(first).document["config"])
     asked = {"dataset": dataset, **given}
     wrong = [name for name, value in asked.items() if getattr(stored, name, None) != value]
     if wrong:
@@ -300,6 +327,8 @@ def _planned_data(config: TrainConfig | DetectorConfig, root: Path | None) -> tu
 
 
 def _show_result(run: Run, root: Path | None, json: bool) -> None:
+    from gwapctl.files import read_json
+
     best = {name: value for name, value in run.document["best"].items() if name not in ("iteration", "selection")}
     subset = run.document.get("box_subset")
     if json:
@@ -310,7 +339,7 @@ def _show_result(run: Run, root: Path | None, json: bool) -> None:
     if config.get("boxes_from"):
         from gwapctl.train.pseudo import boxes_file
 
-        console.note(f"no true box was learned from; what was, at last: {boxes_file(run.folder, config['rounds'])}")
+        console.note(f"learned from found boxes alone, at last those in {boxes_file(run.folder, config['rounds'])}")
     elif subset:
         console.note(
             f"{subset['n']} images ({subset['fraction']:.1%}) showed their boxes: {run.folder}/box_labelled.txt"
@@ -318,6 +347,13 @@ def _show_result(run: Run, root: Path | None, json: bool) -> None:
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
     judged = run.document["dataset"].get("val_split")
     console.note(f"finished {run.folder}" + (f"; validation on {judged}: {numbers}" if numbers else ""))
+    stored = read_json(run.folder / "model.json")
+    if stored.get("none_threshold") is not None:
+        n = stored["provenance"]["none"]
+        console.note(
+            f"an image whose best class scores below {stored['none_threshold']:.2f} shows none of the classes: chosen "
+            f"on {n['n_nothing']} held-out images of nothing and {n['n_shown']} others"
+        )
     for command in _next(run, root):
         console.note(f"next: {shlex.join(command)}")
 

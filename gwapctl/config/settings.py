@@ -90,6 +90,11 @@ class RunSettings:
     val_fraction: Annotated[
         float, Bounds(ge=0, lt=1), Flag("Share of train held out where there is no val split.", IMAGES)
     ] = 0.1
+    fold: Annotated[
+        int | None,
+        Bounds(ge=0),
+        About("Which part of train is held out, of 1 / val_fraction.", IMAGES),
+    ] = None
     precision: Annotated[Literal["auto", "fp32", "bf16"], Flag("auto: bf16 where native.", MACHINE)] = "auto"
     deterministic: Annotated[
         bool, About("Only deterministic algorithms.", MACHINE, spelled="--deterministic/--fast")
@@ -153,6 +158,10 @@ class ClassifierSettings(RunSettings):
     batch_norm: Annotated[
         Literal["auto", "frozen", "train"], About("auto: frozen when pretrained and the batch is small.", NETWORK)
     ] = "auto"
+    class_weights: Annotated[
+        Literal["none", "auto"],
+        Flag("auto: rare classes weigh more where classes differ by more than a factor of three.", SCHEDULE),
+    ] = "none"
     keep: Annotated[Literal["best", "last"], About("Weights to keep: best on validation, or last.", SCHEDULE)] = "best"
     compile: Annotated[bool, About("Use torch.compile.", MACHINE)] = False
     map: Annotated[str | None, About("Map method (gwapctl models list maps); none: the head's own.", READING)] = None

@@ -188,10 +188,11 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()[:16]
 
 
-def holdout(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+def holdout(samples: Sequence[Sample], fraction: float, seed: int, fold: int = 0) -> tuple[list[Sample], list[Sample]]:
     """Divide ``samples`` into (train, held out); every class gives the same fraction of its images, order is kept.
 
-    An image belongs to the stratum of its first label. The draw depends on ids and ``seed`` alone.
+    An image belongs to the stratum of its first label, one without any to a stratum of its own. The draw depends on
+    ids and ``seed`` alone. Of one seed and ``fraction``, no image is held out by two ``fold``s.
 
     Raises:
         DataError: the fraction leaves nothing on one of the sides.
@@ -210,7 +211,8 @@ def holdout(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list
     order = [np.asarray(members)[generator.permutation(len(members))] for _, members in sorted(strata.items())]
     # largest remainders over all strata, so that small classes do not all round to zero
     ranks = sorted((((i + 0.5) / len(members)), int(index)) for members in order for i, index in enumerate(members))
-    held = {index for _, index in ranks[: round(fraction * len(samples))]}
+    first, last = (round(fraction * number * len(samples)) for number in (fold, fold + 1))
+    held = {index for _, index in ranks[first:last]}
     train = [sample for index, sample in enumerate(samples) if index not in held]
     val = [sample for index, sample in enumerate(samples) if index in held]
     if not train or not val:

@@ -1,7 +1,7 @@
 """Class folders: ``<split>/<class>/*`` or ``<class>/*``; the folder's name is the label.
 
 Folders that parts of data sets are called (``images``, ``train``, ...) are classes only beside one that is called
-otherwise. A lone folder that holds the class folders is passed through.
+otherwise. A lone folder that holds the class folders is passed through. Images in ``_none`` show none of the classes.
 """
 
 from __future__ import annotations
@@ -15,30 +15,40 @@ from gwapctl.datasets.folders import SPLIT_ORDER, has_images, is_container, list
 from gwapctl.errors import DataError, printable
 from gwapctl.images.files import HEIC_ADVICE, HEIC_SUFFIXES, Overlooked, nfc, walk_images
 
+NONE = "_none"  # the folder of images that show none of the classes
+
 
 class ClassFolders(Dataset):
-    """One label per image, no boxes. Sample ids are ``<class>/<file>``."""
+    """One label per image, no boxes. Sample ids are ``<class>/<file>``.
 
-    multi_label = False
+    Where there are images of nothing, a label may be missing, so that every class is a question of its own.
+    """
 
     def __init__(self, root: Path, split_folders: dict[str, Path], notes: Sequence[str] = ()) -> None:
         self.name = root.resolve().name
         self.root = root
         self._splits = {split: _by_class(folder) for split, folder in split_folders.items()}
-        names = sorted({name for folders in self._splits.values() for name in folders})
+        found = {name for folders in self._splits.values() for name in folders}
+        names = sorted(found - {NONE})
+        if not names:
+            raise DataError(
+                f"{root} has no class beside {NONE}. Put the images of each class into a folder of its own."
+            )
+        self.multi_label = NONE in found
         self.classes = tuple(ClassName(name, name) for name in names)
         self.problems.warn(*notes)
 
     def _read(self, split: str) -> list[BoxedSample]:
-        """Return the samples, sorted by class and file name; none has a box."""
+        """Return the samples, sorted by class and file name, those of nothing last; none has a box."""
         samples: list[BoxedSample] = []
         overlooked = Overlooked()
-        for label, item in enumerate(self.classes):
-            for folder in self._splits[split].get(item.name, ()):
+        labels = {item.name: (label,) for label, item in enumerate(self.classes)} | {NONE: ()}
+        for name, label in labels.items():
+            for folder in self._splits[split].get(name, ()):
                 images = list_images(folder, overlooked)
                 if not images:
                     self.problems.error(f"{folder} has no image{_other_files(folder)}.")
-                samples += [BoxedSample(f"{folder.name}/{name}", path, (label,)) for name, path in images.items()]
+                samples += [BoxedSample(f"{folder.name}/{file}", path, label) for file, path in images.items()]
         self.problems.warn(*overlooked.messages())
         return samples
 

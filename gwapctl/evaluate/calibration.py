@@ -109,14 +109,23 @@ def calibrate_on(
 
 
 def sweep(
-    accuracy: Accuracy, choosing: GroundTruth, found: Iterable[Prediction], progress: ProgressCallback | None
+    accuracy: Accuracy,
+    choosing: GroundTruth,
+    found: Iterable[Prediction],
+    progress: ProgressCallback | None,
+    by_class: dict[int, AccuracyCurve] | None = None,
 ) -> None:
-    """Add the maps of the true classes in ``found`` to ``accuracy``; a DataError says that there is none with a box."""
+    """Add the maps of the true classes in ``found`` to ``accuracy``; a DataError says that there is none with a box.
+
+    ``by_class`` gets the curve of each class by itself.
+    """
     for done, (sample, prediction) in enumerate(zip(choosing.samples, found, strict=True), start=1):
         for label, objects in true_boxes(sample).items():
             heatmap = prediction.map_of(label)
             if heatmap is not None:
-                accuracy.update(heatmap, objects, prediction.width, prediction.height)
+                ious = accuracy.update(heatmap, objects, prediction.width, prediction.height)
+                if by_class is not None and not isinstance(ious, tuple):
+                    by_class.setdefault(label, AccuracyCurve(accuracy.curve.thresholds)).add(ious)
         if progress is not None:
             progress(Progress(done, len(choosing.samples), "images", "choosing the threshold"))
     if not accuracy.curve.n:

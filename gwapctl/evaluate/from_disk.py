@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,8 @@ from gwapctl.predict.predictions import PREDICTIONS, read_predictions
 from gwapctl.regions import BoxRule
 from gwapctl.regions.rules import DEFAULT_RULE
 
+NOWHERE = as_boxes([])
+
 
 def from_maps(
     folder: Path,
@@ -47,13 +49,19 @@ def from_maps(
     """
     maps, samples, notes = MapFolder(folder), ground_truth.samples, list[str]()
     cut = rule_for(ground_truth, box_rule, refine, maps.info.box_rule or DEFAULT_RULE)
-    stored = _find_maps(samples, maps)
-    matcher = ClassMatcher(ground_truth.dataset.classes)
+    classes = ground_truth.dataset.classes
+    matcher = ClassMatcher(classes)
+    named = {pair for about in maps.info.images.values() for pair in about.classes}
+    ids = {matcher.index(name, class_id): class_id for name, class_id in named}  # as whoever made the maps calls them
     file = next((path for beside in (folder, folder.parent) if (path := beside / PREDICTIONS).is_file()), None)
     recorded = {} if file is None else _read_predictions(file, ground_truth, notes)
+    stored = _find_maps(samples, maps, none={sample_id for sample_id, found in recorded.items() if found.none})
     files = {} if cut is None or not cut.rule.needs_image else _image_files(file, samples, cut.rule.name, images)
 
-    def prediction(sample: BoxedSample, image_id: str) -> Prediction:
+    def prediction(sample: BoxedSample) -> Prediction:
+        image_id = stored.get(sample.id)
+        if image_id is None:
+            return replace(recorded[sample.id], boxes_by_class={ANY: NOWHERE}, detections=None)
         about = maps.about(image_id)
         width, height = _original_size(sample, about.width, about.height)
         by_class = _maps_by_class(maps, image_id, about, matcher)
@@ -63,12 +71,14 @@ def from_maps(
             width=width,
             height=height,
             maps_by_class=by_class,
-            boxes_by_class=boxes_from_maps(by_class, seen, width, height, sample.labels),
+            boxes_by_class=boxes_from_maps(
+                by_class, seen, width, height, {label: ids.get(label, classes[label].id) for label in sample.labels}
+            ),
             detections=None,
         )
 
     options = reading_options(maps.info.reading, cut)
-    return Predictions(map(prediction, samples, stored), maps.info.model or str(folder), options, notes)
+    return Predictions(map(prediction, samples), maps.info.model or str(folder), options, notes)
 
 
 def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
@@ -91,7 +101,7 @@ def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
         )
     detects = any(found.detections is not None and len(found.detections.boxes) > 1 for found in images.values())
     none = Detections(as_boxes([]), np.zeros(0), np.zeros(0, np.int64))
-    nothing = Prediction("", 0, 0, ranked=(), boxes_by_class={ANY: none.boxes}, detections=none)
+    nothing = Prediction("", 0, 0, none=True, ranked=(), boxes_by_class={ANY: none.boxes}, detections=none)
     by_id = {sample.id: images.get(sample.id, nothing) for sample in samples}
     missed = {
         sample.id: [one for one in true_boxes(sample) if not _has_box(by_id[sample.id], one)] for sample in samples
@@ -119,18 +129,18 @@ def _has_box(found: Prediction, label: int) -> bool:
     return boxes is not None and len(boxes) > 0
 
 
-def _find_maps(samples: Sequence[BoxedSample], maps: MapFolder) -> list[str]:
-    """Return the stored id of each sample."""
+def _find_maps(samples: Sequence[BoxedSample], maps: MapFolder, none: Container[str]) -> dict[str, str]:
+    """Return the stored id of each sample by its own; those of ``none`` of the classes need no map."""
     ids = maps.ids()
     index = ImageIndex(ids)
-    found = [index.find(sample.id, sample.path.as_posix()) for sample in samples]
-    missing = [sample.id for sample, image_id in zip(samples, found, strict=True) if image_id is None]
+    found = {sample.id: index.find(sample.id, sample.path.as_posix()) for sample in samples}
+    missing = [sample_id for sample_id, image_id in found.items() if image_id is None and sample_id not in none]
     if missing:
         example = f"It has {ids[0]!r}, for example." if len(missing) == len(samples) else "Localize the whole split."
         raise DataError(
             f"{maps.path} has no map for {len(missing)} of {len(samples)} images, such as {missing[0]!r}. {example}"
         )
-    return [image_id for image_id in found if image_id is not None]
+    return {sample_id: image_id for sample_id, image_id in found.items() if image_id is not None}
 
 
 def _maps_by_class(maps: MapFolder, image_id: str, about: MapImage, matcher: ClassMatcher) -> dict[int, Heatmap]:
@@ -234,6 +244,7 @@ def _in_classes_of(dataset: Dataset, image: Prediction, matcher: ClassMatcher) -
     known = dict.fromkeys(label for label in labels if label != FOREIGN)
     return replace(
         image,
+        none=not predictions,
         predictions=(),
         probabilities=None if np.isnan(scores).any() else scores,
         ranked=tuple(label for index, label in enumerate(labels) if label == FOREIGN or label not in labels[:index]),

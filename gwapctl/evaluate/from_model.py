@@ -127,6 +127,8 @@ def predictions_from_model(
     resized = ground_truth.protocol != "wsoleval"
     of_model = {int(label): index for index, label in enumerate(match) if label != FOREIGN}
 
+    ids = {label: localizer.model.info.classes[index].id for label, index in of_model.items()}
+
     def seen(sample: BoxedSample) -> tuple[PreparedImage, Cut | None]:
         if cache is not None:
             size = image_size(sample.path)
@@ -148,14 +150,16 @@ def predictions_from_model(
         labels = [ANY] if result.shared else match[list(result.classes)].tolist()
         maps = {label: result.heatmap(index) for index, label in enumerate(labels) if label != FOREIGN}
         best = np.argsort(-result.probabilities, kind="stable")[:TOP]
+        none = localizer.model.info.none_threshold
         return Prediction(
             sample.path.as_posix(),
             *size,
             id=sample.id,
+            none=none is not None and bool(result.probabilities.max() < none),
             probabilities=spread(result.probabilities.astype(np.float64), match, len(dataset.classes)),
             ranked=tuple(match[best].tolist()),
             maps_by_class=maps,
-            boxes_by_class=boxes_from_maps(maps, seen, *size, sample.labels),
+            boxes_by_class=boxes_from_maps(maps, seen, *size, {label: ids[label] for label in sample.labels}),
         )
 
     yield from in_threads(work, ground_truth.samples, chunk=localizer.batch_size, workers=workers)

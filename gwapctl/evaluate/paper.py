@@ -81,6 +81,7 @@ class PaperProtocol:
             scores=prediction.probabilities if several else None,
             ranked=None if several else prediction.ranked,
             detections=prediction.detections,
+            none=prediction.none,
         )
         if sample.id in self._dataset.blacklist:
             self._blacklisted += 1
@@ -179,7 +180,7 @@ def _blind(image: JudgedImage, box: FloatArray, *, swept: bool) -> JudgedImage:
     """Return the image as a floor answers: with a box (1, 4) for all classes, ``swept`` at all thresholds as well."""
     labels = (*image.objects, *(image.ranked or ())[:TOP])
     five = image.five and tuple(replace(guess, box=box[0]) for guess in image.five)
-    image = replace(image, boxes=dict.fromkeys(labels, box[0]), five=five)
+    image = replace(image, boxes=dict.fromkeys(labels, box[0]), five=five, none=False)
     if not swept:
         return image
     inside = boxes_mask(box, image.width, image.height)

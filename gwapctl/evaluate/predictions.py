@@ -82,20 +82,21 @@ def reading_options(reading: ResolvedReading, cut: Cut | None) -> dict[str, Any]
 
 
 def boxes_from_maps(
-    maps: Mapping[int, Heatmap], cut: Cut | None, width: int, height: int, labels: Iterable[int]
+    maps: Mapping[int, Heatmap], cut: Cut | None, width: int, height: int, labels: Mapping[int, str]
 ) -> dict[int, FloatArray]:
     """Return one box per map, ``(1, 4)`` in pixels of the original image of ``width x height``; ``(0, 4)`` for none.
 
-    Cut are the maps of ``labels``, the classes present, and the one for every class: no box of another class is right.
-    ``cut`` has seen the image if its rule needs to; None cuts nothing.
+    Cut are the maps of ``labels``, the classes present by index with their ids, and the one for every class: no box of
+    another class is right. ``cut`` has seen the image if its rule needs to; None cuts nothing.
     """
     if cut is None:
         return {}
-    judged = {ANY, *labels}
+    shared = maps.get(ANY) if cut.rule.by_class else None  # then one map has a box for each class
+    wanted = {label: maps.get(label, shared) for label in (ANY, *labels)}
     return {
-        label: as_boxes([region.box for region in cut.regions(heatmap, width, height)])
-        for label, heatmap in maps.items()
-        if label in judged
+        label: as_boxes([r.box for r in cut.of_class(labels.get(label, "")).regions(heatmap, width, height)])
+        for label, heatmap in wanted.items()
+        if heatmap is not None
     }
 
 

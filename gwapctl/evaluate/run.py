@@ -18,10 +18,9 @@ from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol
 from gwapctl.evaluate.stored_rule import calibrate, undo
-from gwapctl.evaluate.subject import HELD_OUT, Subject, find_dataset, find_samples, find_subject
+from gwapctl.evaluate.subject import HELD_OUT, Subject, find_checked, find_dataset, find_samples, find_subject
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
-from gwapctl.formats.reading import checked_samples, read_boxes
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.metrics.verdict import find_verdict
 from gwapctl.predict.base import Precision
@@ -114,10 +113,10 @@ def evaluate(
     subject = find_subject(spec)
     _check_options(subject, options)
     dataset = find_dataset(subject, options.dataset, options.root, options.masks)
-    split, samples = find_samples(subject, dataset, options.split)
-    if options.boxes is not None:
-        samples = checked_samples(samples, dataset.classes, read_boxes(options.boxes), options.boxes)
-        split = f"{split}, boxes of {options.boxes.name}"
+    if options.boxes is None:
+        split, samples = find_samples(subject, dataset, options.split)
+    else:
+        split, samples = find_checked(subject, dataset, options.split, options.boxes)
     if options.guesses and dataset.multi_label:
         raise UsageError(f"{option('guesses')} is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)

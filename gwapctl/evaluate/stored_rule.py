@@ -7,7 +7,7 @@ interval over images, and it is stored where that is above nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from gwapctl.boxes import FloatArray
+from gwapctl.datasets.class_names import ClassMatcher
 from gwapctl.errors import UsageError
 from gwapctl.evaluate.calibration import divide, sweep
+from gwapctl.evaluate.class_thresholds import class_thresholds
 from gwapctl.evaluate.from_model import predictions_from_model
 from gwapctl.evaluate.ground_truth import true_boxes
 from gwapctl.evaluate.result import GroundTruth
@@ -29,6 +31,7 @@ from gwapctl.metrics.verdict import Interval, with_interval
 from gwapctl.predict.cut import Cut
 from gwapctl.progress import ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
+from gwapctl.regions.rules import fixed_rule
 
 if TYPE_CHECKING:
     from gwapctl.maps.localizer import Localizer
@@ -40,10 +43,23 @@ SMOOTH = 0.025  # standard deviation of the Gaussian by which the curve is smoot
 
 @dataclass(frozen=True)
 class Held:
-    """The held-out images with boxes, in folds of nearly one size; of each the curve over all thresholds."""
+    """The held-out images with boxes, in folds of nearly one size; of each the curve over all thresholds.
+
+    ``by_class`` are the curves of each fold's classes by themselves, by the model's ids.
+    """
 
     folds: Sequence[GroundTruth]
     curves: Sequence[AccuracyCurve]
+    by_class: Sequence[Mapping[str, AccuracyCurve]]
+
+    def rule(self, refinement: str | None, left_out: int | None = None) -> BoxRule:
+        """Return the rule that all folds but one choose, with thresholds of its own for classes that are better off."""
+        threshold, curves = self.threshold(left_out), dict[str, list[AccuracyCurve]]()
+        for fold, of_class in enumerate(self.by_class):
+            for class_id, curve in of_class.items() if fold != left_out else ():
+                curves.setdefault(class_id, []).append(curve)
+        own = class_thresholds({class_id: AccuracyCurve.joined(some) for class_id, some in curves.items()}, threshold)
+        return parse_box_rule(fixed_rule(threshold, own), refine=refinement)
 
     def threshold(self, left_out: int | None = None) -> float:
         """Return the best threshold of all folds but one: the highest point of their smoothed curve."""
@@ -85,11 +101,11 @@ def calibrate(
     info = localizer.model.info
     held = _look(localizer, ground_truth, force, progress)
     kept = parse_box_rule(info.box_rule, refine=refine).refinement
-    tried = [_fixed(held.threshold(fold), kept) for fold in range(len(held.folds))]
+    tried = [held.rule(kept, fold) for fold in range(len(held.folds))]
     new = _right(localizer, held.folds, tried)
     old = _right(stored or localizer, held.folds, [parse_box_rule(info.box_rule)] * len(held.folds))
     difference, n = _difference(new, old), len(new)
-    rule = _fixed(held.threshold(), kept).name
+    rule = held.rule(kept).name
     is_better = difference.low > 0
     chosen = {
         "box_rule": rule if is_better else info.box_rule,
@@ -148,16 +164,15 @@ def _look(localizer: Localizer, ground_truth: GroundTruth, force: bool, progress
     for sample in boxed:
         samples[parts[sample.id]].append(sample)
     folds = [replace(ground_truth, samples=part) for part in samples]
-    curves = []
+    known, classes = localizer.model.info.classes, ground_truth.dataset.classes
+    matcher, curves, by_class = ClassMatcher(known), list[AccuracyCurve](), list[dict[str, AccuracyCurve]]()
     for fold in folds:
-        accuracy = BoxAccuracy()
-        sweep(accuracy, fold, predictions_from_model(localizer, fold, None), progress)
+        accuracy, of_class = BoxAccuracy(), dict[int, AccuracyCurve]()
+        sweep(accuracy, fold, predictions_from_model(localizer, fold, None), progress, of_class)
         curves.append(accuracy.curve)
-    return Held(folds, curves)
-
-
-def _fixed(threshold: float, refinement: str | None) -> BoxRule:
-    return parse_box_rule(f"fixed:{threshold:.3f}", refine=refinement)
+        places = {label: matcher.index(classes[label].name, classes[label].id) for label in of_class}
+        by_class.append({known[places[label]].id: curve for label, curve in of_class.items()})
+    return Held(folds, curves, by_class)
 
 
 def _right(localizer: Localizer, folds: Sequence[GroundTruth], rules: Sequence[BoxRule]) -> list[list[bool]]:

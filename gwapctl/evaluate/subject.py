@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from gwapctl.datasets.subset import evenly_spread, split_name, without_classes
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError, option
 from gwapctl.formats import READERS
+from gwapctl.formats.reading import checked_samples, read_boxes
 from gwapctl.networks.zoo import resolve_model
 from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.runs import Run
@@ -150,13 +151,40 @@ def find_samples(subject: Subject, dataset: Dataset, split: str | None) -> tuple
     return split, dataset.boxed_samples(split)
 
 
+def find_checked(subject: Subject, dataset: Dataset, split: str | None, file: Path) -> tuple[str, list[BoxedSample]]:
+    """Return a name and the samples that ``file`` has checked boxes of, with these; by default those of all splits.
+
+    In a set of one class per image, images keep the class that they had where a box shows it, and those that show
+    nothing are left out: there is nothing to judge by.
+
+    Raises:
+        DataError: the file cannot be read, or has none of the images, or a class that the data set lacks.
+
+    """
+    parts = dict(find_samples(subject, dataset, name) for name in (dataset.splits() if split is None else (split,)))
+    before = {sample.path: sample for part in parts.values() for sample in part}
+    samples = checked_samples(before.values(), dataset.classes, read_boxes(file), file)
+    if not dataset.multi_label:
+        samples = [replace(one, labels=_one_of(one, before[one.path])) for one in samples if one.labels]
+    if not samples:
+        raise DataError(f"no image of {file} shows an object, so there is nothing to judge by. Check more images.")
+    paths = {sample.path for sample in samples}
+    found = [name for name, part in parts.items() if any(sample.path in paths for sample in part)]
+    return f"{'+'.join(found)}, boxes of {file.name}", samples
+
+
+def _one_of(checked: BoxedSample, before: BoxedSample) -> tuple[int, ...]:
+    return before.labels if set(before.labels) <= set(checked.labels) else checked.labels[:1]
+
+
 def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample]]:
     """Divide the training split as ``train`` did and return the part that training did not see."""
     config, run = subject.config, subject.run
     train_split, val_split = training_splits(dataset)
     if run is not None and dataset.name == run.document["dataset"]["name"]:
         train_split = run.document["dataset"].get("train_split", train_split)  # earlier versions chose another
-    if val_split is not None:
+    fold = config.get("fold")
+    if val_split is not None and fold is None:
         return val_split, dataset.boxed_samples(val_split)
     if run is not None and dataset.name != run.document["dataset"]["name"]:  # training saw none of it
         return train_split, dataset.boxed_samples(train_split)
@@ -167,7 +195,7 @@ def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample
             "Train with --val-fraction 0.1."
         )
     samples = dataset.boxed_samples(train_split)
-    trained, held = holdout(samples, fraction, int(config["seed"]))
+    trained, held = holdout(samples, fraction, int(config["seed"]), fold or 0)
     if fingerprint(trained) != run.document["dataset"]["fingerprint"]:
         raise DataError(
             f"{dataset.name} at {dataset.root} is not what {subject.name} was trained on, so the images that it kept "
@@ -176,4 +204,5 @@ def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample
     skipped = (run.document["dataset"].get("skipped") or {}).get("val", ())
     ids = {sample.id for sample in held} - set(skipped)
     name = f"{HELD_OUT} {fraction:g} of {train_split}, seed {config['seed']}"
+    name += "" if fold is None else f", fold {fold}"
     return name, [sample for sample in samples if sample.id in ids]

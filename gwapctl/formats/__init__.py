@@ -27,6 +27,7 @@ class FormatEntry:
         box: how a box is written.
         precision: what is lost of it.
         readers: what reads the result.
+        masks: how it can hold the pixels of objects: ``rle`` exactly, ``polygons`` as outlines.
 
     """
 
@@ -37,6 +38,7 @@ class FormatEntry:
     box: str = ""
     precision: str = "exact"
     readers: str = ""
+    masks: tuple[str, ...] = ()
 
     @property
     def suffix(self) -> str:
@@ -66,6 +68,7 @@ EXPORTERS: dict[str, FormatEntry] = {
         "boxes.jsonl",
         box="`[x0, y0, x1, y1]` as above",
         readers="`gwapctl boxes`, `gwapctl evaluate`, jq",
+        masks=("rle",),
     ),
     "coco": FormatEntry(
         "gwapctl.formats.coco:Coco",
@@ -75,6 +78,7 @@ EXPORTERS: dict[str, FormatEntry] = {
         box="`[x, y, width, height]`, floats",
         precision="exact to rounding of floats",
         readers="pycocotools, FiftyOne, CVAT, supervision, most trainers",
+        masks=("rle", "polygons"),
     ),
     "voc": FormatEntry(
         "gwapctl.formats.voc:Voc",
@@ -100,6 +104,7 @@ EXPORTERS: dict[str, FormatEntry] = {
         box="corner and size in percent",
         precision="exact to rounding of floats",
         readers="Label Studio: Import",
+        masks=("rle", "polygons"),
     ),
     "cvat": FormatEntry(
         "gwapctl.formats.cvat:Cvat",
@@ -108,6 +113,16 @@ EXPORTERS: dict[str, FormatEntry] = {
         "annotations.xml",
         box="corners as above",
         readers='CVAT: Upload annotations, "CVAT 1.1"',
+        masks=("rle", "polygons"),
+    ),
+    "png": FormatEntry(
+        "gwapctl.formats.png:Png",
+        "PNG masks",
+        "two PNG masks per image, of classes and of objects",
+        box="pixels",
+        precision="no box, the object's pixels",
+        readers="anything that reads label images",
+        masks=("rle",),
     ),
 }
 

@@ -25,6 +25,7 @@ from gwapctl.errors import DataError, UsageError
 from gwapctl.files import atomic_path, read_json, write_json, write_text
 from gwapctl.images.files import on_disk, stem
 from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, merge
+from gwapctl.regions import BoolMask
 
 WRITTEN = ".gwapctl-export"  # in an exported folder: the names of its files, so that they can be replaced
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
@@ -176,6 +177,16 @@ def boxed(item: Prediction) -> list[tuple[ClassPrediction, Box]]:
     return [(prediction, prediction.box) for prediction in item.predictions if prediction.box is not None]
 
 
+def mask_of(prediction: ClassPrediction) -> BoolMask | None:
+    """Return the pixels (H, W) of a prediction's object in the whole image; None where they are not known."""
+    from gwapctl.regions.masks import decode
+
+    if prediction.mask is None:
+        return None
+    height, width = prediction.mask.size
+    return decode(prediction.mask.counts, width, height)
+
+
 def json_rows(documents: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield the items of a JSON list, one per line, with a comma behind all but the last."""
     row = ""
@@ -232,8 +243,8 @@ class FolderExporter(Exporter):
     """A format of one file per image, named as the image and in the same tree."""
 
     @abstractmethod
-    def files(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[tuple[str, str]]:
-        """Yield every file as (path below the folder, text)."""
+    def files(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[tuple[str, str | bytes]]:
+        """Yield every file as (path below the folder, what is in it)."""
 
     def write(self, path: Path, items: Iterable[Prediction], classes: Sequence[str] | None = None) -> None:
         """Write the folder, each file whole or not at all; nothing is written if two images would share a file.
@@ -244,8 +255,12 @@ class FolderExporter(Exporter):
         written: set[str] = set()
         with spooled(items) as spool:
             check_names(item.id for item in spool)
-            for name, text in self.files(spool, class_table(spool.classes, classes)):
-                write_text(path / on_disk(name), text)
+            for name, content in self.files(spool, class_table(spool.classes, classes)):
+                if isinstance(content, str):
+                    write_text(path / on_disk(name), content)
+                else:
+                    with atomic_path(path / on_disk(name)) as temporary:
+                        temporary.write_bytes(content)
                 written.add(name)
         for name in earlier - written:
             (path / on_disk(name)).unlink(missing_ok=True)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gwapctl import __version__, boxes
 from gwapctl.datasets.objects import stated_size
 from gwapctl.errors import DataError
 from gwapctl.files import read_json
-from gwapctl.formats.base import ClassTable, FileExporter, boxed, json_rows
+from gwapctl.formats.base import ClassTable, FileExporter, boxed, json_rows, mask_of
 from gwapctl.formats.names import image_name
 from gwapctl.predict.prediction import ClassPrediction, Prediction
+from gwapctl.regions.masks import polygons
 
 
+@dataclass(frozen=True)
 class Coco(FileExporter):
-    """Ids count from 1, numbers keep their decimals, every annotation has ``area``, ``iscrowd`` 0 and its ``score``."""
+    """Ids count from 1, numbers keep their decimals, every annotation has ``area``, ``iscrowd`` 0 and its ``score``.
+
+    Where a box has a mask, ``segmentation`` is its RLE, or its outlines where ``masks`` are ``polygons``, and ``area``
+    is the mask's.
+    """
+
+    masks: str = "rle"
 
     def lines(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[str]:
         """Yield the document, one image, annotation and category per line."""
@@ -30,28 +42,37 @@ class Coco(FileExporter):
             for number, item in enumerate(items, start=1)
         )
         yield '],\n"annotations": [\n'
-        yield from json_rows(_annotations(items, table))
+        yield from json_rows(self._annotations(items, table))
         yield '],\n"categories": [\n'
         yield from json_rows(
             {"id": number, "name": name, "supercategory": ""} for number, name in enumerate(table.names, start=1)
         )
         yield "]\n}\n"
 
+    def _annotations(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[dict[str, Any]]:
+        numbers = count(1)
+        for image, item in enumerate(items, start=1):
+            for prediction, box in boxed(item):
+                segmentation, area = self._segmentation(prediction)
+                yield {
+                    "id": next(numbers),
+                    "image_id": image,
+                    "category_id": table.number(prediction) + 1,
+                    "bbox": boxes.to_list(boxes.to_xywh(box)[0]),
+                    "area": float(boxes.area(box)[0]) if area is None else area,
+                    "iscrowd": 0,
+                    "segmentation": segmentation,
+                    "score": prediction.score,
+                    **({} if prediction.doubt is None else {"doubt": prediction.doubt}),
+                }
 
-def _annotations(items: Iterable[Prediction], table: ClassTable) -> Iterator[dict[str, Any]]:
-    numbers = count(1)
-    for image, item in enumerate(items, start=1):
-        for prediction, box in boxed(item):
-            yield {
-                "id": next(numbers),
-                "image_id": image,
-                "category_id": table.number(prediction) + 1,
-                "bbox": boxes.to_list(boxes.to_xywh(box)[0]),
-                "area": float(boxes.area(box)[0]),
-                "iscrowd": 0,
-                "segmentation": [],
-                "score": prediction.score,
-            }
+    def _segmentation(self, prediction: ClassPrediction) -> tuple[Any, float | None]:
+        """Return what COCO has for the mask of a prediction, and its area in pixels; ``[]`` and None without one."""
+        mask = mask_of(prediction)
+        if mask is None or prediction.mask is None:
+            return [], None
+        area = float(np.count_nonzero(mask))
+        return (polygons(mask) if self.masks == "polygons" else dataclasses.asdict(prediction.mask)), area
 
 
 def read_coco(file: Path) -> Iterator[Prediction]:
@@ -96,7 +117,8 @@ def _object(item: Mapping[str, Any], name: str, category: str, file: Path) -> Cl
         else:
             return ClassPrediction(name, category, 1.0)
         (corners,) = box.tolist()
-        score = item.get("score")
-        return ClassPrediction(name, category, 1.0 if score is None else float(score), tuple(corners))
+        score, doubt = item.get("score"), item.get("doubt")
+        doubt = None if doubt is None else float(doubt)
+        return ClassPrediction(name, category, 1.0 if score is None else float(score), tuple(corners), doubt=doubt)
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: annotation {item.get('id')} has no box of four numbers: {error}.") from error

@@ -9,15 +9,20 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+import cv2
+import numpy as np
+
 from gwapctl import boxes
 from gwapctl.datasets.objects import stated_size
 from gwapctl.errors import DataError
 from gwapctl.files import read_json
-from gwapctl.formats.base import ClassTable, FileExporter, boxed, json_rows
+from gwapctl.formats.base import ClassTable, FileExporter, boxed, json_rows, mask_of
 from gwapctl.formats.names import image_name
 from gwapctl.images.files import on_disk
 from gwapctl.predict.prediction import Box, ClassPrediction, Prediction
+from gwapctl.regions.masks import brush, from_brush, polygons
 
+_KIND = {"rle": "Brush", "polygons": "Polygon"}  # how masks leave -> the tag that shows them
 LOCAL_FILES = "/data/local-files/?d="  # how a Label Studio server names files below its document root
 
 
@@ -25,10 +30,13 @@ LOCAL_FILES = "/data/local-files/?d="  # how a Label Studio server names files b
 class LabelStudio(FileExporter):
     """All boxes of an image are one prediction with a score and a model version; corners in percent from the top left.
 
+    A box that has a mask is written as a brush, or as polygons where ``masks`` are ``polygons``. Its doubt is a note on
+    the region.
     ``image_prefix`` stands before each image id and makes it an address that the Label Studio server can open.
     """
 
     image_prefix: str = LOCAL_FILES
+    masks: str = ""
 
     def lines(self, items: Iterable[Prediction], table: ClassTable) -> Iterator[str]:
         """Yield one task per line."""
@@ -37,7 +45,11 @@ class LabelStudio(FileExporter):
         yield "]\n"
 
     def _task(self, item: Prediction, table: ClassTable) -> dict[str, Any]:
-        result = [_region(number, item, *found, table) for number, found in enumerate(boxed(item))]
+        result = [
+            region
+            for number, (found, box) in enumerate(boxed(item))
+            for region in self._shapes(number, item, found, box, table)
+        ]
         score = max((region["score"] for region in result), default=0.0)
         prediction = {"model_version": item.model or "gwapctl", "score": score, "result": result}
         return {
@@ -45,26 +57,55 @@ class LabelStudio(FileExporter):
             "predictions": [prediction] if result else [],
         }
 
+    def _shapes(
+        self, number: int, item: Prediction, found: ClassPrediction, box: Box, table: ClassTable
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the regions of one object: its box, or its pixels where they are known."""
+        mask = mask_of(found)
+        if mask is None or not mask.any():
+            yield _region(number, item, found, box, table)
+            return
+        if self.masks != "polygons":
+            value: dict[str, Any] = {"format": "rle", "rle": brush(mask), "brushlabels": [table.name(found)]}
+            yield _shape(f"mask{number}", "brush", value, item, found)
+            return
+        for part, outline in enumerate(polygons(mask)):
+            points = np.reshape(outline, (-1, 2)) * [100 / item.width, 100 / item.height]
+            value = {"points": points.tolist(), "closed": True, "polygonlabels": [table.name(found)]}
+            yield _shape(f"mask{number}.{part}", "polygon", value, item, found)
+
     def setup(self, table: ClassTable) -> str:
         """Return the labelling interface that these tasks fit: paste it under Settings > Labeling Interface > Code."""
         labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in table.names)
         image = '  <Image name="image" value="$image"/>\n'
-        return f'<View>\n{image}  <RectangleLabels name="label" toName="image">\n{labels}  </RectangleLabels>\n</View>'
+        kinds = {"Rectangle": "label"} | ({_KIND[self.masks]: "mask"} if self.masks else {})
+        tags = (
+            f'  <{kind}Labels name="{name}" toName="image">\n{labels}  </{kind}Labels>\n'
+            for kind, name in kinds.items()
+        )
+        return f"<View>\n{image}{''.join(tags)}</View>"
 
 
 def _region(number: int, item: Prediction, found: ClassPrediction, box: Box, table: ClassTable) -> dict[str, Any]:
     percent = boxes.to_list(boxes.to_percent_xywh(box, item.width, item.height)[0])
-    value = dict(zip(("x", "y", "width", "height"), percent, strict=True))
+    value: dict[str, Any] = dict(zip(("x", "y", "width", "height"), percent, strict=True))
+    value |= {"rotation": 0, "rectanglelabels": [table.name(found)]}
+    return _shape(f"box{number}", "rectangle", value, item, found)
+
+
+def _shape(name: str, kind: str, value: dict[str, Any], item: Prediction, found: ClassPrediction) -> dict[str, Any]:
+    note = {} if found.doubt is None else {"meta": {"text": [f"doubt {found.doubt:.2f}"], "doubt": found.doubt}}
     return {
-        "id": f"box{number}",
-        "type": "rectanglelabels",
-        "from_name": "label",
+        "id": name,
+        "type": f"{kind}labels",
+        "from_name": "label" if kind == "rectangle" else "mask",
         "to_name": "image",
         "original_width": item.width,
         "original_height": item.height,
         "image_rotation": 0,
-        "value": {**value, "rotation": 0, "rectanglelabels": [table.name(found)]},
+        "value": value,
         "score": found.score,
+        **note,
     }
 
 
@@ -77,7 +118,7 @@ def read_label_studio(file: Path) -> Iterator[Prediction]:
 
     A skipped annotation is none. Tasks without an annotation are left out: nobody looked at them. In a file where no
     task has one, the predictions count: that is what goes into Label Studio. A turned rectangle becomes the box around
-    it, so do polygons and ellipses; what else there is (masks, key points) has no box and is left out.
+    it, so do polygons, ellipses and brushes; what else there is (key points) has no box and is left out.
 
     Raises:
         DataError: a task has no image, or a region no size; the message names it.
@@ -131,12 +172,16 @@ def _regions(region: Record, width: int, height: int, name: str) -> Iterator[Cla
     if not width:
         raise DataError(f"{name} does not say the original_width of its image. Export it again.")
     x0, y0, x1, y1 = boxes.clip(corners, width, height)[0].tolist()
-    score = region.get("score")
+    score, doubt = region.get("score"), (region.get("meta") or {}).get("doubt")
+    score, doubt = 1.0 if score is None else float(score), None if doubt is None else float(doubt)
     for label in labels:
-        yield ClassPrediction(str(label), "", 1.0 if score is None else float(score), (x0, y0, x1, y1))
+        yield ClassPrediction(str(label), "", score, (x0, y0, x1, y1), doubt=doubt)
 
 
 def _corners(value: Record, width: int, height: int) -> boxes.FloatArray | None:
+    if value.get("format") == "rle" and width:
+        mask = from_brush(value["rle"], width, height)
+        return boxes.from_xywh(cv2.boundingRect(mask.view(np.uint8))) if mask.any() else None
     turn = float(value.get("rotation") or 0)
     if "radiusX" in value:
         x, y, across, down = (float(value[key]) for key in ("x", "y", "radiusX", "radiusY"))

@@ -192,8 +192,7 @@ def doubt(item: Prediction) -> float:
     A box that carries no doubt of its own is doubted as far as its score is below 1.
     """
     doubts = [
-        1.0 if one.box is None else (1 - one.score if (said := getattr(one, "doubt", None)) is None else float(said))
-        for one in item.predictions
+        1.0 if one.box is None else (1 - one.score if one.doubt is None else one.doubt) for one in item.predictions
     ]
     return min(max(doubts, default=0.0), 1.0)
 

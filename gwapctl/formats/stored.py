@@ -16,12 +16,11 @@ from gwapctl.errors import DataError, GwapctlError, UsageError
 from gwapctl.formats import READERS
 from gwapctl.formats.reading import stored_boxes
 from gwapctl.images.decode import image_size
-from gwapctl.predict.cut import Cut, boxed_by, hottest_first, with_boxes
+from gwapctl.predict.cut import AS_RECORDED, Cut, Cutting, boxed_by, with_boxes
 from gwapctl.predict.image_index import ImageFiles
 from gwapctl.predict.map_folder import MAPS, MapFolder
 from gwapctl.predict.prediction import ClassPrediction, Heatmap, Prediction
 from gwapctl.predict.predictions import PREDICTIONS
-from gwapctl.regions import BoxRule, parse_box_rule
 from gwapctl.regions.rules import DEFAULT_RULE
 
 UNNAMED = "object"  # the class of a map that says no class
@@ -83,7 +82,8 @@ def _recut(item: Prediction, maps: MapFolder, cut: Cut, files: Mapping[str, Path
     for prediction in sorted(item.predictions, key=lambda prediction: -prediction.score):
         best.setdefault((prediction.label, prediction.label_id), prediction)
     item = replace(item, predictions=tuple(best.values()))
-    return with_boxes(item, *_channels(maps, item), cut.on_image(files.get(item.id)))
+    heatmaps, channels = _channels(maps, item)
+    return with_boxes(item, heatmaps, channels, cut.on_image(files.get(item.id)))
 
 
 def _channels(maps: MapFolder, item: Prediction) -> tuple[Heatmap, list[int]]:
@@ -124,11 +124,11 @@ def _from_map(item: Prediction, maps: MapFolder, cut: Cut, images: ImageFiles) -
         classes = ((UNNAMED, UNNAMED),) if count == 1 else tuple((str(i), str(i)) for i in range(count))
     if count not in (1, len(classes)):
         raise DataError(f"{item.id!r} has {count} maps but maps.json names {len(classes)} classes for it.")
-    regions = [hottest_first(cut.regions(heatmap, width, height)) for heatmap in heatmaps]
+    found = [cut.boxes(heatmap, width, height) for heatmap in heatmaps]
     predictions = [
-        boxed_by(ClassPrediction(label, label_id, 0.0), region, region.score)
+        boxed_by(ClassPrediction(label, label_id, 0.0), box, box.region.score)
         for index, (label, label_id) in enumerate(classes)
-        for region in regions[min(index, count - 1)]
+        for box in found[min(index, count - 1)]
     ]
     return replace(item, width=width, height=height, predictions=tuple(predictions))
 
@@ -151,16 +151,12 @@ class BoxStream:
 
 def open_stored(
     path: Path,
-    *,
-    rule: BoxRule | None = None,
-    refine: str | None = None,
-    max_boxes: int | None = None,
-    min_area: float | None = None,
+    asked: Cutting = AS_RECORDED,
     images: Path | None = None,
 ) -> BoxStream | None:
     """Find out what ``path`` holds: predictions, whose boxes are cut anew if anything is asked, or maps, or neither.
 
-    None for ``rule`` is the one that was recorded, else ``paper20``; ``refine`` is put on top of it.
+    What is not asked is as it was recorded; maps of others are cut by ``paper20``.
     ``images`` is a folder that tells the sizes of maps that come without predictions, and where a rule that looks at
     the images finds them; without it they are where they were when they were localized.
 
@@ -174,7 +170,7 @@ def open_stored(
     file = predictions_file(path)
     if file is not None and not file.is_file():
         raise DataError(f"{file} does not exist. Make it with: gwapctl localize IMAGES --out OUT.")
-    if file is not None and all(asked is None for asked in (rule, refine, max_boxes, min_area)):
+    if file is not None and asked == AS_RECORDED:
         return BoxStream(recorded(file), _count(file), f"the boxes recorded in {file}")
     folder = path if file is None else file.parent / MAPS
     if not holds_maps(folder):
@@ -182,11 +178,11 @@ def open_stored(
             return None
         raise DataError(
             f"{file.parent} holds no maps to cut boxes from. Localize again with --save map, or leave out --box-rule, "
-            "--threshold, --refine, --max-boxes and --min-area."
+            "--threshold, --refine, --split, --max-boxes, --min-area and --masks."
         )
     maps = MapFolder(folder)
-    rule = parse_box_rule(rule, refine=refine, default=maps.info.box_rule or DEFAULT_RULE)
-    cut = Cut(rule, max_boxes or 1, min_area or 0.0)
+    cut = asked.cut(maps.info.box_rule or DEFAULT_RULE)
+    rule = cut.rule
     about = f"boxes by {rule.name} from the maps of {maps.path}"
     below = ImageFiles(images)
     if file is not None:

@@ -14,7 +14,7 @@ from gwapctl.files import open_text
 from gwapctl.formats.base import ClassTable, FileExporter, usable
 from gwapctl.predict.prediction import Box, ClassPrediction, Prediction
 
-COLUMNS = ("image", "width", "height", "label", "label_id", "score", "x0", "y0", "x1", "y1")
+COLUMNS = ("image", "width", "height", "label", "label_id", "score", "x0", "y0", "x1", "y1", "doubt")
 
 
 class Csv(FileExporter):
@@ -28,9 +28,9 @@ class Csv(FileExporter):
         for item in usable(items):
             image = (item.image, item.width, item.height)
             for found in item.predictions:
-                yield _row((*image, found.label, found.label_id, found.score, *(found.box or ("",) * 4)))
+                yield _row((*image, found.label, found.label_id, found.score, *(found.box or ("",) * 4), found.doubt))
             if not item.predictions:
-                yield _row((*image, *("",) * 7))
+                yield _row((*image, *("",) * 8))
 
 
 def _row(cells: Iterable[object]) -> str:
@@ -60,7 +60,7 @@ def read_csv(file: Path) -> Iterator[Prediction]:
     with open_text(file, newline="") as lines:
         rows = csv.DictReader(lines)
         try:
-            missing = set(COLUMNS) - set(rows.fieldnames or ())
+            missing = set(COLUMNS) - {"doubt"} - set(rows.fieldnames or ())  # earlier versions knew no doubt
             if missing:
                 raise DataError(f"{file} lacks the columns {', '.join(sorted(missing))}. Write it with gwapctl boxes.")
             for row in rows:
@@ -75,7 +75,9 @@ def _image_of(row: Mapping[str, str]) -> Prediction:
     found = []
     if row["label"] or row["label_id"]:  # an image without any class keeps a row with empty cells
         box = None if not row["x0"] else tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        found.append(ClassPrediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box)))
+        doubt = float(row["doubt"]) if row.get("doubt") else None
+        named = ClassPrediction(row["label"], row["label_id"], float(row["score"]), cast(Box | None, box), doubt=doubt)
+        found.append(named)
     elif row["x0"]:
         raise ValueError("there is a box, but no label")
     width, height = (int(float(row[key] or 0)) for key in ("width", "height"))  # spreadsheets write 80 as 80.0

@@ -37,6 +37,8 @@ def _annotation(item: Prediction, table: ClassTable) -> ElementTree.Element:
         element = _add(root, "object")
         said = {"name": table.name(prediction), "pose": "Unspecified", "truncated": 0, "difficult": 0}
         _add_all(element, {**said, "score": prediction.score})
+        if prediction.doubt is not None:
+            _add(element, "doubt", prediction.doubt)
         corners = _add(element, "bndbox")
         _add_all(corners, dict(zip(("xmin", "ymin", "xmax", "ymax"), whole_pixels(box), strict=True)))
     return root

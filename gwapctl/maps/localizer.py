@@ -35,7 +35,8 @@ class MapResult:
 
     There is a single heatmap (1, h, w) for all classes where ``shared``. (h, w) is the original's shape,
     shrunk to at most 512 pixels on the long side. Heatmaps are in [0, 1]; ``ranges`` (k, 2) float32 has the values that
-    0 and 1 stand for: a map's own lowest and highest one, or 0 and 1.
+    0 and 1 stand for: a map's own lowest and highest one, or 0 and 1. Where they are means over several scales or
+    flips, ``terms`` are the maps (k, h, w) that went into them, as small as the network made them.
     """
 
     probabilities: FloatArray
@@ -43,12 +44,17 @@ class MapResult:
     heatmaps: HeatArray
     ranges: FloatArray
     shared: bool
+    terms: tuple[FloatArray, ...] = ()
 
     def heatmap(self, index: int) -> FloatArray:
         """Return the heatmap (h, w) of ``classes[index]`` as float32, with its own values where it has any."""
         channel = 0 if self.shared else index
         heat = torch.from_numpy(self.heatmaps[channel]).float().numpy()  # numpy converts ten times more slowly
         return unstretch(heat, self.ranges[channel])
+
+    def terms_of(self, index: int) -> list[FloatArray]:
+        """Return the maps (h, w) that the heatmap of ``classes[index]`` is the mean of; none where it is of one."""
+        return [term[0 if self.shared else index] for term in self.terms]
 
 
 class Localizer:
@@ -229,7 +235,7 @@ class Localizer:
                 yield MapResult(row, picked, small, np.array([[0, 1]] * count, np.float32), self.shared)
                 continue
             heatmaps, ranges = compose(of_scales, image, close, segmentation, raw=raw)
-            yield MapResult(row, picked, heatmaps, ranges, self.shared)
+            yield MapResult(row, picked, heatmaps, ranges, self.shared, tuple(of_scales) if len(maps) > 1 else ())
 
     def _views(self, batch: Sequence[PreparedImage]) -> list[ImageArray]:
         """Return what decides the classes of ``batch``: each image whole, its centre, or its ten crops."""

@@ -27,6 +27,7 @@ Need = Literal[
     "detections",
     "ground-truth boxes",
     "masks",
+    "images of nothing",
     "a model",
 ]
 
@@ -147,6 +148,17 @@ _scored = partial(
     path="gwapctl.metrics.classification:ClassificationAP",
     group="classification",
 )
+_nothing = partial(
+    Metric,
+    unit=PERCENT,
+    needs=("images of nothing",),
+    direction="lowest",
+    decimals=1,
+    floor=True,
+    shown="document",
+    path="gwapctl.metrics.nothing:NothingErrors",
+    group="classification",
+)
 _ranked = partial(
     Metric,
     unit=PERCENT,
@@ -223,6 +235,9 @@ METRICS: dict[str, Metric] = {
     "voc_map_area": _scored("classification mAP, area", "classification AP of VOC from 2010 on, mean over classes"),
     "ap_11pt": _scored("classification AP, 11 points", "classification AP of VOC 2007, of one class", shown="class"),
     "ap_area": _scored("classification AP, area", "classification AP of VOC from 2010 on, of one class", shown="class"),
+    # images that show none of the classes
+    "false_box_rate": _nothing("false boxes", "images of none of the classes that get a box"),
+    "false_none_rate": _nothing("objects taken for nothing", "images of some class that are taken for images of none"),
     # one class per image
     "top1_error": _ranked("top-1 error", "images whose true class is not the best one", accuracy="top-1 accuracy"),
     "top5_error": _top5("top-5 error", "images whose true class is not among the five best", accuracy="top-5 accuracy"),

@@ -23,7 +23,7 @@ Bools = npt.NDArray[np.bool_]
 
 CONFIDENCE = 0.9
 STEPS = 20  # cuts: after each twentieth of all boxes
-ROOM = 200
+FIRST = 0.1
 MOST = 1_000_000  # checked boxes: nobody checks more
 
 
@@ -33,7 +33,8 @@ class Acceptance:
 
     ``checked`` and ``wrong`` count the checked boxes in the set that was accepted, or that failed as the first one, and
     ``bound`` is the share of wrong boxes in it that is not exceeded with ``CONFIDENCE``. ``more`` boxes to check, drawn
-    by chance from all, would let that first set pass if they are as often wrong as those so far; None: no number would.
+    by chance from all, would let that first set pass if they are as often wrong as those so far; None: no number that
+    there is would.
     """
 
     total: int
@@ -57,24 +58,26 @@ def upper_bound(wrong: int, n: int, confidence: float = CONFIDENCE) -> float:
 def accept(doubts: FloatArray, checked: Bools, wrong: Bools, error: float) -> Acceptance:
     """Accept boxes by their ``doubts`` (N,), where ``wrong`` (N,) is known of those that are ``checked`` (N,).
 
-    The first cut that is tested has room for one wrong box per ``ROOM`` that are checked: one bad box among few would
-    end all. Where none has, it is the first that can pass at all.
+    The first cut that is tested has room for as many wrong boxes as a share ``error`` of a tenth of the checked ones:
+    one bad box among few would end all. Where none has, it is the first that can pass at all.
     """
     total = len(doubts)
     ends = [math.ceil(total * step / STEPS) - 1 for step in range(1, STEPS + 1)] if total else []
     cuts = np.unique(np.sort(doubts)[ends]).tolist()
     counts = {cut: int((checked & (doubts <= cut)).sum()) for cut in cuts}
-    least = [least_checked(error, room) for room in (int(checked.sum()) // ROOM, 0)]
+    least = [least_checked(error, room) for room in (int(error * checked.sum() * FIRST), 0)]
     testable = next((some for n in least if (some := [cut for cut in cuts if counts[cut] >= n])), [])
     found: Acceptance | None = None
     for cut in testable:
         n, bad = counts[cut], int((checked & wrong & (doubts <= cut)).sum())
         bound = upper_bound(bad, n)
         if bound > error:
-            return found or Acceptance(total, None, 0, n, bad, bound, _more(bad, n, int(checked.sum()), error))
+            return found or Acceptance(total, None, 0, n, bad, bound, _more(bad, n, checked, error))
         found = Acceptance(total, cut, int((doubts <= cut).sum()), n, bad, bound)
     n = int(checked.sum())
-    return found or Acceptance(total, None, 0, n, int((checked & wrong).sum()), 1.0, max(least_checked(error) - n, 1))
+    lacking = max(least[-1] - n, 1)
+    more = lacking if n + lacking <= total else None
+    return found or Acceptance(total, None, 0, n, int((checked & wrong).sum()), 1.0, more)
 
 
 def least_checked(error: float, wrong: int = 0) -> int:
@@ -82,13 +85,14 @@ def least_checked(error: float, wrong: int = 0) -> int:
     return _first(lambda n: upper_bound(min(wrong, n), n) <= error)
 
 
-def _more(wrong: int, n: int, checked: int, error: float) -> int | None:
+def _more(wrong: int, n: int, checked: Bools, error: float) -> int | None:
     """Return how many further boxes to check, of all, where ``wrong`` of ``n`` in the first set are wrong."""
     share = wrong / n
     if share >= error:
         return None
     needed = _first(lambda count: upper_bound(math.ceil(share * count), count) <= error)
-    return math.ceil((needed - n) * checked / n)
+    more = math.ceil((needed - n) * checked.sum() / n)
+    return more if checked.sum() + more <= len(checked) else None
 
 
 def _first(holds: Callable[[int], bool]) -> int:

@@ -6,6 +6,8 @@ on other data (``AccuracyCurve.at``) is the honest figure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,15 @@ class AccuracyCurve:
         self.n = 0
         self._right = np.zeros((len(IOU_LEVELS), len(thresholds)))
         self._each: list[npt.NDArray[np.uint8]] = []  # one bit per level and threshold
+
+    @classmethod
+    def joined(cls, curves: Sequence[AccuracyCurve]) -> AccuracyCurve:
+        """Return the curve of the images of several curves at the same thresholds."""
+        whole = cls(curves[0].thresholds)
+        whole.n = sum(curve.n for curve in curves)
+        whole._right = np.sum([curve._right for curve in curves], axis=0)
+        whole._each = [one for curve in curves for one in curve._each]
+        return whole
 
     def add(self, ious: FloatArray) -> None:
         """Add one image: the IoU ``(T,)`` of its answer at each threshold."""
@@ -58,6 +69,11 @@ class AccuracyCurve:
         with np.errstate(invalid="ignore"):
             accuracy = 100 * sums / weights.sum(axis=1, keepdims=True)
         return np.asarray(accuracy.reshape(-1, *self._right.shape).max(axis=2))
+
+    def right(self, level: int = 50) -> npt.NDArray[np.bool_]:
+        """Return whether each image is right (n, T) at each threshold, at IoU >= ``level`` percent."""
+        each = np.unpackbits(np.stack(self._each), axis=1, count=self._right.size)
+        return np.asarray(each.reshape(self.n, *self._right.shape)[:, IOU_LEVELS.index(level)], bool)
 
     def maxima(self, name: str) -> dict[str, float]:
         """Return the best accuracy at each IoU level, each at its own threshold: ``{name_30, name_50, name_70}``."""

@@ -40,6 +40,7 @@ class JudgedImage:
         heat: the map of all true classes in [0, 1] (H, W).
         blind: the box (1, 4) of a floor, which is the same at every threshold; it has no maps.
         detections: several boxes, each with its score and class.
+        none: whether the answer is that it shows none of the classes; None where an answer of that kind is not asked.
 
     """
 
@@ -58,6 +59,7 @@ class JudgedImage:
     heat: FloatMap | FloatArray | None = None
     blind: FloatArray | None = None
     detections: Detections | None = None
+    none: bool | None = None
 
 
 class Replicates(NamedTuple):

@@ -33,10 +33,11 @@ Info = TypeVar("Info", bound=BaseModel)
 class ModelInfo(BaseModel):
     """All that is needed to build a classifier again and to use it as it was meant.
 
-    ``input_size`` (width, height) decides the class; ``train_sizes`` are the smallest and largest sides of training;
-    ``map`` (read at ``layer``, several by ``fuse``, DGL's with ``beta``), ``box_rule``, ``scales``, ``resize`` and
-    ``close`` are what `localize` uses when nothing else is asked for. ``output_stride`` was chosen where a network has
-    several. ``weights_package`` is the distribution that holds the weights of a model that has no file of its own.
+    ``input_size`` (width, height) decides the class, and an image whose best class scores below ``none_threshold``
+    shows none of them; ``train_sizes`` are the smallest and largest sides of training; ``map`` (read at ``layer``,
+    several by ``fuse``, DGL's with ``beta``), ``box_rule``, ``scales``, ``resize`` and ``close`` are what `localize`
+    uses when nothing else is asked for. ``output_stride`` was chosen where a network has several. ``weights_package``
+    is the distribution that holds the weights of a model that has no file of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +61,7 @@ class ModelInfo(BaseModel):
     resize: Literal["warp", "keep"] = "warp"
     close: float = Field(default=0.0, ge=0, lt=1)
     beta: float | None = Field(default=None, ge=0)
+    none_threshold: float | None = Field(default=None, ge=0, le=1)
     weights_package: str | None = None
     provenance: dict[str, Any] = {}
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from gwapctl.networks.classifier import ModelInfo
     from gwapctl.networks.rfcn.base import DetectorInfo
+    from gwapctl.predict.labelled import Labels
     from gwapctl.predict.map_folder import MapsInfo
     from gwapctl.regions import BoxRule
 
@@ -36,6 +38,10 @@ class LocalizeOptions(ReadingOptions, total=False):
     reading: MapReading
     box_rule: str | BoxRule | None
     refine: Literal["grabcut", "none"] | None
+    max_boxes: int
+    min_area: float
+    masks: bool
+    labels: Labels | None
     top_k: int
     min_score: float | None
     batch_size: int | None
@@ -185,6 +191,13 @@ class LocalizingModel(ABC):
         if predictor.warning:
             warnings.warn(predictor.warning, stacklevel=2)
         return _checked(predictor.stream(_single(images), workers), on_error)
+
+
+def checked_score(score: float) -> float:
+    """Return ``score``; one that is outside of 0..1 is a ``UsageError``."""
+    if not isinstance(score, Real) or not 0 <= score <= 1:
+        raise UsageError(f"min_score is {score!r}. Scores lie between 0 and 1.")
+    return score
 
 
 def _single(images: Source | Iterable[Source]) -> Iterator[Source]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.errors import UsageError, option, unknown_name
+from gwapctl.errors import unknown_name
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, ReadingOptions, split_options
-from gwapctl.predict.base import LocalizingModel, Precision, Predictor, require_whole, source_name
-from gwapctl.predict.cut import Cut
+from gwapctl.predict.base import LocalizingModel, Precision, Predictor, checked_score, require_whole, source_name
+from gwapctl.predict.cut import Cut, with_boxes
 from gwapctl.predict.detector import DetectorModel
+from gwapctl.predict.labelled import Labels, indices_of
 from gwapctl.predict.map_folder import MapsInfo
 from gwapctl.predict.prediction import ClassPrediction, ImageArray, Prediction, Source
 from gwapctl.regions import BoxRule, parse_box_rule
@@ -106,6 +108,10 @@ class Model(LocalizingModel):
         reading: MapReading = AS_STORED,
         box_rule: str | BoxRule | None = None,
         refine: str | None = None,
+        max_boxes: int = 1,
+        min_area: float = 0.0,
+        masks: bool = False,
+        labels: Labels | None = None,
         top_k: int = 1,
         min_score: float | None = None,
         batch_size: int | None = None,
@@ -115,92 +121,129 @@ class Model(LocalizingModel):
 
         Args:
             reading: how maps are read, as one value.
-            box_rule: ``paper20``, ``otsu`` or ``fixed:0.3``; ``otsu+grabcut`` names a refinement as well. None: what
-                the model stores.
+            box_rule: ``paper20``, ``otsu`` or ``fixed:0.3``; ``otsu+split+grabcut`` takes objects that touch apart and
+                names a refinement as well. None: what the model stores.
             refine: ``grabcut`` on top of the box rule (boxes follow the image's edges), or ``none``.
+            max_boxes: boxes per class and image, at most.
+            min_area: the smallest region, as a fraction of the map.
+            masks: whether predictions carry the pixels of their objects.
+            labels: the classes of each image by its path, as it is given; an image that is not named has none. None:
+                the ``top_k`` most probable ones.
             top_k: how many classes per image.
-            min_score: a detector's.
+            min_score: classes that score less are left out, and an image of which none is left is ``none`` of them.
+                None: what training chose on images that show none of the classes, if it saw any; else 0.
             batch_size: images per forward pass.
             options: fields of ``MapReading`` by name, ``map`` for its method: they replace those of ``reading``.
 
         Raises:
-            UsageError: there is no such option, or a value does not do; or ``min_score`` is given.
+            UsageError: there is no such option, or a value does not do.
+            DataError: the model does not know one of the classes in ``labels``.
 
         """
         from gwapctl.maps.localizer import Localizer
 
-        if min_score is not None:
-            raise UsageError(f"{option('min_score')} is for a detector's boxes, and {self.name} is a classifier.")
         reading, others = split_options(options, reading)
         if others:
             own = inspect.signature(Model.stream).parameters.keys() | inspect.signature(Model.predictor).parameters
             raise unknown_name("option", next(iter(others)), {*READING_OPTIONS, *own} - {"self", "images", "options"})
         require_whole("top_k", top_k, 1)
+        require_whole("max_boxes", max_boxes, 1)
         require_whole("batch_size", batch_size, 1)
+        least = (self.info.none_threshold or 0.0) if min_score is None else checked_score(min_score)
         rule = parse_box_rule(box_rule, refine=refine, default=self.info.box_rule)
         localizer = Localizer(
             self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
         )
-        return ClassifierPredictor(self.info, localizer, rule, top_k)
+        known = None if labels is None else indices_of(labels, self.info.classes, self.name)
+        return ClassifierPredictor(self.info, localizer, Cut(rule, max_boxes, min_area, masks), top_k, known, least)
 
 
 class ClassifierPredictor(Predictor):
-    """From images to boxes: the localizer, the box rule and the class names in one object."""
+    """From images to boxes of classes that score at least ``min_score``: localizer, cut and class names in one object.
 
-    def __init__(self, info: ModelInfo, localizer: Localizer, rule: BoxRule, top_k: int) -> None:
+    ``known`` are the classes of each image by its path, where nobody needs to ask the model.
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        localizer: Localizer,
+        cut: Cut,
+        top_k: int,
+        known: Mapping[str, tuple[int, ...]] | None,
+        min_score: float = 0.0,
+    ) -> None:
         scales = localizer.reading.scales
         super().__init__(localizer.batch_size, scales, localizer.device, scale_warning(info, scales))
         self.info = info
         self.localizer = localizer
-        self.rule = rule
+        self.cut = cut
         self.top_k = top_k
+        self.known = known
+        self.min_score = min_score
 
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
         sizes = ",".join(str(scale) for scale in self.scales) or "x".join(str(side) for side in self.info.input_size)
-        return f"model {model_name}, map {self.localizer.reading.method}, scales {sizes}, box rule {self.rule.name}"
+        none = f", none of the classes below {self.min_score:.2f}" if self.min_score else ""
+        reading = f"map {self.localizer.reading.method}, scales {sizes}, box rule {self.cut.rule.name}"
+        return f"model {model_name}, {reading}{none}"
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
         made = self.localizer
-        return MapsInfo(made.reading, model_name, made.values, made.shared, self.rule.name)
+        return MapsInfo(made.reading, model_name, made.values, made.shared, self.cut.rule.name)
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
-        return self.rule.without_image().mask(found.heatmap(0)) if found.mask is None else found.mask
+        rule = self.cut.rule.of_class(found.class_ids[0]).without_image()
+        return rule.mask(found.heatmap(0)) if found.mask is None else found.mask
 
     def _prepare(self, image: ImageArray) -> tuple[PreparedImage, Cut]:
         """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""
-        return self.localizer.prepare(image), Cut(self.rule.on_image(image))
+        rule = self.cut.rule.on_image(image) if self.cut.rule.needs_image else self.cut.rule
+        return self.localizer.prepare(image), replace(self.cut, rule=rule)
 
     def _predict(self, images: Sequence[tuple[Source, tuple[PreparedImage, Cut]]]) -> Iterable[Prediction]:
-        results = self.localizer.run([image for _, (image, _) in images], top_k=self.top_k)
-        for (source, (image, cut)), result in zip(images, results, strict=True):
-            yield self._named(source, image, cut, result)
+        if self.known is None:
+            results = self.localizer.run([image for _, (image, _) in images], top_k=self.top_k)
+            for (source, (image, cut)), result in zip(images, results, strict=True):
+                yield self._named(source, image, cut, result)
+            return
+        wanted = [self.known.get(source_name(source), ()) for source, _ in images]
+        labelled = [(image, classes) for (_, (image, _)), classes in zip(images, wanted, strict=True) if classes]
+        inputs, asked = [image for image, _ in labelled], [classes for _, classes in labelled]
+        found = iter(self.localizer.run(inputs, asked, top_k=0))
+        for (source, (image, cut)), classes in zip(images, wanted, strict=True):
+            if classes:
+                yield self._named(source, image, cut, next(found))
+            else:
+                yield Prediction(source_name(source), image.width, image.height, source=source)
 
     def _named(self, source: Source, image: PreparedImage, cut: Cut, result: MapResult) -> Prediction:
-        size = (image.width, image.height)
-        regions = [next(iter(cut.regions(result.heatmap(index), *size)), None) for index in range(len(result.heatmaps))]
-        boxes = [None if region is None else tuple(region.box.tolist()) for region in regions]
-        count = len(result.classes)
-        return Prediction(
+        size, scores = (
+            (image.width, image.height),
+            result.probabilities[list(result.classes)].tolist(),
+        )  # the best first
+        count = len(scores) if self.known else sum(score >= self.min_score for score in scores)
+        if not count:
+            return Prediction(source_name(source), *size, none=True, source=source)
+        classes = [self.info.classes[index] for index in result.classes[:count]]
+        channels = [0 if result.shared else index for index in range(count)]
+        kept = slice(1 if result.shared else count)
+        item = Prediction(
             source_name(source),
             *size,
             predictions=tuple(
-                ClassPrediction(self.info.classes[index].name, self.info.classes[index].id, score, box)
-                for index, score, box in zip(
-                    result.classes,
-                    result.probabilities[list(result.classes)].tolist(),
-                    boxes * count if result.shared else boxes,
-                    strict=True,
-                )
+                ClassPrediction(one.name, one.id, score) for one, score in zip(classes, scores[:count], strict=True)
             ),
-            maps=np.broadcast_to(result.heatmaps, (count, *result.heatmaps.shape[1:])),
-            ranges=np.broadcast_to(result.ranges, (count, 2)),
+            maps=np.broadcast_to(result.heatmaps[kept], (count, *result.heatmaps.shape[1:])),
+            ranges=np.broadcast_to(result.ranges[kept], (count, 2)),
             shared=result.shared,
-            mask=None if not regions or regions[0] is None else regions[0].mask,
             source=source,
         )
+        heatmaps = {channel: result.heatmap(channel) for channel in channels}
+        return with_boxes(item, heatmaps, channels, cut, {channel: result.terms_of(channel) for channel in channels})
 
 
 def scale_warning(info: ModelInfo, scales: Sequence[int]) -> str | None:

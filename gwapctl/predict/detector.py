@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from numbers import Real
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from gwapctl.boxes import Detections
 from gwapctl.errors import UsageError, option
 from gwapctl.maps.reading import AS_STORED, MapReading, ReadingOptions, ResolvedReading, split_options
-from gwapctl.predict.base import LocalizingModel, Predictor, require_whole, source_name
+from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, require_whole, source_name
+from gwapctl.predict.labelled import Labels, indices_of
 from gwapctl.predict.map_folder import MapsInfo
 from gwapctl.predict.prediction import NO_MAPS, NO_RANGES, ClassPrediction, ImageArray, Prediction, Source
 from gwapctl.regions import BoxRule, parse_box_rule, resize_map, stretch
@@ -33,6 +34,7 @@ class OfMaps(ReadingOptions, total=False):
     refine: str | None
     max_boxes: int | None
     min_area: float | None
+    masks: bool
 
 
 class DetectorModel(LocalizingModel):
@@ -71,10 +73,13 @@ class DetectorModel(LocalizingModel):
         min_score: float | None = None,
         batch_size: int | None = None,
         reading: MapReading = AS_STORED,
+        labels: Labels | None = None,
         top_k: int = 1,
         **cutting: Unpack[OfMaps],
     ) -> DetectorPredictor:
         """Return the object that does the work: boxes that score below ``min_score`` are left out.
+
+        ``labels``, the classes of each image by its path, leave out boxes of all others.
 
         Raises:
             UsageError: ``min_score`` is no score; or something else is given, by which a classifier's maps are read.
@@ -88,20 +93,26 @@ class DetectorModel(LocalizingModel):
         ]
         if wrong:
             raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
-        min_score = MIN_SCORE if min_score is None else min_score
-        if not isinstance(min_score, Real) or not 0 <= min_score <= 1:
-            raise UsageError(f"min_score is {min_score!r}. Scores lie between 0 and 1.")
+        min_score = MIN_SCORE if min_score is None else checked_score(min_score)
         require_whole("batch_size", batch_size, 1)
-        return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size)
+        known = None if labels is None else indices_of(labels, self.info.classes, self.name)
+        return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size, known)
 
 
 class DetectorPredictor(Predictor):
     """From images to boxes of at least ``min_score``, and the weak branch's maps beside them."""
 
-    def __init__(self, reader: DetectorReader, min_score: float, batch_size: int) -> None:
+    def __init__(
+        self,
+        reader: DetectorReader,
+        min_score: float,
+        batch_size: int,
+        known: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
         super().__init__(batch_size, (reader.info.short_side,), reader.device)
         self.reader = reader
         self.min_score = min_score
+        self.known = known
 
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
@@ -123,7 +134,17 @@ class DetectorPredictor(Predictor):
     def _predict(self, images: Sequence[tuple[Source, ImageArray]]) -> Iterable[Prediction]:
         pixels = [image for _, image in images]
         results = self.reader.run(pixels, min_score=self.min_score, maps=True, batch_size=self.batch_size)
-        return [self._named(source, found) for (source, _), found in zip(images, results, strict=True)]
+        return [
+            self._named(source, self._of_known(source, found))
+            for (source, _), found in zip(images, results, strict=True)
+        ]
+
+    def _of_known(self, source: Source, found: Detections) -> Detections:
+        """Return the boxes of the classes that the image is known to show; all where nothing is known."""
+        if self.known is None:
+            return found
+        kept = np.isin(found.labels, self.known.get(source_name(source), ()))
+        return replace(found, boxes=found.boxes[kept], scores=found.scores[kept], labels=found.labels[kept])
 
     def _named(self, source: Source, found: Detections) -> Prediction:
         """Put names to what was found; the maps are of the classes found, each once, the best first."""

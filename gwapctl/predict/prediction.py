@@ -17,7 +17,17 @@ from gwapctl.boxes import Detections, FloatArray
 from gwapctl.errors import DataError, GwapctlError
 
 SCHEMA_VERSION = 1
-RECORDED = ("image", "width", "height", "model", "scales", "predictions", "error", "id")  # a line of predictions.jsonl
+RECORDED = (
+    "image",
+    "width",
+    "height",
+    "model",
+    "scales",
+    "predictions",
+    "error",
+    "id",
+    "none",
+)  # a line of predictions.jsonl
 SHOWN = 3  # classes in a line about an image
 NOWHERE = (np.nan,) * 4
 NO_MAPS = np.zeros((0, 1, 1), np.float16)
@@ -30,12 +40,21 @@ Heatmap = npt.NDArray[np.floating]
 Source = str | Path | ImageArray | Image.Image
 
 
+@dataclass(frozen=True)
+class Rle:
+    """A mask of the whole image as COCO's compressed RLE: ``size`` (height, width), ``counts`` (``regions.masks``)."""
+
+    size: tuple[int, int]
+    counts: str
+
+
 @dataclass(frozen=True, config=ConfigDict(coerce_numbers_to_str=True))
 class ClassPrediction:
     """One class in one image: ``score`` in 0..1, ``box`` in original pixels (or none), ``map`` file below OUT.
 
     A ``label_id`` that is a number may stand in a document as one. ``map_range``: the values that 0 and 1 stand for in
-    that file; None: it holds the map's values themselves.
+    that file; None: it holds the map's values themselves. ``doubt`` in 0..1: how much the box moves where its map is
+    cut or seen otherwise (``regions.doubt``); None: not known. ``mask``: its pixels, where they were asked for.
     """
 
     label: str
@@ -44,6 +63,8 @@ class ClassPrediction:
     box: Box | None = None
     map: str | None = None
     map_range: tuple[FiniteFloat, FiniteFloat] | None = None
+    doubt: FiniteFloat | None = None
+    mask: Rle | None = None
 
 
 class PredictionError(DataError):
@@ -80,6 +101,7 @@ class Prediction:
         model, scales: what found it; only in documents.
         predictions: the k classes found, from a model the most probable first, each with its score and box.
         error: why the image could not be read, or None.
+        none: whether the answer is that it shows none of the classes; then there are no predictions.
         id: its name below the inputs' common root; the same as ``image`` where nothing says it.
         maps: (k, h, w) float16, the original's shape, at most 512 pixels long; the same one k times where ``shared``.
             A detector's: one per class among the boxes, in the order of their best; (0, 1, 1) without a weight map, or
@@ -104,6 +126,7 @@ class Prediction:
     predictions: tuple[ClassPrediction, ...] = ()
     error: GwapctlError | None = None
     id: str = ""
+    none: bool = False
     maps: npt.NDArray[np.float16] = field(default_factory=lambda: NO_MAPS, repr=False, compare=False)
     ranges: npt.NDArray[np.float32] = field(default_factory=lambda: NO_RANGES, repr=False, compare=False)
     shared: bool = field(default=False, compare=False)
@@ -191,8 +214,9 @@ class Prediction:
 
         found = ((item.box, f"{item.label} {item.score:.0%}") for item in self.predictions)
         marks = [Mark(box, text) for box, text in found if box is not None]
-        if self.shared and marks:  # one box, one chip
-            marks = [replace(marks[0], text=", ".join(mark.text for mark in marks))]
+        if self.shared:  # one box, one chip
+            texts = {mark.box: ", ".join(same.text for same in marks if same.box == mark.box) for mark in marks}
+            marks = [Mark(box, text) for box, text in texts.items()]
         return draw_overlay(load(self.source), self.maps[0] if heat and len(self.maps) else None, marks)
 
     def recorded(self, **said: Any) -> Prediction:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.boxes import BoxesLike, FloatArray, as_boxes
+from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, from_xywh
 from gwapctl.errors import DataError
 
 FloatMap = npt.NDArray[np.float32]
@@ -27,14 +27,15 @@ ImageArray = npt.NDArray[np.uint8]
 class Region:
     """A connected component: ``box`` (4,) half-open in map pixels, ``score`` the mean heat inside, its pixel count.
 
-    ``mask`` (h, w), at a resolution of its own, is the object where the rule found it in the image; None where it is
-    part of the map's foreground.
+    ``mask`` (h, w) is its pixels: those of the map or, where the rule found the object in the image (``refined``), at a
+    resolution of its own.
     """
 
     box: FloatArray
     score: float
     area_px: int
-    mask: BoolMask | None = None
+    mask: BoolMask
+    refined: bool = False
 
 
 class BoxRule(ABC):
@@ -46,6 +47,12 @@ class BoxRule(ABC):
     name: str
     refinement: str | None = None
     needs_image: bool = False
+    by_class: bool = False  # whether ``of_class`` depends on the class
+
+    def of_class(self, class_id: str) -> BoxRule:
+        """Return the rule for maps of the class of that id."""
+        del class_id
+        return self
 
     def on_image(self, image: ImageArray) -> BoxRule:
         """Return the rule for the maps of one ``image`` (H, W, 3), uint8 RGB, of any size."""
@@ -55,6 +62,19 @@ class BoxRule(ABC):
     def without_image(self) -> BoxRule:
         """Return what is left of the rule for those who look at the map alone."""
         return self
+
+    def whole(self) -> BoxRule:
+        """Return the rule that leaves objects that touch in one piece; it looks at the map alone."""
+        return self
+
+    def parts(self, heat: FloatMap) -> npt.NDArray[np.int32] | None:
+        """Return the part (H, W), counted from 1, of each pixel of a map in [0, 1]; None where objects stay whole."""
+        del heat
+        return None
+
+    @abstractmethod
+    def level(self, heat: FloatMap) -> float:
+        """Return the value above which a map ``heat`` (H, W) in [0, 1] is foreground."""
 
     @abstractmethod
     def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
@@ -121,7 +141,15 @@ def region_in_box(box: BoxesLike, mask: BoolMask, heat: FloatMap) -> Region:
     inside = mask[y0:y1, x0:x1]
     pixels = int(np.count_nonzero(inside))
     score = float(heat[y0:y1, x0:x1][inside].mean()) if pixels else 0.0
-    return Region(bounds, score, pixels)
+    own = np.zeros_like(mask)
+    own[y0:y1, x0:x1] = inside
+    return Region(bounds, score, pixels, own)
+
+
+def region_of(mask: BoolMask, heat: FloatMap) -> Region:
+    """Return the region of all pixels of ``mask`` (H, W), which has some, in a map of the same size."""
+    box = from_xywh(cv2.boundingRect(mask.view(np.uint8)))[0]
+    return Region(box, float(heat[mask].mean()), int(np.count_nonzero(mask)), mask)
 
 
 @dataclass(frozen=True)
@@ -149,6 +177,10 @@ class ComponentRule(BoxRule):
             if stats[label, cv2.CC_STAT_AREA] >= smallest
         ]
 
+    def level(self, heat: FloatMap) -> float:
+        """Return the threshold, or Otsu's of this map."""
+        return _otsu(heat)[0] if self.threshold is None else self.threshold
+
     def _binarise(self, heat: FloatMap) -> BoolMask:
         if self.threshold is None:
             return otsu_mask(heat)
@@ -157,9 +189,14 @@ class ComponentRule(BoxRule):
 
 def otsu_mask(heat: FloatMap) -> BoolMask:
     """Return the pixels of a normalised map (H, W) above Otsu's threshold on 256 levels."""
+    return _otsu(heat)[1]
+
+
+def _otsu(heat: FloatMap) -> tuple[float, BoolMask]:
+    """Return Otsu's threshold of a normalised map (H, W), in [0, 1], and the pixels above it."""
     levels = cv2.convertScaleAbs(heat, alpha=255)
-    _, above = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    return np.asarray(above).view(np.bool_)
+    threshold, above = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return threshold / 255, np.asarray(above).view(np.bool_)
 
 
 def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
@@ -171,13 +208,9 @@ def largest_component(mask: npt.ArrayLike) -> BoolMask | None:
     array([[False, False,  True],
            [False, False,  True]])
     """
-    return next(iter(largest_components(mask, 1)), None)
-
-
-def largest_components(mask: npt.ArrayLike, count: int) -> list[BoolMask]:
-    """Return the ``count`` largest 8-connected components of ``mask`` (H, W), each as a mask, the largest first."""
     labels, stats = _label(np.ascontiguousarray(mask, dtype=bool))
-    return [np.asarray(labels == label) for label in _by_area(labels, stats, count)]
+    largest = _by_area(labels, stats, 1)
+    return np.asarray(labels == largest[0]) if largest else None
 
 
 def _label(mask: BoolMask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -203,6 +236,6 @@ def _by_area(labels: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], count:
 def _region(labels: npt.NDArray[np.int32], stats: npt.NDArray[np.int32], heat: FloatMap, label: int) -> Region:
     x, y, width, height, area = stats[label].tolist()
     window = slice(y, y + height), slice(x, x + width)
-    inside = (labels[window] == label).view(np.uint8)
+    mask = np.asarray(labels == label)
     box = np.array([x, y, x + width, y + height], dtype=np.float64)
-    return Region(box, cv2.mean(heat[window], inside)[0], area)
+    return Region(box, cv2.mean(heat[window], mask[window].view(np.uint8))[0], area, mask)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, clip, from_inclusive, from_xywh, sorted_corners, valid
-from gwapctl.regions.components import BoolMask, BoxRule, Region, normalise, region_in_box
+from gwapctl.regions.components import BoolMask, BoxRule, FloatMap, Region, normalise, region_in_box
 
 ByteMap = npt.NDArray[np.uint8]
 
@@ -24,6 +24,11 @@ class PolygonRule(BoxRule):
 
     name: str
     threshold: float
+
+    def level(self, heat: FloatMap) -> float:
+        """Return the threshold: the peak of a map in [0, 1] is 1."""
+        del heat
+        return self.threshold
 
     def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
         """Return the levels above the threshold."""
@@ -63,6 +68,11 @@ class CamReleasedRule(BoxRule):
 
     name = "cam-released"
     thresholds = (20, 100, 110)
+
+    def level(self, heat: FloatMap) -> float:
+        """Return the lowest threshold, as a share of the peak."""
+        del heat
+        return self.thresholds[0] / 255
 
     def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
         """Return the foreground at the lowest threshold."""

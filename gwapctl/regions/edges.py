@@ -17,7 +17,7 @@ from gwapctl.regions.components import (
     FloatMap,
     ImageArray,
     Region,
-    largest_components,
+    largest_component,
     normalise,
     otsu_mask,
 )
@@ -34,10 +34,11 @@ class GrabCutRule(BoxRule):
 
     GrabCut (Rother et al., SIGGRAPH 2004) sees the image shrunk to ``SIDE`` pixels and starts from the map in [0, 1]:
     above ``SURE`` is the object and up to ``NEVER`` the background, for good; of the rest what is above Otsu's
-    threshold is the object at first, whatever the plain rule. Of its largest components, as many as regions are asked
-    for, each region takes the one whose box has the highest IoU with its own. From ``AGREEMENT`` on, every edge of the
-    region's box becomes the mean of the two boxes' edges, and the component its mask; below, the region stays as the
-    plain rule found it.
+    threshold is the object at first, whatever the plain rule. Where there are several regions it runs once for each, on
+    the map over the region's own peak, and what a watershed gives to the others is background for good: objects that
+    touch do not flow together. From an IoU of ``AGREEMENT`` on, of the region's box and that of the largest component
+    found, every edge of the region's box becomes the mean of the two boxes' edges, and the component its mask; below,
+    the region stays as the plain rule found it.
 
     The map errs by its coarse grid and GrabCut by like colours: their mean errs less than either.
     """
@@ -47,6 +48,15 @@ class GrabCutRule(BoxRule):
     image: ImageArray | None = field(default=None, compare=False, repr=False)  # (h, w, 3), a small copy
     needs_image: bool = True
     refinement = "grabcut"
+
+    @property
+    def by_class(self) -> bool:  # type: ignore[override]
+        """Whether the plain rule's is."""
+        return self.plain.by_class
+
+    def of_class(self, class_id: str) -> BoxRule:
+        """Return the rule on top of the plain rule's for that class."""
+        return replace(self, plain=self.plain.of_class(class_id)) if self.by_class else self
 
     def on_image(self, image: ImageArray) -> BoxRule:
         """Return the rule for the maps of one ``image`` (H, W, 3), uint8 RGB; it keeps a small copy."""
@@ -58,10 +68,22 @@ class GrabCutRule(BoxRule):
         """Return the plain rule."""
         return self.plain
 
+    def whole(self) -> BoxRule:
+        """Return the plain rule that leaves objects that touch in one piece."""
+        return self.plain.whole()
+
+    def parts(self, heat: FloatMap) -> npt.NDArray[np.int32] | None:
+        """Return the plain rule's."""
+        return self.plain.parts(heat)
+
+    def level(self, heat: FloatMap) -> float:
+        """Return the plain rule's."""
+        return self.plain.level(heat)
+
     def mask(self, heatmap: npt.ArrayLike) -> BoolMask:
         """Return the mask (h, w) of the best region: GrabCut's component, or all that the plain rule has."""
         found = self.regions(heatmap, 1, 0.0)
-        return self.plain.mask(heatmap) if not found or found[0].mask is None else found[0].mask
+        return found[0].mask if found and found[0].refined else self.plain.mask(heatmap)
 
     def regions(self, heatmap: npt.ArrayLike, max_boxes: int, min_area: float) -> list[Region]:
         """Return the plain rule's regions, each judged by itself; their areas are counted in pixels of the map."""
@@ -75,10 +97,40 @@ class GrabCutRule(BoxRule):
             return []
         shape = np.shape(heatmap)
         heat = _on_grid(np.asarray(heatmap, np.float32), *self.image.shape[:2])
-        cut = grabcut(self.image, sure=heat > SURE, likely=otsu_mask(heat), never=heat <= NEVER, steps=STEPS)
-        pieces = [] if cut is None else [(_box(piece, shape), piece) for piece in largest_components(cut, max_boxes)]
-        judged = [_judge(region, pieces, heat, shape) for region in found]
+        owners = _owners(found, heat) if len(found) > 1 else np.ones(heat.shape, np.int32)
+        judged = [
+            _judge(region, _piece(self.image, heat, owners, number), heat, shape)
+            for number, region in enumerate(found, start=1)
+        ]
         return [region for region in judged if region.area_px >= min_area * shape[0] * shape[1]]
+
+
+def _owners(regions: list[Region], heat: FloatMap) -> npt.NDArray[np.int32]:
+    """Return for each pixel of a map (h, w) of any resolution the number, from 1, of the region that it belongs to.
+
+    Outside of all regions that is where a watershed of the negative map, from the regions down, arrives from.
+    """
+    from skimage.segmentation import watershed  # takes half a second to import
+
+    height, width = heat.shape
+    owners = np.zeros((height, width), np.int32)
+    for number, region in enumerate(regions, start=1):
+        small = cv2.resize(region.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        owners[small > 0] = number
+    return np.asarray(watershed(-heat, owners, connectivity=2), np.int32)  # type: ignore[no-untyped-call]
+
+
+def _piece(image: ImageArray, heat: FloatMap, owners: npt.NDArray[np.int32], number: int) -> BoolMask | None:
+    """Return the largest component (h, w) that GrabCut finds of the region with this ``number``; None if there is none.
+
+    What belongs to another region is background for good, and the map counts from 0 to the region's own peak.
+    """
+    inside, own = owners == number, heat
+    if not inside.all():
+        own = np.where(inside, heat, np.float32(0))
+        own /= max(float(own.max()), NEVER)
+    cut = grabcut(image, sure=own > SURE, likely=otsu_mask(heat) & inside, never=own <= NEVER, steps=STEPS)
+    return None if cut is None else largest_component(cut)
 
 
 def _on_grid(heatmap: FloatMap, height: int, width: int) -> FloatMap:
@@ -95,14 +147,13 @@ def _box(piece: BoolMask, shape: tuple[int, ...]) -> FloatArray:
     return np.asarray(scale(found, width, height, shape[1], shape[0])[0])
 
 
-def _judge(region: Region, pieces: list[tuple[FloatArray, BoolMask]], heat: FloatMap, shape: tuple[int, ...]) -> Region:
-    """Return ``region`` moved half way to the piece that agrees best, taken from ``pieces``; itself if none agrees."""
-    agreement = [float(iou(region.box, box)[0, 0]) for box, _ in pieces]
-    if max(agreement, default=0.0) < AGREEMENT:
+def _judge(region: Region, piece: BoolMask | None, heat: FloatMap, shape: tuple[int, ...]) -> Region:
+    """Return ``region`` moved half way to ``piece``; itself if there is none or the two do not agree."""
+    box = None if piece is None else _box(piece, shape)
+    if piece is None or box is None or iou(region.box, box)[0, 0] < AGREEMENT:
         return region
-    box, piece = pieces.pop(int(np.argmax(agreement)))
     area = round(piece.mean() * shape[0] * shape[1])
-    return Region((region.box + box) / 2, float(heat[piece].mean()), area, piece)
+    return Region((region.box + box) / 2, float(heat[piece].mean()), area, piece, refined=True)
 
 
 def grabcut(image: ImageArray, *, sure: BoolMask, likely: BoolMask, never: BoolMask, steps: int) -> BoolMask | None:

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import quote, unquote
 
 import numpy.typing as npt
 
 from gwapctl.errors import UsageError, option, unknown_name
+from gwapctl.regions.by_class import ClassThresholds
 from gwapctl.regions.components import BoxRule, ComponentRule, ImageArray, Region
 from gwapctl.regions.contours import CamReleasedRule, PolygonRule
 from gwapctl.regions.edges import GrabCutRule
+from gwapctl.regions.split import SplitRule
 
 
 def _fixed(value: str) -> BoxRule:
-    return ComponentRule(f"fixed:{value}", _fraction(value, "fixed:0.3"))
+    first, *others = value.split(",")
+    plain = _cut_at(first)
+    pairs = (part.rpartition("=") for part in others)
+    by_class = {unquote(class_id): _cut_at(threshold) for class_id, _, threshold in pairs}
+    return ClassThresholds(f"fixed:{value}", plain, by_class) if by_class else plain
+
+
+def _cut_at(threshold: str) -> ComponentRule:
+    return ComponentRule(f"fixed:{threshold}", _fraction(threshold, "fixed:0.3"))
+
+
+def fixed_rule(threshold: float, by_class: Mapping[str, float] | None = None) -> str:
+    """Return the name of the rule that cuts at ``threshold``, and maps of the classes of some ids at theirs.
+
+    >>> name = fixed_rule(0.4, {"apple": 0.25, "red, ripe": 0.5})
+    >>> name
+    'fixed:0.400,apple=0.250,red%2C%20ripe=0.500'
+    >>> parse_box_rule(name).of_class("red, ripe").name
+    'fixed:0.500'
+    """
+    others = (f",{quote(class_id, safe='')}={value:.3f}" for class_id, value in (by_class or {}).items())
+    return f"fixed:{threshold:.3f}" + "".join(others)
 
 
 def _wsoleval(value: str) -> BoxRule:
@@ -33,6 +57,7 @@ REFINEMENTS: dict[str, Callable[[BoxRule], BoxRule]] = {
     "grabcut": lambda plain: GrabCutRule(f"{plain.name}+grabcut", plain),
 }
 UNREFINED = "none"
+SPLIT = "split"  # behind a rule's name and a plus, before the refinement: objects that touch come apart
 DEFAULT_RULE = "paper20"
 
 
@@ -41,15 +66,17 @@ def parse_box_rule(
     *,
     threshold: str | None = None,
     refine: str | None = None,
+    split: bool | None = None,
     default: str | BoxRule = DEFAULT_RULE,
 ) -> BoxRule:
     """Return the box rule that is asked for by name.
 
     Args:
-        text: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released`` or ``wsoleval[:0.3]``; a refinement may stand
-            behind it, as in ``otsu+grabcut``. A rule is itself.
+        text: ``paper20``, ``otsu``, ``fixed:0.3``, ``cam-released`` or ``wsoleval[:0.3]``; ``split`` and a refinement
+            may stand behind it, as in ``otsu+split+grabcut``. A rule is itself.
         threshold: short for one: ``otsu``, or a fraction of the map's range such as ``0.3``.
         refine: ``grabcut`` on top of the rule, ``none``: the rule without any refinement.
+        split: whether objects that touch come apart; None: as the rule says.
         default: the rule where neither ``text`` nor ``threshold`` is given.
 
     >>> parse_box_rule(threshold="0.3").name
@@ -71,18 +98,28 @@ def parse_box_rule(
     asked = default if text is None else text
     if not isinstance(asked, str | BoxRule):
         raise UsageError(f"box rule {asked!r} is no rule and no name of one, such as 'otsu'.")
-    return _refined(_named(asked) if isinstance(asked, str) else asked, refine)
+    rule = _named(asked) if isinstance(asked, str) else asked
+    return _refined(rule if split is None else _split(rule, split), refine)
 
 
 def _named(text: str) -> BoxRule:
-    plain, plus, refinement = text.partition("+")
+    plain, *additions = text.split("+")
     name, _, value = plain.partition(":")
     if name not in BOX_RULES:
         raise unknown_name("box rule", text, ["fixed:T" if key == "fixed" else key for key in BOX_RULES])
     rule = BOX_RULES[name]
     if isinstance(rule, BoxRule) and value:
         raise UsageError(f"box rule {name!r} takes no value, not {value!r}. Did you mean 'fixed:{value}'?")
-    return _refined(rule if isinstance(rule, BoxRule) else rule(value), refinement if plus else None)
+    built = rule if isinstance(rule, BoxRule) else rule(value)
+    for addition in additions:
+        built = _split(built, True) if addition == SPLIT else _refined(built, addition)
+    return built
+
+
+def _split(rule: BoxRule, split: bool) -> BoxRule:
+    """Return ``rule`` with objects that touch apart, or in one piece; what it says of the image stays."""
+    plain = rule.whole()
+    return _refined(SplitRule(f"{plain.name}+{SPLIT}", plain) if split else plain, rule.refinement)
 
 
 def _refined(rule: BoxRule, refinement: str | None) -> BoxRule:
@@ -92,7 +129,7 @@ def _refined(rule: BoxRule, refinement: str | None) -> BoxRule:
     if refinement == UNREFINED:
         return rule.without_image()
     if not isinstance(refinement, str) or refinement not in REFINEMENTS:
-        raise unknown_name("refinement", refinement, [*REFINEMENTS, UNREFINED])
+        raise unknown_name("refinement", refinement, [*REFINEMENTS, SPLIT, UNREFINED])
     return REFINEMENTS[refinement](rule.without_image())
 
 

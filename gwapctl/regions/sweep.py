@@ -35,17 +35,21 @@ def _compiled(function: _Function) -> _Function:
         return cast(_Function, numba.njit(nogil=True)(function))
 
 
-def component_boxes(heatmap: npt.ArrayLike, thresholds: npt.ArrayLike) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def component_boxes(
+    heatmap: npt.ArrayLike, thresholds: npt.ArrayLike, seed: tuple[int, int] | None = None
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Return the boxes ``(T, 4)`` of the largest component at each of ``T`` rising thresholds, and its pixels ``(T,)``.
 
     The same as ``map_to_boxes`` with ``fixed:t`` at every t: min-max map, strictly above t, 8-connected, most pixels,
     the first in scan order of equals; half-open in map pixels. Without any pixel the box is zeros and so is the count.
-    Raises what ``normalise`` does.
+    With a ``seed``, row and column of a pixel, they are of the component that holds it. Raises what ``normalise`` does.
     """
     heat = normalise(heatmap)
     steps = np.asarray(thresholds, dtype=np.float32)
     above = _count_below(heat.ravel(), steps)  # the pixel is foreground at the first `above` thresholds
-    boxes, sizes = _sweep_components(above, heat.shape[1], len(steps))
+    width = heat.shape[1]
+    pixel = _UNKNOWN if seed is None else (seed[0] + 1) * (width + 2) + seed[1] + 1
+    boxes, sizes = _sweep_components(above, width, len(steps), pixel)
     return as_boxes(boxes), sizes
 
 
@@ -166,7 +170,8 @@ def _box(root: int, stride: int, extent: IntArray) -> tuple[int, int, int, int]:
 
 
 @_compiled
-def _sweep_components(above: IntArray, width: int, count: int) -> tuple[IntArray, npt.NDArray[np.int64]]:
+def _sweep_components(above: IntArray, width: int, count: int, seed: int) -> tuple[IntArray, npt.NDArray[np.int64]]:
+    """Return box and size of the largest component at each threshold, or of that which holds the pixel ``seed``."""
     order, starts, steps, parent, extent = _prepare(above, width, count + 1, True)
     boxes, sizes = np.zeros((count, 4), np.int32), np.zeros(count, np.int64)
     best, stride = -1, width + 2
@@ -179,6 +184,8 @@ def _sweep_components(above: IntArray, width: int, count: int) -> tuple[IntArray
             larger = extent[root, _SIZE] - extent[best, _SIZE]
             if larger > 0 or (larger == 0 and extent[root, _FIRST] < extent[best, _FIRST]):
                 best = root
+        if seed >= 0:
+            best = _find(parent, seed) if parent[seed] >= 0 else -1
         if best >= 0:
             left, top, right, bottom = _box(best, stride, extent)
             boxes[step, 0], boxes[step, 1], boxes[step, 2], boxes[step, 3] = left, top, right, bottom

@@ -38,6 +38,7 @@ from gwapctl.networks.transforms import (
 from gwapctl.regions import parse_box_rule
 from gwapctl.runs import Run
 from gwapctl.train.augmentations import AUGMENTATIONS
+from gwapctl.train.class_weights import balancing_weights, weights_remark
 from gwapctl.train.data import TrainData, load_train_data
 from gwapctl.train.feature_cache import (
     EvaluationFeatures,
@@ -46,6 +47,7 @@ from gwapctl.train.feature_cache import (
     default_folder,
     frozen_part,
 )
+from gwapctl.train.nothing import with_none_threshold
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
@@ -65,7 +67,7 @@ class Batch(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """A batch's output, labels (n, C) in {0, 1}, label mask (n, C), and how labels are mixed (``Augmented``)."""
+    """A batch's output, labels (n, C) in {0, 1}, how much they count (n, C), and how they are mixed (``Augmented``)."""
 
     output: HeadOutput
     labels: Tensor
@@ -94,6 +96,9 @@ class ClassificationTask(Task[Batch, Labelled]):
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.labels, self.label_mask = image_labels(data.train, len(data.dataset.classes))
+        self.class_weights = balancing_weights(self.labels) if config.class_weights == "auto" else None
+        if self.class_weights is not None:
+            self.label_mask = torch.where(self.labels > 0, self.label_mask * self.class_weights, self.label_mask)
         self.backgrounds_per_batch = self.head.background_images(config.batch_size)
         self.keep = config.keep
         self.per_epoch = self.row_every = max(1, len(data.train) // config.batch_size)
@@ -173,8 +178,11 @@ class ClassificationTask(Task[Batch, Labelled]):
         ]
 
     def describe(self) -> dict[str, Any]:
-        """Return which tensors of first weights found no partner, and whether the head sees boxes."""
-        return {"not_loaded": self.not_loaded, "sees_boxes": self.head.sees_boxes}
+        """Return which tensors of first weights found no partner, whether the head sees boxes, and class weights."""
+        said: dict[str, Any] = {"not_loaded": self.not_loaded, "sees_boxes": self.head.sees_boxes}
+        if self.class_weights is not None:
+            said["class_weights"] = self.class_weights.tolist()
+        return said
 
     def require_same_data(self, run: Run) -> None:
         """Compare the training images and the background images."""
@@ -188,6 +196,8 @@ class ClassificationTask(Task[Batch, Labelled]):
         fresh = [name for name in self.not_loaded if name in self.model.state_dict()]
         if fresh and not self.total:
             listener.warn(f"nothing is trained, and {self.config.weights} does not have {', '.join(fresh)}: random.")
+        if self.class_weights is not None:
+            listener.announce(weights_remark(self.class_weights, self.data.dataset.classes))
         if self.not_loaded:
             listener.detail(f"no partner in {self.config.weights} or in the network for: {', '.join(self.not_loaded)}")
         if not self.config.cache_features:
@@ -273,6 +283,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         if self.features is not None:
             items = EvaluationFeatures(self.features, samples)
         precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
+        best: dict[bool, list[float]] = {True: [], False: []}  # scores of images of some class, and of nothing
         step = max(8, self.config.batch_size)
         batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         model.eval()
@@ -283,10 +294,13 @@ class ClassificationTask(Task[Batch, Labelled]):
                     scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
                 for row, index in zip(scores, indices.tolist(), strict=True):
                     sample = samples[index]
+                    if sample.labels or not sample.ignored:
+                        best[bool(sample.labels)].append(float(row.max()))
                     if model.info.multi_label:
                         precision_meter.update(row, sample.labels, sample.ignored)
                     else:
                         error_meter.update([int(c) for c in (-row).argsort(kind="stable")[:5]], sample.labels[0])
+        model.info = with_none_threshold(model.info, best[True], best[False])
         return precision_meter.compute() if model.info.multi_label else error_meter.compute()
 
     def select(self, scores: dict[str, float], best: dict[str, Any]) -> dict[str, Any] | None:
@@ -301,6 +315,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         return {
             "model": self._kept(self.model.state_dict()),
             "ema": self._kept(self.ema.state_dict()) if self.ema else None,
+            "none_threshold": self.averaged.info.none_threshold,  # a run that is resumed behind its last row keeps it
             "rng": torch.get_rng_state(),
         }
 
@@ -310,6 +325,8 @@ class ClassificationTask(Task[Batch, Labelled]):
         self.model.load_state_dict(state["model"], strict=strict)
         if self.ema:
             self.ema.load_state_dict(state["ema"], strict=strict)
+        known = {"none_threshold": state.get("none_threshold")}
+        self.averaged.info = self.averaged.info.model_copy(update=known)
         torch.set_rng_state(state["rng"].cpu())
 
     def _kept(self, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,8 @@ class DetectorData(TrainData):
 def divide(config: RunConfig, dataset: Dataset, *, boxes: bool, own_val: bool = True) -> TrainData:
     """Divide a data set, with its ``boxes`` or without.
 
-    It is judged on the set's own val split where it has one and ``own_val`` is set, else on a seeded part of train.
+    It is judged on the set's own val split where it has one, ``own_val`` is set and no fold is asked for, else on a
+    seeded part of train.
 
     Raises:
         DataError: a split is missing or empty, or a class has no training image.
@@ -130,11 +131,12 @@ def divide(config: RunConfig, dataset: Dataset, *, boxes: bool, own_val: bool = 
     view: Callable[[str], Sequence[Sample]] = dataset.boxed_samples if boxes else dataset.samples
     train_split, val_split = training_splits(dataset)
     train, val = list(view(train_split)), list[Sample]()
-    if val_split is not None and own_val:
+    if val_split is not None and own_val and config.fold is None:
         val = list(view(val_split))
     elif config.val_fraction > 0:
-        train, val = holdout(train, config.val_fraction, config.seed)
+        train, val = holdout(train, config.val_fraction, config.seed, config.fold or 0)
         val_split = f"{config.val_fraction:g} of {train_split}, seed {config.seed}"
+        val_split += "" if config.fold is None else f", fold {config.fold}"
     else:
         val_split = None
     if getattr(config, "epochs", None) != 0:  # with 0, nothing is learnt

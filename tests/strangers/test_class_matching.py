@@ -19,6 +19,7 @@ from gwapctl.evaluate import GroundTruth
 from gwapctl.evaluate.predictions import match_classes, spread
 from gwapctl.formats.base import class_table
 from gwapctl.formats.stored import open_stored
+from gwapctl.predict.cut import Cutting
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from tests.judging import evaluate_boxes, evaluate_maps
@@ -199,7 +200,7 @@ def test_boxes_are_cut_from_the_map_of_their_class(tmp_path: Path) -> None:
     )
     dog = Prediction("a.png", WIDTH, HEIGHT, predictions=(ClassPrediction("dog", "1", 0.9),))
     (tmp_path / "predictions.jsonl").write_text(json.dumps(dog.to_json()) + "\n")
-    source = open_stored(tmp_path, max_boxes=1)
+    source = open_stored(tmp_path, Cutting(max_boxes=1))
     assert source is not None
     [item] = source.items
     assert item.predictions[0].box == BOXES["dog"]

@@ -53,8 +53,8 @@ class Head(nn.Module):
     ) -> Tensor:
         """Return the training loss of a batch of n images, behind which there may be background images.
 
-        ``output`` is that of forward in training; ``labels`` (n, C) are in {0, 1}; ``label_mask`` (n, C) is 0 for
-        classes that are neither right nor wrong; ``epoch`` says how often all images were seen so far.
+        ``output`` is that of forward in training; ``labels`` (n, C) are in {0, 1}; ``label_mask`` (n, C) says how
+        much each counts, 0 for classes that are neither right nor wrong; ``epoch``: how often all images were seen.
         """
         del epoch
         return classification_loss(output.logits.float(), labels, label_mask, multi_label)
@@ -89,9 +89,12 @@ def classification_loss(logits: Tensor, labels: Tensor, label_mask: Tensor, mult
     """Return the loss of logits ``(B, C)``.
 
     Multi-label: sigmoid cross-entropy summed over classes and divided by the batch, as Caffe's layer does; classes that
-    ``label_mask`` has 0 for (only difficult objects) are left out. Single-label: softmax cross-entropy, its mean.
+    ``label_mask`` has 0 for (only difficult objects) are left out. Single-label: softmax cross-entropy, its mean. A
+    label counts as much as ``label_mask`` says, usually 1.
     """
     if not multi_label:
-        return functional.cross_entropy(logits, labels.argmax(dim=1))
+        true = labels.argmax(dim=1)
+        losses = functional.cross_entropy(logits, true, reduction="none")
+        return (losses * label_mask.gather(1, true[:, None])[:, 0]).mean()
     loss = functional.binary_cross_entropy_with_logits(logits, labels, weight=label_mask, reduction="sum")
     return loss / len(logits)
