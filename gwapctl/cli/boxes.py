@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gwapctl.cli import accepting, complete, console, options
+from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import UsageError, any_of, counted
 from gwapctl.formats import EXPORTERS
@@ -316,7 +317,7 @@ def _from_images(
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
 
-    inputs, known = options.find_images([text], labels)
+    inputs, known = find_images([text], labels)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
     loaded = load_model(options.model_or_default(model), device=device)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import MissingReaderError, UsageError, counted
 from gwapctl.files import json_text
@@ -89,7 +90,7 @@ def localize(
         raise UsageError("--json and --format jsonl are two forms. Give one of them.")
     saved = _saved(save, out, resume, overwrite)
     rule = options.asked_rule(box_rule, threshold)
-    images, known = options.find_images(inputs, labels, recursive=recursive)
+    images, known = find_images(inputs, labels, recursive=recursive)
     images = images[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
     predictor = loaded.predictor(

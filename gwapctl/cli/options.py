@@ -23,8 +23,6 @@ from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
 
 if TYPE_CHECKING:
-    from gwapctl.datasets.base import ClassName
-    from gwapctl.inputs import ImageInput
     from gwapctl.regions import BoxRule as Rule
 
 DATA, MODEL, OUTPUT, SETTINGS = "Data", "Model", "Output", "Every setting"
@@ -314,32 +312,6 @@ def require_suffix(out: Path | None, *suffixes: str, name: str = "--out") -> Non
     """
     if out is not None and out.suffix and out.suffix.lower() not in suffixes:
         raise UsageError(f"{name} {out} does not end in {any_of(suffixes)}, which is what is written there.")
-
-
-def find_images(
-    inputs: Sequence[str], labels: str | None, *, recursive: bool = True
-) -> tuple[list[ImageInput], Mapping[str, Sequence[ClassName]] | None]:
-    """Return the images that ``inputs`` mean, and the classes of each by its path where ``labels`` says to know them.
-
-    Raises:
-        UsageError: an input is not there; with ``labels`` there is more than one, or it is no data set's name.
-        DataError: there is no image, or the data set cannot be read.
-
-    """
-    from gwapctl.inputs import find_inputs
-
-    if labels is None:
-        return find_inputs(inputs, recursive=recursive, notice=console.warn), None
-    from gwapctl.datasets import open_dataset
-    from gwapctl.predict.labelled import labelled_images
-
-    if len(inputs) != 1:
-        raise UsageError("--labels from-dataset goes with one input, the data set. Give its folder or file alone.")
-    dataset = open_dataset(inputs[0])
-    found = labelled_images(dataset)
-    for message in dataset.warnings():
-        console.warn(message)
-    return found
 
 
 def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:
