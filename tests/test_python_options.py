@@ -70,7 +70,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top_k": "3"}, "top_k is '3'"),
     ({"top_k": 0}, "top_k is 0"),
     ({"batch_size": 0}, "batch_size is 0"),
-    ({"min_score": 0.5}, "min_score= is for a detector's boxes"),
+    ({"min_score": 1.5}, "min_score is 1.5"),
+    ({"min_score": "high"}, "min_score is 'high'"),
+    ({"max_boxes": 0}, "max_boxes is 0"),
+    ({"min_area": "5%"}, "min_area is '5%'"),
+    ({"labels": ["cat"]}, "labels are the classes of each image by its path"),
+    ({"labels": {"a.jpg": "cat"}}, "labels are the classes of each image by its path"),
     ({"workers": -1}, "workers is -1"),
     ({"on_error": "ignore"}, "keep, raise"),
     ({"scalse": [64]}, "Did you mean 'scales'"),
@@ -153,6 +158,7 @@ def test_a_line_says_what_there_is(model: Model) -> None:
     many = Prediction("a.jpg", 80, 60, predictions=tuple(ClassPrediction(f"c{n}", "", 0.1) for n in range(9)))
     assert repr(many) == "Prediction('a.jpg', 80 x 60: c0 0.10, c1 0.10, c2 0.10, 6 more)"
     assert repr(Prediction("a.jpg", 80, 60)) == "Prediction('a.jpg', 80 x 60: nothing)"
+    assert repr(Prediction("a.jpg", 80, 60, none=True)) == "Prediction('a.jpg', 80 x 60: none of the classes)"
     assert repr(Prediction("a.jpg", 0, 0, error=DataError("gone"))) == "Prediction('a.jpg': gone)"
 
 

@@ -200,6 +200,13 @@ def checked_score(score: float) -> float:
     return score
 
 
+def checked_area(area: float) -> float:
+    """Return ``area``, a fraction of a map; one that is outside of 0..1 is a ``UsageError``."""
+    if not isinstance(area, Real) or not 0 <= area <= 1:
+        raise UsageError(f"min_area is {area!r}. It is a fraction of the map, between 0 and 1.")
+    return area
+
+
 def _single(images: Source | Iterable[Source]) -> Iterator[Source]:
     """Yield single images; folders become their images."""
     if isinstance(images, str | Path | np.ndarray | Image.Image) or not isinstance(images, Iterable):

@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from gwapctl.errors import unknown_name
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, ReadingOptions, split_options
-from gwapctl.predict.base import LocalizingModel, Precision, Predictor, checked_score, require_whole, source_name
+from gwapctl.predict.base import (
+    LocalizingModel,
+    Precision,
+    Predictor,
+    checked_area,
+    checked_score,
+    require_whole,
+    source_name,
+)
 from gwapctl.predict.cut import Cut, with_boxes
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.labelled import Labels, indices_of
@@ -155,7 +163,8 @@ class Model(LocalizingModel):
             self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
         )
         known = None if labels is None else indices_of(labels, self.info.classes, self.name)
-        return ClassifierPredictor(self.info, localizer, Cut(rule, max_boxes, min_area, masks), top_k, known, least)
+        cut = Cut(rule, max_boxes, checked_area(min_area), masks)
+        return ClassifierPredictor(self.info, localizer, cut, top_k, known, least)
 
 
 class ClassifierPredictor(Predictor):

@@ -149,7 +149,8 @@ class Prediction:
             return f"Prediction({self.image!r}: {self.error})"
         found = [f"{item.label} {item.score:.2f}" for item in self.predictions[:SHOWN]]
         more = [f"{len(self.predictions) - SHOWN} more"] * (len(self.predictions) > SHOWN)
-        return f"Prediction({self.image!r}, {self.width} x {self.height}: {', '.join([*found, *more]) or 'nothing'})"
+        words = ", ".join([*found, *more]) or ("none of the classes" if self.none else "nothing")
+        return f"Prediction({self.image!r}, {self.width} x {self.height}: {words})"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the picture that ``plot`` draws, where the image can be read, and a table."""
