@@ -27,7 +27,6 @@ from gwapctl.files import prepare_output_folder
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.stored import recorded
 from gwapctl.inputs import find_inputs
-from gwapctl.maps.reading import MapReading
 from gwapctl.networks.zoo import find_recipe
 from gwapctl.paper.run_page import write_run_page
 from gwapctl.predict.classifier import load_model
@@ -37,10 +36,14 @@ from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.progress import Progress, ProgressCallback
 
 RECIPE = "photos"  # what a folder of one's own gets
-SETTINGS: dict[str, Any] = {"flip": False}  # reading mirror images, too, would take twice as long
+SETTINGS: dict[str, Any] = {
+    "flip": False,  # reading mirror images, too, would take twice as long
+    "map": "fused",
+    "scales": (224, 448),  # these and the threshold were chosen on val; the numbers are measured on test
+    "box_rule": "fixed:0.7",
+}
 PHOTOS = {"cat": "chelsea", "coffee": "coffee", "rocket": "rocket"}  # file: name in skimage.data
 PHOTO_SCALES, PHOTO_HEIGHT = (224, 448, 672), 400
-MAP, SCALES = "fused", (224, 448)  # chosen on val, as the box threshold is; the numbers are measured on test
 
 Step = Callable[[str], AbstractContextManager[ProgressCallback]]
 """Opens a step of the work by its name and hands out the callback for its progress."""
@@ -81,13 +84,11 @@ def run_demo(
         config = build_train_config(str(data), find_recipe(RECIPE), {**SETTINGS, "seed": seed})
         train(config, run, feature_cache=Path(features), listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:
-        reading = MapReading(MAP, SCALES)
-        options = evaluate.Options(reading=reading, refine="none", calibrate=True, force=True)
-        result = evaluate.evaluate(str(run), options, progress=progress)
+        result = evaluate.evaluate(str(run), evaluate.Options(), progress=progress)
     with step("5/7 localizing") as progress:
         dataset = open_dataset(str(data))
         paths = find_inputs([str(sample.path) for sample in dataset.samples(reporting_split(dataset))])
-        predictor = load_model(run).predictor(reading=reading)
+        predictor = load_model(run).predictor()  # reads maps as the settings say
         list(localize_inputs(predictor, run.name, paths, out=found, overwrite=overwrite, progress=progress))
     with step("6/7 writing boxes") as progress:
         EXPORTERS["coco"].build().write(folder / "boxes.json", recorded(found / PREDICTIONS))

@@ -181,7 +181,7 @@ def _print_table(images: Iterable[Prediction]) -> None:
 
 def _rows(image: Prediction) -> Iterator[tuple[str, ...]]:
     if image.none:
-        yield (image.id, "(none)", *("",) * 5)
+        yield (image.id, "(none)", *("",) * 6)
     for item in image.predictions:
         corners = ("",) * 4 if item.box is None else tuple(f"{value:.1f}" for value in item.box)
         yield (image.id, item.label, f"{item.score:.3f}", *corners, "" if item.doubt is None else f"{item.doubt:.2f}")

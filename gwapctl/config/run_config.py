@@ -149,6 +149,7 @@ FOUND_BOXES = DETECTOR_FOLDER | {  # minutes of a CPU for a few hundred photos
     "lr": 3e-3,  # a tenth of it learns to see objects in so few steps, but not which
     "warmup": 20,
     "rounds": 2,
+    "weak": "gwap",  # it learns from labels that are right where boxes are not
     "frozen_stages": 5,  # the trunk stays ImageNet's, as a frozen classifier's does
 }
 

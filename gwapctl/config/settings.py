@@ -160,7 +160,7 @@ class ClassifierSettings(RunSettings):
     ] = "auto"
     class_weights: Annotated[
         Literal["none", "auto"],
-        Flag("auto: rare classes weigh more where classes differ by more than a factor of three.", SCHEDULE),
+        About("auto: rare classes weigh more where classes differ by more than a factor of three.", SCHEDULE),
     ] = "none"
     keep: Annotated[Literal["best", "last"], About("Weights to keep: best on validation, or last.", SCHEDULE)] = "best"
     compile: Annotated[bool, About("Use torch.compile.", MACHINE)] = False

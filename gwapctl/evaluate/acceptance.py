@@ -92,7 +92,7 @@ def judge_boxes(items: Sequence[Prediction], checked: Mapping[str, Prediction]) 
     if not any(known):
         example = next(iter(checked), "none")
         raise DataError(f"none of these images was checked: those that were have names like {example!r}.")
-    own = [getattr(one, "doubt", None) for one in boxes]
+    own = [one.doubt for one in boxes]
     doubts = [1 - one.score for one in boxes] if None in own else own
     by = "1 - score" if None in own else "doubt"
     return JudgedBoxes(np.array(doubts, np.float64), np.array(known), np.array(wrong), by)

@@ -127,5 +127,4 @@ def _from_file(subject: Subject, truth: GroundTruth) -> Iterator[PseudoBoxes]:
 
 def _weight(prediction: ClassPrediction) -> float:
     """Return how much a box counts: what its doubt leaves of it where it has one, else its score."""
-    doubt = getattr(prediction, "doubt", None)
-    return prediction.score if doubt is None else 1 - float(doubt)
+    return prediction.score if prediction.doubt is None else 1 - prediction.doubt

@@ -230,11 +230,9 @@ class ClassifierPredictor(Predictor):
                 yield Prediction(source_name(source), image.width, image.height, source=source)
 
     def _named(self, source: Source, image: PreparedImage, cut: Cut, result: MapResult) -> Prediction:
-        size, scores = (
-            (image.width, image.height),
-            result.probabilities[list(result.classes)].tolist(),
-        )  # the best first
-        count = len(scores) if self.known else sum(score >= self.min_score for score in scores)
+        size = image.width, image.height
+        scores = result.probabilities[list(result.classes)].tolist()  # the best first
+        count = len(scores) if self.known is not None else sum(score >= self.min_score for score in scores)
         if not count:
             return Prediction(source_name(source), *size, none=True, source=source)
         classes = [self.info.classes[index] for index in result.classes[:count]]

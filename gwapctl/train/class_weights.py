@@ -36,5 +36,5 @@ def weights_remark(weights: Tensor, classes: Sequence[ClassName]) -> str:
     most, least = int(weights.argmax()), int(weights.argmin())
     return (
         f"classes differ by more than a factor of {UNEVEN:g}, so rare ones weigh more: {weights[most]:.2f} for "
-        f"{classes[most].name}, {weights[least]:.2f} for {classes[least].name} (--class-weights none: all the same)"
+        f"{classes[most].name}, {weights[least]:.2f} for {classes[least].name} (--set class_weights=none: all the same)"
     )
