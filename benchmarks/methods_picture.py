@@ -70,9 +70,7 @@ def _read(method: Method, image: FigureImage) -> Panel:
         more["regions"] = [boxes_mask(image.boxes, width, height).astype(np.uint8)]
     (result,) = predictor.localizer.run([image.pixels], [[_index(method, image)]], top_k=0, **more)
     heat = result.heatmap(0)
-    boxes = boxes_from_maps(
-        {0: heat}, Cut(predictor.cut.rule.on_image(image.pixels)), width, height, {0: main_class(image).id}
-    )[0]
+    boxes = boxes_from_maps({0: heat}, Cut(predictor.cut.rule.on_image(image.pixels)), width, height, {0: ""})[0]
     return Panel(draw_overlay(image.pixels, heat, []), image.size, tuple(Outline(box) for box in boxes.tolist()[:1]))
 
 

@@ -18,8 +18,8 @@ def balancing_weights(labels: Tensor) -> Tensor | None:
     has more than ``UNEVEN`` times the images of another. A class without any image does not count and weighs 1.
 
     >>> import torch
-    >>> balancing_weights(torch.tensor([[1.0, 0.0]] * 6 + [[0.0, 1.0]] * 1)).tolist()
-    [0.58333..., 3.5]
+    >>> balancing_weights(torch.tensor([[1.0, 0.0]] * 8 + [[0.0, 1.0]] * 2)).tolist()
+    [0.625, 2.5]
     >>> balancing_weights(torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 1)) is None
     True
     """
