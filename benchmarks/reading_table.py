@@ -110,7 +110,9 @@ def add_batch(
             heat = np.broadcast_to(heat, (len(ground_truth), *heat.shape[1:])).astype(np.float32)
             for rule in {reading.rule for reading in readings}:
                 cut = Cut(parse_box_rule(rule).on_image(image))
-                boxes = boxes_from_maps(dict(zip(ground_truth, heat, strict=True)), cut, width, height, dict.fromkeys(ground_truth, ""))
+                boxes = boxes_from_maps(
+                    dict(zip(ground_truth, heat, strict=True)), cut, width, height, dict.fromkeys(ground_truth, "")
+                )
                 found = {label: box[0] if len(box) else None for label, box in boxes.items()}
                 meters[Reading(*way, rule)].update(found, ground_truth)
 

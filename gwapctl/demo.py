@@ -81,7 +81,6 @@ def run_demo(
     if (run / "run.json").is_file():
         shutil.rmtree(run)  # an older run's history and numbers are not this one's
     with step("3/7 training") as progress, TemporaryDirectory(dir=folder) as features:
-        run.mkdir(exist_ok=True)
         config = build_train_config(str(data), find_recipe(RECIPE), {**SETTINGS, "seed": seed})
         train(config, run, feature_cache=Path(features), listener=Listener(progress=progress))
     with step("4/7 measuring") as progress:

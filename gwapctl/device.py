@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from gwapctl.errors import MissingDependencyError, UsageError
+from gwapctl.errors import MissingDependencyError, UsageError, option
 
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # parameters of glibc's mallopt
 
@@ -28,7 +28,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UsageError(f"unknown device {name!r}. Choose auto, cpu, cuda, cuda:N or mps.") from error
     there = {
         "cpu": True,
@@ -36,7 +36,9 @@ def resolve_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):
-        raise MissingDependencyError(f"device {name!r} is not there. Use --device cpu, or auto for what there is.")
+        raise MissingDependencyError(
+            f"device {name!r} is not there. Use {option('device', 'cpu')}, or auto for what there is."
+        )
     return device
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 E = TypeVar("E")
@@ -58,9 +59,43 @@ class MissingReaderError(DataError, MissingDependencyError):
     exit_code = 5
 
 
+_flags = False  # whether the command line is the caller
+
+
+@contextmanager
+def flags_spoken() -> Iterator[None]:
+    """Have messages call options by their flags: the command line is the caller, not Python."""
+    global _flags
+    before, _flags = _flags, True
+    try:
+        yield
+    finally:
+        _flags = before
+
+
+def option(name: str, *values: object) -> str:
+    """Write the option ``name`` as the caller knows it, with the ``values`` that a message proposes.
+
+    >>> option("scales"), option("resize", "keep"), option("map", "class", "fused")
+    ('scales=', "resize='keep'", "map='class' or 'fused'")
+    >>> with flags_spoken():
+    ...     option("box_rule"), option("scales", (224, 448)), option("map", "class", "fused")
+    ('--box-rule', '--scales 224,448', '--map class or fused')
+    """
+    if not _flags:
+        return f"{name}={any_of(map(repr, values)) if values else ''}"
+    written = (",".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values)
+    return f"--{name.replace('_', '-')}{' ' + any_of(written) if values else ''}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``number`` with its noun: ``"1 image"``, ``"2,000 images"``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def closest(name: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the choice nearest to ``name``, or an empty string."""
-    nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 

@@ -152,13 +152,18 @@ def prepare_output_folder(folder: Path, *, overwrite: bool, resume: bool = False
         UsageError: the folder is not empty, or is a file.
 
     """
+    require_output_folder(folder, overwrite=overwrite, resume=resume)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot create {folder}: {error.strerror or error}.") from error
+
+
+def require_output_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None:
+    """Refuse what ``prepare_output_folder`` refuses, before any work, and create nothing."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file. Give a folder with --out.")
     if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
         raise UsageError(
             f"{folder} is not empty. Continue with --resume, replace with --overwrite, or choose another --out."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot create {folder}: {error.strerror or error}.") from error

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gwapctl.errors import DataError, MissingReaderError, UsageError, printable
+from gwapctl.errors import DataError, MissingReaderError, UsageError, counted, printable
 from gwapctl.files import decode_text
-from gwapctl.images.files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
+from gwapctl.images.files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, same_files, walk_images
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,19 @@ def find_inputs(
         raise UsageError("the inputs lie on different drives. Run once for each drive.") from error
     start = len(common.rstrip(os.sep)) + 1
     paths = sorted(found)
+    for message in _first_and_more(same_files(map(Path, paths))):
+        notice(message)
     ids = [path[start:].replace(os.sep, "/") for path in paths]
     written = [name if name.isascii() else printable(name) for name in ids]
     if written != ids and len(set(written)) < len(ids):
         raise UsageError(f"two images in {', '.join(inputs)} have names that would be written alike. Rename one.")
     return [ImageInput(Path(path), name) for path, name in zip(paths, written, strict=True)]
+
+
+def _first_and_more(messages: list[str]) -> list[str]:
+    """Return the first of many messages that are alike, and how many more there are."""
+    more = f" And {counted(len(messages) - 1, 'more file')} like it." if len(messages) > 1 else ""
+    return [messages[0] + more] if messages else []
 
 
 class _Search:

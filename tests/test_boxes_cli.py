@@ -117,7 +117,7 @@ def test_failed_images_are_named_and_left_out(run_cli: Run, out: Path, tmp_path:
     result = run_cli("boxes", out, "--out", tmp_path / "boxes.json")
     assert result.code == 3
     assert "in/bad.jpg is empty" in result.stderr
-    assert "1 images failed" in result.stderr
+    assert "1 image failed and is left out" in result.stderr
     assert len(json.loads((tmp_path / "boxes.json").read_text())["images"]) == 2
 
 

@@ -227,11 +227,11 @@ def test_what_calibrate_on_refuses(run: Run, tmp_path: Path) -> None:
     manifest = tmp_path / "data" / "manifest.csv"
     rows = [row.rsplit(",", 4)[0] + ",,,," if ",train," in row else row for row in manifest.read_text().splitlines()]
     manifest.write_text("\n".join(rows))
-    with pytest.raises(DataError, match=r"train of manifest has no image with boxes .*--calibrate-on halves"):
+    with pytest.raises(DataError, match=r"train of manifest has no image with boxes .*calibrate_on='halves'"):
         evaluate(str(run.folder), Options(device="cpu", calibrate_on="train"))
     boxes = tmp_path / "boxes.jsonl"
     boxes.write_text("")
-    with pytest.raises(UsageError, match="--calibrate-on cannot be used on boxes"):
+    with pytest.raises(UsageError, match="calibrate_on= cannot be used on boxes"):
         evaluate(str(boxes), Options(dataset=str(tmp_path / "data"), calibrate_on="halves"))
 
 

@@ -200,5 +200,5 @@ def test_regions_are_cut_as_the_image_is() -> None:
 
 
 def test_the_centre_takes_the_place_of_scales() -> None:
-    with pytest.raises(UsageError, match=r"one size, the model's own. Drop --scales"):
+    with pytest.raises(UsageError, match=r"one size, the model's own. Drop scales="):
         MapReading(crops="centre", scales=(64, 96))

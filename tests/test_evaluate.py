@@ -460,13 +460,13 @@ def test_masks_come_from_the_folder_or_the_sample(tmp_path: Path) -> None:
             lambda path: _maps(path),
             Options(reading=MapReading(method="class"), dataset="voc"),
             UsageError,
-            "--map cannot be used on maps",
+            "map= cannot be used on maps",
         ),
-        (lambda path: _maps(path), Options(dataset="voc", calibrate=True), UsageError, "--calibrate cannot"),
+        (lambda path: _maps(path), Options(dataset="voc", calibrate=True), UsageError, "calibrate= cannot"),
         (lambda path: _maps(path), Options(protocol="wsol"), UsageError, "Did you mean 'wsoleval'"),
         (lambda path: _maps(path), Options(protocol="wsoleval", box_rule="otsu"), UsageError, "its own box rule"),
         (lambda path: _maps(path), Options(dataset="tiny-imagenot"), UsageError, "tiny-imagenet"),
-        (lambda path: _touch(path / "x.jsonl"), Options(box_rule="otsu"), UsageError, "--box-rule cannot"),
+        (lambda path: _touch(path / "x.jsonl"), Options(box_rule="otsu"), UsageError, "box_rule= cannot"),
     ],
 )
 def test_wrong_targets_and_options(

@@ -229,7 +229,7 @@ def test_calibration_needs_held_out_images(run: Run, tmp_path: Path) -> None:
         evaluate(str(run.folder), Options(calibrate=True))
     save_model(make_small_classifier(), tmp_path / "model")
     for target, options in ((tmp_path / "model", {}), (run.folder, {"box_rule": "otsu"}), (run.folder, {"limit": 3})):
-        with pytest.raises(UsageError, match="--calibrate chooses a run's own box rule"):
+        with pytest.raises(UsageError, match="calibrate= chooses a run's own box rule"):
             evaluate(str(target), Options(calibrate=True, **options))
 
 
@@ -389,5 +389,5 @@ def test_what_features_do_not_tell_is_read_from_images(
 def test_a_cache_of_features_is_of_no_use_to_maps(tmp_path: Path, data: Path) -> None:
     (tmp_path / "maps").mkdir()
     np.save(tmp_path / "maps" / "0.npy", np.zeros((4, 6), np.float16))
-    with pytest.raises(UsageError, match="--feature-cache cannot be used on maps"):
+    with pytest.raises(UsageError, match="feature_cache= cannot be used on maps"):
         evaluate(str(tmp_path / "maps"), Options(dataset=str(data), feature_cache=tmp_path / "cache"))

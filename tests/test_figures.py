@@ -222,10 +222,27 @@ def test_figure_9_gives_every_class_a_colour_and_a_map(multi_label: bool, most: 
         assert {outline.colour for outline in found.outlines} <= {caption.colour for caption in captions}
 
 
-def test_figure_9_needs_a_map_per_class() -> None:
-    assert build_figure("9", [figure_model("gwap")], [figure_image()], Wishes()).heads[2] == "gwap\nclass map"
-    with pytest.raises(UsageError, match="one for all"):
-        build_figure("9", [figure_model("gwap")], [figure_image()], Wishes(map="weight"))
+def test_figure_9_shows_the_one_map_of_all_classes() -> None:
+    """A map for every class is one column and one box: the one that ``localize`` gives."""
+    shown, image = figure_model("gwap"), figure_image()
+    sheet = build_figure("9", [shown], [image], Wishes())
+    assert sheet.heads[2:] == ("gwap\nweight map",)
+    (found,) = shown.classifier.localize(image.pixels)
+    panel = sheet.rows[0].panels[1]
+    assert panel is not None
+    assert [list(outline.box) for outline in panel.outlines] == found.boxes.tolist()
+
+
+@pytest.mark.parametrize("stored", ["class", "weight"])
+def test_figure_9_draws_the_boxes_of_localize(stored: str) -> None:
+    shown, image = figure_model("gwap-class"), figure_image()
+    shown.classifier.classifier.info = shown.classifier.info.model_copy(
+        update={"map": stored, "box_rule": "fixed:0.6", "scales": (32, 48)}
+    )
+    panel = build_figure("9", [shown], [image], Wishes()).rows[0].panels[1]
+    (found,) = shown.classifier.localize(image.pixels)
+    assert panel is not None
+    assert [list(outline.box) for outline in panel.outlines] == found.boxes.tolist()
 
 
 # --- which models and images ----------------------------------------------------------------------------------------

@@ -49,6 +49,13 @@ def test_folds_part_the_images_and_every_class_evenly(tmp_path: Path) -> None:
     assert parts[0] == holdout(samples, 1 / 3, 0)  # as without folds
 
 
+def test_a_first_fold_that_fails_leaves_no_folder(data: Path, tmp_path: Path, run_cli: Cli) -> None:
+    (open_dataset(str(data)).samples("train")[0].path).write_bytes(b"no image")
+    done = run_cli("train", data, *QUICK, "--folds", 3, "--out", tmp_path / "run")
+    assert done.code == 4
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_interval_is_students() -> None:
     found = interval([1.0, 2.0, 3.0, 4.0])
     half = 3.182446 * 1.290994 / 2  # t of 3 degrees of freedom, standard deviation, root of 4

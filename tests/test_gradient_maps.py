@@ -248,7 +248,7 @@ def test_original_network_has_maps_by_backprop() -> None:
     assert result.heatmaps.max() > 0.5
     assert Localizer(model, MapReading(method="dgl", layer=["-1"])).run(make_images((90, 70)))[0].heatmaps.any()
     for method in ("class", "score"):
-        with pytest.raises(UsageError, match="--map backprop"):
+        with pytest.raises(UsageError, match="map='backprop'"):
             Localizer(model, MapReading(method=method))
 
 
@@ -400,16 +400,16 @@ def test_layers_by_name_and_number() -> None:
         ({"layer": ["layers.9"]}, "no layer 'layers.9'. Did you mean 'layers."),
         ({"layer": [99]}, "convolutions 0 to 9: gwapctl models show"),
         ({"layer": ["2", "layers.2.conv1"]}, "name one layer twice"),
-        ({"layer": ["3"], "method": "weight"}, "map weight is not read at a layer.*gradcam, layercam or dgl"),
+        ({"layer": ["3"], "method": "weight"}, "map weight is not read at a layer.*'gradcam', 'layercam' or 'dgl'"),
         ({"layer": ["3"], "method": "backprop"}, "map backprop is not read at a layer"),
-        ({"layer": ["3"], "fuse": "max"}, "--fuse max needs several layers"),
+        ({"layer": ["3"], "fuse": "max"}, "fuse='max' needs several layers"),
         ({"layer": ["3", "4"], "fuse": "sum"}, "unknown fusion 'sum'"),
-        ({"backprop_seg": "mean"}, "--backprop-seg cuts the map of backprop, not of dgl"),
+        ({"backprop_seg": "mean"}, "backprop_seg= cuts the map of backprop, not of dgl"),
         ({"backprop_seg": "otsu", "method": "backprop"}, "unknown segmentation 'otsu'"),
         ({"crops": "five"}, "unknown crops 'five'"),
-        ({"crops": "ten", "scales": (64, 96)}, "Drop --scales"),
-        ({"crops": "ten", "flip": True}, "Drop --scales"),
-        ({"close": 1.5}, "Write it like 5%"),
+        ({"crops": "ten", "scales": (64, 96)}, "Drop scales="),
+        ({"crops": "ten", "flip": True}, "Drop scales="),
+        ({"close": 1.5}, "Write it like close=0.05"),
         ({"method": "foreground"}, "no foreground map"),
     ],
 )

@@ -482,7 +482,7 @@ def test_original_is_the_network_s_own_pooling_and_layers(channels: int, grid: t
 
 def test_original_has_no_class_map_and_no_other_networks() -> None:
     head = build_head("original", 512, CLASSES, {"hidden": 8})
-    with pytest.raises(UsageError, match=r"no class map.*--map backprop"):
+    with pytest.raises(UsageError, match=r"no class map.*map='backprop'"):
         head.class_map(torch.randn(1, 512, 7, 9), torch.tensor([[0]]))
     with pytest.raises(
         UsageError, match=r"head original belongs to alexnet, alexnet-caffe, caffenet and vgg16, not to 832 channels"

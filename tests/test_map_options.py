@@ -85,7 +85,7 @@ def test_calibration_stores_where_the_map_was_read(run: Run, monkeypatch: pytest
     assert again.metrics == document.metrics
     assert again.options["layer"] == list(layers)
     for reading in (MapReading(crops="ten"), MapReading("backprop", backprop_seg="mean")):
-        with pytest.raises(UsageError, match="does not store --crops and --backprop-seg"):
+        with pytest.raises(UsageError, match="does not store crops= and backprop_seg="):
             evaluate(str(run.folder), Options(calibrate=True, reading=reading))
 
 
@@ -95,7 +95,7 @@ def test_maps_on_disk_are_not_read_again(tmp_path: Path, data: Path) -> None:
     np.save(folder / "0.npy", np.zeros((4, 5)))
     given = {"layer": ("3",), "fuse": "max", "close": 0.1, "crops": "ten", "backprop_seg": "mean"}
     for name, value in given.items():
-        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} cannot be used on maps"):
+        with pytest.raises(UsageError, match=f"{name}= cannot be used on maps"):
             evaluate(str(folder), Options(dataset=str(data), reading=MapReading(**{name: value})))
 
 

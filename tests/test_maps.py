@@ -247,10 +247,10 @@ def test_stored_settings_are_the_defaults() -> None:
     [
         ({"map": "wieght"}, UsageError, "Did you mean 'weight'"),
         ({"resize": "crop"}, UsageError, "keep, warp"),
-        ({"scales": (0,)}, UsageError, "224,448,672"),
+        ({"scales": (0,)}, UsageError, "224, 448, 672"),
         ({"precision": "int8"}, UsageError, "fp32"),
         ({"device": "gpu"}, UsageError, "cuda"),
-        ({"device": "cuda:99"}, MissingDependencyError, "--device cpu"),
+        ({"device": "cuda:99"}, MissingDependencyError, "device='cpu'"),
     ],
 )
 def test_wrong_settings(options: dict[str, object], error: type[Exception], message: str) -> None:
@@ -264,7 +264,7 @@ def test_wrong_settings(options: dict[str, object], error: type[Exception], mess
 
 def test_gap_has_no_weight_map() -> None:
     for method in ("weight", "fused"):
-        with pytest.raises(UsageError, match="--map class"):
+        with pytest.raises(UsageError, match="map='class'"):
             Localizer(make_classifier("gap"), MapReading(method=method))
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gwapctl.cli import options as cli_options
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, flags_spoken
 from gwapctl.evaluate.predictions import reading_options
 from gwapctl.maps.forward import Network
 from gwapctl.maps.localizer import Localizer
@@ -37,8 +37,10 @@ from tests.factories import make_classifier, make_images
 
 def test_flags_name_what_is_asked_for() -> None:
     assert MapReading().flags == ()
-    assert MapReading("dgl", close=0.0, backprop_seg="mean").flags == ("--map", "--close", "--backprop-seg")
-    assert MapReading(scales=[224, 448], flip=True).flags == ("--scales", "--flip")
+    assert MapReading("dgl", close=0.0, backprop_seg="mean").flags == ("map=", "close=", "backprop_seg=")
+    with flags_spoken():
+        assert MapReading("dgl", close=0.0, backprop_seg="mean").flags == ("--map", "--close", "--backprop-seg")
+        assert MapReading(scales=[224, 448], flip=True).flags == ("--scales", "--flip")
 
 
 def test_every_field_is_an_option_of_the_command_line() -> None:
@@ -99,12 +101,12 @@ def test_beta_reaches_the_map_and_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beta", [-1.0, float("inf"), float("nan")])
 def test_beta_is_a_number(beta: float) -> None:
-    with pytest.raises(UsageError, match=r"is not a number from 0[.] Write it like --beta 10"):
+    with pytest.raises(UsageError, match=r"is not a number from 0[.] Write it like beta=10"):
         MapReading("dgl", beta=beta)
 
 
 def test_beta_is_of_dgl_alone() -> None:
-    with pytest.raises(UsageError, match=r"--beta is not of map class[.] Drop it, or choose --map dgl"):
+    with pytest.raises(UsageError, match=r"beta= is not of map class[.] Drop it, or choose map='dgl'"):
         resolve_reading(MapReading("class", beta=5), make_classifier())
 
 
@@ -172,7 +174,7 @@ def test_one_parser_of_box_rules() -> None:
     assert parse_box_rule(threshold="0.3", refine="grabcut").name == "fixed:0.3+grabcut"
     assert parse_box_rule(default="otsu+grabcut", refine="none") == otsu
     assert parse_box_rule("fixed:0.2", default="otsu").name == "fixed:0.2"
-    with pytest.raises(UsageError, match="--threshold and --box-rule"):
+    with pytest.raises(UsageError, match="threshold= and box_rule="):
         parse_box_rule("otsu", threshold="0.3")
     with pytest.raises(UsageError, match="unknown box rule ''"):
         parse_box_rule("")

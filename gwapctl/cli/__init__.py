@@ -18,7 +18,7 @@ import typer
 
 from gwapctl import __version__
 from gwapctl.cli import console, options
-from gwapctl.errors import GwapctlError
+from gwapctl.errors import GwapctlError, flags_spoken
 
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
 INTERRUPTED = 130
@@ -125,7 +125,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")  # other libraries' deprecations are nothing a user can act on
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = _start(words)
+        with flags_spoken():
+            result = _start(words)
         sys.stdout.flush()
     except BrokenPipeError:
         return _closed_pipe()

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import accepting, console, options
+from gwapctl.cli import accepting, complete, console, options
+from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
-from gwapctl.errors import UsageError, any_of
+from gwapctl.errors import UsageError, any_of, counted
 from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.progress import Progress, ProgressCallback
@@ -38,7 +39,14 @@ Input = Annotated[
     ),
 ]
 Format = Annotated[
-    str | None, option("--format -f", f"{any_of(EXPORTERS)}.", OUTPUT, "by the suffix of --out, else csv")
+    str | None,
+    option(
+        "--format -f",
+        f"{any_of(EXPORTERS)}.",
+        OUTPUT,
+        "by the suffix of --out, else csv",
+        autocompletion=complete.entries(EXPORTERS),
+    ),
 ]
 Rule = Annotated[
     str | None, option("--box-rule", "Cut boxes anew by this rule: paper20, otsu or fixed:0.3.", BOXES, "as recorded")
@@ -309,7 +317,7 @@ def _from_images(
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
 
-    inputs, known = options.find_images([text], labels)
+    inputs, known = find_images([text], labels)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
     loaded = load_model(options.model_or_default(model), device=device)
@@ -369,10 +377,10 @@ def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[st
     if setup:
         console.note(f"Set the project up with these labels:\n{setup}")
     if path is not None:
-        console.note(f"{tally.boxes} boxes of {len(tally.ids)} images in {path}")
+        console.note(f"{tally.boxes} box{'es' * (tally.boxes != 1)} of {counted(len(tally.ids), 'image')} in {path}")
     if tally.again:
         lines = f"{tally.again} image{'s stand' if tally.again > 1 else ' stands'}"
         console.warn(f"{lines} in the input again: what it says of one image goes together, each box once.")
     if tally.failed:
-        console.warn(f"{tally.failed} images failed and are left out.")
+        console.warn(f"{counted(tally.failed, 'image')} failed and {'is' if tally.failed == 1 else 'are'} left out.")
         raise typer.Exit(3)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import complete, console, options
 from gwapctl.cli.options import DATA, OUTPUT, argument, option
+from gwapctl.datasets import DATASETS
 from gwapctl.datasets.layouts import folder_layouts
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, counted
 
 MANY_CLASSES = 30  # more are summed up, unless -v
 
 app = typer.Typer(help="Data sets: list them, get one, check one, make a synthetic one.")
 
-Name = Annotated[str, argument("NAME", "A data set's name (gwapctl data list).")]
+Name = Annotated[
+    str, argument("NAME", "A data set's name (gwapctl data list).", autocompletion=complete.entries(DATASETS))
+]
 Archives = Annotated[
     list[Path] | None,
     option("--archive", "Unpack this file, which you fetched yourself. Can be given several times.", DATA),
@@ -78,13 +83,13 @@ def get(
       gwapctl data get voc --archive VOCtrainval_06-Nov-2007.tar --archive VOCtest_06-Nov-2007.tar
 
     """
-    from gwapctl.datasets import open_dataset
+    from gwapctl.datasets import open_named
     from gwapctl.datasets.download import get_dataset
 
     with console.progress(f"getting {name}") as progress:
         how: dict[str, Any] = {"files": archive or [], "verify": not no_verify, "offline": offline}
         get_dataset(name, root, **how, progress=progress, announce=console.note)
-    dataset = open_dataset(name, root)
+    dataset = open_named(name, root)
     console.print_text(f"{name} is at {dataset.root}: {', '.join(dataset.splits())}")
 
 
@@ -107,7 +112,8 @@ def check(dataset: options.DatasetName, root: options.Root = None, json: options
     else:
         _print_check(document)
     if document["broken"]:
-        raise DataError(f"{len(document['broken'])} problems in {document['root']}. Repair or remove what is listed.")
+        problems = counted(len(document["broken"]), "problem")
+        raise DataError(f"{problems} in {document['root']}. Repair or remove what is listed.")
 
 
 @app.command()
@@ -137,8 +143,16 @@ def synth(
             make_backgrounds(out, images=images, seed=seed, size=size, progress=progress)
         else:
             make_synthetic_voc(out, images=images, seed=seed, size=size, overwrite=overwrite, progress=progress)
-    data = f"DATASET --head background --background {out}" if background else out
-    console.print_text(f"{images} images in {out}. Next: gwapctl train {data}")
+    made = f"{counted(images, 'image')} in {out}."
+    if background:
+        console.print_text(f"{made} Give them to a training: --head background --background {shlex.quote(str(out))}")
+    else:
+        console.print_text(f"{made} Next: {shlex.join(['gwapctl', 'train', _as_folder(out)])}")
+
+
+def _as_folder(path: Path) -> str:
+    """Write a folder so that it is not taken for the name of a data set."""
+    return f".{os.sep}{path}" if str(path) in DATASETS else str(path)
 
 
 def _megabytes(size: int) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import complete, console, options
 from gwapctl.cli.options import DATA, argument, option
+from gwapctl.datasets import DATASETS
 from gwapctl.errors import UsageError, unknown_name
 from gwapctl.formats import READERS
 from gwapctl.maps.reading import AS_STORED, MapReading
@@ -33,11 +34,18 @@ Subject = Annotated[
         "SUBJECT",
         "A run, a model (folder or zoo entry), a folder of maps, or a file of boxes: "
         f"{', '.join(dict.fromkeys(entry.label for entry in READERS.values()))}.",
+        autocompletion=complete.names(complete.models),
     ),
 ]
 Dataset = Annotated[
     str | None,
-    option("--dataset", "A data set's name or folder, or a metadata folder of wsolevaluation.", DATA, "the run's own"),
+    option(
+        "--dataset",
+        "A data set's name or folder, or a metadata folder of wsolevaluation.",
+        DATA,
+        "the run's own",
+        autocompletion=complete.entries(DATASETS),
+    ),
 ]
 Split = Annotated[
     str | None,
@@ -117,6 +125,7 @@ FailUnder = Annotated[
         "Exit with 10 if the metric is worse than that. Can be repeated. "
         f"Worse is above it for {GATES['lowest']}; below it for {GATES['highest']}.",
         metavar="METRIC=VALUE",
+        autocompletion=complete.names(complete.gates),
     ),
 ]
 
@@ -168,8 +177,7 @@ def evaluate(
     if timing:
         raise UsageError("--timing has moved: run `python benchmarks/map_cost.py MODEL` in a checkout of gwapctl.")
     gates = [_gate(text) for text in fail_under or ()]
-    if (name := dataset_name(subject, dataset)) is not None:
-        options.fetch_dataset(name, root, offline, splits_needed(name, split))
+    options.require_suffix(out, ".json")
     asked = verb.Options(
         dataset=dataset,
         root=root,
@@ -196,8 +204,12 @@ def evaluate(
         workers=workers,
         feature_cache=feature_cache,
     )
+    verb.check(subject, asked)
+    if (name := dataset_name(subject, dataset)) is not None:
+        options.fetch_dataset(name, root, offline, splits_needed(name, split))
     with console.progress("evaluate") as progress:
-        document = verb.evaluate(subject, asked, out=out, progress=progress).to_json()
+        required = [key for key, _ in gates]
+        document = verb.evaluate(subject, asked, required=required, out=out, progress=progress).to_json()
     console.print_json(document) if json else print_document(document)
     missed = list(_missed(gates, document["metrics"]))
     for text in missed:

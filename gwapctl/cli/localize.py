@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gwapctl.cli import console, options
+from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
-from gwapctl.errors import MissingReaderError, UsageError
+from gwapctl.errors import MissingReaderError, UsageError, counted
 from gwapctl.files import json_text
 from gwapctl.maps.reading import AS_STORED, MapReading
 
@@ -60,6 +61,7 @@ def localize(
     save: Save = None,
     out: options.Out = None,
     format: Format = "table",
+    json: options.Json = False,
     recursive: Recursive = True,
     limit: options.Limit = None,
     resume: options.Resume = False,
@@ -84,9 +86,11 @@ def localize(
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
 
+    if json and format == "jsonl":
+        raise UsageError("--json and --format jsonl are two forms. Give one of them.")
     saved = _saved(save, out, resume, overwrite)
     rule = options.asked_rule(box_rule, threshold)
-    images, known = options.find_images(inputs, labels, recursive=recursive)
+    images, known = find_images(inputs, labels, recursive=recursive)
     images = images[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
     predictor = loaded.predictor(
@@ -100,7 +104,7 @@ def localize(
     )
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     say = console.note if dry_run else console.detail
-    say(f"{len(images)} images, {predictor.summary(loaded.name)} on {predictor.device}{where}")
+    say(f"{counted(len(images), 'image')}, {predictor.summary(loaded.name)} on {predictor.device}{where}")
     if predictor.warning:
         console.warn(predictor.warning)
     if dry_run:
@@ -118,7 +122,7 @@ def localize(
             workers=workers,
             progress=progress,
         )
-        PRINTERS[format](tally.watch(found))
+        PRINTERS["json" if json else format](tally.watch(found))
     _finish(tally, len(images), out)
 
 
@@ -190,18 +194,14 @@ PRINTERS: dict[str, Callable[[Iterable[Prediction]], None]] = {
 }
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
-
-
 def _finish(tally: Tally, total: int, out: Path | None) -> None:
     """Say what was done, and leave with 3 if images failed."""
     if out is not None:
         earlier = f" ({total - tally.done} were done before)" if tally.done < total else ""
-        console.note(f"{_images(tally.done - tally.failed)} in {out}{earlier}")
+        console.note(f"{counted(tally.done - tally.failed, 'image')} in {out}{earlier}")
     if tally.empty:
         what = "without any of the classes" if tally.none else "without any object"
-        console.note(f"{_images(tally.empty)} {what}; a lower --min-score shows what is less sure")
+        console.note(f"{counted(tally.empty, 'image')} {what}; a lower --min-score shows what is less sure")
     if tally.failed:
-        console.warn(f"{tally.failed} of {tally.done} images failed.")
+        console.warn(f"{tally.failed} of {counted(tally.done, 'image')} failed.")
         raise typer.Exit(MissingReaderError.exit_code if tally.lacking == tally.done else SOME_FAILED)

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import complete, console, options
 from gwapctl.cli.options import argument, option
 from gwapctl.errors import UsageError, any_of
 
 app = typer.Typer(help="The models that come with gwapctl: list them, show one, verify its files and numbers.")
 
-Name = Annotated[str, argument("NAME", "A zoo entry, run folder or model folder.")]
+Name = Annotated[
+    str, argument("NAME", "A zoo entry, run folder or model folder.", autocompletion=complete.names(complete.models))
+]
 LISTED = ("zoo", "heads", "backbones", "maps", "augmentations")
 Kind = Annotated[str, argument("KIND", f"{any_of(LISTED)}: what to list.")]
 

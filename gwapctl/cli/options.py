@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from gwapctl.cli import console
+from gwapctl.cli import complete, console
 from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
+from gwapctl.datasets import DATASETS
 from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import UsageError, any_of
 from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
 
 if TYPE_CHECKING:
-    from gwapctl.datasets.base import ClassName
-    from gwapctl.inputs import ImageInput
     from gwapctl.regions import BoxRule as Rule
 
 DATA, MODEL, OUTPUT, SETTINGS = "Data", "Model", "Output", "Every setting"
@@ -36,9 +35,9 @@ def option(words: str, help: str, panel: str | None = None, unset: str = "", **m
     return typer.Option(*words.split(), help=help, rich_help_panel=panel, show_default=unset or True, **more)
 
 
-def argument(metavar: str, help: str) -> Any:
+def argument(metavar: str, help: str, **more: Any) -> Any:
     """Declare an argument."""
-    return typer.Argument(metavar=metavar, help=help)
+    return typer.Argument(metavar=metavar, help=help, **more)
 
 
 def _switch(words: str, help: str, name: str, **more: Any) -> Any:
@@ -51,7 +50,11 @@ def _switch(words: str, help: str, name: str, **more: Any) -> Any:
     return option(words, help, MACHINE, callback=remember, **more)
 
 
-_DATASET = argument("DATASET", f"A data set's name (gwapctl data list), or a folder: {folder_layouts()}.")
+_DATASET = argument(
+    "DATASET",
+    f"A data set's name (gwapctl data list), or a folder: {folder_layouts()}.",
+    autocompletion=complete.entries(DATASETS),
+)
 DatasetName = Annotated[str, _DATASET]
 DatasetNameIfAny = Annotated[str | None, _DATASET]
 Root = Annotated[
@@ -73,9 +76,13 @@ ModelSpec = Annotated[
         "A run folder, a zoo entry (gwapctl models list) or a saved model's folder.",
         MODEL,
         "1,000 classes of ImageNet",
+        autocompletion=complete.names(complete.models),
     ),
 ]
-MapMethod = Annotated[str | None, option("--map", f"How the map is made: {any_of(MAPS)}.", MODEL, STORED)]
+MapMethod = Annotated[
+    str | None,
+    option("--map", f"How the map is made: {any_of(MAPS)}.", MODEL, STORED, autocompletion=complete.entries(MAPS)),
+]
 Scales = Annotated[
     str | None, option("--scales", "Input sizes whose maps are averaged, such as 224,448,672.", MODEL, STORED)
 ]
@@ -144,7 +151,15 @@ Resume = Annotated[bool, option("--resume", "Continue where an earlier call stop
 DryRun = Annotated[bool, option("--dry-run", "Say what would be done, and do nothing.", OUTPUT)]
 Json = Annotated[bool, option("--json", "Print JSON.", OUTPUT)]
 
-Recipe = Annotated[str | None, option("--recipe", "Settings from a TOML file, a zoo entry or a name.", NETWORK)]
+Recipe = Annotated[
+    str | None,
+    option(
+        "--recipe",
+        "Settings from a TOML file, a zoo entry or a name.",
+        NETWORK,
+        autocompletion=complete.names(complete.recipes),
+    ),
+]
 FeatureCache = Annotated[
     Path | None,
     option(
@@ -244,10 +259,16 @@ def _flag(setting: Setting) -> Any:
     from gwapctl.networks.heads import HEADS
     from gwapctl.train.augmentations import AUGMENTATIONS
 
-    kinds: dict[str, Collection[str]] = {"backbone": [*BACKBONES, "timm:NAME"], "head": HEADS, "augment": AUGMENTATIONS}
-    names = kinds.get(setting.key)
-    help = setting.about.help if names is None else f"{setting.about.help.rstrip('.')}: {any_of(names)}."
-    return Annotated[_on_the_command_line(setting.plain) | None, option(setting.spelling, help, setting.about.panel)]
+    kinds: dict[str, Mapping[str, Any]] = {"backbone": BACKBONES, "head": HEADS, "augment": AUGMENTATIONS}
+    help, more = setting.about.help, dict[str, Any]()
+    if setting.key in kinds:
+        registry = kinds[setting.key]
+        names = [*registry, *["timm:NAME"] * (setting.key == "backbone")]
+        help, more = f"{help.rstrip('.')}: {any_of(names)}.", {"autocompletion": complete.entries(registry)}
+    elif setting.key == "weights":
+        more = {"autocompletion": complete.names(complete.weights)}
+    kind = _on_the_command_line(setting.plain) | None
+    return Annotated[kind, option(setting.spelling, help, setting.about.panel, **more)]
 
 
 def _on_the_command_line(kind: Any) -> Any:
@@ -282,30 +303,15 @@ def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[
         ensure_dataset(name, root, offline=offline, splits=wanted, progress=progress, announce=console.note)
 
 
-def find_images(
-    inputs: Sequence[str], labels: str | None, *, recursive: bool = True
-) -> tuple[list[ImageInput], Mapping[str, Sequence[ClassName]] | None]:
-    """Return the images that ``inputs`` mean, and the classes of each by its path where ``labels`` says to know them.
+def require_suffix(out: Path | None, *suffixes: str, name: str = "--out") -> None:
+    """Refuse a file whose suffix says that it is something else than what is written there.
 
     Raises:
-        UsageError: an input is not there; with ``labels`` there is more than one, or it is no data set's name.
-        DataError: there is no image, or the data set cannot be read.
+        UsageError: it ends in another suffix than ``suffixes``; one without any is what it is.
 
     """
-    from gwapctl.inputs import find_inputs
-
-    if labels is None:
-        return find_inputs(inputs, recursive=recursive, notice=console.warn), None
-    from gwapctl.datasets import open_dataset
-    from gwapctl.predict.labelled import labelled_images
-
-    if len(inputs) != 1:
-        raise UsageError("--labels from-dataset goes with one input, the data set. Give its folder or file alone.")
-    dataset = open_dataset(inputs[0])
-    found = labelled_images(dataset)
-    for message in dataset.warnings():
-        console.warn(message)
-    return found
+    if out is not None and out.suffix and out.suffix.lower() not in suffixes:
+        raise UsageError(f"{name} {out} does not end in {any_of(suffixes)}, which is what is written there.")
 
 
 def asked_rule(box_rule: str | None, threshold: str | None) -> Rule | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from gwapctl.cli import console, options
-from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
-from gwapctl.errors import UsageError
+from gwapctl.cli import complete, console, options
+from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option, require_suffix
+from gwapctl.errors import UsageError, counted
 
 FORMATS = ("table", "markdown", "latex", "csv", "json", "html")
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".html": "html"}
@@ -15,7 +15,14 @@ SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", 
 
 def report(
     run: Annotated[Path | None, argument("RUN", "A run folder: write its page.")] = None,
-    table: Annotated[str | None, option("--table -t", "A table: i, ii, iii, iv, v, cam, ... or all.")] = None,
+    table: Annotated[
+        str | None,
+        option(
+            "--table -t",
+            "A table: i, ii, iii, iv, v, cam, ... or all.",
+            autocompletion=complete.names(complete.tables),
+        ),
+    ] = None,
     figure: Annotated[
         str | None, option("--figure", "A figure of the paper: 7 (heads side by side), 8 (scales) or 9 (detections).")
     ] = None,
@@ -80,6 +87,7 @@ def report(
       gwapctl report --runs runs --record results.csv
 
     """
+    require_suffix(record, ".csv", name="--record")
     if record is not None and table is None and figure is None:
         _record(run or runs or Path("runs"), record)
     elif figure is not None and table is None and record is None:
@@ -96,10 +104,13 @@ def report(
     elif run is not None and table is None and figure is None:
         from gwapctl.paper.run_page import write_run_page
 
+        require_suffix(out, ".html", ".htm")
         console.print_text(str(write_run_page(run, out, root=root, overwrite=overwrite)))
     elif table is not None and run is None and figure is None and record is None:
         from gwapctl.paper.tables import build_tables, render_tables
 
+        if format is None:
+            require_suffix(out, *SUFFIXES, ".txt")
         kind = format or SUFFIXES.get(out.suffix.lower() if out else "", "table")
         tables = build_tables(table, runs=runs, dataset=dataset, profile=profile, shipped=shipped)
         _write(render_tables(tables, kind, commands=commands), out, overwrite)
@@ -117,7 +128,8 @@ def _record(runs: Path, file: Path) -> None:
         raise UsageError(f"{runs} is not a folder. Give the folder that holds the runs with --runs.")
     rows = measured_rows(runs)
     record(rows, file)
-    console.note(f"recorded {len(rows)} evaluations of {rows['run'].nunique()} runs in {file}")
+    counts = f"{counted(len(rows), 'evaluation')} of {counted(rows['run'].nunique(), 'run')}"
+    console.note(f"recorded {counts} in {file}")
 
 
 def _write(text: str, out: Path | None, overwrite: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import complete, console, options
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.config.settings import all_settings, parse_changes
 from gwapctl.errors import GwapctlError, UsageError, unknown_name
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 
-Table = Annotated[str, argument("TABLE", "A table: i, ii, iii, iv, v, cam, dgl, ... or all.")]
+Table = Annotated[
+    str,
+    argument(
+        "TABLE",
+        "A table: i, ii, iii, iv, v, cam, dgl, ... or all.",
+        autocompletion=complete.names(complete.tables),
+    ),
+]
 ProfileName = Annotated[str, option("--profile", "paper, quick (two CPU cores), or a TOML file.", MODEL)]
 DatasetOption = Annotated[
     str | None,
@@ -67,11 +74,14 @@ def reproduce(
       gwapctl reproduce ii --profile quick --dataset data/fruits-voc --seeds 3
 
     """
-    from gwapctl.cli.train import announce_weights
+    from gwapctl.cli.train import require_weights
     from gwapctl.datasets import splits_to_report
+    from gwapctl.device import resolve_device
     from gwapctl.paper.profile import load_specs, with_settings
     from gwapctl.paper.reproduce import Machine, carry_out, make_plan
 
+    resolve_device(device)
+    options.require_suffix(record, ".csv", name="--record")
     machine = Machine(runs, root, device, workers, feature_cache)
     settings = _settings(changes)
     specs = [with_settings(spec, settings) for spec in load_specs(table, profile)]
@@ -96,7 +106,7 @@ def reproduce(
             plan,
             watch=console.progress,
             say=console.note,
-            before=lambda config: announce_weights(config, offline, root),
+            before=lambda config: require_weights(config, offline, root),
             keep=lambda run: _record(run, record),
         )
         broken += [f"{', '.join(one.rows)}, seed {one.seed}: {one.what} failed: {one.why}" for one in failures]

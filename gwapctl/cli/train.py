@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,24 +67,29 @@ def train(
       gwapctl train my-photos --detector rfcn --boxes-from runs/mine --out runs/found
 
     """
-    asked = _asked(given, changes)
+    from gwapctl.train.recipes import with_network_of_weights
+
+    typed = _asked(given, changes)
+    asked = with_network_of_weights(typed)
     if settings:
-        show_settings(dataset, recipe, given, asked, json)
+        show_settings(dataset, recipe, {key: "flag" if key in given else "--set" for key in typed}, asked, json)
         return
     if dataset is None:
         raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
     from gwapctl.config import build_train_config
-    from gwapctl.files import prepare_output_folder
+    from gwapctl.device import resolve_device
+    from gwapctl.files import require_output_folder
     from gwapctl.runs import fold_folder, new_run_folder
 
     if folds and {"val_fraction", "fold"} & asked.keys():
         raise UsageError("--folds holds out an equal share of the images each time. Leave out --val-fraction and fold.")
     if resume:
-        config = _resumed_config(dataset, out, asked, folds)
+        config = _resumed_config(dataset, out, typed, folds)
     else:
         config = build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _task(config).check(config)
+    resolve_device(device)
     boxes = _box_source(config, folder, device, workers)
     if dry_run:
         _show_plan(config, folder, root, json)
@@ -92,13 +98,13 @@ def train(
     from gwapctl.train.history import require_tensorboard
     from gwapctl.train.task import Listener, Resources
 
-    if tensorboard:  # before anything is downloaded
+    if tensorboard:  # this and what follows: before anything is downloaded
         require_tensorboard()
-    options.fetch_dataset(dataset, root, offline)
     if resume and root is None:
         root = _root_of_run(fold_folder(folder, 0) if folds else folder, dataset)
-    announce_weights(config, offline, root)
-    prepare_output_folder(folder, overwrite=overwrite, resume=resume)
+    require_weights(config, offline, root)
+    require_output_folder(folder, overwrite=overwrite, resume=resume)
+    options.fetch_dataset(dataset, root, offline)
 
     def train_into(config: TrainConfig | DetectorConfig, folder: Path) -> Run:
         _announce_training(config, folder)
@@ -114,7 +120,7 @@ def train(
             )
 
     if folds is None:
-        _show_result(train_into(config, folder), json)
+        _show_result(train_into(config, folder), root, json)
         return
     from gwapctl.cli.folds import estimate_and_train
     from gwapctl.evaluate import Options
@@ -122,7 +128,7 @@ def train(
     options_of_folds = Options(root=root, device=device, workers=workers, split="held-out")
     run = estimate_and_train(config, folder, folds, train_into, options_of_folds, json=json, resume=resume)
     if not json:
-        _show_result(run, json)
+        _show_result(run, root, json)
 
 
 def _recipe(dataset: str | None, recipe: str | None, asked: dict[str, Any]) -> tuple[str | None, Path | None]:
@@ -146,14 +152,17 @@ def _asked(given: dict[str, Any], changes: list[str] | None) -> dict[str, Any]:
 
 
 def show_settings(
-    dataset: str | None, recipe: str | None, given: dict[str, Any], asked: dict[str, Any], json: bool
+    dataset: str | None, recipe: str | None, typed: dict[str, str], asked: dict[str, Any], json: bool
 ) -> None:
-    """Print every setting: its value for this data set, recipe and flags, where that comes from, what it is."""
+    """Print every setting: its value for this data set, recipe and flags, where that comes from, what it is.
+
+    ``typed`` says how those of ``asked`` that were typed were; the others come from the model that --weights name.
+    """
     from gwapctl.config import resolve
 
     recipe, file = _recipe(dataset, recipe, asked)
     config, origins = resolve(dataset, file, asked)
-    said = origins | {key: "flag" if key in given else "--set" for key in asked}
+    said = origins | dict.fromkeys(asked, "--weights") | typed
     own = settings_of(type(config))
     shown = [own.get(key, setting) for key, setting in all_settings().items() if key in own or "detector" not in own]
     rows = [
@@ -261,21 +270,22 @@ def _announce_training(config: TrainConfig | DetectorConfig, folder: Path) -> No
         console.note(remark)
 
 
-def announce_weights(config: TrainConfig | DetectorConfig, offline: bool, root: Path | None) -> None:
-    """Say what will be downloaded, or refuse when nothing may be, or a file of weights is not there."""
-    from gwapctl.networks.backbones.caffe_releases import CAFFE, find_caffemodel
+def require_weights(config: TrainConfig | DetectorConfig, offline: bool, root: Path | None) -> None:
+    """Refuse first weights that are not there, and a download that is not allowed; say which released file is read."""
+    from gwapctl.networks.backbones.caffe_releases import CAFFE
+    from gwapctl.networks.weights_packages import way_on
+    from gwapctl.networks.zoo import find_weights
 
-    if config.weights.endswith(CAFFE):
-        console.note(f"weights: {find_caffemodel(config.weights, root)}")
+    if config.weights not in ("none", "imagenet"):
+        file = find_weights(config.weights, root)
+        if file.suffix == CAFFE:
+            console.note(f"weights: {file}")
     info = _task(config).imagenet_weights(config) if config.weights == "imagenet" else None
-    if info is None or info.cached:
-        return
-    if offline:
+    if info is not None and offline and not info.cached:
         raise UsageError(
-            f"--weights imagenet needs {info.url} ({info.size_mb:.0f} MB), and --offline forbids it. Put the file at "
-            f"{info.path}, or use --weights none, a run, a zoo entry or a weights.safetensors."
+            f"--weights imagenet needs {info.url} ({info.size_mb:.0f} MB), and --offline forbids it. {way_on()} "
+            f"Or put the file at {info.path}."
         )
-    console.note(f"downloading ImageNet weights of {config.backbone}: {info.size_mb:.0f} MB from {info.url}")
 
 
 def _show_plan(config: TrainConfig | DetectorConfig, folder: Path, root: Path | None, json: bool) -> None:
@@ -303,6 +313,8 @@ def _planned_data(config: TrainConfig | DetectorConfig, root: Path | None) -> tu
 
     try:
         data = _task(config).load_data(config, root, lambda whole: whole)
+    except UsageError:  # that will not become right
+        raise
     except GwapctlError as error:
         return None, f"images not counted: {error}"
     described = data.describe()
@@ -314,7 +326,7 @@ def _planned_data(config: TrainConfig | DetectorConfig, root: Path | None) -> tu
     return found | {"reporting_split": reported}, f"{data.summary}; results are reported on {reported}{where}"
 
 
-def _show_result(run: Run, json: bool) -> None:
+def _show_result(run: Run, root: Path | None, json: bool) -> None:
     from gwapctl.files import read_json
 
     best = {name: value for name, value in run.document["best"].items() if name not in ("iteration", "selection")}
@@ -342,4 +354,22 @@ def _show_result(run: Run, json: bool) -> None:
             f"an image whose best class scores below {stored['none_threshold']:.2f} shows none of the classes: chosen "
             f"on {n['n_nothing']} held-out images of nothing and {n['n_shown']} others"
         )
-    console.note(f"next: gwapctl evaluate {run.folder}, or gwapctl localize IMAGE --model {run.folder}")
+    for command in _next(run, root):
+        console.note(f"next: {shlex.join(command)}")
+
+
+def _next(run: Run, root: Path | None) -> Iterator[list[str]]:
+    """Yield what can be done with a run, as it can be typed: measure it, look at images of its data set."""
+    from gwapctl.datasets import open_dataset, reporting_split
+    from gwapctl.evaluate.subject import HELD_OUT
+
+    folder, known = str(run.folder), run.document["dataset"]
+    at = [] if root is None else ["--root", str(root)]
+    try:
+        reporting_split(open_dataset(run.document["config"]["dataset"], root))
+        yield ["gwapctl", "evaluate", folder, *at]
+    except GwapctlError:  # the images that it held out are all there is to measure on
+        if known["n_val"]:
+            yield ["gwapctl", "evaluate", folder, "--split", HELD_OUT, *at]
+    if known.get("example"):
+        yield ["gwapctl", "localize", known["example"], "--model", folder]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gwapctl.datasets import published
 from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
-from gwapctl.errors import DataError, unknown_name
+from gwapctl.errors import DataError, UsageError, option, unknown_name
 
 if TYPE_CHECKING:
     from gwapctl.datasets.base import Dataset
@@ -167,15 +167,49 @@ def open_dataset(name_or_folder: str, root: Path | None = None) -> Dataset:
         return evenly_spread(open_dataset(whole, root), count)
     roots = data_folders(root)
     if name_or_folder in DATASETS:
-        dataset = DATASETS[name_or_folder].load()(roots)
-        dataset.reported = DATASETS[name_or_folder].reported
-        return dataset
+        refuse_ambiguous(name_or_folder, root)
+        return open_named(name_or_folder, root)
     for path in [Path(name_or_folder), *(root / name_or_folder for root in roots)]:
         if path.exists():
             return recognise(path)
     if os.sep in name_or_folder or "." in name_or_folder:
         raise DataError(f"{name_or_folder} does not exist. Give a folder, or one of: {', '.join(DATASETS)}.")
     raise unknown_name("dataset", name_or_folder, DATASETS)
+
+
+def open_named(name: str, root: Path | None = None) -> Dataset:
+    """Open the data set of ``DATASETS`` that is called ``name``, whatever folders are called so.
+
+    Raises:
+        DataError: it is not here, or not whole.
+
+    """
+    dataset = DATASETS[name].load()(data_folders(root))
+    dataset.reported = DATASETS[name].reported
+    return dataset
+
+
+def refuse_ambiguous(name: str, root: Path | None) -> None:
+    """Refuse a data set's name where a folder here is called so, too, that does not hold that data set.
+
+    ``root`` says which one is meant.
+
+    Raises:
+        UsageError: both may be meant; the message says how each is called.
+
+    """
+    folder = Path(name)
+    if root is not None or name not in DATASETS or not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        if open_named(name).root.resolve().is_relative_to(folder.resolve()):
+            return
+    except DataError:
+        pass
+    raise UsageError(
+        f"{name} is the name of a data set, and of a folder here. Write {folder.absolute()} for the folder, or say "
+        f"where the data set is, or is to be, with {option('root')}."
+    )
 
 
 def training_splits(dataset: Dataset) -> tuple[str, str | None]:

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gwapctl.datasets import DATASETS, open_dataset, training_splits
+from gwapctl.datasets import DATASETS, open_named, training_splits
 from gwapctl.datasets.base import BoxedSample, Dataset, Sample, warn_of_one_class
 from gwapctl.datasets.download import missing_archives
 from gwapctl.errors import DataError
 from gwapctl.images.decode import image_size, read_image
+from gwapctl.images.files import same_files
 from gwapctl.progress import Progress, ProgressCallback
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ def check_dataset(dataset: Dataset, progress: ProgressCallback | None = None) ->
     samples = {split: _read_split(dataset, split) for split in dataset.splits()}
     sizes = _check_images([sample for split in samples.values() for sample in split], dataset, progress)
     _warn_about_missing_classes(dataset, samples)
+    dataset.problems.warn(*same_files(sample.path for part in samples.values() for sample in part), kind="same files")
     return {
         "schema_version": 1,
         "dataset": dataset.name,
@@ -74,7 +76,7 @@ def list_datasets(root: Path | None) -> list[Document]:
     rows = []
     for name in DATASETS:
         try:
-            dataset = open_dataset(name, root)
+            dataset = open_named(name, root)
         except DataError:
             dataset = None
         missing = [archive for archive in missing_archives(name, root) if archive.urls]

@@ -22,7 +22,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from gwapctl.datasets import DATASETS
+from gwapctl.datasets import DATASETS, refuse_ambiguous
 from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
 from gwapctl.datasets.subset import split_name
@@ -62,6 +62,8 @@ def ensure_dataset(
     """
     name, _ = split_name(name)  # of a part such as voc:5 the whole is fetched
     if name in DATASETS and DATASETS[name].automatic:
+        if missing_archives(name, root, splits):
+            refuse_ambiguous(name, root)
         for archive in missing_archives(name, root, splits):
             _fetch(name, archive, root, offline, progress, announce)
 

@@ -11,7 +11,7 @@ from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import from_detector, from_model
 from gwapctl.evaluate.predictions import Predictions, from_detections
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth
-from gwapctl.evaluate.run import Options, evaluate, evaluate_predictions
+from gwapctl.evaluate.run import Options, check, evaluate, evaluate_predictions
 from gwapctl.evaluate.stored_rule import calibrate
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Options",
     "Predictions",
     "calibrate",
+    "check",
     "evaluate",
     "evaluate_predictions",
     "from_boxes",

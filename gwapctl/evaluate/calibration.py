@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gwapctl.datasets.base import BoxedSample
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, option
 from gwapctl.evaluate.ground_truth import true_boxes
 from gwapctl.evaluate.result import GroundTruth
 from gwapctl.evaluate.subject import Subject, find_samples
@@ -59,7 +59,7 @@ def halves(ground_truth: GroundTruth) -> Calibration:
     if len(boxed) < 2:
         raise DataError(
             f"{ground_truth.split} of {ground_truth.dataset.name} has {len(boxed)} images with boxes, too few for two "
-            "halves. Choose the threshold on a split that has them: --calibrate-on SPLIT."
+            f"halves. Choose the threshold on a split that has them, with {option('calibrate_on')}."
         )
     return Calibration(HALVES, ground_truth.split, len(boxed), divide(boxed, 2))
 
@@ -82,14 +82,14 @@ def choosing_images(subject: Subject, ground_truth: GroundTruth, split: str, lim
     if name == ground_truth.split:
         raise UsageError(
             f"the results are reported on {name}, so the threshold must not be chosen there. Give another split, or "
-            f"--calibrate-on {HALVES}."
+            f"{option('calibrate_on', HALVES)}."
         )
     judged = {sample.path for sample in ground_truth.samples}
     boxed = [sample for sample in samples if true_boxes(sample) and sample.path not in judged]
     if not boxed:
         raise DataError(
             f"{name} of {ground_truth.dataset.name} has no image with boxes beside those that are reported on, so no "
-            f"threshold can be chosen there. Give another split, or --calibrate-on {HALVES}."
+            f"threshold can be chosen there. Give another split, or {option('calibrate_on', HALVES)}."
         )
     count = min(limit, len(boxed))
     spaced = [boxed[place * len(boxed) // count] for place in range(count)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def cross_validate(
         if run is not None and stored_config(run.document["config"]) != wanted:
             raise UsageError(f"{place} was trained with other settings. Start anew with --overwrite or another --out.")
         if run is None or not run.finished:
-            run = train(wanted, place)
+            with _no_empty_folders(place.parent, folder):
+                run = train(wanted, place)
         with steps[fold] if steps else nullcontext() as progress:
             found.append(_judged(run, options, progress))
     metrics = [one["metrics"] for one in found]
@@ -100,6 +101,18 @@ def keep_none_threshold(folder: Path, folds: int) -> None:
     said = {"none": {key: sum(one[key] for one in counts) for key in counts[0]}}
     document["none_threshold"] = float(np.mean([model["none_threshold"] for model in chosen]))
     write_json(folder / "model.json", document | {"provenance": document["provenance"] | said})
+
+
+@contextmanager
+def _no_empty_folders(*folders: Path) -> Iterator[None]:
+    """Remove those of ``folders`` that a training which failed leaves empty, the inner ones first."""
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):  # not empty, or never made
+            for folder in folders:
+                folder.rmdir()
+        raise
 
 
 def _judged(run: Run, options: Options, progress: ProgressCallback | None) -> Mapping[str, Any]:

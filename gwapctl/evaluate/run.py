@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gwapctl.errors import DataError, UsageError, unknown_name
+from gwapctl.errors import DataError, UsageError, option, unknown_name
 from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import CachedFeatures, from_detector, from_model, predictions_from_model
+from gwapctl.evaluate.gates import require_measurable
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
@@ -22,6 +23,7 @@ from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.metrics.verdict import find_verdict
+from gwapctl.predict.base import Precision
 from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
@@ -72,19 +74,35 @@ class Options:
     calibrate_on: str | None = None
     calibrate_limit: int = 500
     limit: int | None = None
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
     feature_cache: Path | None = None
 
 
+def check(spec: str, options: Options) -> None:
+    """Raise what ``evaluate`` raises for options and subject, before data is looked for."""
+    subject = find_subject(spec)
+    _check_options(subject, options)
+    if subject.kind == "model":
+        from gwapctl.device import resolve_device
+
+        resolve_device(options.device)
+
+
 def evaluate(
-    spec: str, options: Options, *, out: Path | None = None, progress: ProgressCallback | None = None
+    spec: str,
+    options: Options,
+    *,
+    required: Collection[str] = (),
+    out: Path | None = None,
+    progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
     """Evaluate a run, model, folder of maps or file of boxes, and return what was measured.
 
-    The result of a finished run is stored in the run as well, unless ``limit`` made it a part of the split.
+    The result of a finished run is stored in the run as well, unless ``limit`` made it a part of the split. Where a
+    metric of ``required`` cannot come of it, nothing is done.
 
     Raises:
         UsageError: options that do not fit each other or what is evaluated.
@@ -100,8 +118,9 @@ def evaluate(
     else:
         split, samples = find_checked(subject, dataset, options.split, options.boxes)
     if options.guesses and dataset.multi_label:
-        raise UsageError(f"--guesses is for one class per image, and images of {dataset.name} have several.")
+        raise UsageError(f"{option('guesses')} is for one class per image, and images of {dataset.name} have several.")
     ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    require_measurable(required, subject, ground_truth, options.calibrate_on is not None)
     back = f"box rule {undo(subject.path)} is back" if options.undo else ""
     start = time.perf_counter()
     result = _evaluate_on(ground_truth, subject, options, progress)
@@ -122,12 +141,11 @@ def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
     """Refuse options that a ``kind`` of subject cannot follow, rather than ignore them."""
     asked: dict[str, Any] = dict.fromkeys(options.reading.flags, True)
     if kind != "maps":
-        asked |= {"--box-rule": options.box_rule, "--refine": options.refine, "--images": options.images}
-        asked |= {"--guesses": options.guesses, "--protocol wsoleval": options.protocol == "wsoleval"}
-    if kind != "maps":
-        asked["--calibrate-on"] = options.calibrate_on
-    asked |= {"--calibrate": options.calibrate, "--masks": kind != "maps" and options.masks}
-    asked |= {"--feature-cache": kind in ("maps", "boxes") and options.feature_cache}
+        names = ("box_rule", "refine", "images", "guesses", "calibrate_on", "masks")
+        asked |= {option(name): getattr(options, name) for name in names}
+        asked[option("protocol", "wsoleval")] = options.protocol == "wsoleval"
+    asked[option("calibrate")] = options.calibrate
+    asked[option("feature_cache")] = kind in ("maps", "boxes") and options.feature_cache
     given = [name for name, value in asked.items() if value]
     if given and kind != "model":
         raise UsageError(f"{', '.join(given)} cannot be used on {kind}: {subject.name} is not a classifier.")
@@ -137,31 +155,36 @@ def _check_options(subject: Subject, options: Options) -> None:
     """Refuse options that do not fit each other, or the subject."""
     _refuse_unused(subject, subject.kind, options)
     if options.images is not None and subject.kind == "model":
-        raise UsageError("--images is for maps from disk: a model reads the images of the data set. Leave it out.")
+        why = "is for maps from disk: a model reads the images of the data set"
+        raise UsageError(f"{option('images')} {why}. Leave it out.")
     if options.protocol not in PROTOCOLS:
         raise unknown_name("protocol", options.protocol, PROTOCOLS)
     if options.guesses is not None and options.guesses not in GUESSES:
         raise unknown_name("kind of guesses", options.guesses, GUESSES)
     if options.protocol == "wsoleval" and (options.box_rule or options.refine or options.calibrate or options.guesses):
         raise UsageError(
-            "protocol wsoleval has its own box rule, at every threshold. Drop --box-rule, --refine, --calibrate and "
-            "--guesses."
+            f"protocol wsoleval has its own box rule, at every threshold. Drop {option('box_rule')}, "
+            f"{option('refine')}, {option('calibrate')} and {option('guesses')}."
         )
     if options.guesses is None and (options.tight, options.loose) != (Options.tight, Options.loose):
-        raise UsageError("--tight and --loose are the boxes of --guesses five. Add it, or leave them out.")
+        pair = f"{option('tight')} and {option('loose')}"
+        raise UsageError(f"{pair} are the boxes of {option('guesses', 'five')}. Add it, or leave them out.")
     _guesses(options)
     if options.calibrate and (subject.run is None or options.box_rule or options.limit):
-        raise UsageError("--calibrate chooses a run's own box rule: give it a run, without --box-rule and --limit.")
+        others = f"{option('box_rule')} and {option('limit')}"
+        raise UsageError(f"{option('calibrate')} chooses a run's own box rule: give it a run, without {others}.")
     if options.calibrate and options.calibrate_on:
-        raise UsageError("--calibrate stores a threshold, --calibrate-on reports one. Give one of them.")
+        pair = f"{option('calibrate')} stores a threshold, {option('calibrate_on')} reports one"
+        raise UsageError(f"{pair}. Give one of them.")
     if options.undo and (subject.run is None or options.calibrate):
-        raise UsageError(
-            "--undo puts a run's own box rule back that --calibrate replaced. Give a run, and one of both."
-        )
+        pair = f"{option('undo')} puts a run's own box rule back that {option('calibrate')} replaced"
+        raise UsageError(f"{pair}. Give a run, and one of both.")
     if options.force and not options.calibrate:
-        raise UsageError("--force lets fewer images choose for --calibrate. Add it, or leave it out.")
-    if options.calibrate and not {"--crops", "--backprop-seg"}.isdisjoint(options.reading.flags):
-        raise UsageError("a model does not store --crops and --backprop-seg, so --calibrate cannot choose for them.")
+        why = f"lets fewer images choose for {option('calibrate')}"
+        raise UsageError(f"{option('force')} {why}. Add it, or leave it out.")
+    if options.calibrate and (options.reading.crops, options.reading.backprop_seg) != ("none", "none"):
+        pair = f"{option('crops')} and {option('backprop_seg')}"
+        raise UsageError(f"a model does not store {pair}, so {option('calibrate')} cannot choose for them.")
 
 
 def _evaluate_on(

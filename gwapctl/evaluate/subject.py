@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gwapctl.datasets import DATASETS, open_dataset, reporting_split, splits_to_report, training_splits
+from gwapctl.datasets import DATASETS, open_dataset, open_named, reporting_split, splits_to_report, training_splits
 from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
 from gwapctl.datasets.download import TRAINING
 from gwapctl.datasets.folders import data_folders, recorded_path
-from gwapctl.datasets.subset import split_name, without_classes
+from gwapctl.datasets.subset import evenly_spread, split_name, without_classes
 from gwapctl.datasets.wsoleval import WsolevalDataset
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, option
 from gwapctl.formats import READERS
 from gwapctl.formats.reading import checked_samples, read_boxes
 from gwapctl.networks.zoo import resolve_model
@@ -98,7 +98,8 @@ def _dataset_of_run(subject: Subject, run: Run, *, here_first: bool, root: Path 
     recorded = Path(run.document["dataset"].get("root") or "")
     whole, count = split_name(name)
     if whole in DATASETS:
-        return open_dataset(name, root or (recorded if recorded.name and recorded.is_dir() else None))
+        at = root or (recorded if recorded.name and recorded.is_dir() else None)
+        return open_named(whole, at) if count is None else evenly_spread(open_named(whole, at), count)
     if root is not None:
         folders = [root / whole, root / Path(whole).name, root]
     else:
@@ -140,7 +141,13 @@ def find_samples(subject: Subject, dataset: Dataset, split: str | None) -> tuple
     """
     if split == HELD_OUT:
         return _held_out(subject, dataset)
-    split = split or reporting_split(dataset)
+    try:
+        split = split or reporting_split(dataset)
+    except DataError as error:
+        if not subject.config.get("val_fraction"):
+            raise
+        held_out = f"the images that its training kept out: {option('split', HELD_OUT)}"
+        raise DataError(f"{error} Or measure {subject.name} on {held_out}.") from None
     return split, dataset.boxed_samples(split)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gwapctl.errors import DataError, UsageError, lookup
+from gwapctl.errors import DataError, UsageError, any_of, lookup
 from gwapctl.files import read_text
 from gwapctl.formats import EXPORTERS, by_suffix
 from gwapctl.formats.base import ClassList
@@ -18,7 +18,10 @@ def format_name(name: str | None, out: Path | None) -> str:
 
     """
     if name is None:
-        return by_suffix().get(out.suffix.lower(), "csv") if out is not None and not out.is_dir() else "csv"
+        suffix = "" if out is None or out.exists() else out.suffix.lower()
+        if suffix and suffix not in by_suffix():
+            raise UsageError(f"{out} ends in no suffix of a format: {any_of(by_suffix())}. Choose with --format.")
+        return by_suffix().get("" if out is None or out.is_dir() else out.suffix.lower(), "csv")
     lookup("format", name, EXPORTERS)
     return name
 

@@ -50,12 +50,12 @@ class _NoHeicError(_BadImageError):
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the image at ``path`` into an error that names it."""
+def _naming(path: Path | str) -> Iterator[None]:
+    """Turn what goes wrong with the image at ``path``, or with what is called so, into an error that names it."""
     try:
         yield
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # the latter: a name with a zero byte
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
     except _NoHeicError as error:
         raise MissingReaderError(f"{path} {error}.") from error
     except _BadImageError as error:
@@ -72,6 +72,17 @@ def read_image(path: Path) -> ImageArray:
     """
     with _naming(path):
         return _decode(path.read_bytes())
+
+
+def pillow_pixels(image: Image.Image) -> ImageArray:
+    """Return an image of Pillow, of any mode, as ``read_image`` returns a file; errors are the same."""
+    with _naming("the image of Pillow"), _our_limits():
+        try:
+            return _pixels(image)
+        except (_BadImageError, OSError):
+            raise
+        except Exception as error:  # Pillow's format plug-ins raise whatever their parser does
+            raise _BadImageError(f"is truncated or damaged ({str(error).partition(chr(10))[0]}). {_AGAIN}") from error
 
 
 class StoredSize(NamedTuple):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from gwapctl.errors import printable
+from gwapctl.errors import counted, printable
 
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -29,6 +30,7 @@ HEIC_ADVICE = "pip install 'gwapctl[heic]'"
 _ENDINGS = tuple(SUFFIXES | HEIC_SUFFIXES)
 _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")  # what printable() makes of a byte that is no UTF-8
 _SHOWN = 3  # files that a message names
+_KINDS = 6  # suffixes
 
 
 def heic_is_readable() -> bool:
@@ -106,6 +108,7 @@ class Overlooked:
     heic: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # files that are no images, by suffix
     _known: dict[str, bool] = field(default_factory=dict)  # folders: whether the way to them leads back
 
     def messages(self) -> list[str]:
@@ -121,6 +124,10 @@ class Overlooked:
             lines.append(f"{_some(self.loops)}: {what}. Not followed, so that no image is taken twice.")
         if self.closed:
             lines.append(f"cannot look into {_some(self.closed)}. Allow it, or leave the folder out.")
+        if self.others:
+            kinds = [f"{number} {suffix or 'without suffix'}" for suffix, number in self.others.most_common()]
+            listed = ", ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more kinds" * (len(kinds) > _KINDS))
+            lines.append(f"{counted(self.others.total(), 'file')} passed over, for they are no images: {listed}.")
         return lines
 
     def beyond_a_loop(self, path: str) -> bool:
@@ -138,6 +145,23 @@ class Overlooked:
     def note_closed(self, error: OSError) -> None:
         """Remember a folder that cannot be listed."""
         self.closed.append(f"{error.filename} ({error.strerror})")
+
+
+def same_files(paths: Iterable[Path]) -> list[str]:
+    """Return one line for each file that ``paths`` reach under several names, by links."""
+    every = list(dict.fromkeys(paths))
+    seen: dict[tuple[int, int], list[Path]] = {}
+    for path in every:
+        try:
+            known = os.stat(path)  # noqa: PTH116
+        except OSError:  # it fails by name when it is read
+            continue
+        seen.setdefault((known.st_dev, known.st_ino), []).append(path)
+    lines = []
+    for names in seen.values():
+        if len(names) > 1 and len({os.path.realpath(name) for name in names}) < len(names):
+            lines.append(f"the same file under {len(names)} names: {_some([str(name) for name in names])}.")
+    return lines
 
 
 def _some(paths: list[str]) -> str:
@@ -163,6 +187,11 @@ def walk_images(folder: str, overlooked: Overlooked, *, recursive: bool = True) 
             for name in names
             if os.path.splitext(name)[1].lower() in wanted and not name.startswith(".")  # noqa: PTH122 (Path is slow)
         ]
+        overlooked.others.update(
+            os.path.splitext(name)[1].lower()  # noqa: PTH122
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() not in wanted  # noqa: PTH122
+        )
         if unread and (heic := {name for name in images if name.lower().endswith(unread)}):
             overlooked.heic += [os.path.join(path, name) for name in sorted(heic)]  # noqa: PTH118
             images = [name for name in images if name not in heic]

@@ -199,7 +199,7 @@ class Localizer:
         if sees_boxes and regions is None:
             raise UsageError(
                 f"this model pools inside ground-truth boxes (head {self.model.info.head}), and there are none here. "
-                "Evaluate it on images with boxes; to find objects, train with --head gwap."
+                "Evaluate it on images with boxes; to find objects, train with head gwap."
             )
         batch = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
         if sees_boxes and regions is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, option
 from gwapctl.maps.forward import ForwardPass
 from gwapctl.networks.heads.averaging import PoolThenClassify
 
@@ -24,7 +24,9 @@ def weight_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     """
     alpha = forward.output.weight_map
     if alpha is None:
-        raise UsageError("this model's head has no weight map. Choose --map class, or train with --head gwap.")
+        raise UsageError(
+            f"this model's head has no weight map. Choose {option('map', 'class')}, or train with head gwap."
+        )
     return [alpha if alpha.shape[1] == 1 else _of_classes(alpha, classes)]
 
 
@@ -41,7 +43,7 @@ def score_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     if forward.output.score_map is not None:
         return [_of_classes(forward.output.score_map, classes)]
     if not isinstance(forward.head, PoolThenClassify):
-        raise UsageError("this model's head gives single positions no score. Choose --map backprop.")
+        raise UsageError(f"this model's head gives single positions no score. Choose {option('map', 'backprop')}.")
     bias = forward.head.classifier.bias[classes]
     return [maps + bias[:, :, None, None] for maps in class_map(forward, classes)]
 
@@ -60,7 +62,7 @@ def foreground_map(forward: ForwardPass, classes: Tensor) -> list[Tensor]:
     Another head has no such map: ``UsageError``.
     """
     if forward.output.presence is None:
-        raise UsageError("this model's head has no foreground map. Choose --map weight or class.")
+        raise UsageError(f"this model's head has no foreground map. Choose {option('map', 'weight', 'class')}.")
     return weight_map(forward, classes)
 
 

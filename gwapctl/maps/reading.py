@@ -6,11 +6,12 @@ What is asked for is a ``MapReading``. When it meets a model, ``resolve_reading`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, option, unknown_name
 
 if TYPE_CHECKING:
     from gwapctl.networks.classifier import ModelInfo
@@ -45,7 +46,7 @@ class MapReading:
 
     Example:
         >>> MapReading(scales=[224, 448], flip=True).flags
-        ('--scales', '--flip')
+        ('scales=', 'flip=')
 
     """
 
@@ -64,32 +65,70 @@ class MapReading:
         """Make sequences tuples and check what the network is to see of an image."""
         for name in ("scales", "layer"):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
+            object.__setattr__(self, name, _several(value))
+        for name in ("method", "fuse", "resize", "crops", "backprop_seg"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise UsageError(f"{OPTION_NAMES.get(name, name)} is {value!r}, which is no name.")
         if self.resize is not None and self.resize not in RESIZES:
             raise unknown_name("resize", self.resize, RESIZES)
         if self.crops not in CROPS:
             raise unknown_name("crops", self.crops, CROPS)
-        if min(self.scales or (1,)) < 1:
-            raise UsageError(f"scales {self.scales} are not sizes in pixels. Write them like 224,448,672.")
+        if not all(_is_whole(scale) and scale > 0 for scale in self.scales or ()):
+            example = option("scales", (224, 448, 672))
+            raise UsageError(f"scales {self.scales} are not sizes in pixels. Write them like {example}.")
+        if not all(isinstance(layer, str) or _is_whole(layer) for layer in self.layer or ()):
+            raise UsageError(f"layer {self.layer} holds neither names nor numbers. Write it like {option('layer', 3)}.")
         if self.crops == "ten" and (self.scales or self.flip or self.resize == "keep"):
-            raise UsageError("ten crops are of one size, warped and mirrored. Drop --scales, --flip and --resize keep.")
+            others = f"{option('scales')}, {option('flip')} and {option('resize', 'keep')}"
+            raise UsageError(f"ten crops are of one size, warped and mirrored. Drop {others}.")
         if self.crops == "centre" and self.scales:
-            raise UsageError("the centre crop is of one size, the model's own. Drop --scales.")
-        if self.close is not None and not 0 <= self.close < 1:
+            raise UsageError(f"the centre crop is of one size, the model's own. Drop {option('scales')}.")
+        if self.close is not None and not (isinstance(self.close, Real) and 0 <= self.close < 1):
             raise UsageError(
-                f"close {self.close} is not a share of the shorter side from 0 to below 1. Write it like 5%."
+                f"close {self.close!r} is not a share of the shorter side from 0 to below 1. Write it like "
+                f"{option('close', 0.05)}."
             )
-        if self.beta is not None and not 0 <= self.beta < math.inf:
-            raise UsageError(f"beta {self.beta} is not a number from 0. Write it like --beta 10.")
+        if self.beta is not None and not (isinstance(self.beta, Real) and 0 <= self.beta < math.inf):
+            raise UsageError(f"beta {self.beta!r} is not a number from 0. Write it like {option('beta', 10)}.")
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What is asked for, by the command line's names."""
+        """What is asked for, as the caller calls it (``errors.option``)."""
         asked = (field.name for field in fields(self) if getattr(self, field.name) != field.default)
-        return tuple(f"--{OPTION_NAMES.get(name, name).replace('_', '-')}" for name in asked)
+        return tuple(option(OPTION_NAMES.get(name, name)) for name in asked)
+
+
+def _is_whole(value: object) -> bool:
+    """Tell whether ``value`` is a whole number, Python's or numpy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _several(value: Any) -> tuple[Any, ...] | None:
+    """Return the values of an option that takes several, or a single one, as a tuple; None where it is not given."""
+    if value is None:
+        return None
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
 
 
 AS_STORED = MapReading()
+
+
+class ReadingOptions(TypedDict, total=False):
+    """The fields of a ``MapReading`` as options of the Python API: ``map`` is its ``method``."""
+
+    map: str | None
+    scales: Sequence[int] | None
+    layer: Sequence[str | int] | None
+    fuse: Literal["mean", "max", "product"] | None
+    resize: Literal["warp", "keep"] | None
+    flip: bool
+    close: float | None
+    crops: Literal["none", "ten", "centre"]
+    backprop_seg: Literal["none", "mean", "grabcut"]
+    beta: float | None
+
+
 READING_OPTIONS = {OPTION_NAMES.get(field.name, field.name): field.name for field in fields(MapReading)}
 
 
@@ -118,6 +157,8 @@ UNKNOWN = ResolvedReading()
 
 def split_options(options: Mapping[str, Any], reading: MapReading = AS_STORED) -> tuple[MapReading, dict[str, Any]]:
     """Return ``reading`` with those of ``options`` that are about it, by the Python API's names, and the others."""
+    if not isinstance(reading, MapReading):
+        raise UsageError(f"reading is {reading!r}. It is a MapReading of gwapctl.maps.reading.")
     asked = {READING_OPTIONS[name]: value for name, value in options.items() if name in READING_OPTIONS}
     others = {name: value for name, value in options.items() if name not in READING_OPTIONS}
     return replace(reading, **asked), others

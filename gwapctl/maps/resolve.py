@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from gwapctl.errors import UsageError, any_of, unknown_name
+from gwapctl.errors import UsageError, option, unknown_name
 from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.forward import blank_forward
 from gwapctl.maps.layers import resolve_layers
@@ -64,15 +64,18 @@ def _check_map(method: str, layer: Sequence[str | int], fuse: str, asked: MapRea
         raise unknown_name("segmentation", backprop_seg, ("none", *SEGMENTATIONS))
     of_layers = layer_maps()
     if layer and method not in of_layers:
-        raise UsageError(f"map {method} is not read at a layer. Drop --layer, or choose --map {any_of(of_layers)}.")
+        choice = option("map", *of_layers)
+        raise UsageError(f"map {method} is not read at a layer. Drop {option('layer')}, or choose {choice}.")
     if fuse != "mean" and len(layer) < 2:
-        raise UsageError(f"--fuse {fuse} needs several layers. Give them like --layer 3,4, or drop it.")
+        several = option("layer", (3, 4))
+        raise UsageError(f"{option('fuse', fuse)} needs several layers. Give them like {several}, or drop it.")
     if backprop_seg != "none" and method != "backprop":
-        raise UsageError(f"--backprop-seg cuts the map of backprop, not of {method}. Choose --map backprop.")
-    for name in {option for other in MAPS.values() for option in other.options} - {*MAPS[method].options}:
+        choice = option("map", "backprop")
+        raise UsageError(f"{option('backprop_seg')} cuts the map of backprop, not of {method}. Choose {choice}.")
+    for name in {name for other in MAPS.values() for name in other.options} - {*MAPS[method].options}:
         if getattr(asked, name) not in (None, getattr(UNKNOWN, name)):
-            able = any_of(other for other, entry in MAPS.items() if name in entry.options)
-            raise UsageError(f"--{name} is not of map {method}. Drop it, or choose --map {able}.")
+            able = option("map", *(other for other, entry in MAPS.items() if name in entry.options))
+            raise UsageError(f"{option(name)} is not of map {method}. Drop it, or choose {able}.")
 
 
 @torch.no_grad()

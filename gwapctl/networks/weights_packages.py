@@ -12,7 +12,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from gwapctl.errors import ModelError
+from gwapctl.errors import ModelError, option
+
+DEFAULT_MODEL = "efficientnet-lite0-imagenet"  # the zoo entry whose weights are a package that is installed with ours
+BUNDLED_MODEL = "resnet-s-gwap-tiny-imagenet"  # its weights lie in the repository: what is left without packages
+
+
+def way_on() -> str:
+    """Say how to train where nothing can be downloaded: from a zoo entry that is here, or from nothing."""
+    entries = option("weights", DEFAULT_MODEL, BUNDLED_MODEL)
+    return f"Leave out {option('backbone')} and use {entries}, which are here, or {option('weights', 'none')}."
 
 
 class WeightsPackage(NamedTuple):

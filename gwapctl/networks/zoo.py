@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,11 @@ from gwapctl.errors import DataError, ModelError, closest
 from gwapctl.files import read_json
 from gwapctl.networks.backbones import packaged_weights
 from gwapctl.networks.backbones.caffe_releases import CAFFE, find_caffemodel
-from gwapctl.networks.weights_packages import WeightsPackage
+from gwapctl.networks.weights_packages import BUNDLED_MODEL, DEFAULT_MODEL, WeightsPackage
 
 if TYPE_CHECKING:
     from gwapctl.networks.classifier import Classifier
 
-DEFAULT_MODEL = "efficientnet-lite0-imagenet"
-BUNDLED_MODEL = "resnet-s-gwap-tiny-imagenet"  # its weights lie in the repository: what is left without packages
 _PACKAGED = Path(__file__).parent.parent / "_zoo"
 _CHECKOUT = Path(__file__).parent.parent.parent / "models"
 NOT_ENTRIES = ("recipes", "tables", "profiles")
@@ -73,14 +72,14 @@ def resolve_model(spec: str) -> Path:
 
     """
     folder = Path(spec)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 (Path.is_dir raises on names that no file can have)
         if (folder / "model.json").is_file():
             return folder
         state = (
             "is a run without a model yet (unfinished?)" if (folder / "run.json").is_file() else "holds no model.json"
         )
         raise ModelError(f"{folder} {state}. Give a finished run or a name from `gwapctl models list`.")
-    if folder.is_file():
+    if os.path.isfile(folder):  # noqa: PTH113
         raise ModelError(f"{folder} is a file. Give the folder that holds model.json and weights.safetensors.")
     zoo = entries()
     if spec not in zoo:
@@ -122,11 +121,17 @@ def find_recipe(spec: str) -> Path:
     """
     if Path(spec).is_file():
         return Path(spec)
-    known = {path.stem: path for path in sorted((zoo_folder() / "recipes").glob("*.toml"))}
-    known |= {name: folder / "recipe.toml" for name, folder in entries().items() if (folder / "recipe.toml").is_file()}
+    known = recipes()
     if spec not in known:
         raise DataError(f"no recipe {spec!r}.{closest(spec, known)} Give a TOML file or one of: {', '.join(known)}.")
     return known[spec]
+
+
+def recipes() -> dict[str, Path]:
+    """Return every recipe that has a name: those of ``models/recipes``, and of zoo entries."""
+    known = {path.stem: path for path in sorted((zoo_folder() / "recipes").glob("*.toml"))}
+    own = {name: folder / "recipe.toml" for name, folder in entries().items()}
+    return known | {name: file for name, file in own.items() if file.is_file()}
 
 
 def read_card(folder: Path) -> dict[str, Any]:

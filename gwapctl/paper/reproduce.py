@@ -20,7 +20,7 @@ from gwapctl.datasets.base import fingerprint
 from gwapctl.datasets.subset import without_classes
 from gwapctl.errors import DataError, GwapctlError, unknown_name
 from gwapctl.evaluate import Options, evaluate
-from gwapctl.files import prepare_output_folder
+from gwapctl.files import require_output_folder
 from gwapctl.maps.reading import split_options
 from gwapctl.paper.costs import Cost, Speeds
 from gwapctl.paper.lookup import cell_config, cell_key, concerned, home_ground, run_name
@@ -325,7 +325,7 @@ def _train(plan: Plan, work: Work, watch: Watch) -> Run:
 
     resume, folder = work.run is not None, plan.folder(work)
     config = work.config if work.run is None else stored_config(work.run.document["config"])
-    prepare_output_folder(folder, overwrite=False, resume=resume)
+    require_output_folder(folder, overwrite=False, resume=resume)
     with watch(f"training {folder.name}") as progress:
         return train(config, folder, resume=resume, listener=Listener(progress=progress), **plan.machine.where)
 

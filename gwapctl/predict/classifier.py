@@ -7,14 +7,22 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.errors import UsageError, unknown_name
-from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
-from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, source_name
+from gwapctl.errors import unknown_name
+from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, ReadingOptions, split_options
+from gwapctl.predict.base import (
+    LocalizingModel,
+    Precision,
+    Predictor,
+    checked_area,
+    checked_score,
+    require_whole,
+    source_name,
+)
 from gwapctl.predict.cut import Cut, with_boxes
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.labelled import Labels, indices_of
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    spec: str | Path | None = None, *, device: str = "auto", precision: str = "auto"
+    spec: str | Path | None = None, *, device: str = "auto", precision: Precision = "auto"
 ) -> Model | DetectorModel:
     """Load a model: a run folder, a zoo entry's name, a folder with ``model.json``; None is the default, 1,000 classes.
 
@@ -90,6 +98,18 @@ class Model(LocalizingModel):
 
         return describe_network(self.classifier, self.info, self.classifier.backbone)
 
+    def facts(self) -> dict[str, object]:
+        """Return the network, its classes and input, and how its maps are read."""
+        info = self.info
+        return {
+            "network": f"{info.backbone} + {info.head}",
+            "classes": f"{len(info.classes):,}",
+            "input": "{} x {}".format(*info.input_size),
+            "map": info.map,
+            "scales": ", ".join(map(str, info.scales)),
+            "box rule": info.box_rule,
+        }
+
     def predictor(
         self,
         *,
@@ -103,7 +123,7 @@ class Model(LocalizingModel):
         top_k: int = 1,
         min_score: float | None = None,
         batch_size: int | None = None,
-        **options: Any,
+        **options: Unpack[ReadingOptions],
     ) -> ClassifierPredictor:
         """Return the object that does the work, every option checked.
 
@@ -132,19 +152,19 @@ class Model(LocalizingModel):
 
         reading, others = split_options(options, reading)
         if others:
-            own = (
-                inspect.signature(Model.stream).parameters.keys() | inspect.signature(Model.predictor).parameters.keys()
-            )
+            own = inspect.signature(Model.stream).parameters.keys() | inspect.signature(Model.predictor).parameters
             raise unknown_name("option", next(iter(others)), {*READING_OPTIONS, *own} - {"self", "images", "options"})
-        if min(top_k, max_boxes) < 1:
-            raise UsageError(f"top_k is {top_k}, max_boxes {max_boxes}. Ask for at least one class and box.")
+        require_whole("top_k", top_k, 1)
+        require_whole("max_boxes", max_boxes, 1)
+        require_whole("batch_size", batch_size, 1)
         least = (self.info.none_threshold or 0.0) if min_score is None else checked_score(min_score)
         rule = parse_box_rule(box_rule, refine=refine, default=self.info.box_rule)
         localizer = Localizer(
             self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
         )
         known = None if labels is None else indices_of(labels, self.info.classes, self.name)
-        return ClassifierPredictor(self.info, localizer, Cut(rule, max_boxes, min_area, masks), top_k, known, least)
+        cut = Cut(rule, max_boxes, checked_area(min_area), masks)
+        return ClassifierPredictor(self.info, localizer, cut, top_k, known, least)
 
 
 class ClassifierPredictor(Predictor):

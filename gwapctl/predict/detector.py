@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import Detections
-from gwapctl.errors import UsageError
-from gwapctl.maps.reading import AS_STORED, MapReading, ResolvedReading, split_options
-from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, source_name
+from gwapctl.errors import UsageError, option
+from gwapctl.maps.reading import AS_STORED, MapReading, ReadingOptions, ResolvedReading, split_options
+from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, require_whole, source_name
 from gwapctl.predict.labelled import Labels, indices_of
 from gwapctl.predict.map_folder import MapsInfo
 from gwapctl.predict.prediction import NO_MAPS, NO_RANGES, ClassPrediction, ImageArray, Prediction, Source
-from gwapctl.regions import parse_box_rule, resize_map, stretch
+from gwapctl.regions import BoxRule, parse_box_rule, resize_map, stretch
 
 if TYPE_CHECKING:
     from gwapctl.images.decode import ImageArray
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 
 MIN_SCORE = 0.3  # what people want to see; measuring takes every box
 MASK_RULE = parse_box_rule()
+
+
+class OfMaps(ReadingOptions, total=False):
+    """What a detector is asked along with classifiers and cannot follow: its boxes do not come from maps."""
+
+    box_rule: str | BoxRule | None
+    refine: str | None
+    max_boxes: int | None
+    min_area: float | None
+    masks: bool
 
 
 class DetectorModel(LocalizingModel):
@@ -47,6 +57,16 @@ class DetectorModel(LocalizingModel):
 
         return describe_network(self.reader.model, self.info, self.reader.model.trunk)
 
+    def facts(self) -> dict[str, object]:
+        """Return the network, its classes and input."""
+        info = self.info
+        return {
+            "network": f"{info.backbone} + {info.kind}",
+            "weak branch": info.weak,
+            "classes": f"{len(info.classes):,}",
+            "input": f"sides {info.short_side} to {info.long_side}",
+        }
+
     def predictor(
         self,
         *,
@@ -55,7 +75,7 @@ class DetectorModel(LocalizingModel):
         reading: MapReading = AS_STORED,
         labels: Labels | None = None,
         top_k: int = 1,
-        **cutting: object,
+        **cutting: Unpack[OfMaps],
     ) -> DetectorPredictor:
         """Return the object that does the work: boxes that score below ``min_score`` are left out.
 
@@ -69,11 +89,12 @@ class DetectorModel(LocalizingModel):
         given = {**others, "top_k": top_k != 1}
         wrong = [
             *reading.flags,
-            *(f"--{name.replace('_', '-')}" for name, value in given.items() if value and value != "none"),
+            *(option(name) for name, value in given.items() if value and value != "none"),
         ]
         if wrong:
             raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
         min_score = MIN_SCORE if min_score is None else checked_score(min_score)
+        require_whole("batch_size", batch_size, 1)
         known = None if labels is None else indices_of(labels, self.info.classes, self.name)
         return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size, known)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, option
 from gwapctl.images.files import same_name, stem
 from gwapctl.inputs import ImageInput, find_inputs
 
@@ -102,6 +102,7 @@ class ImageFiles:
         if missing:
             raise UsageError(
                 f"box rule {rule} looks at the images, and {len(missing)} of {len(missing) + len(found)} are not "
-                f"there, such as {missing[0]!r}. Give their folder with --images, or use --refine none."
+                f"there, such as {missing[0]!r}. Give their folder with {option('images')}, or use "
+                f"{option('refine', 'none')}."
             )
         return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gwapctl.datasets.base import ClassName, Dataset, Sample
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
-from gwapctl.errors import DataError, printable
+from gwapctl.errors import DataError, UsageError, option, printable
 from gwapctl.inputs import ImageInput
 
 Labels = Mapping[str, Sequence[ClassName | str]]  # the classes of each image by its path
@@ -44,9 +44,12 @@ def indices_of(labels: Labels, classes: Sequence[ClassName], model: str) -> dict
     """Return the classes of each image as indices of the ``classes`` that ``model`` knows.
 
     Raises:
+        UsageError: ``labels`` are not several classes by path.
         DataError: it does not know one of them.
 
     """
+    if not isinstance(labels, Mapping) or not all(map(_are_several, labels.values())):
+        raise UsageError("labels are the classes of each image by its path, such as {'a.jpg': ['cat', 'dog']}.")
     matcher = ClassMatcher(classes)
     asked = {path: [_named(name) for name in names] for path, names in labels.items()}
     found = {name: matcher.index(name.name, name.id) for name in {name for names in asked.values() for name in names}}
@@ -55,9 +58,17 @@ def indices_of(labels: Labels, classes: Sequence[ClassName], model: str) -> dict
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise DataError(
             f"{model} does not know {', '.join(map(repr, missing[:5]))}{more}, which the labels name. "
-            "Use a model trained on these classes, or leave out --labels."
+            f"Use a model trained on these classes, or leave out {option('labels')}."
         )
     return {path: tuple(dict.fromkeys(found[name] for name in names)) for path, names in asked.items()}
+
+
+def _are_several(names: object) -> bool:
+    return (
+        isinstance(names, Sequence)
+        and not isinstance(names, str)
+        and all(isinstance(one, str | ClassName) for one in names)
+    )
 
 
 def _named(name: ClassName | str) -> ClassName:

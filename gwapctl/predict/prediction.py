@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError, field_serializer, field_validator
 from pydantic.dataclasses import dataclass
 
@@ -27,6 +28,7 @@ RECORDED = (
     "id",
     "none",
 )  # a line of predictions.jsonl
+SHOWN = 3  # classes in a line about an image
 NOWHERE = (np.nan,) * 4
 NO_MAPS = np.zeros((0, 1, 1), np.float16)
 NO_RANGES = np.zeros((0, 2), np.float32)
@@ -35,7 +37,7 @@ ANY = -1  # in place of a class: a map or box that stands for every class (the w
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 ImageArray = npt.NDArray[np.uint8]
 Heatmap = npt.NDArray[np.floating]
-Source = str | Path | ImageArray
+Source = str | Path | ImageArray | Image.Image
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Prediction:
     The last five fields are for evaluation. Their classes are indices of the data set's, ``ANY`` or ``FOREIGN``.
 
     Attributes:
-        image: the path as given; empty for an array.
+        image: the path as given; empty for an array or an image of Pillow.
         width, height: of the upright image, in pixels; 0 where it could not be read.
         model, scales: what found it; only in documents.
         predictions: the k classes found, from a model the most probable first, each with its score and box.
@@ -140,6 +142,31 @@ class Prediction:
         """Fall back to the path where there is no id."""
         if not self.id:
             object.__setattr__(self, "id", self.image)
+
+    def __repr__(self) -> str:
+        """Say in a line what was found: the best few classes with their scores."""
+        if self.error is not None:
+            return f"Prediction({self.image!r}: {self.error})"
+        found = [f"{item.label} {item.score:.2f}" for item in self.predictions[:SHOWN]]
+        more = [f"{len(self.predictions) - SHOWN} more"] * (len(self.predictions) > SHOWN)
+        words = ", ".join([*found, *more]) or ("none of the classes" if self.none else "nothing")
+        return f"Prediction({self.image!r}, {self.width} x {self.height}: {words})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the picture that ``plot`` draws, where the image can be read, and a table."""
+        from gwapctl.predict.notebook import as_html
+
+        title = f"{self.image or 'image'}, {self.width} x {self.height}"
+        if self.error is not None:
+            return as_html(self.image or "image", [(self.error,)])
+        corners = ["" if item.box is None else ", ".join(f"{x:.0f}" for x in item.box) for item in self.predictions]
+        found = zip(self.predictions, corners, strict=True)
+        rows = [(item.label, f"{item.score:.3f}", box) for item, box in found]
+        try:
+            picture = self.plot()
+        except DataError:  # the image is gone
+            picture = None
+        return as_html(title, rows, heads=("class", "score", "box"), picture=picture)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -237,9 +264,11 @@ _PREDICTION = TypeAdapter(Prediction)
 
 
 def load(source: Source) -> ImageArray:
-    """Return the pixels of ``source``: an array as it is, a path decoded."""
-    from gwapctl.images.decode import read_image
+    """Return the pixels of ``source``: an array as it is, an image of Pillow converted, a path decoded."""
+    from gwapctl.images.decode import pillow_pixels, read_image
 
+    if isinstance(source, Image.Image):
+        return pillow_pixels(source)
     return source if isinstance(source, np.ndarray) else read_image(Path(source))
 
 

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 import numpy.typing as npt
 
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, option, unknown_name
 from gwapctl.regions.by_class import ClassThresholds
 from gwapctl.regions.components import BoxRule, ComponentRule, ImageArray, Region
 from gwapctl.regions.contours import CamReleasedRule, PolygonRule
@@ -88,13 +88,16 @@ def parse_box_rule(
     """
     if text is not None and threshold is not None:
         raise UsageError(
-            "one of --threshold and --box-rule is enough: the first is short for the second. Give one of them."
+            f"one of {option('threshold')} and {option('box_rule')} is enough: the first is short for the second. Give "
+            "one of them."
         )
     if threshold is not None:
         text = (
             "otsu" if threshold == "otsu" else ComponentRule(f"fixed:{threshold}", _fraction(threshold, "0.3 or otsu"))
         )
     asked = default if text is None else text
+    if not isinstance(asked, str | BoxRule):
+        raise UsageError(f"box rule {asked!r} is no rule and no name of one, such as 'otsu'.")
     rule = _named(asked) if isinstance(asked, str) else asked
     return _refined(rule if split is None else _split(rule, split), refine)
 
@@ -125,7 +128,7 @@ def _refined(rule: BoxRule, refinement: str | None) -> BoxRule:
         return rule
     if refinement == UNREFINED:
         return rule.without_image()
-    if refinement not in REFINEMENTS:
+    if not isinstance(refinement, str) or refinement not in REFINEMENTS:
         raise unknown_name("refinement", refinement, [*REFINEMENTS, SPLIT, UNREFINED])
     return REFINEMENTS[refinement](rule.without_image())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gwapctl.datasets.check import DECODED, unreadable_images
 from gwapctl.errors import DataError
+from gwapctl.images.files import same_files
 from gwapctl.train.data import TrainData, require_all_classes
 from gwapctl.train.task import Listener
 
@@ -34,6 +35,8 @@ class ImageCheck:
         samples = [sample for part in data.parts.values() for sample in part]
         if len(samples) > DECODED and not skip:
             self.listener.announce(f"checking the headers of {len(samples):,} images; --skip-broken reads them whole")
+        for message in same_files(sample.path for sample in samples)[:1]:
+            self.listener.warn(f"{message} `gwapctl data check` lists all.")
         broken = unreadable_images(samples, every=skip, progress=self.listener.check_progress)
         if not broken:
             return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,8 +88,11 @@ def save_state(state: dict[str, Any], run: Run) -> None:
 
 
 @contextmanager
-def kept_resumable(run: Run, training: Training) -> Iterator[None]:
-    """Save the state when the training is interrupted, and say in the run how it ended unless it ended well."""
+def kept_resumable(run: Run, training: Training, *, discard: bool = False) -> Iterator[None]:
+    """Save the state when the training is interrupted, and say in the run how it ended unless it ended well.
+
+    ``discard``: the folder is this run's alone; where it failed and there is nothing to resume, it is removed.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -96,7 +100,10 @@ def kept_resumable(run: Run, training: Training) -> Iterator[None]:
         run.update(status="interrupted", iterations=training.iteration)
         raise
     except Exception:
-        run.update(status="failed", iterations=training.iteration)
+        if discard and not (run.folder / STATE).is_file():
+            shutil.rmtree(run.folder, ignore_errors=True)
+        else:
+            run.update(status="failed", iterations=training.iteration)
         raise
 
 

@@ -84,6 +84,7 @@ class TrainData:
             "n_train": len(self.train),
             "n_val": len(self.val),
             "classes": [{"name": item.name, "id": item.id} for item in self.dataset.classes],
+            "example": (self.val or self.train)[0].path.as_posix(),  # an image to look at
         }
         if self.skipped:
             described |= {"n_skipped": sum(map(len, self.skipped.values())), "skipped": self.skipped}

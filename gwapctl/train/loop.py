@@ -45,7 +45,8 @@ def train(
 
     Args:
         config: all that decides the weights, besides the data; its type decides the task.
-        folder: made ready by the caller (``files.prepare_output_folder``).
+        folder: empty or not there, unless the run in it is continued. It appears with the first file of the run; a
+            training that fails before its first state is saved leaves none behind.
         root: the folder of the data set, where it has a name.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         workers: threads that read images; by default one per core but one, at most 8.
@@ -85,12 +86,14 @@ def train_with(
     for text in data.dataset.warnings():
         listener.warn(text)
     listener.announce(data.summary)
+    _announce_download(kind, config, listener)
     task = kind(config, data, resources)
     choose_algorithms(task)
     training = Training(task)
+    is_new = not (folder.is_dir() and any(folder.iterdir()))
     run = resume_run(folder, training) if resume else create_run(folder, task)
     logged = scalar_writer(run, training.iteration, tensorboard)
-    with kept_resumable(run, training), interrupt_flag() as interrupted, logged as scalars:
+    with kept_resumable(run, training, discard=is_new), interrupt_flag() as interrupted, logged as scalars:
         task.prepare(run, interrupted, listener)
         run_iterations(training, run, interrupted, listener, scalars)
     if task.keep == "last" or task.total == 0:  # 0: the first weights are the model
@@ -98,6 +101,13 @@ def train_with(
     (folder / STATE).unlink(missing_ok=True)
     run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
     return run
+
+
+def _announce_download(kind: type[Task[Any, Any]], config: RunConfig, listener: Listener) -> None:
+    """Say what building the network is about to download, if anything."""
+    info = kind.imagenet_weights(config) if config.weights == "imagenet" else None
+    if info is not None and not info.cached:
+        listener.announce(f"downloading ImageNet weights of {config.backbone}: {info.size_mb:.0f} MB from {info.url}")
 
 
 def choose_algorithms(task: Task[Any, Any]) -> None:

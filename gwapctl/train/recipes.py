@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gwapctl.config import DEFAULT_BACKBONE
 from gwapctl.datasets import DATASETS
+from gwapctl.files import read_json
 from gwapctl.networks.backbones import packaged_weights
+from gwapctl.networks.zoo import entries, resolve_model
+
+
+def with_network_of_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` with the backbone of the model (run, zoo entry, folder) that ``weights`` name.
+
+    Who names a backbone, too, has chosen: nothing is added then.
+
+    Raises:
+        ModelError: the model's folder is broken, or its weights are not installed.
+
+    """
+    weights = settings.get("weights", "none")
+    if "backbone" in settings or weights in ("none", "imagenet") or Path(weights).is_file():
+        return dict(settings)
+    if weights not in entries() and not Path(weights).is_dir():  # whoever loads it says what it is not
+        return dict(settings)
+    document = read_json(resolve_model(weights) / "model.json")
+    network, plus, added = str(document.get("backbone", "")).partition("+")
+    cam = {"cam_conv": True, "cam_groups": 2 if added == "cam2" else 1} if plus else {}
+    return {"backbone": network, **cam, **settings}
 
 
 def default_recipe(dataset: str, settings: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from gwapctl.errors import ModelError
+from gwapctl.networks.weights_packages import way_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,7 @@ def fetch(weights: PretrainedWeights) -> Path:
         )
     except (OSError, RuntimeError) as error:  # no network, HTTP errors, full disk; RuntimeError: wrong checksum
         raise ModelError(
-            f"cannot download {weights.url} ({weights.size_mb:.0f} MB): {error}. Offline: put that file at "
-            f"{weights.path} by hand, or use --weights none, or --weights PATH with a run or weights.safetensors."
+            f"cannot download {weights.url} ({weights.size_mb:.0f} MB): {error}. {way_on()} Or put the file by hand at "
+            f"{weights.path}."
         ) from error
     return weights.path

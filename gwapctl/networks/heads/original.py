@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwapctl.errors import UsageError, any_of
+from gwapctl.errors import UsageError, any_of, option
 from gwapctl.networks.backbones import BACKBONES
 from gwapctl.networks.backbones.base import start_gaussian
 from gwapctl.networks.heads.base import Head, HeadOutput, at_least_float32
@@ -42,7 +42,7 @@ class Original(Head):
 
     def class_weights(self) -> Tensor:
         """Refuse with a ``UsageError``: the classifier is not linear."""
-        raise UsageError("head original has no class map, for it is not linear. Choose --map backprop.")
+        raise UsageError(f"head original has no class map, for it is not linear. Choose {option('map', 'backprop')}.")
 
     def forward(self, feature_map: Tensor) -> HeadOutput:
         """Map ``(B, K, h, w)`` to logits ``(B, C)``."""

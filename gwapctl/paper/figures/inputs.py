@@ -57,7 +57,7 @@ class FigureModel:
 def find_models(models: Sequence[str], runs: Path, *, detectors: bool = False) -> list[FigureModel]:
     """Load ``models`` (runs, folders, zoo entries); without any, the newest finished run of each head below ``runs``.
 
-    ``detectors``: the newest detectors instead, if there are any.
+    ``detectors``: the newest detectors instead, if there are any, in the precision in which ``localize`` finds boxes.
 
     Raises:
         DataError: there is no finished run.
@@ -65,7 +65,7 @@ def find_models(models: Sequence[str], runs: Path, *, detectors: bool = False) -
 
     """
     specs = list(models) or newest_runs(runs, detectors=detectors)
-    loaded = [load_model(spec, precision="fp32") for spec in specs]
+    loaded = [load_model(spec, precision="auto" if detectors else "fp32") for spec in specs]
     names = [_name(model) for model in loaded]
     count = Counter(names)
     return [

@@ -80,15 +80,15 @@ def _side_by_side(images: Sequence[FigureImage], columns: Sequence[tuple[str, Cl
 def figure_9(models: Sequence[FigureModel], images: Sequence[FigureImage], wishes: Wishes, note: Note) -> Layout:
     """Lay out what is found in each image, every class in a colour of its own, and the maps of these classes.
 
-    A detector's maps are those of its weak branch, if it has one. A classifier has one box per class, cut out of the
-    class's map: its weight map where it has one per class.
+    The boxes are those that ``localize`` gives. A detector's maps are those of its weak branch, if it has one. A
+    classifier has one box per class, cut out of the map that it stores; of a map for all classes it is one box.
     """
     shown = models[0]
     predictor: DetectorPredictor | ClassifierPredictor
     if shown.model.detects:
         predictor, method = shown.model.predictor(), "weight"
     else:
-        predictor = _class_predictor(shown, wishes, note)
+        predictor = _predictor(shown, wishes.map, wishes.scales, note, top_k=MOST_MAPS)
         method = predictor.localizer.reading.method
     found = [_sure(_find(predictor, image), shown) for image in images]
     columns = max(min(len(one.maps), MOST_MAPS) for one in found)
@@ -135,22 +135,12 @@ def build_figure(
 
 
 def _predictor(
-    model: FigureModel, method: str, scales: tuple[int, ...] | None, note: Note, *, top_k: int = 1
+    model: FigureModel, method: str | None, scales: tuple[int, ...] | None, note: Note, *, top_k: int = 1
 ) -> ClassifierPredictor:
     classifier = model.classifier
     predictor = classifier.predictor(map=method, scales=scales, top_k=min(top_k, len(classifier.classes)))
     if warning := scale_warning(classifier.info, predictor.scales):
         note(f"{classifier.name}: {warning}")
-    return predictor
-
-
-def _class_predictor(model: FigureModel, wishes: Wishes, note: Note) -> ClassifierPredictor:
-    """Return what finds several classes, each by a map of its own."""
-    predictor = _predictor(model, wishes.map or model.map, wishes.scales, note, top_k=MOST_MAPS)
-    if predictor.localizer.shared and wishes.map is None:
-        predictor = _predictor(model, "class", wishes.scales, note, top_k=MOST_MAPS)
-    if predictor.localizer.shared:
-        raise UsageError(f"figure 9 needs a map per class, and map {wishes.map} is one for all. Choose --map class.")
     return predictor
 
 
@@ -168,7 +158,8 @@ def _sure(found: Prediction, shown: FigureModel) -> Prediction:
     if shown.model.detects:
         return found
     count = max(1, int((found.scores > SURE).sum())) if shown.model.info.multi_label else 1
-    return replace(found, predictions=found.predictions[:count], maps=found.maps[:count])
+    maps = found.maps[: 1 if found.shared else count]
+    return replace(found, predictions=found.predictions[:count], maps=maps)
 
 
 # ------------------------------------------------------------------------------------------------------------ panels
@@ -190,17 +181,19 @@ def _map(image: FigureImage, predictor: ClassifierPredictor) -> Panel:
 
 def _detections(image: FigureImage, found: Prediction, columns: int) -> Row:
     """Show all boxes of an image, and beside them one map per class, the class of the best box first."""
-    colours = dict(zip(dict.fromkeys(found.classes), cycle(COLOURS), strict=False))
+    distinct = dict.fromkeys(found.classes)
+    colours = dict(zip(distinct, cycle(COLOURS[:1] if found.shared else COLOURS), strict=False))
     captions = [Caption(_scored(found, name), colour) for name, colour in colours.items()]
     outlines = [
         Outline(box, colours[name])
         for name, box in zip(found.classes, found.boxes.tolist(), strict=True)
         if np.isfinite(box).all()
     ]
+    outlines = outlines[:1] if found.shared else outlines  # one box stands for all classes
     below = tuple(captions) or (Caption("nothing found"),)
     first = Panel(draw_overlay(image.pixels, None, []), image.size, tuple(outlines), below)
     maps = [
-        Panel(_heated(image, found, index), image.size, captions=(caption,))
+        Panel(_heated(image, found, index), image.size, captions=() if found.shared else (caption,))
         for index, caption in enumerate(captions[: min(columns, len(found.maps))])
     ]
     return Row((_input(image), first, *maps, *[None] * (columns - len(maps))))
