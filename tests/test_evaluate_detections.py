@@ -225,8 +225,8 @@ def test_a_missing_map_leaves_five_guesses_out(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (Options(guesses="six"), "unknown kind of guesses 'six'"),
-        (Options(tight="0.3"), "--tight and --loose are the boxes of --guesses five"),
-        (Options(guesses="five", protocol="wsoleval"), "--guesses"),
+        (Options(tight="0.3"), "tight= and loose= are the boxes of guesses="),
+        (Options(guesses="five", protocol="wsoleval"), "guesses="),
         (Options(guesses="five", tight="1.5"), "1.5"),
     ],
 )

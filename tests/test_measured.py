@@ -90,7 +90,7 @@ def test_the_command_records_and_says_how_many(tmp_path: Path, run_cli: Callable
     file = tmp_path / "mine.csv"
     done = run_cli("report", "--runs", tmp_path / "runs", "--record", file)
     assert done.code == 0, done.stderr
-    assert "recorded 1 evaluations of 1 runs" in done.stderr
+    assert "recorded 1 evaluation of 1 run" in done.stderr
     assert len(read_results(file)) == 1
     assert run_cli("report", "--table", "i", "--record", file).code == 2
     missing = run_cli("report", "--runs", tmp_path / "nowhere", "--record", file)
@@ -205,7 +205,7 @@ def test_report_prints_them_below_the_papers_table(
 def test_rows_of_files_and_folders_go_together(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     both = pd.concat([measured_rows(tmp_path), read_results()], ignore_index=True)
-    assert both["shipped"].value_counts().to_dict() == {True: 231, False: 1}
+    assert both["shipped"].value_counts().to_dict() == {True: len(read_results()), False: 1}
 
 
 def test_an_asked_data_set_has_every_row_and_what_ships(

@@ -185,6 +185,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = {"extra_memory_mib": 50.0, "top1_error": 20.0, "gt_known_error": 40.0, "cor_loc": 60.0, "toy_score": 0.5}
     result = EvaluationResult(1, 0, metrics, {}, [], model="m", dataset="d", split="val", protocol="paper")
     monkeypatch.setattr("gwapctl.evaluate.evaluate", lambda *_, **__: result)
+    monkeypatch.setattr("gwapctl.evaluate.check", lambda *_: None)
     monkeypatch.setattr("gwapctl.evaluate.subject.dataset_name", lambda *_: None)
 
 

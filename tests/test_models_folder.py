@@ -18,6 +18,7 @@ from gwapctl.networks.backbones import build_backbone
 from gwapctl.networks.zoo import entries, find_recipe, read_card, zoo_folder
 from gwapctl.paper.profile import apply_profile, load_profile
 from gwapctl.paper.specification import TABLES, load_table
+from tests.factories import save_image
 
 MODELS = zoo_folder()
 TOMLS = sorted(MODELS.rglob("*.toml"))
@@ -53,8 +54,10 @@ def test_every_toml_is_read_by_what_uses_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_command_line_takes_every_recipe(path: Path, run_cli: Callable[..., Any]) -> None:
-    result = run_cli("train", dataset_of(path), "--recipe", path, "--dry-run", "--json")
+def test_the_command_line_takes_every_recipe(path: Path, run_cli: Callable[..., Any], tmp_path: Path) -> None:
+    save_image(tmp_path / "nothing.png", 8, 6)
+    background = ["--background", tmp_path] if path.stem.endswith("background") else []
+    result = run_cli("train", dataset_of(path), "--recipe", path, *background, "--dry-run", "--json")
     assert result.code == 0, result.stderr
     assert json.loads(result.stdout)["config"]["recipe"] == path.stem
 
