@@ -34,6 +34,21 @@ FRUITS = ("apple", "banana", "cherry")
 # ---------------------------------------------------------------------------------------------------- images and files
 
 
+# a detector that trains in a second
+SMALL_DETECTOR: dict[str, Any] = {
+    "detector": "rfcn",
+    "backbone": "resnet-s",
+    "weights": "none",
+    "short_side": 40,
+    "long_side": 56,
+    "batch_size": 2,
+    "iterations": 4,
+    "lr": 2e-3,
+    "warmup": 1,
+    "precision": "fp32",
+}
+
+
 def make_images(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
     """Return smooth random images ``(H, W, 3)`` of the sizes (width, height)."""
     rng = np.random.default_rng(seed)

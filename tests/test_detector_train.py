@@ -28,6 +28,7 @@ from gwapctl.train.detection import DetectionTask
 from gwapctl.train.detector_batches import Batch, DetectorImages, Key, MixedBatches, collate
 from gwapctl.train.task import Resources
 from tests.factories import (
+    SMALL_DETECTOR,
     copy_with_other_boxes,
     differing,
     start,
@@ -36,19 +37,7 @@ from tests.factories import (
     weights_of,
 )
 
-SMALL: dict[str, Any] = {
-    "detector": "rfcn",
-    "backbone": "resnet-s",
-    "weights": "none",
-    "short_side": 40,
-    "long_side": 56,
-    "batch_size": 2,
-    "iterations": 4,
-    "lr": 2e-3,
-    "warmup": 1,
-    "precision": "fp32",
-    "box_proportion": 0.2,
-}
+SMALL: dict[str, Any] = {**SMALL_DETECTOR, "box_proportion": 0.2}
 config_for = partial(train_config, **SMALL)
 
 

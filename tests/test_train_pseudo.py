@@ -27,21 +27,9 @@ from gwapctl.runs import Run
 from gwapctl.train.loop import train_with
 from gwapctl.train.pseudo import PseudoBoxes, boxes_file, next_round, pseudo_boxes
 from gwapctl.train.task import Listener, Resources
-from tests.factories import copy_with_other_boxes, differing, start, stop_after, train_config, write
+from tests.factories import SMALL_DETECTOR, copy_with_other_boxes, differing, start, stop_after, train_config, write
 
-SMALL: dict[str, Any] = {
-    "detector": "rfcn",
-    "backbone": "resnet-s",
-    "weights": "none",
-    "short_side": 40,
-    "long_side": 56,
-    "batch_size": 2,
-    "iterations": 4,
-    "lr": 2e-3,
-    "warmup": 1,
-    "precision": "fp32",
-    "boxes_from": "somebody",
-}
+SMALL: dict[str, Any] = {**SMALL_DETECTOR, "boxes_from": "somebody"}
 config_for = partial(train_config, **SMALL)
 
 

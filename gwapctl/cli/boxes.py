@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from gwapctl.formats.reading import Corrections
     from gwapctl.formats.review import Review
     from gwapctl.formats.stored import BoxStream
-    from gwapctl.inputs import ImageInput
     from gwapctl.predict.base import Predictor
     from gwapctl.predict.cut import Cutting
     from gwapctl.predict.prediction import Prediction
@@ -323,25 +322,14 @@ def _from_images(
     loaded = load_model(options.model_or_default(model), device=device)
     if loaded.detects:
         cut_by = {"box_rule" if key == "rule" else key: value for key, value in vars(cutting).items()}
-        predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
-        found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
-        return BoxStream(found, len(inputs), f"boxes of detector {loaded.name}")
-    cut = cutting.cut(loaded.info.box_rule)
-    asked |= {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
-    asked |= {"labels": known}
-    predictor = loaded.predictor(**asked)
-    about = f"boxes by {cut.rule.name} of model {loaded.name}"
-    items = _localized(predictor, loaded.name, inputs, keep_maps=keep_maps)
-    return BoxStream(items, len(inputs), about, predictor.warning or "")
-
-
-def _localized(
-    predictor: Predictor, model: str, inputs: Sequence[ImageInput], *, keep_maps: bool
-) -> Iterator[Prediction]:
-    results = predictor.stream([item.path for item in inputs])
-    for item, found in zip(inputs, results, strict=True):
-        maps = {"maps": found.maps, "shared": found.shared} if keep_maps else {}
-        yield found.recorded(model=model, scales=predictor.scales, id=item.id, **maps)
+        about = f"boxes of detector {loaded.name}"
+    else:
+        cut = cutting.cut(loaded.info.box_rule)
+        cut_by = {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
+        about = f"boxes by {cut.rule.name} of model {loaded.name}"
+    predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
+    found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
+    return BoxStream(found, len(inputs), about, predictor.warning or "")
 
 
 @dataclass
