@@ -1,0 +1,324 @@
+"""What a detector learned from a classifier's boxes is worth, beside those boxes and one that learned from true ones.
+
+python benchmarks/detector_from_boxes.py fruits-voc bccd-voc --seeds 0 1 2
+python benchmarks/detector_from_boxes.py voc2012-part imagenet-20 --set iterations=4000
+python benchmarks/detector_from_boxes.py --docs
+
+A set is a name of ``SETS``, or a folder. For each seed a classifier is trained (recipe photos), a detector on its boxes
+(``train --detector rfcn --boxes-from``), and the same detector on true boxes where the training images have some. All
+are read on the split that the data set reports on, and rows are appended to ``--csv`` as they are known: rows that are
+there are not measured again, a training that was stopped is resumed. ``--set`` changes settings of both detectors.
+Minutes are of all processors together and of the training alone, so that other load hardly counts. ``--on train`` reads
+the training images in place of the test split: for choosing settings, never for the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from needs import run_script
+
+from gwapctl.boxes import Detections, as_boxes, iou
+from gwapctl.config import build_train_config, defaults_for
+from gwapctl.config.settings import as_arguments, parse_changes
+from gwapctl.datasets import open_dataset, reporting_split, training_splits
+from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.files import write_text
+from gwapctl.images.decode import read_image
+from gwapctl.metrics.detection import DetectionAP
+from gwapctl.predict.classifier import Model, load_model
+from gwapctl.predict.cut import Cut
+from gwapctl.regions import parse_box_rule
+from gwapctl.runs import Run
+
+HERE = Path(__file__).parent
+CORRECT = 0.5
+LIKELY = 0.05  # the chance of a class from which the classifier's boxes of it are detections
+WAYS = {"single": (1, 0.0), "max-boxes 5": (5, 0.0)}
+ROWS = {
+    **{way: f"classifier's boxes, {way}" for way in WAYS},
+    "detector": "detector from these boxes",
+    "ceiling": "the same detector from true boxes",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A data set: how it is named, where it lies below ``--data``, and the classes that are complete (none: all)."""
+
+    dataset: str | None
+    folder: str
+    complete: tuple[str, ...] = ()
+
+
+SETS = {
+    "fruits-voc": Spec(None, "fruits-voc"),
+    "voc2012-part": Spec("voc2012", "voc2012-part", ("cat", "cow", "dog", "horse", "sheep")),
+    "imagenet-20": Spec("imagenet", "imagenet-20"),
+    "bccd-voc": Spec(None, "bccd-voc"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One set and seed: its ``name``, ``spec`` and ``data`` set, and where its runs lie."""
+
+    name: str
+    spec: Spec
+    seed: int
+    asked: argparse.Namespace
+
+    @property
+    def source(self) -> list[str]:
+        """The data set's argument of ``gwapctl train``, and its root."""
+        folder = str(self.asked.data / self.spec.folder)
+        return [folder] if self.spec.dataset is None else [self.spec.dataset, "--root", folder]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set, opened."""
+        name, *root = self.source
+        return open_dataset(name, Path(root[1]) if root else None)
+
+    @property
+    def changes(self) -> str:
+        """The changed settings of the detectors, as one text."""
+        return " ".join(sorted(self.asked.set))
+
+    def run(self, what: str) -> Path:
+        """Return the run's folder."""
+        changed = "" if what == "classifier" else "".join(f"-{one.replace('=', '')}" for one in sorted(self.asked.set))
+        return Path(self.asked.out) / f"{self.name}-{what}-{self.seed}{changed}"
+
+    def train(self, what: str, options: Sequence[str]) -> float:
+        """Train, or finish, a run, and return the minutes of processors that all of its goes took."""
+        folder = self.run(what)
+        log = folder.with_suffix(".seconds")
+        finished = (folder / "run.json").is_file() and Run.open(folder).finished
+        if not finished:
+            again = ["--resume"] if (folder / "run.json").is_file() else []
+            command = [sys.executable, "-m", "gwapctl", "train", *self.source, *options]
+            command += ["--seed", str(self.seed), "--out", str(folder), *again]
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            before = _seconds()
+            try:
+                subprocess.run(command, check=True)
+            finally:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(f"{_seconds() - before:.1f}\n")
+        return sum(map(float, log.read_text(encoding="utf-8").split())) / 60 if log.is_file() else float("nan")
+
+
+def _seconds() -> float:
+    """Return the seconds of processors that finished processes took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+# --- what is measured -----------------------------------------------------------------------------------------------
+
+
+def measure(work: Work) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one set and seed."""
+    data = work.dataset
+    split = training_splits(data)[0] if work.asked.on == "train" else reporting_split(data)
+    samples = [sample for sample in data.boxed_samples(split) if sample.labels]
+    chosen = [
+        index for index, one in enumerate(data.classes) if one.name in work.spec.complete or not work.spec.complete
+    ]
+    common = {"dataset": work.name, "split": split, "n": len(samples), "seed": work.seed, "settings": work.changes}
+    known = rows_of(work.asked.csv)
+    key = list(common.items())
+
+    def lacks(what: str) -> bool:
+        rows = known
+        for column, value in [*key, ("what", what)]:
+            rows = rows[rows[column] == value]
+        return rows.empty
+
+    if not any(lacks(what) for what in ROWS):
+        return
+    minutes = work.train("classifier", ["--recipe", "photos"])
+    if any(lacks(way) for way in WAYS):
+        for way, found in classifier_boxes(work.run("classifier"), samples, len(data.classes)).items():
+            yield {**common, "what": way, **judge(found, samples, chosen), "minutes": round(minutes, 2)}
+    settings = as_arguments(parse_changes(work.asked.set))
+    ways = {"detector": ["--detector", "rfcn", "--boxes-from", str(work.run("classifier")), *settings]}
+    if any(len(sample.boxes) for sample in data.boxed_samples(training_splits(data)[0])):
+        ways["ceiling"] = [*_without_found_boxes(), *settings]
+    for what, options in ways.items():
+        if lacks(what):
+            minutes = work.train(what, options)
+            found = detector_boxes(work.run(what), samples)
+            yield {**common, "what": what, **judge(found, samples, chosen), "minutes": round(minutes, 2)}
+
+
+def _without_found_boxes() -> list[str]:
+    """Return the settings of a detector from found boxes, for true ones."""
+    found = build_train_config("photos", None, {"detector": "rfcn", "boxes_from": "run"})
+    values = {key: getattr(found, key) for key in defaults_for("photos", True, True) if key != "rounds"}
+    return ["--detector", "rfcn", *as_arguments(values)]
+
+
+def classifier_boxes(run: Path, samples: Sequence[BoxedSample], classes: int) -> dict[str, list[Detections]]:
+    """Return the boxes that the classifier draws by its stored rule, of likely classes and of those that are there.
+
+    Of classes that are not likely they score nothing: they only tell where a class is that is known to be there.
+    """
+    from gwapctl.maps.localizer import Localizer
+
+    model = load_model(str(run), device="cpu", precision="fp32")
+    assert isinstance(model, Model)
+    localizer, rule = Localizer(model.classifier, precision="fp32", device="cpu"), parse_box_rule(model.info.box_rule)
+    found: dict[str, list[Detections]] = {way: [] for way in WAYS}
+    for sample in samples:
+        image = read_image(sample.path)
+        (result,) = localizer.run([image], [list(sample.labels)], top_k=min(5, classes))
+        order = [] if result.shared else list(result.classes)
+        wanted = [c for c in order if c in sample.labels or result.probabilities[c] >= LIKELY]
+        for way, (most, area) in WAYS.items():
+            cut, rows = Cut(rule, most, area).on_image(sample.path), list[tuple[Any, int, float]]()
+            for label in wanted:
+                chance = float(result.probabilities[label])
+                regions = cut.regions(result.heatmap(order.index(label)), image.shape[1], image.shape[0])
+                hottest = max((region.score for region in regions), default=0.0) or 1.0
+                rows += [(region.box, label, chance * region.score / hottest) for region in regions]
+            boxes, labels, scores = zip(*rows, strict=True) if rows else ((), (), ())
+            found[way].append(Detections(as_boxes(boxes), np.array(scores, np.float64), np.array(labels, np.int64)))
+    return found
+
+
+def detector_boxes(run: Path, samples: Sequence[BoxedSample]) -> list[Detections]:
+    """Return all boxes that a detector finds."""
+    reader = load_model(str(run), device="cpu", precision="fp32").predictor().reader
+    return [reader.run([read_image(sample.path)])[0] for sample in samples]
+
+
+def judge(found: Sequence[Detections], samples: Sequence[BoxedSample], chosen: Sequence[int]) -> dict[str, float]:
+    """Return detection AP at IoU 0.5 over the ``chosen`` classes, and CorLoc.
+
+    That is the share of pairs of an image and a class in it whose best-scoring box of the class is on an object of it;
+    where every image shows one class, GT-known accuracy.
+    """
+    meter, hits = DetectionAP(), list[bool]()
+    for one, sample in zip(found, samples, strict=True):
+        meter.update(one.boxes, one.scores, one.labels, sample.boxes, sample.box_labels, sample.difficult)
+        for label in set(sample.box_labels[~sample.difficult].tolist()) & set(chosen):
+            own = np.flatnonzero(one.labels == label)
+            best = one.boxes[own[[one.scores[own].argmax()]]] if len(own) else one.boxes[:0]
+            hits.append(bool((iou(best, sample.boxes[sample.box_labels == label]) >= CORRECT).any()))
+    rows = [row for label, row in meter.per_class().items() if label in chosen]
+    scores = {name: float(np.mean([row[f"det_ap_{name}"] for row in rows])) for name in ("11pt", "area")}
+    return {
+        "det_map_11pt": round(scores["11pt"], 2),
+        "det_map_area": round(scores["area"], 2),
+        "cor_loc": round(100 * float(np.mean(hits)), 2),
+    }
+
+
+# --- rows and page --------------------------------------------------------------------------------------------------
+
+COLUMNS = ["dataset", "split", "n", "seed", "settings", "what", "det_map_11pt", "det_map_area", "cor_loc", "minutes"]
+PAGE = """# A detector from found boxes
+
+Written by `python benchmarks/detector_from_boxes.py --docs` from `benchmarks/detector_from_boxes.csv`, whose rows the
+same script measures; nothing here is written by hand.
+
+A frozen `efficientnet-lite0` learns the classes from image-level labels (recipe `photos`) and draws boxes on the
+training images by its stored rule. A detector learns from those (`train --detector rfcn --boxes-from RUN`), and the
+same one from true boxes: what these boxes cost. No image of the split below was learned from.
+
+AP is detection AP at IoU 0.5 (11 points, mean over classes; of `voc2012-part` over its five complete ones: cat, cow,
+dog, horse, sheep). CorLoc asks, of each class that an image shows, whether the best-scoring box of it is on an object
+of it; where images show one class it is GT-known accuracy. All are the mean over seeds with the range in brackets.
+Minutes are those of the row's training, all processors together: with two, it takes more than half of them. The
+classifier's are its own.
+
+| images | n | boxes | seeds | AP | CorLoc | minutes |
+|---|---:|---|---:|---:|---:|---:|
+{rows}
+
+{gains}
+"""
+
+
+def rows_of(file: Path) -> pd.DataFrame:
+    """Return the rows that are there."""
+    if not file.is_file():
+        return pd.DataFrame(columns=COLUMNS)
+    return pd.read_csv(file, keep_default_na=False, na_values={"minutes": [""]})
+
+
+def append(file: Path, row: dict[str, Any]) -> None:
+    """Add a row to the file."""
+    pd.DataFrame([row], columns=COLUMNS).to_csv(file, mode="a", header=not file.is_file(), index=False)
+
+
+def page(rows: pd.DataFrame) -> str:
+    """Return the page's text."""
+    rows = rows[rows["split"] != "train"] if len(rows) else rows
+    lines, gains = list[str](), list[str]()
+    for (name, split, settings), part in rows.groupby(["dataset", "split", "settings"], sort=False):
+        named = f"{name} {split}" + (f" (`{settings}`)" if settings else "")
+        for what, said in ROWS.items():
+            own = part[part["what"] == what]
+            if len(own):
+                cells = [spread(own[column]) for column in ("det_map_11pt", "cor_loc", "minutes")]
+                lines.append(f"| {named} | {own['n'].iloc[0]} | {said} | {len(own)} | {' | '.join(cells)} |")
+        gains += gain(named, part)
+    return PAGE.format(rows="\n".join(lines), gains="\n".join(gains))
+
+
+def gain(named: str, part: pd.DataFrame) -> list[str]:
+    """Say how far the detector is from the better of the classifier's two ways, by the means."""
+    means = part.groupby("what")[["det_map_11pt", "cor_loc"]].mean()
+    ways = [way for way in WAYS if way in means.index]
+    if "detector" not in means.index or not ways:
+        return []
+    ap, cor_loc = (means.loc["detector"] - means.loc[ways].max())[["det_map_11pt", "cor_loc"]]
+    return [f"- {named}: AP {ap:+.1f}, CorLoc {cor_loc:+.1f} against the better way to draw the classifier's boxes."]
+
+
+def spread(values: pd.Series) -> str:
+    """Write the mean, and the range where there are several.
+
+    >>> spread(pd.Series([1.0, 2.0]))
+    '1.5 (1.0 to 2.0)'
+    """
+    text = f"{values.mean():.1f}"
+    return text if len(values) == 1 else f"{text} ({values.min():.1f} to {values.max():.1f})"
+
+
+def main() -> None:
+    """Measure what is asked for, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", help=f"of {', '.join(SETS)}, or folders below --data")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the detectors")
+    parser.add_argument("--on", choices=("test", "train"), default="test")
+    parser.add_argument("--out", type=Path, default=Path("runs/from-boxes"), help="folder of the runs")
+    parser.add_argument("--csv", type=Path, default=HERE / "detector_from_boxes.csv")
+    parser.add_argument("--docs", nargs="?", type=Path, const=Path("docs/detector.md"), help="write the page")
+    asked = parser.parse_args()
+    for seed in asked.seeds:
+        for name in asked.sets:
+            for row in measure(Work(Path(name).name, SETS.get(name, Spec(None, name)), seed, asked)):
+                append(asked.csv, row)
+                print({key: row[key] for key in COLUMNS if key in row}, flush=True)
+    if asked.docs is not None:
+        write_text(asked.docs, page(rows_of(asked.csv)))
+        print(f"wrote {asked.docs}")
+
+
+if __name__ == "__main__":
+    run_script(main)
