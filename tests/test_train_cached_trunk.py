@@ -114,7 +114,7 @@ def test_losses_are_those_of_the_images(tmp_path: Path, detector: Detector) -> N
         detector.eval()
     assert losses[0].keys() == losses[1].keys()
     for name, loss in losses[0].items():
-        assert float(losses[1][name]) == pytest.approx(float(loss), rel=0.02), name
+        assert float(losses[1][name].detach()) == pytest.approx(float(loss.detach()), rel=0.02), name
 
 
 def test_what_is_there_is_not_computed_again(voc: Path, tmp_path: Path, detector: Detector) -> None:

@@ -89,19 +89,20 @@ def _from_maps(subject: Subject, truth: GroundTruth) -> Iterator[PseudoBoxes]:
 def _from_heatmaps(item: Prediction, sample: Sample, cut: Cut) -> PseudoBoxes:
     """Return the boxes of the classes that a sample shows; a score is the class's times the heat beside the hottest's.
 
-    The class's is 1 where it is not known: the label says that it is there.
+    The class's is 1 where it is not known: the label says that it is there. A box counts as much as its doubt leaves.
     """
-    boxes, labels, scores = list[FloatArray](), list[int](), list[float]()
+    boxes, labels, scores, weights = list[FloatArray](), list[int](), list[float](), list[float]()
     seen = cut.on_image(sample.path)
     for label in sample.labels:
         heatmap = item.map_of(label)
-        regions = [] if heatmap is None else seen.regions(heatmap, item.width, item.height)
-        hottest = max((region.score for region in regions), default=0.0)
+        found = [] if heatmap is None else seen.boxes(heatmap, item.width, item.height)
+        hottest = max((one.region.score for one in found), default=0.0)
         chance = 1.0 if item.probabilities is None else float(item.probabilities[label])
-        boxes += [region.box for region in regions]
-        labels += [label] * len(regions)
-        scores += [chance * (region.score / hottest if hottest > 0 else 1.0) for region in regions]
-    return pseudo_boxes(boxes, labels, scores)
+        boxes += [one.region.box for one in found]
+        labels += [label] * len(found)
+        scores += [chance * (one.region.score / hottest if hottest > 0 else 1.0) for one in found]
+        weights += [1 - one.doubt for one in found]
+    return pseudo_boxes(boxes, labels, scores).counting(weights)
 
 
 def _from_file(subject: Subject, truth: GroundTruth) -> Iterator[PseudoBoxes]:
