@@ -135,22 +135,26 @@ def measure(work: Work) -> Iterator[dict[str, Any]]:
     chosen = [
         index for index, one in enumerate(data.classes) if one.name in work.spec.complete or not work.spec.complete
     ]
-    common = {"dataset": work.name, "split": split, "n": len(samples), "seed": work.seed, "settings": work.changes}
+    common = {"dataset": work.name, "split": split, "n": len(samples), "seed": work.seed}
     known = rows_of(work.asked.csv)
-    key = list(common.items())
+    changed = {what: "" if what in WAYS else work.changes for what in ROWS}  # the classifier knows no detector's
 
     def lacks(what: str) -> bool:
         rows = known
-        for column, value in [*key, ("what", what)]:
+        for column, value in {**common, "what": what, "settings": changed[what]}.items():
             rows = rows[rows[column] == value]
         return rows.empty
+
+    def row(what: str, found: list[Detections], minutes: float) -> dict[str, Any]:
+        scores = judge(found, samples, chosen)
+        return {**common, "settings": changed[what], "what": what, **scores, "minutes": round(minutes, 2)}
 
     if not any(lacks(what) for what in ROWS):
         return
     minutes = work.train("classifier", ["--recipe", "photos"])
     if any(lacks(way) for way in WAYS):
         for way, found in classifier_boxes(work.run("classifier"), samples, len(data.classes)).items():
-            yield {**common, "what": way, **judge(found, samples, chosen), "minutes": round(minutes, 2)}
+            yield row(way, found, minutes)
     settings = as_arguments(parse_changes(work.asked.set))
     ways = {"detector": ["--detector", "rfcn", "--boxes-from", str(work.run("classifier")), *settings]}
     if any(len(sample.boxes) for sample in data.boxed_samples(training_splits(data)[0])):
@@ -158,8 +162,7 @@ def measure(work: Work) -> Iterator[dict[str, Any]]:
     for what, options in ways.items():
         if lacks(what):
             minutes = work.train(what, options)
-            found = detector_boxes(work.run(what), samples)
-            yield {**common, "what": what, **judge(found, samples, chosen), "minutes": round(minutes, 2)}
+            yield row(what, detector_boxes(work.run(what), samples), minutes)
 
 
 def _without_found_boxes() -> list[str]:
@@ -240,8 +243,9 @@ same one from true boxes: what these boxes cost. No image of the split below was
 AP is detection AP at IoU 0.5 (11 points, mean over classes; of `voc2012-part` over its five complete ones: cat, cow,
 dog, horse, sheep). CorLoc asks, of each class that an image shows, whether the best-scoring box of it is on an object
 of it; where images show one class it is GT-known accuracy. All are the mean over seeds with the range in brackets.
-Minutes are those of the row's training, all processors together: with two, it takes more than half of them. The
-classifier's are its own.
+Minutes are those that all processors together spent on the row's training, not the clock's: two cores take half of
+them at best. A detector's hold those of drawing the classifier's boxes on the training images, and of computing the
+maps of the frozen trunk, which the one from true boxes then finds there.
 
 | images | n | boxes | seeds | AP | CorLoc | minutes |
 |---|---:|---|---:|---:|---:|---:|
@@ -267,24 +271,30 @@ def page(rows: pd.DataFrame) -> str:
     """Return the page's text."""
     rows = rows[rows["split"] != "train"] if len(rows) else rows
     lines, gains = list[str](), list[str]()
-    for (name, split, settings), part in rows.groupby(["dataset", "split", "settings"], sort=False):
-        named = f"{name} {split}" + (f" (`{settings}`)" if settings else "")
-        for what, said in ROWS.items():
-            own = part[part["what"] == what]
-            if len(own):
-                cells = [spread(own[column]) for column in ("det_map_11pt", "cor_loc", "minutes")]
-                lines.append(f"| {named} | {own['n'].iloc[0]} | {said} | {len(own)} | {' | '.join(cells)} |")
-        gains += gain(named, part)
-    return PAGE.format(rows="\n".join(lines), gains="\n".join(gains))
+    for (name, split), part in rows.groupby(["dataset", "split"], sort=False):
+        classifier = part[part["what"].isin(WAYS)]
+        lines += [table_row(f"{name} {split}", what, classifier[classifier["what"] == what]) for what in WAYS]
+        for settings, own in part[~part["what"].isin(WAYS)].groupby("settings", sort=False):
+            named = f"{name} {split}" + (f" (`{settings}`)" if settings else "")
+            lines += [table_row(named, what, own[own["what"] == what]) for what in ("detector", "ceiling")]
+            gains += gain(named, classifier, own[own["what"] == "detector"])
+    return PAGE.format(rows="\n".join(filter(None, lines)), gains="\n".join(gains))
 
 
-def gain(named: str, part: pd.DataFrame) -> list[str]:
+def table_row(named: str, what: str, own: pd.DataFrame) -> str:
+    """Return a line of the table, nothing where there are no rows."""
+    if own.empty:
+        return ""
+    cells = [spread(own[column]) for column in ("det_map_11pt", "cor_loc", "minutes")]
+    return f"| {named} | {own['n'].iloc[0]} | {ROWS[what]} | {len(own)} | {' | '.join(cells)} |"
+
+
+def gain(named: str, classifier: pd.DataFrame, detector: pd.DataFrame) -> list[str]:
     """Say how far the detector is from the better of the classifier's two ways, by the means."""
-    means = part.groupby("what")[["det_map_11pt", "cor_loc"]].mean()
-    ways = [way for way in WAYS if way in means.index]
-    if "detector" not in means.index or not ways:
+    if classifier.empty or detector.empty:
         return []
-    ap, cor_loc = (means.loc["detector"] - means.loc[ways].max())[["det_map_11pt", "cor_loc"]]
+    numbers = ["det_map_11pt", "cor_loc"]
+    ap, cor_loc = detector[numbers].mean() - classifier.groupby("what")[numbers].mean().max()
     return [f"- {named}: AP {ap:+.1f}, CorLoc {cor_loc:+.1f} against the better way to draw the classifier's boxes."]
 
 
