@@ -8,8 +8,9 @@ A set is a name of ``SETS``, or a folder. For each seed a classifier is trained 
 (``train --detector rfcn --boxes-from``), and the same detector on true boxes where the training images have some. All
 are read on the split that the data set reports on, and rows are appended to ``--csv`` as they are known: rows that are
 there are not measured again, a training that was stopped is resumed. ``--set`` changes settings of both detectors.
-Minutes are of all processors together and of the training alone, so that other load hardly counts. ``--on train`` reads
-the training images in place of the test split: for choosing settings, never for the page.
+Minutes are of all processors together and of the training alone, so that other load hardly counts. ``--on held-out``
+keeps a third of the training images out of every training and reads those in place of the test split: settings are
+chosen so, and the page leaves such rows out.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from gwapctl.boxes import Detections, as_boxes, iou
 from gwapctl.config import build_train_config, defaults_for
 from gwapctl.config.settings import as_arguments, parse_changes
 from gwapctl.datasets import open_dataset, reporting_split, training_splits
-from gwapctl.datasets.base import BoxedSample, Dataset
+from gwapctl.datasets.base import BoxedSample, Dataset, holdout
 from gwapctl.files import write_text
 from gwapctl.images.decode import read_image
 from gwapctl.metrics.detection import DetectionAP
@@ -44,6 +45,7 @@ HERE = Path(__file__).parent
 CORRECT = 0.5
 LIKELY = 0.05  # the chance of a class from which the classifier's boxes of it are detections
 WAYS = {"single": (1, 0.0), "max-boxes 5": (5, 0.0)}
+HELD_OUT, SHARE = "held-out", 1 / 3
 ROWS = {
     **{way: f"classifier's boxes, {way}" for way in WAYS},
     "detector": "detector from these boxes",
@@ -97,7 +99,17 @@ class Work:
     def run(self, what: str) -> Path:
         """Return the run's folder."""
         changed = "" if what == "classifier" else "".join(f"-{one.replace('=', '')}" for one in sorted(self.asked.set))
-        return Path(self.asked.out) / f"{self.name}-{what}-{self.seed}{changed}"
+        on = f"-{HELD_OUT}" if self.asked.on == HELD_OUT else ""
+        return Path(self.asked.out) / f"{self.name}{on}-{what}-{self.seed}{changed}"
+
+    def samples(self, data: Dataset) -> tuple[str, list[BoxedSample]]:
+        """Return the split that boxes are judged on, and its images that show something."""
+        if self.asked.on == HELD_OUT:
+            split = training_splits(data)[0]
+            held = {one.id for one in holdout(data.samples(split), SHARE, self.seed)[1]}
+            return f"{split} {HELD_OUT}", [one for one in data.boxed_samples(split) if one.id in held and one.labels]
+        split = reporting_split(data)
+        return split, [one for one in data.boxed_samples(split) if one.labels]
 
     def train(self, what: str, options: Sequence[str]) -> float:
         """Train, or finish, a run, and return the minutes of processors that all of its goes took."""
@@ -108,6 +120,8 @@ class Work:
             again = ["--resume"] if (folder / "run.json").is_file() else []
             command = [sys.executable, "-m", "gwapctl", "train", *self.source, *options]
             command += ["--seed", str(self.seed), "--out", str(folder), *again]
+            if self.asked.on == HELD_OUT:
+                command += ["--val-fraction", str(SHARE), "--set", "fold=0"]
             folder.parent.mkdir(parents=True, exist_ok=True)
             before = _seconds()
             try:
@@ -130,8 +144,7 @@ def _seconds() -> float:
 def measure(work: Work) -> Iterator[dict[str, Any]]:
     """Yield the rows of one set and seed."""
     data = work.dataset
-    split = training_splits(data)[0] if work.asked.on == "train" else reporting_split(data)
-    samples = [sample for sample in data.boxed_samples(split) if sample.labels]
+    split, samples = work.samples(data)
     chosen = [
         index for index, one in enumerate(data.classes) if one.name in work.spec.complete or not work.spec.complete
     ]
@@ -269,7 +282,7 @@ def append(file: Path, row: dict[str, Any]) -> None:
 
 def page(rows: pd.DataFrame) -> str:
     """Return the page's text."""
-    rows = rows[rows["split"] != "train"] if len(rows) else rows
+    rows = rows[~rows["split"].astype(str).str.endswith(HELD_OUT)]
     lines, gains = list[str](), list[str]()
     for (name, split), part in rows.groupby(["dataset", "split"], sort=False):
         classifier = part[part["what"].isin(WAYS)]
@@ -315,7 +328,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the detectors")
-    parser.add_argument("--on", choices=("test", "train"), default="test")
+    parser.add_argument("--on", choices=("test", HELD_OUT), default="test")
     parser.add_argument("--out", type=Path, default=Path("runs/from-boxes"), help="folder of the runs")
     parser.add_argument("--csv", type=Path, default=HERE / "detector_from_boxes.csv")
     parser.add_argument("--docs", nargs="?", type=Path, const=Path("docs/detector.md"), help="write the page")

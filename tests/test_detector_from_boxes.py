@@ -42,10 +42,12 @@ def test_the_page_says_means_ranges_and_the_gain(tmp_path: Path) -> None:
     for seed, ap in ((0, 40.0), (1, 44.0)):
         append(file, {**common, "seed": seed, "what": "single", "det_map_11pt": 33.0, "cor_loc": 70.0, "minutes": 1.0})
         append(file, {**common, "seed": seed, "what": "detector", "det_map_11pt": ap, "cor_loc": 69.0, "minutes": 5.0})
-    append(file, {**common, "split": "train", "seed": 0, "what": "single", "det_map_11pt": 1.0, "cor_loc": 2.0})
+    append(
+        file, {**common, "split": "trainval held-out", "seed": 0, "what": "single", "det_map_11pt": 1.0, "cor_loc": 2.0}
+    )
     assert list(rows_of(file).columns) == COLUMNS
     text = page(rows_of(file))
     assert "| 60 | detector from these boxes | 2 | 42.0 (40.0 to 44.0) | 69.0 (69.0 to 69.0) | 5.0 (5.0" in text
     assert "- mine test: AP +9.0, CorLoc -1.0 against" in text
-    assert "mine train" not in text
+    assert "mine trainval" not in text
     assert page(rows_of(tmp_path / "none.csv")).startswith("# A detector from found boxes")
