@@ -165,6 +165,14 @@ def test_no_true_box_is_learned_from(voc: Path, tmp_path: Path, weights: Path) -
     assert differing(runs[0].folder, runs[1].folder) == []
 
 
+def test_images_without_boxes_are_kept_for_the_weak_branch(voc: Path, tmp_path: Path, weights: Path) -> None:
+    settings = SMALL | {"boxes_from": None, "box_proportion": 0.2, "weak": "gwap", "weights": str(weights)}
+    run = train_from(train_config(voc, **settings, cache_features=True), tmp_path / "run", tmp_path / "cache")
+    assert run.document["box_subset"]["fraction"] < 1
+    assert run.document["features"]["images"] == run.document["dataset"]["n_train"]
+    assert run.history()[-1].keys() >= {"weak_image", "weak_region", "roi_class"}
+
+
 def test_the_average_of_the_weights_is_what_is_saved(voc: Path, tmp_path: Path, weights: Path) -> None:
     settings = SMALL | {"weights": str(weights), "cache_features": True}
     last, mean = (
