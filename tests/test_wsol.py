@@ -74,7 +74,7 @@ def test_ours_are_means_over_seeds_and_stay_apart(published: pd.DataFrame) -> No
             "options": {"map": "class"},
             "max_box_acc": 61.0,
         },
-        {"run": "a-on-cub-20-quick", "seed": 0, "gt_known_error": 99.0},  # another profile
+        {"run": "a-on-cub-20-smoke", "seed": 0, "gt_known_error": 99.0},  # another profile
         {"run": "b-on-scenes-real", "seed": 0, "dataset": "scenes", "gt_known_error": 98.0},  # another data set
     )
     theirs, _, ours = page(published, rows).partition("## Ours")
