@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,13 +120,38 @@ def test_a_box_counts_as_much_as_its_weight_says() -> None:
         return {name: float(loss) for name, loss in region_losses(scores, offsets, regions, [target.usable()]).items()}
 
     assert losses(None) == losses([1, 1])
-    none, first, second = (losses(weights) for weights in ([0, 0], [1, 0], [0, 1]))
-    assert none["roi_box"] == 0
-    assert none["roi_class"] > 0  # the background's
-    for name in ("roi_class", "roi_box"):
-        whole = losses([1, 1])[name]
-        assert whole == pytest.approx(first[name] + second[name] - none[name])
-        assert losses([0.5, 0.5])[name] == pytest.approx((whole + none[name]) / 2)
+    assert losses([0, 0]) == {"roi_class": 0, "roi_box": 0}
+    whole, first, second = (losses(weights) for weights in ([1, 1], [1, 0], [0, 1]))
+    for name in ("roi_class", "roi_box"):  # the background counts as the two do on average
+        assert whole[name] == pytest.approx(first[name] + second[name])
+        assert losses([0.5, 0.5])[name] == pytest.approx(whole[name] / 2)
+    assert first["roi_class"] != second["roi_class"]
+
+
+def test_an_image_of_nothing_counts_fully() -> None:
+    regions = [torch.tensor([[0.0, 0, 10, 9]])]
+    empty = BoxTarget(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    weighted = replace(empty, weights=torch.zeros(0))
+    losses = [region_losses(torch.ones(1, 3), torch.zeros(1, 4), regions, [one]) for one in (empty, weighted)]
+    assert losses[0] == losses[1]
+    assert losses[0]["roi_class"] > 0
+
+
+def test_boxes_that_have_a_doubt_count_by_its_rank(voc: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(str(voc))
+    samples = dataset.samples("train")[:3]
+    label = [dataset.classes[sample.labels[0]].name for sample in samples]
+    boxes = [
+        {"label": name, "label_id": name, "score": 0.9, "box": [1, 2, 30, 40], "doubt": doubt}
+        for name, doubt in zip(label, (0.3, 0.8, 0.5), strict=True)
+    ]
+    rows = [
+        {"schema_version": 1, "image": str(one.path), "id": one.id, "width": 80, "height": 64, "predictions": [box]}
+        for one, box in zip(samples, boxes, strict=True)
+    ]
+    file = write(tmp_path / "boxes.jsonl", "".join(f"{json.dumps({**row, 'error': None})}\n" for row in rows))
+    kept = TrainingBoxes(str(file), "cpu", 0)(dataset, samples, silent)
+    assert [one.weights.tolist() for one in kept] == [[pytest.approx(share)] for share in (1, 1 / 3, 2 / 3)]
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,11 @@ from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import parse_box_rule
 from gwapctl.regions.rules import DEFAULT_RULE
-from gwapctl.train.pseudo import PseudoBoxes, pseudo_boxes
+from gwapctl.train.pseudo import PseudoBoxes, pseudo_boxes, ranked
 
 MOST_BOXES, MIN_AREA = 5, 0.01  # per class and image, and of the image's area: what is smaller is a crumb of a map
+
+Found = tuple[bool, Iterator[PseudoBoxes]]  # whether boxes count by their doubt, and those of each image
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class TrainingBoxes:
     """Finds boxes of training images in what ``spec`` names: a run, another model, a folder of maps, a file of boxes.
 
     They are of the classes that the image-level labels name, in the numbers of the data set. Maps are cut by the rule
-    that is stored with them, at most five boxes per class.
+    that is stored with them, at most five boxes per class. Boxes that have a doubt count by its rank.
 
     Raises:
         DataError: there is no such file, or it is broken, or shares no image or class with the data set.
@@ -56,34 +58,33 @@ class TrainingBoxes:
         nowhere = [BoxedSample(one.id, one.path, one.labels, one.ignored, one.size) for one in samples]
         truth = GroundTruth(dataset, "train", nowhere)  # without a single box
         read = {"model": self._from_model, "maps": _from_maps, "boxes": _from_file}[subject.kind]
+        doubted, boxes = read(subject, truth)
         found = []
-        for sample, one in zip(samples, read(subject, truth), strict=True):
+        for sample, one in zip(samples, boxes, strict=True):
             found.append(one.of_classes(sample.labels))
             progress(Progress(len(found), len(samples), "images"))
-        return found
+        return ranked(found) if doubted else found
 
-    def _from_model(self, subject: Subject, truth: GroundTruth) -> Iterator[PseudoBoxes]:
+    def _from_model(self, subject: Subject, truth: GroundTruth) -> Found:
         from gwapctl.maps.localizer import Localizer
         from gwapctl.predict.classifier import load_model
 
         model = load_model(subject.path, device=self.device)
         if model.detects:
-            for item in from_detector(model.predictor(), truth, name=subject.name, workers=self.workers).items:
-                if item.detections is not None:
-                    yield pseudo_boxes(item.detections.boxes, item.detections.labels, item.detections.scores)
-            return
+            items = from_detector(model.predictor(), truth, name=subject.name, workers=self.workers).items
+            every = (item.detections for item in items if item.detections is not None)
+            return False, (pseudo_boxes(one.boxes, one.labels, one.scores) for one in every)
         localizer = Localizer(model.classifier, precision=model.precision, device=self.device)
         cut = Cut(parse_box_rule(model.info.box_rule), MOST_BOXES, MIN_AREA)
-        items = predictions_from_model(localizer, truth, None, name=subject.name, workers=self.workers)
-        for sample, item in zip(truth.samples, items, strict=True):
-            yield _from_heatmaps(item, sample, cut)
+        read = predictions_from_model(localizer, truth, None, name=subject.name, workers=self.workers)
+        return True, (_from_heatmaps(item, sample, cut) for sample, item in zip(truth.samples, read, strict=True))
 
 
-def _from_maps(subject: Subject, truth: GroundTruth) -> Iterator[PseudoBoxes]:
+def _from_maps(subject: Subject, truth: GroundTruth) -> Found:
     rule = parse_box_rule(MapFolder(subject.path).info.box_rule or DEFAULT_RULE)
     items = from_maps(subject.path, truth, box_rule=rule.without_image()).items
-    for sample, item in zip(truth.samples, items, strict=True):
-        yield _from_heatmaps(item, sample, Cut(rule, MOST_BOXES, MIN_AREA))
+    cut = Cut(rule, MOST_BOXES, MIN_AREA)
+    return True, (_from_heatmaps(item, sample, cut) for sample, item in zip(truth.samples, items, strict=True))
 
 
 def _from_heatmaps(item: Prediction, sample: Sample, cut: Cut) -> PseudoBoxes:
@@ -105,8 +106,8 @@ def _from_heatmaps(item: Prediction, sample: Sample, cut: Cut) -> PseudoBoxes:
     return pseudo_boxes(boxes, labels, scores).counting(weights)
 
 
-def _from_file(subject: Subject, truth: GroundTruth) -> Iterator[PseudoBoxes]:
-    """Yield the boxes of a file; an image that it leaves out, or that failed, has none."""
+def _from_file(subject: Subject, truth: GroundTruth) -> Found:
+    """Return the boxes of a file; an image that it leaves out, or that failed, has none."""
     file, dataset = subject.path, truth.dataset
     images = stored_images(file, truth.samples, [])
     if not images:
@@ -119,11 +120,16 @@ def _from_file(subject: Subject, truth: GroundTruth) -> Iterator[PseudoBoxes]:
             f"{file} and {dataset.name} share no class name or id: it has {some(sorted(label for label, _ in every))}, "
             f"{dataset.name} has {some(item.name for item in dataset.classes)}."
         )
-    for sample in truth.samples:
-        found = [one for one in images[sample.id].predictions if one.box] if sample.id in images else []
-        labels = [numbers[one.label, one.label_id] for one in found]
-        boxes = pseudo_boxes([np.array(one.box) for one in found], labels, [one.score for one in found])
-        yield boxes.counting([_weight(one) for one in found])
+    shown = [images[sample.id].predictions if sample.id in images else () for sample in truth.samples]
+    found = [[one for one in predictions if one.box] for predictions in shown]
+    doubted = all(one.doubt is not None for boxes in found for one in boxes)
+    return doubted, (_from_rows(boxes, numbers) for boxes in found)
+
+
+def _from_rows(rows: Sequence[ClassPrediction], numbers: Mapping[tuple[str, str], int]) -> PseudoBoxes:
+    labels = [numbers[one.label, one.label_id] for one in rows]
+    boxes = pseudo_boxes([np.array(one.box) for one in rows], labels, [one.score for one in rows])
+    return boxes.counting([_weight(one) for one in rows])
 
 
 def _weight(prediction: ClassPrediction) -> float:

@@ -69,6 +69,18 @@ def pseudo_boxes(boxes: BoxesLike, labels: npt.ArrayLike, scores: npt.ArrayLike)
     return PseudoBoxes(as_boxes(boxes), np.array(labels, np.int64), array, np.clip(array, 0, 1))
 
 
+def ranked(found: Sequence[PseudoBoxes]) -> list[PseudoBoxes]:
+    """Return boxes that count as much as their rank says: the share of all boxes that weigh no more than they do.
+
+    What doubt means differs from set to set, which of two boxes is the better one does not.
+
+    >>> [one.weights.tolist() for one in ranked([pseudo_boxes([[0, 0, 9, 9]], [0], [one]) for one in (0.6, 0.8)])]
+    [[0.5], [1.0]]
+    """
+    every = np.sort(np.concatenate([one.weights for one in found])) if found else np.zeros(0)
+    return [replace(one, weights=np.searchsorted(every, one.weights, "right") / max(len(every), 1)) for one in found]
+
+
 def next_round(first: PseudoBoxes, found: Detections, possible: Collection[int]) -> PseudoBoxes:
     """Return the boxes of the next round of an image whose labels name the classes ``possible``.
 

@@ -60,12 +60,15 @@ def label_regions(regions: Tensor, target: BoxTarget) -> tuple[Tensor, Tensor]:
 
 
 def region_weights(regions: Tensor, target: BoxTarget, labels: Tensor) -> Tensor:
-    """Return how much each region counts (N,): as its object does, background fully. ``labels`` are its classes."""
-    weights = torch.ones(len(regions), device=regions.device)
+    """Return how much each region counts (N,): as its object does. ``labels`` are its classes.
+
+    Background counts as the image's objects do on average, for where they are wrong the true ones are in the
+    background. Without any it counts fully.
+    """
     if target.weights is None or not len(target.boxes):
-        return weights
-    nearest = box_iou(regions, target.boxes).argmax(dim=1)
-    return torch.where(labels > 0, target.weights[nearest].to(weights.dtype), weights)
+        return torch.ones(len(regions), device=regions.device)
+    nearest, weights = box_iou(regions, target.boxes).argmax(dim=1), target.weights.to(regions.dtype)
+    return torch.where(labels > 0, weights[nearest], weights.mean())
 
 
 def hardest(losses: Tensor, count: int) -> Tensor:
