@@ -120,6 +120,8 @@ class Work:
             again = ["--resume"] if (folder / "run.json").is_file() else []
             command = [sys.executable, "-m", "gwapctl", "train", *self.source, *options]
             command += ["--seed", str(self.seed), "--out", str(folder), *again]
+            if self.asked.feature_cache is not None:
+                command += ["--feature-cache", str(self.asked.feature_cache)]
             if self.asked.on == HELD_OUT:
                 command += ["--val-fraction", str(SHARE), "--set", "fold=0"]
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -330,6 +332,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the detectors")
     parser.add_argument("--on", choices=("test", HELD_OUT), default="test")
     parser.add_argument("--out", type=Path, default=Path("runs/from-boxes"), help="folder of the runs")
+    parser.add_argument("--feature-cache", type=Path, help="folder of kept maps, 1 to 2 GB for 1,000 images")
     parser.add_argument("--csv", type=Path, default=HERE / "detector_from_boxes.csv")
     parser.add_argument("--docs", nargs="?", type=Path, const=Path("docs/detector.md"), help="write the page")
     asked = parser.parse_args()
