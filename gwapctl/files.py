@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from gwapctl.errors import DataError, UsageError, printable
+from gwapctl.errors import DataError, UsageError, option, printable
 
 _MARKS = (  # byte order marks, as Windows programs write them; of two that begin alike the longer first
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -162,8 +162,7 @@ def prepare_output_folder(folder: Path, *, overwrite: bool, resume: bool = False
 def require_output_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Refuse what ``prepare_output_folder`` refuses, before any work, and create nothing."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file. Give a folder with --out.")
+        raise UsageError(f"{folder} is a file. Give a folder with {option('out')}.")
     if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
-        raise UsageError(
-            f"{folder} is not empty. Continue with --resume, replace with --overwrite, or choose another --out."
-        )
+        others = f"replace with {option('overwrite', True)}, or choose another {option('out')}"
+        raise UsageError(f"{folder} is not empty. Continue with {option('resume', True)}, {others}.")

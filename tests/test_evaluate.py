@@ -271,7 +271,7 @@ def test_a_failed_image_is_not_skipped(tmp_path: Path) -> None:
     line = {"schema_version": 1, "image": "a.png", "width": 0, "height": 0, "predictions": []}
     failed = {**line, "error": {"type": "DataError", "message": "is cut off"}}
     (tmp_path / "predictions.jsonl").write_text(json.dumps(failed))
-    with pytest.raises(DataError, match=r"a.png failed \(is cut off\).*--resume"):
+    with pytest.raises(DataError, match=r"a.png failed \(is cut off\).*resume=True"):
         evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})]))
 
 
@@ -455,7 +455,7 @@ def test_masks_come_from_the_folder_or_the_sample(tmp_path: Path) -> None:
         (lambda path: path, Options(), DataError, "neither a run or model"),
         (lambda path: path / "nowhere", Options(), ModelError, "no model"),
         (lambda path: _touch(path / "x.txt"), Options(), DataError, "no file of boxes"),
-        (lambda path: _maps(path), Options(), UsageError, "--dataset"),
+        (lambda path: _maps(path), Options(), UsageError, "dataset="),
         (
             lambda path: _maps(path),
             Options(reading=MapReading(method="class"), dataset="voc"),
