@@ -20,7 +20,7 @@ from gwapctl.evaluate import GroundTruth, Options, evaluate
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.predictions import FOREIGN, ClassMatcher, match_classes
 from gwapctl.evaluate.subject import find_subject
-from gwapctl.formats import EXPORTERS
+from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.maps.reading import MapReading, ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
@@ -384,7 +384,7 @@ def test_boxes_file_as_lines_and_as_table(tmp_path: Path) -> None:
     assert "max_box_acc" not in metrics
 
 
-@pytest.mark.parametrize("name", [name for name, entry in EXPORTERS.items() if entry.filename])
+@pytest.mark.parametrize("name", [name for name, entry in EXPORTERS.items() if entry.filename or name in READERS])
 def test_every_file_of_boxes_is_evaluated_and_a_missing_box_is_a_miss(tmp_path: Path, name: str) -> None:
     """In b the class that is there has no box, and c is not in the file at all."""
     samples = [sample(f"{letter}.png", {0: [BOX]}) for letter in "abc"]

@@ -32,7 +32,7 @@ Subject = Annotated[
     str,
     argument(
         "SUBJECT",
-        "A run, a model (folder or zoo entry), a folder of maps, or a file of boxes: "
+        "A run, a model (folder or zoo entry), a folder of maps, or boxes in files: "
         f"{', '.join(dict.fromkeys(entry.label for entry in READERS.values()))}.",
         autocompletion=complete.names(complete.models),
     ),

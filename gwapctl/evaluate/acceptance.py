@@ -33,7 +33,7 @@ class JudgedBoxes:
     """All boxes of images, in order: ``doubts`` (N,), and of the ``checked`` ones (N,) which are ``wrong`` (N,).
 
     ``by`` says what the doubt is: the boxes' own, 1 minus their score where one of them has none, or what was learned
-    of others. ``clues`` (N, 6) are those of ``metrics.ranking``, ``images`` (N,) the image that each box is of.
+    of others. ``clues`` (N, 11) are those of ``metrics.ranking``, ``images`` (N,) the image that each box is of.
     """
 
     doubts: FloatArray
@@ -125,8 +125,7 @@ def learned(judged: JudgedBoxes) -> JudgedBoxes:
     names = sorted(set(judged.images[judged.checked].tolist()), key=lambda name: sha256(name.encode()).digest())
     teachers = judged.checked & np.isin(judged.images, names[: round(LEARNING * len(names))])
     chance = learn(judged.clues[teachers], judged.wrong[teachers]).chance(judged.clues)
-    by = f"chance to be wrong, learned from {int(teachers.sum())} more"
-    return replace(judged, doubts=chance, checked=judged.checked & ~teachers, by=by)
+    return replace(judged, doubts=chance, checked=judged.checked & ~teachers, by="learned chance to be wrong")
 
 
 def _is_right(found: ClassPrediction, truth: Sequence[ClassPrediction], matcher: ClassMatcher) -> bool:
