@@ -76,16 +76,37 @@ def flags_spoken() -> Iterator[None]:
 def option(name: str, *values: object) -> str:
     """Write the option ``name`` as the caller knows it, with the ``values`` that a message proposes.
 
-    >>> option("scales"), option("resize", "keep"), option("map", "class", "fused")
-    ('scales=', "resize='keep'", "map='class' or 'fused'")
+    >>> option("scales"), option("resize", "keep"), option("map", "class", "fused"), option("flip", True)
+    ('scales=', "resize='keep'", "map='class' or 'fused'", 'flip=True')
     >>> with flags_spoken():
-    ...     option("box_rule"), option("scales", (224, 448)), option("map", "class", "fused")
-    ('--box-rule', '--scales 224,448', '--map class or fused')
+    ...     option("box_rule"), option("scales", (224, 448)), option("map", "class", "fused"), option("verify", False)
+    ('--box-rule', '--scales 224,448', '--map class or fused', '--no-verify')
     """
     if not _flags:
         return f"{name}={any_of(map(repr, values)) if values else ''}"
+    words = name.replace("_", "-")
+    if values and isinstance(values[0], bool):  # a switch
+        return f"--{'' if values[0] else 'no-'}{words}"
     written = (",".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values)
-    return f"--{name.replace('_', '-')}{' ' + any_of(written) if values else ''}"
+    return f"--{words}{' ' + any_of(written) if values else ''}"
+
+
+def setting(name: str, value: object) -> str:
+    """Write a setting of training that a message proposes as the caller gives it; ``option`` is for those with a flag.
+
+    >>> setting("keep", "last")
+    "keep='last'"
+    >>> with flags_spoken():
+    ...     setting("flip", False), setting("warmup", 500)
+    ('--set flip=false', '--set warmup=500')
+    """
+    written = str(value).lower() if isinstance(value, bool) else value
+    return f"--set {name}={written}" if _flags else f"{name}={value!r}"
+
+
+def file_exists(path: object) -> UsageError:
+    """Build the error for a file that is there already and nobody said to replace."""
+    return UsageError(f"{path} exists. Replace it with {option('overwrite', True)}, or choose another {option('out')}.")
 
 
 def counted(number: int, noun: str) -> str:

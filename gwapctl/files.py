@@ -8,11 +8,11 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from gwapctl.errors import DataError, UsageError, printable
+from gwapctl.errors import DataError, UsageError, option, printable
 
 _MARKS = (  # byte order marks, as Windows programs write them; of two that begin alike the longer first
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -59,6 +59,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Keep other processes that change files in the folder of ``path`` waiting, so that none undoes what another wrote.
+
+    Where the system has no such locks (Windows), nobody waits.
+
+    Raises:
+        DataError: the folder cannot be made.
+
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder = path.resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}. Choose another place.") from error
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -162,8 +191,7 @@ def prepare_output_folder(folder: Path, *, overwrite: bool, resume: bool = False
 def require_output_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Refuse what ``prepare_output_folder`` refuses, before any work, and create nothing."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file. Give a folder with --out.")
+        raise UsageError(f"{folder} is a file. Give a folder with {option('out')}.")
     if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
-        raise UsageError(
-            f"{folder} is not empty. Continue with --resume, replace with --overwrite, or choose another --out."
-        )
+        others = f"replace with {option('overwrite', True)}, or choose another {option('out')}"
+        raise UsageError(f"{folder} is not empty. Continue with {option('resume', True)}, {others}.")

@@ -45,6 +45,10 @@ class Run:
         self.folder = folder
         self.document = document
 
+    def __repr__(self) -> str:
+        """Say in a line which run this is, and how far it is."""
+        return f"Run({str(self.folder)!r}: {self.document['status']})"
+
     @classmethod
     def create(cls, folder: Path, document: dict[str, Any]) -> Run:
         """Start a run in ``folder`` (made ready by the caller) with status ``running``."""

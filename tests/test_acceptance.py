@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binom
+from sklearn.linear_model import LogisticRegression
 
 from gwapctl.errors import DataError
-from gwapctl.evaluate.acceptance import checked_images, judge_boxes
+from gwapctl.evaluate.acceptance import LEARNED_FROM, accepted_boxes, checked_images, judge_boxes, learned
 from gwapctl.metrics.acceptance import CONFIDENCE, accept, effort, least_checked, upper_bound
+from gwapctl.metrics.ranking import START, clues, learn
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 
 TRUE, NEAR, FAR = (10.0, 6.0, 30.0, 24.0), (10.0, 6.0, 30.0, 20.0), (0.0, 0.0, 9.0, 6.0)
@@ -71,6 +74,67 @@ def test_a_reviewer_opens_the_most_doubtful_first() -> None:
     assert effort(np.arange(10.0), wrong, 1.0) == pytest.approx(0.2)
     assert effort(-np.arange(10.0), wrong, 1.0) == 1
     assert effort(np.arange(10.0), wrong, 0.8) == 0
+
+
+def make_checked(count: int) -> list[Prediction]:
+    """Return images with a box each: the larger it is, the more often it is right, and its doubt tells nothing."""
+    chance = np.random.default_rng(0)
+    items = []
+    for number in range(count):
+        side = float(chance.uniform(0.1, 0.9))
+        box = (50 - 50 * side, 40 - 40 * side, 50 + 50 * side, 40 + 40 * side)
+        found = ClassPrediction("cat", "n1", 0.5, box, doubt=float(chance.random()))
+        items.append(Prediction(f"{number}.jpg", 100, 80, predictions=(found,)))
+    return items
+
+
+def test_what_is_wrong_is_learned_from_a_part_of_the_checked_boxes() -> None:
+    items = make_checked(1000)
+    shares = [(one.predictions[0].box[2] - 50) / 50 for one in items]  # type: ignore[index]
+    images = [one.id for one in items[:300]]
+    truth = {
+        one.id: one if share > 0.5 else replace(one, predictions=())
+        for one, share in zip(items[:300], shares, strict=False)
+    }
+    judged = judge_boxes(items, truth)
+    plain = accept(judged.doubts, judged.checked, judged.wrong, 0.05)
+    assert plain.cut is None
+    taught = learned(judged)
+    assert taught.checked.sum() == 200
+    assert set(taught.images[taught.checked]) <= set(images)
+    found = accept(taught.doubts, taught.checked, taught.wrong, 0.05)
+    assert found.accepted > 300
+    assert np.mean(np.array(shares)[taught.doubts <= found.cut] <= 0.5) <= 0.05
+    few = judge_boxes(items, dict(list(truth.items())[: LEARNED_FROM - 1]))
+    assert learned(few) is few
+    said = accepted_boxes(items, truth, 0.05)
+    assert said[0] == found
+    assert said[1] == "learned chance to be wrong"
+
+
+def test_learning_starts_from_the_doubt_and_survives_what_is_all_alike() -> None:
+    chance = np.random.default_rng(0)
+    found = chance.normal(size=(60, 11))
+    alike = learn(found, np.zeros(60, bool))
+    assert np.argsort(alike.chance(found)).tolist()[:3] == np.argsort(found @ alike.weights).tolist()[:3]
+    assert abs(alike.weights[0] - START) < 0.5
+    assert np.abs(alike.weights[1:]).max() < 0.3
+    wrong = chance.random(4000) < 1 / (1 + np.exp(1 - 2 * (many := chance.normal(size=(4000, 11)))[:, 2]))
+    taught = learn(many, wrong)
+    oracle = LogisticRegression(C=1e6).fit(many, wrong)
+    assert taught.weights / taught.spread == pytest.approx(oracle.coef_[0], abs=0.15)
+    assert taught.chance(many).mean() == pytest.approx(wrong.mean(), abs=0.01)
+    same = learn(np.ones((10, 11)), np.arange(10) < 5)  # nothing to tell boxes apart
+    assert same.chance(np.ones((2, 11))) == pytest.approx([0.5, 0.5])
+
+
+def test_clues_of_a_box() -> None:
+    told = clues(
+        [[10, 8, 90, 72], [0, 0, 50, 40]], np.array([[100.0, 80], [0, 0]]), np.array([0.2, 0.3]), np.array([0.5, 1])
+    )
+    assert told[0] == pytest.approx([0.2, 0, 0.8, 0.8, 0.8, (0.75 / 0.8) ** 2, *[np.log(80 / 64)] * 2, 0, 0, 0])
+    assert told[1, 2:].tolist() == [0] * 9  # of an image whose size is not known
+    assert np.isfinite(told).all()
 
 
 def make_boxes(folder: Path, boxes: int = 200) -> Path:

@@ -215,15 +215,20 @@ def literals(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
         )
 
 
-def help_texts(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
-    """Yield the line and the words of every string of ``tree`` but docstrings, whose examples are examples."""
-    docstrings = {
+def docstrings(tree: ast.AST) -> set[int]:
+    """Return the ids of the nodes that are docstrings."""
+    return {
         id(node.body[0].value)
         for node in ast.walk(tree)
         if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and isinstance(node.body[0], ast.Expr)
     }
+
+
+def help_texts(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
+    """Yield the line and the words of every string of ``tree`` but docstrings, whose examples are examples."""
+    documented = docstrings(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
             yield node.lineno, set(re.findall(r"[a-z0-9+-]+", node.value))
 
 
@@ -246,6 +251,25 @@ def test_a_second_list_is_found() -> None:
     tree = ast.parse("""x = {"gap": 1, "gwap": 2}; y: Literal["gap", "lse"]; f(help="gap, gwap or lse")""")
     assert [words for _, words in literals(tree) if words] == [{"gap", "gwap"}, {"gap", "lse"}]
     assert {"gap", "gwap", "or", "lse"} in [words for _, words in help_texts(tree)]
+
+
+def said_flags(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield texts with a flag in a sentence that quotes no command: ``errors.option`` is to write it."""
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    left_out = inside | docstrings(tree)
+    for node in ast.walk(tree):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node] if id(node) not in left_out else []
+        text = "".join(str(part.value) for part in parts if isinstance(part, ast.Constant))
+        if re.search(r"(^|[ (])--[a-z]", text) and " " in text and not re.search(r"gwapctl |pip install", text):
+            yield getattr(node, "lineno", 0), text
+
+
+def test_messages_below_the_command_line_speak_python_too() -> None:
+    tree = ast.parse("""raise UsageError(f"{x}: use --force."); y = "gwapctl boxes --force"; z = ["--force"]""")
+    assert list(said_flags(tree)) == [(1, ": use --force.")]
+    knows_flags = ("gwapctl.cli", "gwapctl.config.settings", "gwapctl.errors")
+    found = {module: list(said_flags(tree)) for module, tree in TREES.items() if not module.startswith(knows_flags)}
+    assert {module: texts for module, texts in found.items() if texts} == {}
 
 
 def test_no_function_takes_many_arguments() -> None:

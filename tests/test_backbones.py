@@ -391,7 +391,7 @@ def test_original_head_is_the_end_of_torchvisions_network(name: str, channels: i
 @pytest.mark.parametrize("name", ["resnet-s", "caffenet"])
 def test_what_has_no_weights_says_so(name: str) -> None:
     assert pretrained_weights_info(name) is None
-    with pytest.raises(UsageError, match=r"no ImageNet weights.*--weights none"):
+    with pytest.raises(UsageError, match=r"no ImageNet weights.*weights='none'"):
         build_backbone(name, pretrained=True)
 
 

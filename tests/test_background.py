@@ -398,15 +398,15 @@ def test_one_line_for_every_mistake(voc: Path, grounds: Path, folders: Path, tmp
     (tmp_path / "empty").mkdir()
     mistakes: list[tuple[Path, dict[str, Any], str]] = [
         (voc, {}, "head background needs images without objects"),
-        (voc, {"head": "gap", "head_options": {}, "background": str(grounds)}, "--background is of no use to head gap"),
+        (voc, {"head": "gap", "head_options": {}, "background": str(grounds)}, "background= is of no use to head gap"),
         (
             folders,
             {"head": "gwap", "head_options": {}, "background_classes": ("cliff",)},
-            "--background-classes is of no use to head gwap",
+            "background_classes= is of no use to head gwap",
         ),
         (voc, {"background": str(grounds), "background_classes": ("cat",)}, "Give one"),
-        (voc, {"background": str(tmp_path / "empty")}, "--background: no image in .*empty"),
-        (voc, {"background": str(tmp_path / "nowhere")}, "--background: .*nowhere does not exist"),
+        (voc, {"background": str(tmp_path / "empty")}, "background images: no image in .*empty"),
+        (voc, {"background": str(tmp_path / "nowhere")}, "background images: .*nowhere does not exist"),
         (folders, {"background_classes": ("beach",)}, "has no class 'beach'"),
     ]
     for folder, changes, text in mistakes:

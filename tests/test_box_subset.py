@@ -78,5 +78,5 @@ def test_seeds_choose_differently() -> None:
 
 @pytest.mark.parametrize("proportion", [0.0, -0.1, 1.01])
 def test_a_proportion_out_of_range_is_refused(proportion: float) -> None:
-    with pytest.raises(UsageError, match="--box-proportion must be above 0 and at most 1"):
+    with pytest.raises(UsageError, match="box_proportion= must be above 0 and at most 1"):
         box_labelled_subset([sample("a", [(0, False)])], 1, proportion, 0)

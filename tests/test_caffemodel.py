@@ -219,7 +219,7 @@ def test_a_released_file_is_found_in_three_places(elsewhere: Path) -> None:
     places = [elsewhere / "caches" / "gwapctl" / name, root / name, Path(name)]
     with pytest.raises(ModelError, match=r"no nin_imagenet\.caffemodel in") as told:
         find_caffemodel(name, root)
-    for part in (str(Path.cwd()), str(root), str(places[0].parent), RELEASED[name], "--root", "--weights"):
+    for part in (str(Path.cwd()), str(root), str(places[0].parent), RELEASED[name], "root=", "weights="):
         assert part in str(told.value)
     for place in places:  # each goes before the one that was there before
         write(place, "")

@@ -67,6 +67,6 @@ def test_a_run_says_how_its_classes_weigh(tmp_path: Path) -> None:
     said: list[str] = []
     run = start(train_config(tmp_path / "data", **SETTINGS, class_weights="auto"), tmp_path / "a", announce=said.append)
     assert run.document["class_weights"] == pytest.approx([7 / 12, 3.5])
-    assert "3.50 for pear, 0.58 for apple (--set class_weights=none: all the same)" in "\n".join(said)
+    assert "3.50 for pear, 0.58 for apple (class_weights='none': all the same)" in "\n".join(said)
     plain = start(train_config(tmp_path / "data", **SETTINGS), tmp_path / "b", announce=said.append)
     assert "class_weights" not in plain.document

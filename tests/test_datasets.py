@@ -261,7 +261,7 @@ def test_class_folders_without_splits(tmp_path: Path) -> None:
     dataset = open_dataset(str(tmp_path))
     assert dataset.splits() == ("train",)
     assert training_splits(dataset) == ("train", None)
-    with pytest.raises(DataError, match="--split"):
+    with pytest.raises(DataError, match="choose with split="):
         reporting_split(dataset)
     (tmp_path / "owl").mkdir()
     with pytest.raises(DataError, match="owl has no image"):
@@ -425,7 +425,7 @@ def test_unknown_names_list_the_choices(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_data_set_that_is_not_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"--root, or run: gwapctl data get") as caught:
+    with pytest.raises(DataError, match=r"root=, or run: gwapctl data get") as caught:
         open_dataset(name, tmp_path)
     assert str(tmp_path) in str(caught.value)
 

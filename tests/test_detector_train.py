@@ -57,7 +57,7 @@ def test_a_detector_has_settings_of_its_own() -> None:
 def test_settings_of_the_other_kind_are_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"2 wrong settings: \w+ is a classifier's\. \w+ is a classifier's\."):
         build_train_config("voc", None, {"detector": "rfcn", "head": "gap", "epochs": 3})
-    with pytest.raises(UsageError, match=r"weak is a detector's: add --detector rfcn\."):
+    with pytest.raises(UsageError, match=r"weak is a detector's: add detector='rfcn'\."):
         build_train_config("voc", None, {"weak": "gwap"})
     with pytest.raises(UsageError, match="long_side"):
         build_train_config("voc", None, {"detector": "rfcn", "short_side": 500, "long_side": 400})

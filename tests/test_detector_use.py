@@ -178,8 +178,11 @@ def test_localize_writes_boxes_maps_and_overlays(run: Run, voc: Path, tmp_path: 
     assert direct.code == 0, direct.stderr
     again = {item["image"]: item["predictions"] for item in map(json.loads, direct.stdout.splitlines())}
     assert len(again[str(images[0])]) == len(found[0].predictions)
-    resumed = run_cli(*asked, "--out", out, "--resume")
+    resumed = run_cli(*asked, "--min-score", 0.02, "--out", out, "--resume")
     assert resumed.code == 0, resumed.stderr
+    other = run_cli(*asked, "--out", out, "--resume")
+    assert other.code == 2
+    assert "was written with min_score 0.02" in " ".join(other.stderr.split())
 
 
 def test_options_of_maps_are_refused(run: Run, paths: list[Path], run_cli: RunCli) -> None:

@@ -179,15 +179,15 @@ def test_the_second_mirror_helps_out(voc: Archive, monkeypatch: pytest.MonkeyPat
 def test_no_network(voc: Archive, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dead = replace(voc, urls=("http://127.0.0.1:9/voc.tar",))
     have_archives(monkeypatch, dead)
-    with pytest.raises(DataError, match=r"cannot download .*gwapctl data get voc --archive .*--root"):
+    with pytest.raises(DataError, match=r"cannot download .*gwapctl data get voc --archive .*root="):
         ensure_dataset("voc", tmp_path, offline=False)
 
 
 def test_offline_asks_nobody(voc: Archive, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"--offline forbids.*data get voc --archive"):
+    with pytest.raises(DataError, match=r"offline=True forbids.*data get voc --archive"):
         ensure_dataset("voc", tmp_path, offline=True)
     monkeypatch.setenv("GWAPCTL_OFFLINE", "1")
-    with pytest.raises(DataError, match="--offline forbids"):
+    with pytest.raises(DataError, match="offline=True forbids"):
         ensure_dataset("voc", tmp_path, offline=False)
     assert server.asked == []
 

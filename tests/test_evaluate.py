@@ -20,7 +20,7 @@ from gwapctl.evaluate import GroundTruth, Options, evaluate
 from gwapctl.evaluate.ground_truth import Masks
 from gwapctl.evaluate.predictions import FOREIGN, ClassMatcher, match_classes
 from gwapctl.evaluate.subject import find_subject
-from gwapctl.formats import EXPORTERS
+from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.maps.reading import MapReading, ResolvedReading
 from gwapctl.predict.map_folder import MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
@@ -271,7 +271,7 @@ def test_a_failed_image_is_not_skipped(tmp_path: Path) -> None:
     line = {"schema_version": 1, "image": "a.png", "width": 0, "height": 0, "predictions": []}
     failed = {**line, "error": {"type": "DataError", "message": "is cut off"}}
     (tmp_path / "predictions.jsonl").write_text(json.dumps(failed))
-    with pytest.raises(DataError, match=r"a.png failed \(is cut off\).*--resume"):
+    with pytest.raises(DataError, match=r"a.png failed \(is cut off\).*resume=True"):
         evaluate_maps(tmp_path, ground([sample("a.png", {0: [BOX]})]))
 
 
@@ -384,7 +384,7 @@ def test_boxes_file_as_lines_and_as_table(tmp_path: Path) -> None:
     assert "max_box_acc" not in metrics
 
 
-@pytest.mark.parametrize("name", [name for name, entry in EXPORTERS.items() if entry.filename])
+@pytest.mark.parametrize("name", [name for name, entry in EXPORTERS.items() if entry.filename or name in READERS])
 def test_every_file_of_boxes_is_evaluated_and_a_missing_box_is_a_miss(tmp_path: Path, name: str) -> None:
     """In b the class that is there has no box, and c is not in the file at all."""
     samples = [sample(f"{letter}.png", {0: [BOX]}) for letter in "abc"]
@@ -455,7 +455,7 @@ def test_masks_come_from_the_folder_or_the_sample(tmp_path: Path) -> None:
         (lambda path: path, Options(), DataError, "neither a run or model"),
         (lambda path: path / "nowhere", Options(), ModelError, "no model"),
         (lambda path: _touch(path / "x.txt"), Options(), DataError, "no file of boxes"),
-        (lambda path: _maps(path), Options(), UsageError, "--dataset"),
+        (lambda path: _maps(path), Options(), UsageError, "dataset="),
         (
             lambda path: _maps(path),
             Options(reading=MapReading(method="class"), dataset="voc"),

@@ -169,7 +169,7 @@ def test_undo_puts_back_what_was_replaced_one_after_the_other(run: Run) -> None:
 
 def test_few_images_change_nothing(run: Run, run_cli: Callable[..., Any]) -> None:
     before = (run.folder / "model.json").read_bytes()
-    with pytest.raises(UsageError, match=r"has 4 images with boxes.*Draw boxes on 46 more, or insist with --force"):
+    with pytest.raises(UsageError, match=r"has 4 images with boxes.*Draw boxes on 46 more, or insist with force=True"):
         evaluate(str(run.folder), Options(device="cpu", calibrate=True))
     done = run_cli("evaluate", run.folder, "--device", "cpu", "--calibrate", "--force")
     assert done.code == 0, done.stderr
@@ -225,7 +225,7 @@ def test_calibration_chooses_the_threshold_and_keeps_the_refinement(run: Run) ->
 def test_calibration_needs_held_out_images(run: Run, tmp_path: Path) -> None:
     config = {**run.document["config"], "val_fraction": 0.0}
     run.update(config=config)
-    with pytest.raises(UsageError, match=r"kept no image out .*--val-fraction"):
+    with pytest.raises(UsageError, match=r"kept no image out .*val_fraction="):
         evaluate(str(run.folder), Options(calibrate=True))
     save_model(make_small_classifier(), tmp_path / "model")
     for target, options in ((tmp_path / "model", {}), (run.folder, {"box_rule": "otsu"}), (run.folder, {"limit": 3})):

@@ -439,7 +439,7 @@ def test_batch_norm_of_frozen_stages_stands_still(voc: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("backbone", "stages", "message"),
     [
-        (VIT, 1, f"{VIT} is not divided into stages, .* --freeze-backbone"),
+        (VIT, 1, f"{VIT} is not divided into stages, .* freeze_backbone=True"),
         ("resnet-s", 4, "resnet-s has 4 stages: at most 3 learn behind frozen ones, not 4"),
     ],
 )

@@ -74,7 +74,7 @@ def test_output_folders_in_use_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     prepare_output_folder(folder, overwrite=False)
     (folder / "x").touch()
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match="resume=True"):
         prepare_output_folder(folder, overwrite=False)
     prepare_output_folder(folder, overwrite=True)
     with pytest.raises(UsageError, match="is a file"):

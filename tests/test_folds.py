@@ -15,6 +15,7 @@ from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import holdout
 from gwapctl.evaluate.folds import interval, keep_none_threshold
 from gwapctl.files import read_json, write_json
+from gwapctl.metrics import FRACTION, NUMBER, PERCENT, POINTS
 from gwapctl.runs import Run, find_runs, fold_folder
 
 Cli = Callable[..., Any]
@@ -57,10 +58,13 @@ def test_a_first_fold_that_fails_leaves_no_folder(data: Path, tmp_path: Path, ru
 
 
 def test_the_interval_is_students() -> None:
-    found = interval([1.0, 2.0, 3.0, 4.0])
+    found = interval([1.0, 2.0, 3.0, 4.0], NUMBER)
     half = 3.182446 * 1.290994 / 2  # t of 3 degrees of freedom, standard deviation, root of 4
     assert (found["mean"], found["values"]) == (2.5, [1.0, 2.0, 3.0, 4.0])
     assert (found["low"], found["high"]) == pytest.approx((2.5 - half, 2.5 + half), abs=1e-5)
+    assert interval([0.0, 100.0], PERCENT) == {"mean": 50.0, "low": 0, "high": 100, "values": [0.0, 100.0]}
+    assert interval([0.0, 1.0], FRACTION)["high"] == 1
+    assert interval([-1.0, 0.0], POINTS)["low"] < -1  # a margin may be negative
 
 
 def test_folds_estimate_and_the_last_training_sees_all(data: Path, tmp_path: Path, run_cli: Cli) -> None:
@@ -84,7 +88,7 @@ def test_folds_estimate_and_the_last_training_sees_all(data: Path, tmp_path: Pat
     }
     for key in ("gt_known_error", "top1_error"):
         found = estimate["metrics"][key]
-        assert found == interval([one["metrics"][key] for one in measured])
+        assert found == interval([one["metrics"][key] for one in measured], PERCENT)
         assert key in done.stdout
     assert estimate["floors"]["centred_box"]["gt_known_error"] == pytest.approx(
         sum(one["floors"]["centred_box"]["gt_known_error"] for one in measured) / 3

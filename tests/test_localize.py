@@ -237,7 +237,7 @@ def inputs_of(folder: Path) -> list[ImageInput]:
 
 
 def run(photos: Path, out: Path, count: int | None = None, **options: object) -> list[str]:
-    made = {name: options.pop(name) for name in ("scales", "map", "flip", "top_k") if name in options}
+    made = {name: options.pop(name) for name in ("scales", "map", "flip", "top_k", "min_score") if name in options}
     stream = localize_inputs(BRIGHT.predictor(**made), "bright", inputs_of(photos)[:count], out=out, **options)
     return [image.id for image in stream]
 
@@ -299,7 +299,7 @@ def test_output_is_not_overwritten_unasked(photos: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     run(photos, out)
     (out / "mine.txt").write_text("keep me")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         run(photos, out)
     run(photos, out, count=1, save=("overlay",), overwrite=True)
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
@@ -327,11 +327,20 @@ def test_failed_images_are_tried_again(photos: Path, tmp_path: Path) -> None:
     assert all(image.error is None for image in read_predictions(out))
 
 
-@pytest.mark.parametrize("options", [{"scales": (96,)}, {"map": "class"}, {"flip": True}])
+@pytest.mark.parametrize("options", [{"scales": (96,)}, {"map": "class"}, {"flip": True}, {"min_score": 0.3}])
 def test_resume_with_other_settings_is_refused(photos: Path, tmp_path: Path, options: dict[str, object]) -> None:
     run(photos, tmp_path / "out", count=2)
     with pytest.raises(UsageError, match="was written with"):
         run(photos, tmp_path / "out", resume=True, **options)
+
+
+def test_a_folder_of_a_version_that_kept_no_least_score_goes_on(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out, count=2)
+    about = json.loads((out / "maps" / "maps.json").read_text())
+    assert about.pop("min_score") == 0
+    (out / "maps" / "maps.json").write_text(json.dumps(about))
+    assert run(photos, out, resume=True, min_score=0.3)[-1] == "z.png"
 
 
 def test_stream_given_up_leaves_a_folder_to_resume(photos: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,23 @@ def test_recording_again_replaces_and_keeps_the_rest(tmp_path: Path) -> None:
     text = file.read_text(encoding="utf-8")
     record(measured_rows(tmp_path / "nowhere"), file)
     assert file.read_text(encoding="utf-8") == text
+
+
+def test_processes_that_record_at_a_time_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads with locks of their own stand for processes; each waits between reading the file and writing it."""
+    file, names = tmp_path / "results.csv", "abcd"
+    rows = [measured_rows(make_run(tmp_path / name / name)) for name in names]
+
+    def slow_reading(path: Path | None = None) -> pd.DataFrame:
+        found = read_results(path)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr("gwapctl.paper.measured.read_results", slow_reading)
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(record, rows, [file] * len(names)))
+    assert sorted(set(read_results(file)["run"])) == [*names]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_the_command_records_and_says_how_many(tmp_path: Path, run_cli: Callable[..., Any]) -> None:

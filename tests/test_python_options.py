@@ -15,6 +15,7 @@ from PIL import Image
 
 import gwapctl
 from gwapctl.errors import DataError, GwapctlError, UsageError, counted, flags_spoken, option
+from gwapctl.evaluate import EvaluationResult, Predictions
 from gwapctl.images.decode import read_image
 from gwapctl.maps.reading import READING_OPTIONS, ReadingOptions
 from gwapctl.networks.classifier import save_model
@@ -23,6 +24,7 @@ from gwapctl.predict.classifier import Model
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.notebook import ROWS, as_html
 from gwapctl.predict.prediction import ClassPrediction, Prediction
+from gwapctl.runs import Run
 from tests.factories import make_images, make_small_classifier, save_image
 
 (PIXELS,) = make_images((60, 44))
@@ -176,6 +178,24 @@ def test_a_notebook_shows_picture_and_table(model: Model, tmp_path: Path) -> Non
     assert "resnet-s + gwap" in model._repr_html_()
     assert as_html("many", [("x",)] * (ROWS + 2)).endswith("and 2 more</p>")
     assert "&lt;b&gt;gone" in Prediction("a.jpg", 0, 0, error=DataError("<b>gone"))._repr_html_()
+
+
+def test_a_result_is_short_in_a_line_and_a_table_in_a_notebook() -> None:
+    metrics = {"gt_known_error": 40.0, "top1_error": 10.0, "top1_loc_error": 45.0, "mean_iou": 0.6, "max_box_acc": 62.0}
+    floors = {"centred_box": {"gt_known_error": 50.0}}
+    found = EvaluationResult(
+        1200, 0, metrics, floors, [], notes=["<b> is left out"], model="a", dataset="d", split="val"
+    )
+    said = repr(found)
+    assert said.startswith("EvaluationResult(a on d val, 1,200 images: ")
+    assert "GT-known accuracy (%) 60.00" in said
+    assert said.endswith(", 1 more)")
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == 1 + len(metrics)
+    assert "<td>60.00</td><td>50.00</td>" in shown
+    assert "<p>&lt;b&gt; is left out</p>" in shown
+    assert repr(Predictions(iter(()), "a")) == "Predictions(name='a', options={}, notes=[], detector=False)"
+    assert repr(Run(Path("runs/a"), {"status": "finished"})) == "Run('runs/a': finished)"
 
 
 def test_nouns_agree_with_their_number() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gwapctl.errors import DataError
 from gwapctl.evaluate.training_boxes import TrainingBoxes
 from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.formats.decisions import read_decisions
-from gwapctl.formats.reading import Corrections, checked_samples, kind_of, read_boxes
+from gwapctl.formats.reading import Corrections, checked_samples, kind_of, read_boxes, stored_boxes
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from tests.factories import coco, coco_object, save_image, write
 
@@ -202,6 +203,37 @@ def test_what_is_written_in_one_file_is_read_back(tmp_path: Path, name: str) -> 
     assert found["sub/a.jpg"] == [("apple", [8, 4, 40, 30])]
     assert found["b.jpg"] == []
     assert read_boxes(file)["sub/a.jpg"].predictions[0].score == 0.5
+
+
+def test_a_folder_of_voc_is_read_back(tmp_path: Path) -> None:
+    EXPORTERS["voc"].build().write(tmp_path / "voc", ITEMS)
+    found = read_boxes(tmp_path / "voc")
+    assert {name: (one.width, one.height) for name, one in found.items()} == {"sub/a.jpg": (80, 60), "b.jpg": (40, 24)}
+    assert found["sub/a.jpg"].predictions == (replace(APPLE, label_id=""),)
+    assert found["b.jpg"].predictions == ()
+    (tmp_path / "voc" / "b.xml").write_text("<annotation><object>")
+    with pytest.raises(DataError, match=r"b\.xml is not a valid annotation"):
+        read_boxes(tmp_path / "voc")
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_folder_of_yolo_is_read_back_where_sizes_are_known(tmp_path: Path, scores: bool) -> None:
+    folder = tmp_path / "yolo"
+    EXPORTERS["yolo"].build(scores=scores).write(folder, ITEMS)
+    with pytest.raises(DataError, match=r"a\.txt has fractions of an image that is not there|b\.txt has fractions"):
+        read_boxes(folder)
+    told = {item.id: item for item in stored_boxes(folder, {"sub/a": (80, 60)}.get)}
+    save_image(folder / "images" / "sub" / "a.jpg", 80, 60)
+    save_image(folder / "images" / "b.jpg", 40, 24)
+    found = read_boxes(folder)
+    assert set(told) == {"sub/a"}  # b is somebody else's
+    assert found["sub/a"].predictions == told["sub/a"].predictions
+    assert found["sub/a"].predictions[0].box == pytest.approx((8, 4, 40, 30), abs=1e-4)
+    assert (found["b"].width, found["b"].predictions) == (40, ())
+    assert found["sub/a"].predictions[0].score == (0.5 if scores else 1)
+    (folder / "labels" / "b.txt").write_text("7 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match=r"b\.txt: class 7, but .*classes\.txt names 0 to 0"):
+        read_boxes(folder)
 
 
 def test_unknown_files_list_what_is_known(tmp_path: Path) -> None:

@@ -516,7 +516,7 @@ def test_unknown_names_list_the_choices() -> None:
 
 
 def test_a_missing_runs_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nowhere is not a folder"):
+    with pytest.raises(UsageError, match="nowhere' is not a folder"):
         build_tables("i", runs=tmp_path / "nowhere")
 
 

@@ -254,7 +254,7 @@ def test_not_a_run_and_existing_files_are_refused(bare: Run, tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"has no run\.json"):
         write_run_page(tmp_path)
     write_run_page(bare.folder)
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         write_run_page(bare.folder)
     with pytest.raises(UsageError, match="is a folder"):
         write_run_page(bare.folder, tmp_path)

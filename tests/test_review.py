@@ -188,7 +188,7 @@ QUIET = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium: that of the system, else Playwright's own."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make test installs it")
     system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with api.sync_playwright() as playwright:
         try:

@@ -118,7 +118,7 @@ def test_nothing_is_overwritten_by_accident(tmp_path: Path) -> None:
     target = tmp_path / "scenes"
     make_synthetic_voc(target, images=5, seed=0, size=(64, 64))
     before = files(target)
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         make_synthetic_voc(target, images=5, seed=1, size=(64, 64))
     assert files(target) == before
     make_synthetic_voc(target, images=5, seed=1, size=(64, 64), overwrite=True)

@@ -137,7 +137,7 @@ def test_a_toy_task_resumes_where_it_was(toy: ToyConfig, tmp_path: Path, stop: i
 
 
 def test_a_loss_that_is_lost_stops_the_run(toy: ToyConfig, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"the loss became (inf|nan) at iteration 2\. Lower --lr"):
+    with pytest.raises(ModelError, match=r"the loss became (inf|nan) at iteration 2\. Lower lr="):
         loop.train(toy.model_copy(update={"lr": 1e30}), tmp_path / "run", device="cpu", workers=0)
     assert not (tmp_path / "run").exists()  # there is nothing to resume
     (tmp_path / "used").mkdir()

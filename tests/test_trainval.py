@@ -127,6 +127,8 @@ def test_reproduce_fetches_test_and_fills_the_cell(
 
     assert run_cli("evaluate", run.folder, "--root", root, "--device", "cpu").code == 0
     assert len(fetched) == 1, "it is here"
+    seen = run_cli("evaluate", run.folder, "--root", root, "--device", "cpu", "--split", "val")
+    assert "training saw 5 of these 5 images" in " ".join(seen.stderr.split())
 
 
 def test_evaluate_fetches_what_it_reports_on(root: Path, fetched: Fetch, run_cli: Callable[..., Any]) -> None:
@@ -152,3 +154,6 @@ def test_an_earlier_run_keeps_the_images_that_it_held_out(
     done = run_cli("evaluate", out, "--root", root, "--split", "held-out", "--device", "cpu", "--json")
     assert done.code == 0, done.stderr
     assert (json.loads(done.stdout)["split"], json.loads(done.stdout)["n"]) == ("held-out 0.2 of train, seed 0", 1)
+    assert "training saw" not in done.stdout
+    partly = run_cli("evaluate", out, "--root", root, "--split", "trainval", "--device", "cpu", "--json")
+    assert "training saw 4 of these 10 images" in partly.stdout

@@ -68,9 +68,9 @@ def test_a_handful_of_images_that_agree_settles_nothing() -> None:
         (
             {"map": "weight", "box_rule": "otsu", "precision": "fp32"},
             90.0,
-            "another box threshold (--calibrate), or --ref",
+            "another box threshold (calibrate=), or ref",
         ),
-        ({"map": "weight", "box_rule": "otsu"}, 50.0, "--refine grabcut, or more images"),
+        ({"map": "weight", "box_rule": "otsu"}, 50.0, "refine='grabcut', or more images"),
         (
             {"map": "weight", "box_rule": "otsu+grabcut", "precision": "fp32"},
             50.0,

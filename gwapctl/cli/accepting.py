@@ -23,7 +23,8 @@ AcceptError = Annotated[
     option(
         "--accept-error",
         "Write only boxes that need no look: the largest set, by doubt, of which at most such a share is wrong (IoU "
-        "below 0.5) with 90 % confidence, by the images that --calibrated-on says somebody checked.",
+        "below 0.5) with 90 % confidence, by the images that --calibrated-on says somebody checked. From 150 checked "
+        "boxes on, a third of them teaches what doubt is.",
         ACCEPTING,
         metavar="5%",
     ),

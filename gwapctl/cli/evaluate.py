@@ -32,7 +32,7 @@ Subject = Annotated[
     str,
     argument(
         "SUBJECT",
-        "A run, a model (folder or zoo entry), a folder of maps, or a file of boxes: "
+        "A run, a model (folder or zoo entry), a folder of maps, or boxes in files: "
         f"{', '.join(dict.fromkeys(entry.label for entry in READERS.values()))}.",
         autocompletion=complete.names(complete.models),
     ),
@@ -275,15 +275,8 @@ def print_document(document: dict[str, Any]) -> None:
     said.append(f"{document['n_degenerate']} images without a box")
     console.print_text(f"{document['model']} on {document['dataset']} {document['split']}: {document['n']:,} images")
     for group in groups(document):
-        columns = [document["metrics"], *(document["floors"][floor] for floor in group.floors)]
-        console.print_table(
-            ("metric", "value", *(FLOOR_NAMES.get(floor, floor) for floor in group.floors)),
-            [
-                (metric.shown_title, *(metric.unit.text(metric.as_shown(column.get(key))) for column in columns))
-                for key, metric in group.metrics.items()
-            ],
-            title=f"\n{group.title}",
-        )
+        heads = ("metric", "value", *(FLOOR_NAMES.get(floor, floor) for floor in group.floors))
+        console.print_table(heads, group.rows(document), title=f"\n{group.title}")
     console.print_text("\n" + "; ".join(said))
     _print_by_area(document.get("by_area", []))
     if (verdict := find_verdict(document)) is not None:

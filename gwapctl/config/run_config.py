@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gwapctl.config.settings import ClassifierSettings, DetectorSettings, RunSettings, all_settings, settings_of
 from gwapctl.datasets import DATASETS
-from gwapctl.errors import DataError, UsageError, closest
+from gwapctl.errors import DataError, UsageError, closest, option
 from gwapctl.files import read_text
 
 __all__ = [
@@ -268,7 +268,7 @@ def _mistake(item: Any, model: type[RunConfig]) -> str:
     if item["type"] == "extra_forbidden":
         if key not in all_settings():
             return f"unknown key {key!r}.{closest(key, settings_of(model))}"
-        owner = "a classifier's." if model is DetectorConfig else "a detector's: add --detector rfcn."
+        owner = "a classifier's." if model is DetectorConfig else f"a detector's: add {option('detector', 'rfcn')}."
         return f"{key} is {owner}"
     setting = settings_of(model).get(key)
     if setting is not None and isinstance(item["input"], str):  # from the command line, as it was typed

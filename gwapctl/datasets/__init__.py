@@ -256,7 +256,7 @@ def reporting_split(dataset: Dataset) -> str:
     listed = ", ".join(present) or "none"
     raise DataError(
         f"{dataset.name} at {dataset.root} has no {wanted} split, which results are reported on. "
-        f"Bring it, or choose with --split. Present: {listed}."
+        f"Bring it, or choose with {option('split')}. Present: {listed}."
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
-from gwapctl.errors import DataError, printable
+from gwapctl.errors import DataError, option, printable
 
 
 @dataclass(frozen=True)
@@ -216,5 +216,6 @@ def holdout(samples: Sequence[Sample], fraction: float, seed: int, fold: int = 0
     train = [sample for index, sample in enumerate(samples) if index not in held]
     val = [sample for index, sample in enumerate(samples) if index in held]
     if not train or not val:
-        raise DataError(f"--val-fraction {fraction} of {len(samples)} images leaves an empty part. Choose another.")
+        asked = option("val_fraction", fraction)
+        raise DataError(f"{asked} of {len(samples)} images leaves an empty part. Choose another.")
     return train, val

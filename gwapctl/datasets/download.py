@@ -26,7 +26,7 @@ from gwapctl.datasets import DATASETS, refuse_ambiguous
 from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
 from gwapctl.datasets.subset import split_name
-from gwapctl.errors import DataError, UsageError, lookup
+from gwapctl.errors import DataError, UsageError, lookup, option
 from gwapctl.progress import Progress, ProgressCallback
 
 _ATTEMPTS = 4  # a download that breaks off goes on from there
@@ -88,7 +88,7 @@ def get_dataset(
     entry = lookup("dataset", name, DATASETS)
     if not entry.archives:
         by_hand = entry.by_hand.format(folder=data_folders(root)[0] / name)
-        raise DataError(f"{name} cannot be fetched for you: {by_hand or 'say where it is with --root'}.")
+        raise DataError(f"{name} cannot be fetched for you: {by_hand or 'say where it is with ' + option('root')}.")
     for file in files:
         archive = _identify(name, file, verify, progress)
         _unpack(archive, file, archive.folder_for(root), progress)
@@ -129,7 +129,7 @@ def download(urls: Sequence[str], file: Path, size: int, md5: str, progress: Pro
             return
     except OSError as error:
         raise DataError(
-            f"cannot write {file}: {error.strerror or error}. Free space or choose another --root."
+            f"cannot write {file}: {error.strerror or error}. Free space or choose another {option('root')}."
         ) from error
     raise DataError(f"cannot download {' or '.join(urls)}: {failure}.")
 
@@ -178,15 +178,16 @@ def _fetch(
         names = ", ".join(item.file for item in missing_archives(name, root))
         raise DataError(
             f"{name} needs an account and cannot be downloaded for you. Fetch what you need of {names} and run: gwapctl"
-            f" data get {name} --archive FILE (once per file); or say where the data is with --root."
+            f" data get {name} --archive FILE (once per file); or say where the data is with {option('root')}."
         )
     manual = (
         f"Fetch {archive.file} ({archive.size / 1e6:.0f} MB) from {archive.urls[0]} and run: gwapctl data get {name}"
-        f" --archive {archive.file}; or say where the data is with --root."
+        f" --archive {archive.file}; or say where the data is with {option('root')}."
     )
     if offline or os.environ.get("GWAPCTL_OFFLINE", "0") not in ("", "0"):
         what = archive.splits[-1]
-        raise DataError(f"{name} is not here ({what}), and --offline forbids to download it. {manual}")
+        forbidden = f"{option('offline', True)} forbids to download it"
+        raise DataError(f"{name} is not here ({what}), and {forbidden}. {manual}")
     folder = archive.folder_for(root)
     if announce is not None:
         announce(f"downloading {archive.file}: {archive.size / 1e6:.0f} MB from {archive.urls[0]} to {folder}")
@@ -202,7 +203,7 @@ def _fetch(
 def _identify(name: str, file: Path, verify: bool, progress: ProgressCallback | None) -> Archive:
     """Return the archive that ``file`` is, by its checksum, or by its name where it is not to be verified."""
     if not file.is_file():
-        raise UsageError(f"{file} does not exist. Give the downloaded archive with --archive.")
+        raise UsageError(f"{file} does not exist. Give the downloaded archive.")
     archives = DATASETS[name].archives
     if not verify:
         return next((archive for archive in archives if archive.file == file.name), archives[0])
@@ -214,7 +215,8 @@ def _identify(name: str, file: Path, verify: bool, progress: ProgressCallback | 
             return archive
     expected = ", ".join(f"{archive.file} {archive.md5}" for archive in archives)
     raise DataError(
-        f"{file} has MD5 {digest}, which is no archive of {name} ({expected}). Fetch it again, or use --no-verify."
+        f"{file} has MD5 {digest}, which is no archive of {name} ({expected}). Fetch it again, or use "
+        f"{option('verify', False)}."
     )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 from gwapctl.files import read_text
 from gwapctl.images.files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, walk_images
 
@@ -112,7 +112,8 @@ def find_folder(name: str, folder: str, roots: Sequence[Path], proof: str) -> Pa
             if (candidate / proof).exists():
                 return candidate
     looked = ", ".join(str(root / folder) for root in roots)
-    raise DataError(f"{name} is not here: no {looked}. Say where with --root, or run: gwapctl data get {name}.")
+    where = f"Say where with {option('root')}, or run: gwapctl data get {name}"
+    raise DataError(f"{name} is not here: no {looked}. {where}.")
 
 
 def recorded_path(name: str, root: Path) -> Path | None:

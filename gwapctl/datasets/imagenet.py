@@ -23,7 +23,7 @@ from gwapctl.datasets.class_names import name_classes, read_synonyms
 from gwapctl.datasets.folders import candidates, photos_in, read_lines
 from gwapctl.datasets.objects import LabelledObject, make_sample
 from gwapctl.datasets.voc import read_voc_xml
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 from gwapctl.files import read_text
 
 FOLDERS = ("imagenet", "ILSVRC2012", "imagenet-object-localization-challenge")
@@ -190,7 +190,8 @@ def open_imagenet(roots: Sequence[Path]) -> ImageNet:
             if layout is not None:
                 return ImageNet(folder, layout)
     looked = ", ".join(str(root / FOLDERS[0]) for root in roots)
-    raise DataError(f"imagenet is not here: no {looked}. Say where with --root, or run: gwapctl data get imagenet.")
+    where = f"Say where with {option('root')}, or run: gwapctl data get imagenet"
+    raise DataError(f"imagenet is not here: no {looked}. {where}.")
 
 
 def find_layout(folder: Path) -> Layout | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Sample
 from gwapctl.datasets.folders import candidates, read_lines
 from gwapctl.datasets.imagenet import FOLDERS, ImageNet, open_imagenet
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 
 FOLDER = "lid"
 IMAGES = 23_151  # of val; those of the test set are not public
@@ -101,7 +101,7 @@ def open_lid(roots: Sequence[Path]) -> Lid:
                 return Lid(folder, _imagenet_of(folder, roots))
     looked = ", ".join(str(root / FOLDER) for root in roots)
     raise DataError(
-        f"lid is not here: no {_MASKS} below {looked}. Say where with --root, or run: gwapctl data get lid."
+        f"lid is not here: no {_MASKS} below {looked}. Say where with {option('root')}, or run: gwapctl data get lid."
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gwapctl.datasets.base import BoxedSample, Dataset, Sample
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
-from gwapctl.errors import DataError, UsageError, closest
+from gwapctl.errors import DataError, UsageError, closest, option
 from gwapctl.inputs import find_inputs
 
 
@@ -85,7 +85,7 @@ def background_folder(folder: str) -> list[Sample]:
     try:
         return [Sample(found.id, found.path, ()) for found in find_inputs([folder])]
     except (DataError, UsageError) as error:
-        raise DataError(f"--background: {error}") from None
+        raise DataError(f"background images: {error}") from None
 
 
 def without_classes(dataset: Dataset, names: Sequence[str]) -> ClassSubset:
@@ -101,7 +101,8 @@ def without_classes(dataset: Dataset, names: Sequence[str]) -> ClassSubset:
     removed = _indices(whole, names)
     keep = [index for index in part if index not in removed]
     if len(keep) < 2:
-        raise UsageError(f"--background-classes leaves {len(keep)} classes of {dataset.name}. Keep at least two.")
+        asked = option("background_classes")
+        raise UsageError(f"{asked} leaves {len(keep)} classes of {dataset.name}. Keep at least two.")
     return ClassSubset(whole, keep, f"{dataset.name}-without-{len(removed)}")
 
 
@@ -121,7 +122,7 @@ def background_samples(dataset: Dataset, names: Sequence[str], split: str) -> li
         if sample.labels and backgrounds.issuperset((*sample.labels, *sample.ignored))
     ]
     if not samples:
-        raise DataError(f"split {split!r} of {whole.name} has no image of the --background-classes alone.")
+        raise DataError(f"split {split!r} of {whole.name} has no image of {option('background_classes')} alone.")
     return samples
 
 
@@ -139,7 +140,7 @@ def _indices(dataset: Dataset, names: Sequence[str]) -> set[int]:
         if index == FOREIGN:
             known = [text for item in dataset.classes for text in (item.name, item.id)]
             raise UsageError(
-                f"--background-classes: {dataset.name} has no class {name!r}.{closest(name, known)} "
+                f"background classes: {dataset.name} has no class {name!r}.{closest(name, known)} "
                 f"`gwapctl data check -v {dataset.root}` lists them."
             )
     return set(found.values())

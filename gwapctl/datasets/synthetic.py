@@ -22,7 +22,7 @@ from skimage.draw import polygon2mask, random_shapes
 from skimage.util import img_as_ubyte, random_noise
 
 from gwapctl.boxes import to_voc
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, option
 from gwapctl.files import atomic_path
 from gwapctl.progress import Progress, ProgressCallback
 
@@ -192,7 +192,9 @@ def make_synthetic_voc(
         raise UsageError("a synthetic data set needs at least 5 images and sizes from 64 pixels up.")
     replaceable = folder.is_dir() and (not any(folder.iterdir()) or (overwrite and (folder / "Annotations").is_dir()))
     if folder.exists() and not replaceable:
-        raise UsageError(f"{folder} is in use. Choose another --out, or replace a VOC folder with --overwrite.")
+        raise UsageError(
+            f"{folder} is in use. Choose another folder, or replace one of VOC with {option('overwrite', True)}."
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -213,7 +215,7 @@ def make_synthetic_voc(
             made.rename(folder)
     except OSError as error:
         raise DataError(
-            f"cannot write {folder}: {error.strerror or error}. Free space or choose another --out."
+            f"cannot write {folder}: {error.strerror or error}. Free space or choose another folder."
         ) from error
 
 

@@ -38,11 +38,12 @@ _PER_CLASS_LINE = re.compile(r".+\s-?[01]")  # "000012  1" in <class>_<split>.tx
 
 
 class VocObject(NamedTuple):
-    """One ``<object>``: ``corners`` as written (None: it has no ``<bndbox>``, or a broken one)."""
+    """One ``<object>``: ``corners`` as written (None: no ``<bndbox>``, or a broken one), ``score`` 1 if unsaid."""
 
     name: str
     corners: Corners | None
     difficult: bool
+    score: float = 1.0
 
 
 class VocAnnotation(NamedTuple):
@@ -282,7 +283,8 @@ def read_voc_xml(path: Path, problems: Problems) -> VocAnnotation | None:
         except ValueError as error:
             problems.error(f"{path}: <object> {number} ({name}): {error}. Repair or remove it.")
         difficult = (node.findtext("difficult") or "0").strip().lower() in ("1", "true")
-        objects.append(VocObject(name, corners, difficult))
+        score = node.findtext("score")
+        objects.append(VocObject(name, corners, difficult, 1.0 if score is None else _read_number("score", score)))
     size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
     filename = (root.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     return VocAnnotation(size, objects, filename)

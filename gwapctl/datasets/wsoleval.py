@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gwapctl.boxes import as_boxes, from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.datasets.folders import read_lines
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 from gwapctl.images.decode import image_size, read_image
 
 IGNORE = 255
@@ -117,7 +117,8 @@ class WsolevalDataset(Dataset):
             if (candidate / first).is_file():
                 return candidate
         raise DataError(
-            f"mask {first} of {folder / 'localization.txt'} is not under {base}. Give their folder with --masks DIR."
+            f"mask {first} of {folder / 'localization.txt'} is not under {base}. Give their folder with "
+            f"{option('masks')}."
         )
 
 

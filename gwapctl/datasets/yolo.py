@@ -175,12 +175,12 @@ class Yolo(Dataset):
             if not line.strip():
                 continue
             try:
-                number = _class_number(line, self._names)
+                number = class_number(line, self._names)
             except ValueError as error:
                 self.problems.error(f"{file}, line {row}: {error}.")
                 continue
             try:
-                labels.append(_Label(number, _read_box(line)))
+                labels.append(_Label(number, read_fractions(line)))
             except ValueError as error:
                 self.problems.error(f"{file}, line {row}: {error}.")
                 labels.append(_Label(number, None))
@@ -220,7 +220,7 @@ def require_labels(folder: Path) -> None:
         raise DataError(f"{file} describes a YOLO data set, but there is no label file. Put them into labels/.")
 
 
-def _class_number(line: str, names: Names) -> int:
+def class_number(line: str, names: Names) -> int:
     """Return the class number of a line.
 
     Raises:
@@ -237,7 +237,7 @@ def _class_number(line: str, names: Names) -> int:
     return int(value)
 
 
-def _read_box(line: str) -> Corners:
+def read_fractions(line: str) -> Corners:
     """Return centre and size, as fractions, of the box of a line, or of the box around its polygon.
 
     Raises:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gwapctl.errors import MissingDependencyError, ModelError, UsageError
+from gwapctl.errors import MissingDependencyError, ModelError, UsageError, file_exists, option
 from gwapctl.files import atomic_path, write_json
 from gwapctl.networks.classifier import Classifier, load_classifier
 from gwapctl.networks.heads.base import Head
@@ -160,13 +160,14 @@ def _require(extra: str, *packages: str) -> None:
 def _check_destination(folder: Path, out: Path, suffix: str, overwrite: bool) -> Path:
     """Return where the description goes, ``out`` with the suffix ``.json``, once all files may be written."""
     if out.suffix != suffix:
-        raise UsageError(f"{out} does not end in {suffix}. Give such a file with --out.")
+        raise UsageError(f"{out} does not end in {suffix}. Give such a file with {option('out')}.")
     description = out.with_suffix(".json")
     if description.resolve() == (folder / "model.json").resolve():
-        raise UsageError(f"{out} would replace {folder / 'model.json'}, which the model needs. Choose another --out.")
+        needed = f"{folder / 'model.json'}, which the model needs"
+        raise UsageError(f"{out} would replace {needed}. Choose another {option('out')}.")
     for path in (out, description, *([out.with_suffix(".bin")] if suffix == ".xml" else [])):
         if path.exists() and not (overwrite and path.is_file()):
-            raise UsageError(f"{path} exists. Replace it with --overwrite, or choose another --out.")
+            raise file_exists(path)
     return description
 
 

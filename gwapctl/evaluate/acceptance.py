@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +15,33 @@ from gwapctl.boxes import FloatArray, to_list
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 from gwapctl.formats.decisions import read_decisions
 from gwapctl.formats.reading import kind_of, read_boxes
 from gwapctl.metrics.acceptance import Acceptance, accept
 from gwapctl.metrics.localization import IOU_THRESHOLD, best_iou
+from gwapctl.metrics.ranking import clues, learn
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.prediction import ClassPrediction, Prediction
+
+LEARNED_FROM = 150  # checked boxes from which on a part of them ranks the others
+LEARNING = 1 / 3  # that part
 
 
 @dataclass(frozen=True)
 class JudgedBoxes:
     """All boxes of images, in order: ``doubts`` (N,), and of the ``checked`` ones (N,) which are ``wrong`` (N,).
 
-    ``by`` says what the doubt is: the boxes' own, or 1 minus their score where one of them has none.
+    ``by`` says what the doubt is: the boxes' own, 1 minus their score where one of them has none, or what was learned
+    of others. ``clues`` (N, 11) are those of ``metrics.ranking``, ``images`` (N,) the image that each box is of.
     """
 
     doubts: FloatArray
     checked: npt.NDArray[np.bool_]
     wrong: npt.NDArray[np.bool_]
     by: str
+    clues: FloatArray
+    images: npt.NDArray[np.str_]
 
 
 def checked_images(spec: str, root: Path | None = None) -> dict[str, Prediction]:
@@ -79,23 +88,44 @@ def judge_boxes(items: Sequence[Prediction], checked: Mapping[str, Prediction]) 
     index = ImageIndex(checked)
     classes = dict.fromkeys((one.label, one.label_id) for image in checked.values() for one in image.predictions)
     matcher = ClassMatcher([ClassName(*pair) for pair in classes])
-    boxes, known, wrong = [], [], []
+    boxes, corners, known, wrong, images = [], [], [], [], []
     for item in items:
         name = index.find(item.id, item.image)
         truth = () if name is None else checked[name].predictions
-        for one in filter(lambda prediction: prediction.box is not None, item.predictions):
+        for one in item.predictions:
+            if one.box is None:
+                continue
+            corners.append(one.box)
             boxes.append(one)
+            images.append(item)
             known.append(name is not None)
             wrong.append(name is not None and not _is_right(one, truth, matcher))
     if not boxes:
-        raise DataError("there is no box to accept. Localize with another threshold, or lower --min-score.")
+        raise DataError(f"there is no box to accept. Localize with another threshold, or lower {option('min_score')}.")
     if not any(known):
         example = next(iter(checked), "none")
         raise DataError(f"none of these images was checked: those that were have names like {example!r}.")
     own = [one.doubt for one in boxes]
     doubts = [1 - one.score for one in boxes] if None in own else own
     by = "1 - score" if None in own else "doubt"
-    return JudgedBoxes(np.array(doubts, np.float64), np.array(known), np.array(wrong), by)
+    found, scores = np.array(doubts, np.float64), np.array([one.score for one in boxes], np.float64)
+    sizes = np.array([(item.width, item.height) for item in images], np.float64)
+    told = clues(corners, sizes, found, scores)
+    return JudgedBoxes(found, np.array(known), np.array(wrong), by, told, np.array([item.id for item in images]))
+
+
+def learned(judged: JudgedBoxes) -> JudgedBoxes:
+    """Return the boxes with the chance to be wrong as their doubt, learned from a third of the checked images.
+
+    These are drawn by a hash of their names, and their boxes do not count as checked any more: what ranks boxes must
+    not say how good the ranking is. With fewer than ``LEARNED_FROM`` checked boxes all stays as it is.
+    """
+    if judged.checked.sum() < LEARNED_FROM:
+        return judged
+    names = sorted(set(judged.images[judged.checked].tolist()), key=lambda name: sha256(name.encode()).digest())
+    teachers = judged.checked & np.isin(judged.images, names[: round(LEARNING * len(names))])
+    chance = learn(judged.clues[teachers], judged.wrong[teachers]).chance(judged.clues)
+    return replace(judged, doubts=chance, checked=judged.checked & ~teachers, by="learned chance to be wrong")
 
 
 def _is_right(found: ClassPrediction, truth: Sequence[ClassPrediction], matcher: ClassMatcher) -> bool:
@@ -111,8 +141,12 @@ def accepted_boxes(
 
     An image of which no box is accepted is left out, for it does not show nothing; so is one that failed.
     """
-    judged = judge_boxes(items, checked)
+    whole = judge_boxes(items, checked)
+    judged = learned(whole)
     found = accept(judged.doubts, judged.checked, judged.wrong, error)
+    if found.more:  # of these, too, a part is to learn from
+        more = math.ceil(found.more * whole.checked.sum() / judged.checked.sum())
+        found = replace(found, more=more if whole.checked.sum() + more <= found.total else None)
     limit = -1.0 if found.cut is None else found.cut
     chosen, kept = iter((judged.doubts <= limit).tolist()), []
     for item in items:

@@ -11,10 +11,11 @@ import numpy as np
 from scipy.stats import t
 
 from gwapctl.config import RunConfig, stored_config
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, option
 from gwapctl.evaluate.run import Options, evaluate
 from gwapctl.evaluate.subject import HELD_OUT, find_dataset, find_samples, find_subject
 from gwapctl.files import read_json, write_json
+from gwapctl.metrics import Unit, describe
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run, fold_folder
 
@@ -46,7 +47,7 @@ def cross_validate(
 
     Returns ``{"folds", "metrics": {key: {"mean", "low", "high", "values"}}, "floors": {name: {key: mean}}}``: the mean
     over folds and its 95 % interval by Student's t, which takes folds for independent, though their training images
-    overlap.
+    overlap; it ends where the numbers do, such as at 100 %.
 
     Raises:
         UsageError: a fold in ``folder`` was trained with other settings.
@@ -57,7 +58,8 @@ def cross_validate(
         wanted, place = fold_config(config, fold, folds), fold_folder(folder, fold)
         run = Run.open(place) if (place / "run.json").is_file() else None
         if run is not None and stored_config(run.document["config"]) != wanted:
-            raise UsageError(f"{place} was trained with other settings. Start anew with --overwrite or another --out.")
+            anew = f"Start anew with {option('overwrite', True)} or another {option('out')}"
+            raise UsageError(f"{place} was trained with other settings. {anew}.")
         if run is None or not run.finished:
             with _no_empty_folders(place.parent, folder):
                 run = train(wanted, place)
@@ -68,7 +70,7 @@ def cross_validate(
     document = {
         "schema_version": 1,
         "folds": folds,
-        "metrics": {key: interval([one[key] for one in metrics]) for key in _shared(metrics)},
+        "metrics": {key: interval([one[key] for one in metrics], describe(key).unit) for key in _shared(metrics)},
         "floors": {
             name: {key: float(np.mean([one[key] for one in rows])) for key in _shared(rows)}
             for name, rows in floors.items()
@@ -78,16 +80,18 @@ def cross_validate(
     return document
 
 
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Return the mean of ``values`` and its 95 % interval by Student's t.
+def interval(values: Sequence[float], unit: Unit) -> dict[str, Any]:
+    """Return the mean of ``values`` and its 95 % interval by Student's t, as far as there are such numbers.
 
-    >>> found = interval([80.0, 90.0, 85.0])
+    >>> from gwapctl.metrics import PERCENT
+    >>> found = interval([88.0, 98.0, 93.0], PERCENT)
     >>> [round(found[key], 2) for key in ("mean", "low", "high")]
-    [85.0, 72.58, 97.42]
+    [93.0, 80.58, 100.0]
     """
     mean, n = float(np.mean(values)), len(values)
     half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "values": list(values)}
+    low, high = max(mean - half, unit.lowest), min(mean + half, unit.highest)
+    return {"mean": mean, "low": low, "high": high, "values": list(values)}
 
 
 def keep_none_threshold(folder: Path, folds: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from gwapctl.boxes import Detections, as_boxes
 from gwapctl.datasets.base import BoxedSample, Dataset, Sample
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 from gwapctl.evaluate.ground_truth import true_boxes
 from gwapctl.evaluate.predictions import Predictions, boxes_from_maps, reading_options, rule_for, some
 from gwapctl.evaluate.result import GroundTruth
@@ -158,7 +158,7 @@ def _maps_by_class(maps: MapFolder, image_id: str, about: MapImage, matcher: Cla
     return {label: heatmap for label, heatmap in zip(labels, channels, strict=True) if label != FOREIGN}
 
 
-def _original_size(sample: BoxedSample, width: int, height: int) -> tuple[int, int]:
+def _original_size(sample: Sample, width: int, height: int) -> tuple[int, int]:
     """Return (width, height) of the upright image: as stored, else as annotated, else from the image's header."""
     return (width, height) if width and height else sample.size or image_size(sample.path)
 
@@ -181,7 +181,9 @@ def _read_predictions(file: Path, ground_truth: GroundTruth, notes: list[str]) -
     images = stored_images(file, ground_truth.samples, notes)
     for image in images.values():
         if image.error is not None:
-            raise DataError(f"{file}: {image.image} failed ({image.error}). Localize it again with --resume.")
+            raise DataError(
+                f"{file}: {image.image} failed ({image.error}). Localize it again with {option('resume', True)}."
+            )
     matcher = ClassMatcher(dataset.classes)
     every = [item for image in images.values() for item in image.predictions]
     labels = {item.label or item.label_id: matcher.index(item.label, item.label_id) for item in every}
@@ -198,8 +200,14 @@ def stored_images(file: Path, samples: Sequence[Sample], notes: list[str]) -> di
     """
     index = ImageIndex(sample.id for sample in samples)
     paths = {sample.id: sample.path.as_posix() for sample in samples}
+    by_id = {sample.id: sample for sample in samples}
     found: dict[str, list[Prediction]] = {}
-    for image in stored_boxes(file):
+
+    def size_of(name: str) -> tuple[int, int] | None:
+        sample = by_id.get(index.find(name) or "")
+        return None if sample is None else _original_size(sample, 0, 0)
+
+    for image in stored_boxes(file, size_of):
         sample_id = index.find(image.id, image.image)
         if sample_id is None:
             continue

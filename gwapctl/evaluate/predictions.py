@@ -36,7 +36,7 @@ class Predictions:
 
     """
 
-    items: Iterable[Prediction]
+    items: Iterable[Prediction] = field(repr=False)
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.errors import counted
+from gwapctl.metrics.shown import FLOOR_NAMES, groups
+from gwapctl.metrics.verdict import find_verdict
 from gwapctl.predict.prediction import Prediction
 from gwapctl.runs import now
 
@@ -17,6 +20,7 @@ ALWAYS = (  # the fields of every document, in their order
     *("model", "dataset", "split", "protocol", "n", "n_degenerate", "metrics", "floors", "per_class"),
     *("notes", "options", "created"),
 )
+SHOWN = 4  # numbers in a line
 WHERE_KNOWN = (
     *("threshold_curve", "fg_iou_curve", "examples", "timing", "calibration", "by_area", "replicates", "seconds"),
     *("n_classes", "verdict"),
@@ -27,14 +31,14 @@ WHERE_KNOWN = (
 class GroundTruth:
     """What is measured on: ``samples`` of a ``split``, by which ``protocol``; ``masks`` is their folder."""
 
-    dataset: Dataset
+    dataset: Dataset = field(repr=False)
     split: str
-    samples: Sequence[BoxedSample]
+    samples: Sequence[BoxedSample] = field(repr=False)
     protocol: str = "paper"
     masks: Path | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class EvaluationResult:
     """What an evaluation measured, of what and on what; ``to_json`` is the document of ``evaluate --json``.
 
@@ -81,6 +85,32 @@ class EvaluationResult:
     verdict: dict[str, Any] = field(default_factory=dict)
     run: str | None = None
     seed: int | None = None
+
+    def __repr__(self) -> str:
+        """Say in a line what was judged, and the first few numbers."""
+        numbers = [f"{title} {value}" for group in groups(vars(self)) for title, value, *_ in group.rows(vars(self))]
+        more = [f"{len(numbers) - SHOWN} more"] * (len(numbers) > SHOWN)
+        return f"EvaluationResult({self._title}: {', '.join([*numbers[:SHOWN], *more])})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the numbers that ``gwapctl evaluate`` prints, the verdict and the notes."""
+        from gwapctl.predict.notebook import as_html
+
+        found, document = groups(vars(self)), vars(self)
+        floors = list(dict.fromkeys(name for group in found for name in group.floors))
+        rows = []
+        for group in found:
+            for title, value, *blind in group.rows(document):
+                of_floor = dict(zip(group.floors, blind, strict=True))
+                rows.append((title, value, *(of_floor.get(name, "") for name in floors)))
+        verdict = find_verdict(document)
+        said = [*([verdict.text()] if verdict else []), *self.notes]
+        heads = ("metric", "value", *(FLOOR_NAMES.get(name, name) for name in floors))
+        return as_html(self._title, rows, heads=heads, below=said)
+
+    @property
+    def _title(self) -> str:
+        return f"{self.model} on {self.dataset} {self.split}, {counted(self.n, 'image')}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the document, made of plain dicts and lists; numbers that are not finite become null."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gwapctl.errors import DataError, UsageError, option, unknown_name
 from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves
@@ -18,7 +18,16 @@ from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol
 from gwapctl.evaluate.stored_rule import calibrate, undo
-from gwapctl.evaluate.subject import HELD_OUT, Subject, find_checked, find_dataset, find_samples, find_subject
+from gwapctl.evaluate.subject import (
+    HELD_OUT,
+    Subject,
+    find_checked,
+    find_dataset,
+    find_samples,
+    find_subject,
+    seen_in_training,
+    trained_split,
+)
 from gwapctl.evaluate.wsoleval import WsolevalProtocol
 from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading
@@ -28,6 +37,9 @@ from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.prediction import Prediction
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
+
+if TYPE_CHECKING:
+    from gwapctl.maps.localizer import Localizer
 
 PROTOCOLS: dict[str, Callable[..., JudgingProtocol]] = {
     "paper": PaperProtocol,
@@ -123,9 +135,12 @@ def evaluate(
     require_measurable(required, subject, ground_truth, options.calibrate_on is not None)
     back = f"box rule {undo(subject.path)} is back" if options.undo else ""
     start = time.perf_counter()
-    result = _evaluate_on(ground_truth, subject, options, progress)
+    result = _evaluate_on(_Asked(subject, ground_truth, options, progress))
     result.seconds = round(time.perf_counter() - start, 3)
     result.notes += [*dataset.warnings(), *[back] * bool(back)]
+    seen = seen_in_training(subject, dataset, split, ground_truth.samples)
+    if seen:
+        result.notes.append(f"training saw {seen:,} of these {len(ground_truth.samples):,} images, so they flatter")
     if subject.run is not None:
         result.run, result.seed = subject.run.name, subject.run.document.get("seed")
         if not subject.run.finished:  # tables would find it there, and be wrong later
@@ -187,65 +202,34 @@ def _check_options(subject: Subject, options: Options) -> None:
         raise UsageError(f"a model does not store {pair}, so {option('calibrate')} cannot choose for them.")
 
 
-def _evaluate_on(
-    ground_truth: GroundTruth, subject: Subject, options: Options, progress: ProgressCallback | None
-) -> EvaluationResult:
-    guesses, chosen, calibration = _guesses(options), dict[str, Any](), None
-    if subject.kind == "boxes":
-        found = from_boxes(subject.path, ground_truth)
-    elif subject.kind == "maps":
-        found = from_maps(
-            subject.path, ground_truth, box_rule=options.box_rule, refine=options.refine, images=options.images
-        )
+@dataclass(frozen=True)
+class _Asked:
+    """What is evaluated, on what, by which options."""
 
-        def read_maps(choosing: GroundTruth) -> Iterable[Prediction]:
-            return from_maps(subject.path, choosing, box_rule="otsu").items
+    subject: Subject
+    ground_truth: GroundTruth
+    options: Options
+    progress: ProgressCallback | None
 
-        calibration = _calibration(ground_truth, subject, options, read_maps, progress)
-    else:
-        model = load_model(subject.path, device=options.device, precision=options.precision)
-        if model.detects:
-            _refuse_unused(subject, "detector", options)
-            predictor = model.predictor(batch_size=options.batch_size)
-            found = from_detector(predictor, ground_truth, name=subject.name, workers=options.workers)
-        else:
-            localizer = model.predictor(reading=options.reading, batch_size=options.batch_size).localizer
-            if options.calibrate:
-                asked = ground_truth  # with boxes of a person's own, these choose
-                if options.boxes is None:
-                    split, held_out = find_samples(subject, ground_truth.dataset, HELD_OUT)
-                    asked = replace(ground_truth, split=split, samples=held_out)
-                chosen = calibrate(
-                    localizer,
-                    asked,
-                    subject.path,
-                    stored=model.predictor(batch_size=options.batch_size).localizer if options.reading.flags else None,
-                    refine=options.refine,
-                    force=options.force,
-                    progress=progress,
-                )
 
-            features = _cached_features(subject, model, options, progress)
+@dataclass(frozen=True)
+class _Found:
+    """What is judged, and the images that choose further thresholds; ``chosen`` says which rule a run stores now."""
 
-            def read(choosing: GroundTruth) -> Iterable[Prediction]:
-                cache = None if features is None else features.of(choosing.samples, localizer)
-                return predictions_from_model(
-                    localizer, choosing, None, name=subject.name, cache=cache, workers=options.workers
-                )
+    predictions: Predictions
+    calibration: Calibration | None = None
+    chosen: dict[str, Any] = field(default_factory=dict)
 
-            calibration = _calibration(ground_truth, subject, options, read, progress)
-            rule = chosen.get("box_rule") or options.box_rule
-            found = from_model(
-                localizer,
-                ground_truth,
-                name=subject.name,
-                box_rule=rule,
-                refine=options.refine,
-                features=features,
-                workers=options.workers,
-            )
-    result = evaluate_predictions(found, ground_truth, guesses=guesses, calibration=calibration, progress=progress)
-    if calibration is not None and calibration.split == _trained_on(subject):
+
+def _evaluate_on(asked: _Asked) -> EvaluationResult:
+    subject, ground_truth = asked.subject, asked.ground_truth
+    found = {"boxes": _in_boxes, "maps": _in_maps, "model": _by_model}[subject.kind](asked)
+    calibration, chosen = found.calibration, found.chosen
+    guesses = _guesses(asked.options)
+    result = evaluate_predictions(
+        found.predictions, ground_truth, guesses=guesses, calibration=calibration, progress=asked.progress
+    )
+    if calibration is not None and calibration.split == trained_split(subject):
         result.notes.append(f"training saw the images of {calibration.split} that calibrated thresholds were chosen on")
     if chosen:
         metrics = result.metrics
@@ -256,26 +240,79 @@ def _evaluate_on(
     return result
 
 
-def _calibration(
-    ground_truth: GroundTruth,
-    subject: Subject,
-    options: Options,
-    read: Callable[[GroundTruth], Iterable[Prediction]],
-    progress: ProgressCallback | None,
-) -> Calibration | None:
+def _in_boxes(asked: _Asked) -> _Found:
+    return _Found(from_boxes(asked.subject.path, asked.ground_truth))
+
+
+def _in_maps(asked: _Asked) -> _Found:
+    folder, options = asked.subject.path, asked.options
+    found = from_maps(
+        folder, asked.ground_truth, box_rule=options.box_rule, refine=options.refine, images=options.images
+    )
+    return _Found(found, _calibration(asked, lambda choosing: from_maps(folder, choosing, box_rule="otsu").items))
+
+
+def _by_model(asked: _Asked) -> _Found:
+    subject, options = asked.subject, asked.options
+    model = load_model(subject.path, device=options.device, precision=options.precision)
+    if not model.detects:
+        return _by_classifier(model, asked)
+    _refuse_unused(subject, "detector", options)
+    predictor = model.predictor(batch_size=options.batch_size)
+    return _Found(from_detector(predictor, asked.ground_truth, name=subject.name, workers=options.workers))
+
+
+def _by_classifier(model: Model, asked: _Asked) -> _Found:
+    subject, options = asked.subject, asked.options
+    localizer = model.predictor(reading=options.reading, batch_size=options.batch_size).localizer
+    chosen = _choose_rule(model, localizer, asked) if options.calibrate else {}
+    features = _cached_features(subject, model, options, asked.progress)
+
+    def read(choosing: GroundTruth) -> Iterable[Prediction]:
+        cache = None if features is None else features.of(choosing.samples, localizer)
+        return predictions_from_model(
+            localizer, choosing, None, name=subject.name, cache=cache, workers=options.workers
+        )
+
+    calibration = _calibration(asked, read)
+    found = from_model(
+        localizer,
+        asked.ground_truth,
+        name=subject.name,
+        box_rule=chosen.get("box_rule") or options.box_rule,
+        refine=options.refine,
+        features=features,
+        workers=options.workers,
+    )
+    return _Found(found, calibration, chosen)
+
+
+def _choose_rule(model: Model, localizer: Localizer, asked: _Asked) -> dict[str, Any]:
+    """Do what ``--calibrate`` asks, on the images that a run held out or that a person checked."""
+    subject, options, choosing = asked.subject, asked.options, asked.ground_truth
+    if options.boxes is None:
+        split, held_out = find_samples(subject, choosing.dataset, HELD_OUT)
+        choosing = replace(choosing, split=split, samples=held_out)
+    return calibrate(
+        localizer,
+        choosing,
+        subject.path,
+        stored=model.predictor(batch_size=options.batch_size).localizer if options.reading.flags else None,
+        refine=options.refine,
+        force=options.force,
+        progress=asked.progress,
+    )
+
+
+def _calibration(asked: _Asked, read: Callable[[GroundTruth], Iterable[Prediction]]) -> Calibration | None:
     """Return what ``--calibrate-on`` asks, None where it is not asked; ``read`` yields the maps of other images."""
-    asked = options.calibrate_on
-    if asked is None:
+    ground_truth, on = asked.ground_truth, asked.options.calibrate_on
+    if on is None:
         return None
-    if asked == HALVES:
+    if on == HALVES:
         return halves(ground_truth)
-    choosing = choosing_images(subject, ground_truth, asked, options.calibrate_limit)
-    return calibrate_on(asked, choosing, read, progress)
-
-
-def _trained_on(subject: Subject) -> str | None:
-    """Return the split that a run was trained on."""
-    return None if subject.run is None else subject.run.document["dataset"].get("train_split")
+    choosing = choosing_images(asked.subject, ground_truth, on, asked.options.calibrate_limit)
+    return calibrate_on(on, choosing, read, asked.progress)
 
 
 def _cached_features(

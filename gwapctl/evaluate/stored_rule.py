@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from gwapctl.boxes import FloatArray
 from gwapctl.datasets.class_names import ClassMatcher
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, option
 from gwapctl.evaluate.calibration import divide, sweep
 from gwapctl.evaluate.class_thresholds import class_thresholds
 from gwapctl.evaluate.from_model import predictions_from_model
@@ -154,7 +154,7 @@ def _look(localizer: Localizer, ground_truth: GroundTruth, force: bool, progress
     boxed = [sample for sample in ground_truth.samples if true_boxes(sample)]
     least = 2 if force else LEAST
     if len(boxed) < least:
-        insist = "" if force else ", or insist with --force"
+        insist = "" if force else f", or insist with {option('force', True)}"
         raise UsageError(
             f"{ground_truth.split} of {ground_truth.dataset.name} has {len(boxed)} images with boxes, and fewer than "
             f"{least} choose a threshold by luck. Draw boxes on {least - len(boxed)} more{insist}."

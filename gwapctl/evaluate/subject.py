@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from gwapctl.datasets import DATASETS, open_dataset, open_named, reporting_split, splits_to_report, training_splits
-from gwapctl.datasets.base import BoxedSample, Dataset, fingerprint, holdout
+from gwapctl.datasets.base import BoxedSample, Dataset, Sample, fingerprint, holdout
 from gwapctl.datasets.download import TRAINING
 from gwapctl.datasets.folders import data_folders, recorded_path
 from gwapctl.datasets.subset import evenly_spread, split_name, without_classes
 from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError, option
-from gwapctl.formats import READERS
-from gwapctl.formats.reading import checked_samples, read_boxes
+from gwapctl.formats import read_suffixes
+from gwapctl.formats.reading import checked_samples, folder_kind, read_boxes
 from gwapctl.networks.zoo import resolve_model
 from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.runs import Run
 
 HELD_OUT = "held-out"  # the images that a run kept out of its training: what settings may be chosen on
-BOX_FILES = tuple(dict.fromkeys(entry.suffix for entry in READERS.values()))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, a folder of maps or a file of boxes; ``run`` where the model is a run's."""
+    """A model, a folder of maps, or a file or folder of boxes; ``run`` where the model is a run's."""
 
     kind: Literal["model", "maps", "boxes"]
     path: Path
@@ -53,16 +53,17 @@ def find_subject(spec: str) -> Subject:
     """
     path = Path(spec)
     if path.is_file():
-        if path.suffix.lower() not in BOX_FILES:
-            raise DataError(f"{path} is no file of boxes ({', '.join(BOX_FILES)}). Make one with gwapctl boxes.")
+        if path.suffix.lower() not in read_suffixes():
+            raise DataError(f"{path} is no file of boxes ({', '.join(read_suffixes())}). Make one with gwapctl boxes.")
         return Subject("boxes", path, spec)
     if path.is_dir() and not (path / "model.json").is_file() and not (path / "run.json").is_file():
         if next(path.rglob("*.npy"), None) is not None:
             return Subject("maps", path, spec)
-        if (path / PREDICTIONS).is_file():
+        if (path / PREDICTIONS).is_file() or folder_kind(path) is not None:
             return Subject("boxes", path, spec)
         raise DataError(
-            f"{path} is neither a run or model (run.json, model.json), nor does it hold maps (.npy) or {PREDICTIONS}. "
+            f"{path} is neither a run or model (run.json, model.json), nor does it hold maps (.npy), {PREDICTIONS} or "
+            "boxes as VOC's XML files or YOLO's labels and classes.txt. "
             "Train one with gwapctl train, or make maps with gwapctl localize --save map --out."
         )
     folder = resolve_model(spec)
@@ -81,7 +82,8 @@ def find_dataset(subject: Subject, name: str | None, root: Path | None, masks: P
     """
     trained_on = subject.config.get("dataset")
     if name is None and trained_on is None:
-        raise UsageError(f"{subject.name} does not say on which data set to evaluate it. Give one with --dataset.")
+        unsaid = f"{subject.name} does not say on which data set to evaluate it"
+        raise UsageError(f"{unsaid}. Give one with {option('dataset')}.")
     if name in (None, trained_on) and subject.run is not None:
         dataset = _dataset_of_run(subject, subject.run, here_first=name is not None, root=root)
     else:
@@ -114,7 +116,7 @@ def _dataset_of_run(subject: Subject, run: Run, *, here_first: bool, root: Path 
     if found is None:
         raise DataError(
             f"{subject.name} was trained on {whole}, which was at {recorded} and is not there any more. "
-            "Say where it is now with --dataset FOLDER, or with --root the folder that holds it."
+            f"Say where it is now with {option('dataset')}, or with {option('root')} the folder that holds it."
         )
     return open_dataset(str(found) if count is None else f"{found}:{count}")
 
@@ -177,12 +179,35 @@ def _one_of(checked: BoxedSample, before: BoxedSample) -> tuple[int, ...]:
     return before.labels if set(before.labels) <= set(checked.labels) else checked.labels[:1]
 
 
+def trained_split(subject: Subject, dataset: Dataset | None = None) -> str | None:
+    """Return the split that a run was trained on, None where none is known, or where it was not of ``dataset``."""
+    known = {} if subject.run is None else subject.run.document["dataset"]
+    if dataset is not None and dataset.name != known.get("name"):
+        return None
+    split: str | None = known.get("train_split")
+    return split
+
+
+def seen_in_training(subject: Subject, dataset: Dataset, split: str, samples: Sequence[Sample]) -> int:
+    """Return how many of the ``samples`` of ``split`` are among those that a run was trained on.
+
+    Only the training split, and ``trainval`` and its parts, are looked at: reading others takes time and finds none.
+    """
+    trained_on, config = trained_split(subject, dataset), subject.config
+    if trained_on not in dataset.splits() or (split != trained_on and "trainval" not in (split, trained_on)):
+        return 0
+    trained, fraction = list(dataset.samples(trained_on)), float(config.get("val_fraction") or 0)
+    if fraction and (training_splits(dataset)[1] is None or config.get("fold") is not None):
+        trained, _ = holdout(trained, fraction, int(config["seed"]), config.get("fold") or 0)
+    paths = {sample.path for sample in trained}
+    return sum(sample.path in paths for sample in samples)
+
+
 def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample]]:
     """Divide the training split as ``train`` did and return the part that training did not see."""
     config, run = subject.config, subject.run
     train_split, val_split = training_splits(dataset)
-    if run is not None and dataset.name == run.document["dataset"]["name"]:
-        train_split = run.document["dataset"].get("train_split", train_split)  # earlier versions chose another
+    train_split = trained_split(subject, dataset) or train_split  # earlier versions chose another
     fold = config.get("fold")
     if val_split is not None and fold is None:
         return val_split, dataset.boxed_samples(val_split)
@@ -192,14 +217,14 @@ def _held_out(subject: Subject, dataset: Dataset) -> tuple[str, list[BoxedSample
     if run is None or not fraction:
         raise UsageError(
             f"{subject.name} kept no image out of its training, so there is nothing to choose settings on. "
-            "Train with --val-fraction 0.1."
+            f"Train with {option('val_fraction', 0.1)}."
         )
     samples = dataset.boxed_samples(train_split)
     trained, held = holdout(samples, fraction, int(config["seed"]), fold or 0)
     if fingerprint(trained) != run.document["dataset"]["fingerprint"]:
         raise DataError(
             f"{dataset.name} at {dataset.root} is not what {subject.name} was trained on, so the images that it kept "
-            "out are not known. Give the folder of the same data with --root."
+            f"out are not known. Give the folder of the same data with {option('root')}."
         )
     skipped = (run.document["dataset"].get("skipped") or {}).get("val", ())
     ids = {sample.id for sample in held} - set(skipped)

@@ -127,16 +127,20 @@ EXPORTERS: dict[str, FormatEntry] = {
 }
 
 
+FOLDER = "folder"
+
+
 @dataclass(frozen=True)
 class ReaderEntry:
-    """What is known of a kind of file with boxes without importing what reads it.
+    """What is known of a kind of file with boxes, or of a folder with a file per image, without importing its reader.
 
     Attributes:
-        path: ``module:function``, which takes the file and yields a ``Prediction`` per image.
+        path: ``module:function``, which takes the file and yields a ``Prediction`` per image; with a folder it also
+            takes what tells the size of an image by its name, None where nothing does.
         label: what its tool calls it.
         help: who writes such files, in one line.
-        suffix: of its files.
-        keys: a JSON document of this kind has all of them; none: it is a list.
+        suffix: of its files; ``folder``: it is one.
+        keys: a JSON document of this kind has all of them, none: it is a list; a folder has files for all these globs.
 
     """
 
@@ -145,6 +149,11 @@ class ReaderEntry:
     help: str
     suffix: str
     keys: tuple[str, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.suffix == FOLDER
 
 
 READERS: dict[str, ReaderEntry] = {
@@ -173,7 +182,20 @@ READERS: dict[str, ReaderEntry] = {
         "gwapctl.formats.label_studio:read_label_studio", "Label Studio", "Label Studio: Export, JSON", ".json"
     ),
     "cvat": ReaderEntry("gwapctl.formats.cvat:read_cvat", "CVAT", 'CVAT: Export, "CVAT for images 1.1"', ".xml"),
+    "voc": ReaderEntry("gwapctl.formats.voc:read_voc", "VOC", "gwapctl boxes, many tools", FOLDER, ("**/*.xml",)),
+    "yolo": ReaderEntry(
+        "gwapctl.formats.yolo:read_yolo",
+        "YOLO",
+        "gwapctl boxes, many tools",
+        FOLDER,
+        ("labels/**/*.txt", "classes.txt"),
+    ),
 }
+
+
+def read_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of the files that ``READERS`` read."""
+    return tuple(dict.fromkeys(entry.suffix for entry in READERS.values() if not entry.is_folder))
 
 
 def by_suffix() -> dict[str, str]:

@@ -12,7 +12,7 @@ import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,7 @@ from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, merge
 from gwapctl.regions import BoolMask
 
 WRITTEN = ".gwapctl-export"  # in an exported folder: the names of its files, so that they can be replaced
+SizeOf = Callable[[str], tuple[int, int] | None]  # width and height of an image by its name, None: not known
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
 
 

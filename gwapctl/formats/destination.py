@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gwapctl.errors import DataError, UsageError, any_of, lookup
+from gwapctl.errors import DataError, UsageError, any_of, file_exists, lookup, option
 from gwapctl.files import read_text
 from gwapctl.formats import EXPORTERS, by_suffix
 from gwapctl.formats.base import ClassList
@@ -20,7 +20,8 @@ def format_name(name: str | None, out: Path | None) -> str:
     if name is None:
         suffix = "" if out is None or out.exists() else out.suffix.lower()
         if suffix and suffix not in by_suffix():
-            raise UsageError(f"{out} ends in no suffix of a format: {any_of(by_suffix())}. Choose with --format.")
+            choose = f"Choose with {option('format')}"
+            raise UsageError(f"{out} ends in no suffix of a format: {any_of(by_suffix())}. {choose}.")
         return by_suffix().get("" if out is None or out.is_dir() else out.suffix.lower(), "csv")
     lookup("format", name, EXPORTERS)
     return name
@@ -40,23 +41,26 @@ def check_destination(name: str, out: Path | None, *, overwrite: bool) -> Path |
         return None
     path = out / entry.filename if out.is_dir() else out
     if path.suffix.lower() in by_suffix() and path.suffix.lower() != entry.suffix:
-        raise UsageError(f"--format {name} writes {entry.suffix} files, not {path.name}. Change --format or --out.")
+        change = f"Change {option('format')} or {option('out')}"
+        raise UsageError(f"{option('format', name)} writes {entry.suffix} files, not {path.name}. {change}.")
     if path.exists() and not path.is_file():  # replacing /dev/stdout or a socket would break it for everybody
-        raise UsageError(f"{path} is not a regular file. Leave out --out to print.")
+        raise UsageError(f"{path} is not a regular file. Leave out {option('out')} to print.")
     if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists. Replace it with --overwrite, or choose another --out.")
+        raise file_exists(path)
     return path
 
 
 def _check_folder(name: str, out: Path | None, *, overwrite: bool) -> Path:
+    give = f"Give a folder with {option('out')}"
     if out is None or str(out) == "-":
-        raise UsageError(f"--format {name} writes one file per image. Give a folder with --out.")
+        raise UsageError(f"{option('format', name)} writes one file per image. {give}.")
     if out.suffix.lower() in (*by_suffix(), ".txt", ".yaml") and not out.is_dir():
-        raise UsageError(f"--format {name} writes a folder of files, not {out.name}. Give a folder with --out.")
+        raise UsageError(f"{option('format', name)} writes a folder of files, not {out.name}. {give}.")
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file. Give a folder with --out.")
+        raise UsageError(f"{out} is a file. {give}.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UsageError(f"{out} is not empty. Replace with --overwrite, or choose another --out.")
+        instead = f"Replace with {option('overwrite', True)}, or choose another {option('out')}"
+        raise UsageError(f"{out} is not empty. {instead}.")
     return out
 
 

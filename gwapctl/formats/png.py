@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, option
 from gwapctl.formats.base import ClassTable, FolderExporter, annotation_name, boxed, mask_of
 from gwapctl.predict.prediction import Prediction
 
@@ -33,7 +33,8 @@ class Png(FolderExporter):
             for number, (found, _) in sorted(numbered, key=lambda pair: pair[1][0].score):  # the best comes last
                 mask = mask_of(found)
                 if mask is None:
-                    raise UsageError(f"the boxes of {item.id!r} have no masks. Cut them from maps, with --masks rle.")
+                    how = f"Cut them from maps, with {option('masks', 'rle')}"
+                    raise UsageError(f"the boxes of {item.id!r} have no masks. {how}.")
                 classes[mask], objects[mask] = table.number(found) + 1, number
             name = annotation_name(item.id)
             yield f"classes/{name}.png", _png(classes)

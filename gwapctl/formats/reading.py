@@ -14,17 +14,19 @@ from gwapctl.datasets.objects import LabelledObject, make_sample, stated_size
 from gwapctl.errors import DataError, any_of
 from gwapctl.files import read_json
 from gwapctl.formats import READERS
+from gwapctl.formats.base import SizeOf
 from gwapctl.formats.decisions import rejected_images
 from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.prediction import Prediction, merge
-from gwapctl.predict.predictions import read_predictions
+from gwapctl.predict.predictions import PREDICTIONS, read_predictions
 
 
 def read_boxes(path: Path) -> dict[str, Prediction]:
     """Return what a file of boxes says of each image, by the image's name there, and of one listed twice together.
 
-    It is a folder that ``localize`` wrote, or a file of a kind in ``READERS``, found out by looking. Boxes are ours, in
-    pixels of the image; their score is 1 where the file says none. An image without a box is in it: it shows nothing.
+    It is a folder that ``localize`` wrote, or a file or folder of a kind in ``READERS``, found out by looking. Boxes
+    are ours, in pixels of the image; their score is 1 where the file says none. An image without a box is in it: it
+    shows nothing.
     What is not checked is left out: tasks of Label Studio without an annotation where others have one, images that the
     review page rejected, images that failed.
 
@@ -39,13 +41,25 @@ def read_boxes(path: Path) -> dict[str, Prediction]:
     return {name: parts[0] if len(parts) == 1 else merge(parts, str(path)) for name, parts in found.items()}
 
 
-def stored_boxes(path: Path) -> Iterator[Prediction]:
-    """Yield what ``read_boxes`` gathers one entry at a time, in the order of the file, images that failed included."""
+def stored_boxes(path: Path, size_of: SizeOf | None = None) -> Iterator[Prediction]:
+    """Yield what ``read_boxes`` gathers one entry at a time, in the order of the file, images that failed included.
+
+    ``size_of`` tells width and height of an image by its name, for boxes that are fractions of them.
+    """
     if path.is_dir():
-        yield from read_predictions(path)
+        kind = folder_kind(path)
+        yield from read_predictions(path) if kind is None else resolve_name(READERS[kind].path)(path, size_of)
         return
     reader = resolve_name(READERS[kind_of(path)].path)
     yield from reader(path)
+
+
+def folder_kind(folder: Path) -> str | None:
+    """Return which of ``READERS`` reads ``folder``, None where none does or ``localize`` wrote it."""
+    if (folder / PREDICTIONS).is_file():
+        return None
+    kinds = (name for name, entry in READERS.items() if entry.is_folder)
+    return next((name for name in kinds if all(any(folder.glob(key)) for key in READERS[name].keys)), None)
 
 
 def kind_of(file: Path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from gwapctl import __version__, draw
 from gwapctl.boxes import to_list
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 from gwapctl.files import prepare_output_folder, write_text
 from gwapctl.formats.base import usable
 from gwapctl.images.decode import read_image
@@ -95,7 +95,8 @@ class Review:
 
         """
         if not self._entries:
-            missing = f" {self.missing[0]!r} is not there: say where they are with --images." if self.missing else ""
+            where = f"say where they are with {option('images')}"
+            missing = f" {self.missing[0]!r} is not there: {where}." if self.missing else ""
             raise DataError(f"there is no image to review.{missing}")
         for name in self._listed:
             if name not in {label for label, _ in self._classes}:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
-from gwapctl.errors import DataError, GwapctlError, UsageError
-from gwapctl.formats import READERS
+from gwapctl.errors import DataError, GwapctlError, UsageError, any_of, option
+from gwapctl.formats import read_suffixes
 from gwapctl.formats.reading import stored_boxes
 from gwapctl.images.decode import image_size
 from gwapctl.predict.cut import AS_RECORDED, Cut, Cutting, boxed_by, with_boxes
@@ -24,12 +24,13 @@ from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.regions.rules import DEFAULT_RULE
 
 UNNAMED = "object"  # the class of a map that says no class
+CUTTING = ("box_rule", "threshold", "refine", "split", "max_boxes", "min_area", "masks")  # what is asked by name
 
 
 def predictions_file(path: Path) -> Path | None:
     """Return the predictions that ``path`` is or holds: a file of boxes (``READERS``), ``OUT`` or ``OUT/maps``."""
     if not path.is_dir():
-        return path if path.suffix.lower() in {entry.suffix for entry in READERS.values()} else None
+        return path if path.suffix.lower() in read_suffixes() else None
     folders = [path, path.parent] if path.name == MAPS else [path]
     return next((folder / PREDICTIONS for folder in folders if (folder / PREDICTIONS).is_file()), None)
 
@@ -99,7 +100,7 @@ def _channels(maps: MapFolder, item: Prediction) -> tuple[Heatmap, list[int]]:
     lost = item.predictions[channels.index(FOREIGN) if FOREIGN in channels else 0]
     raise DataError(
         f"the maps of {item.id!r} in {maps.path} have {len(heatmaps)} channels, and maps.json does not say which "
-        f"shows {lost.label!r}. Localize again with --save map."
+        f"shows {lost.label!r}. Localize again with {option('save', 'map')}."
     )
 
 
@@ -176,9 +177,10 @@ def open_stored(
     if not holds_maps(folder):
         if file is None:
             return None
+        cutting = any_of(map(option, CUTTING), "and")
         raise DataError(
-            f"{file.parent} holds no maps to cut boxes from. Localize again with --save map, or leave out --box-rule, "
-            "--threshold, --refine, --split, --max-boxes, --min-area and --masks."
+            f"{file.parent} holds no maps to cut boxes from. Localize again with {option('save', 'map')}, or leave out "
+            f"{cutting}."
         )
     maps = MapFolder(folder)
     cut = asked.cut(maps.info.box_rule or DEFAULT_RULE)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree  # writing only; XML of others is read through defusedxml
 
 import numpy as np
 
 from gwapctl import boxes
-from gwapctl.formats.base import NOT_XML, ClassTable, FolderExporter, annotation_name, boxed
-from gwapctl.predict.prediction import Box, Prediction
+from gwapctl.datasets.base import Problems
+from gwapctl.datasets.voc import read_voc_xml
+from gwapctl.errors import DataError
+from gwapctl.formats.base import NOT_XML, ClassTable, FolderExporter, SizeOf, annotation_name, boxed
+from gwapctl.images.files import stem
+from gwapctl.predict.prediction import Box, ClassPrediction, Prediction
 
 
 class Voc(FolderExporter):
@@ -22,6 +26,27 @@ class Voc(FolderExporter):
             tree = _annotation(item, table)
             ElementTree.indent(tree)
             yield f"{annotation_name(item.id)}.xml", ElementTree.tostring(tree, encoding="unicode") + "\n"
+
+
+def read_voc(folder: Path, size_of: SizeOf | None = None) -> Iterator[Prediction]:
+    """Yield the boxes of the XML files below ``folder``; an image is called by its file's path and its own suffix.
+
+    Raises:
+        DataError: a file is no annotation; the message names it.
+
+    """
+    del size_of  # every file says it
+    for file in sorted(folder.rglob("*.xml")):
+        problems = Problems()
+        found = read_voc_xml(file, problems)
+        if found is None or problems.errors:
+            raise DataError(problems.errors[0])
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        suffix = PurePosixPath(found.filename).suffix if stem(found.filename) != found.filename else ""
+        boxed = [(one, boxes.from_voc(one.corners)[0].tolist()) for one in found.objects if one.corners is not None]
+        predictions = tuple(ClassPrediction(one.name, "", one.score, tuple(box)) for one, box in boxed)
+        width, height = found.size or (0, 0)
+        yield Prediction(f"{name}{suffix}", width, height, predictions=predictions)
 
 
 def _annotation(item: Prediction, table: ClassTable) -> ElementTree.Element:

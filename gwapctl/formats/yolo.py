@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from glob import escape as glob_escape
+from pathlib import Path
 
 from gwapctl import boxes
-from gwapctl.formats.base import ClassTable, FolderExporter, annotation_name, boxed
-from gwapctl.predict.prediction import Prediction
+from gwapctl.datasets.yolo import class_number, read_fractions
+from gwapctl.datasets.yolo_tree import Names, names_file
+from gwapctl.errors import DataError
+from gwapctl.files import read_text
+from gwapctl.formats.base import ClassTable, FolderExporter, SizeOf, annotation_name, boxed
+from gwapctl.images.decode import image_size
+from gwapctl.predict.prediction import ClassPrediction, Prediction
+
+SCORED = 6  # values of a line with a score
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,48 @@ class Yolo(FolderExporter):
                 numbers = [*boxes.to_yolo(box, item.width, item.height)[0], *[prediction.score] * self.scores]
                 rows += " ".join([str(table.number(prediction)), *(f"{number:.6f}" for number in numbers)]) + "\n"
             yield f"labels/{annotation_name(item.id)}.txt", rows
+
+
+def read_yolo(folder: Path, size_of: SizeOf | None = None) -> Iterator[Prediction]:
+    """Yield the boxes of the files below ``labels``, scores of a sixth column too; images are named without suffix.
+
+    Boxes are fractions of an image: its size is what ``size_of`` says, which leaves out images that it does not know,
+    or else that of the image below ``images``.
+
+    Raises:
+        DataError: a line is broken, or the size of an image is not known.
+
+    """
+    names = names_file(folder, {})
+    for file in sorted((folder / "labels").rglob("*.txt")):
+        name = file.relative_to(folder / "labels").with_suffix("").as_posix()
+        size = size_of(name) if size_of is not None else _size_beside(folder, name)
+        if size is None and size_of is not None:
+            continue
+        if size is None:
+            raise DataError(
+                f"{file} has fractions of an image that is not there: put it, or a link, below {folder / 'images'}."
+            )
+        lines = [line for line in read_text(file).splitlines() if line.strip()]
+        try:
+            found = tuple(_read_line(line, names, size) for line in lines)
+        except ValueError as error:
+            raise DataError(f"{file}: {error}.") from error
+        yield Prediction(name, *size, predictions=found)
+
+
+def _size_beside(folder: Path, name: str) -> tuple[int, int] | None:
+    image = next((file for file in sorted((folder / "images").glob(f"{glob_escape(name)}.*"))), None)
+    return None if image is None else image_size(image)
+
+
+def _read_line(line: str, names: Names, size: tuple[int, int]) -> ClassPrediction:
+    """Read one box; it is a ``ValueError`` that the line is none."""
+    label, score, values = names.by_number[class_number(line, names)], 1.0, line.split()
+    if len(values) == SCORED:
+        score = float(values.pop())
+    x0, y0, x1, y1 = boxes.from_yolo(read_fractions(" ".join(values)), *size)[0].tolist()
+    return ClassPrediction(label, "", score, (x0, y0, x1, y1))
 
 
 def _yaml(table: ClassTable) -> str:

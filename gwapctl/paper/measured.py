@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gwapctl.config import DetectorConfig, TrainConfig, build_train_config, stored_config
 from gwapctl.errors import DataError, UsageError
-from gwapctl.files import write_text
+from gwapctl.files import changing, write_text
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
 from gwapctl.paper.replicates import record_replicates, replicates_file
@@ -198,12 +198,17 @@ def read_results(file: Path | None = None) -> pd.DataFrame:
 def record(rows: pd.DataFrame, file: Path) -> None:
     """Add ``rows`` to the results in ``file``, in place of earlier ones of the same runs; it names no machine.
 
-    Their replicates go into ``replicates_file(file)``.
+    Their replicates go into ``replicates_file(file)``. Several processes may do so at a time.
 
     Raises:
         DataError: the file is no table of results, or cannot be written.
 
     """
+    with changing(file):
+        _record(rows, file)
+
+
+def _record(rows: pd.DataFrame, file: Path) -> None:
     import pandas as pd
 
     new = rows.assign(run=rows["run"].map(lambda path: PurePath(path).name), source=rows["source"].map(_name))

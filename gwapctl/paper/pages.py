@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gwapctl import __version__
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, file_exists, option
 from gwapctl.files import write_text
 
 
@@ -34,7 +34,7 @@ def write_report(path: Path, make: Callable[[], str], *, overwrite: bool) -> Non
 
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder. Give a file with --out.")
+        raise UsageError(f"{path} is a folder. Give a file with {option('out')}.")
     if path.exists() and not overwrite:
-        raise UsageError(f"{path} exists. Replace it with --overwrite, or choose another --out.")
+        raise file_exists(path)
     write_text(path, make())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, option, unknown_name
 from gwapctl.paper.build import BuiltTable, build_table
 from gwapctl.paper.measured import measured_rows, read_results
 from gwapctl.paper.profile import PAPER, apply_profile, load_profile, load_specs, profile_names
@@ -46,7 +46,9 @@ def build_tables(
 
     specs = load_specs(name, profile)
     if runs is not None and not runs.is_dir():
-        raise UsageError(f"--runs {runs} is not a folder. Give the folder that holds the runs of gwapctl train.")
+        raise UsageError(
+            f"{option('runs', str(runs))} is not a folder. Give the folder that holds the runs of gwapctl train."
+        )
     folder = DEFAULT_RUNS if runs is None else runs
     rows = measured_rows(folder)
     rows = pd.concat([rows, read_results()], ignore_index=True) if shipped else rows

@@ -201,7 +201,7 @@ class ClassifierPredictor(Predictor):
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
         made = self.localizer
-        return MapsInfo(made.reading, model_name, made.values, made.shared, self.cut.rule.name)
+        return MapsInfo(made.reading, model_name, made.values, made.shared, self.cut.rule.name, self.min_score)
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""

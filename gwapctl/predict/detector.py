@@ -122,7 +122,7 @@ class DetectorPredictor(Predictor):
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
         reading = ResolvedReading("weight", self.scales, resize="keep")
-        return MapsInfo(reading, model_name, "minmax", class_agnostic=False)
+        return MapsInfo(reading, model_name, "minmax", class_agnostic=False, min_score=self.min_score)
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map: above 20 % of its range."""

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from gwapctl import draw
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, option
 from gwapctl.files import json_text, prepare_output_folder
 from gwapctl.inputs import ImageInput
 from gwapctl.predict.base import Predictor
@@ -101,7 +101,8 @@ class _Output:
     def _check_settings(self) -> None:
         """Refuse to continue with other settings than those that the folder was written with."""
         first = next(read_predictions(self.folder))
-        now, advice = self.predictor.describe(self.model_name), "Repeat them, or replace everything with --overwrite."
+        now = self.predictor.describe(self.model_name)
+        advice = f"Repeat them, or replace everything with {option('overwrite', True)}."
         if (first.model, first.scales) != (self.model_name, now.reading.scales):
             raise UsageError(f"{self.folder} was written with model {first.model!r}, scales {first.scales}. {advice}")
         if (self.folder / MAPS / MAPS_INFO).is_file():
@@ -120,7 +121,7 @@ class _Output:
                         log.flush()
                     except OSError as error:
                         why = f"cannot write {log.name}: {error.strerror}"
-                        raise DataError(f"{why}. Free space, then use --resume.") from error
+                        raise DataError(f"{why}. Free space, then use {option('resume', True)}.") from error
                     yield image
             finally:
                 if "map" in self.save:

@@ -19,8 +19,11 @@ def as_html(
     *,
     heads: Sequence[str] = (),
     picture: npt.NDArray[np.uint8] | None = None,
+    below: Sequence[str] = (),
 ) -> str:
     """Return a table of ``rows`` below its title and a ``picture`` (H, W, 3), which is a part of the text.
+
+    The sentences ``below`` follow it.
 
     >>> as_html("<a>", [("cat", 0.5)])
     '<strong>&lt;a&gt;</strong><table><tbody><tr><td>cat</td><td>0.5</td></tr></tbody></table>'
@@ -29,7 +32,8 @@ def as_html(
     head = f"<thead>{_row(heads, 'th')}</thead>" if heads else ""
     body = "".join(_row(row, "td") for row in rows[:ROWS])
     more = f"<p>and {len(rows) - ROWS} more</p>" if len(rows) > ROWS else ""
-    return f"<strong>{escape(title)}</strong>{image}<table>{head}<tbody>{body}</tbody></table>{more}"
+    said = "".join(f"<p>{escape(text)}</p>" for text in below)
+    return f"<strong>{escape(title)}</strong>{image}<table>{head}<tbody>{body}</tbody></table>{more}{said}"
 
 
 def _row(cells: Sequence[object], tag: str) -> str:

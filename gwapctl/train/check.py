@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gwapctl.datasets.check import DECODED, unreadable_images
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 from gwapctl.images.files import same_files
 from gwapctl.train.data import TrainData, require_all_classes
 from gwapctl.train.task import Listener
@@ -34,7 +34,8 @@ class ImageCheck:
         skip = self.skip and self.known is None
         samples = [sample for part in data.parts.values() for sample in part]
         if len(samples) > DECODED and not skip:
-            self.listener.announce(f"checking the headers of {len(samples):,} images; --skip-broken reads them whole")
+            whole = f"{option('skip_broken', True)} reads them whole"
+            self.listener.announce(f"checking the headers of {len(samples):,} images; {whole}")
         for message in same_files(sample.path for sample in samples)[:1]:
             self.listener.warn(f"{message} `gwapctl data check` lists all.")
         broken = unreadable_images(samples, every=skip, progress=self.listener.check_progress)
@@ -43,7 +44,8 @@ class ImageCheck:
         first, more = next(iter(broken.values())), len(broken) - 1
         others = f" {more} more images cannot be read." if more else ""
         if not skip:
-            raise DataError(f"{first}{others} `gwapctl data check` lists all, --skip-broken leaves them out.")
+            leaving = f"{option('skip_broken', True)} leaves them out"
+            raise DataError(f"{first}{others} `gwapctl data check` lists all, {leaving}.")
         self.listener.warn(
             f"{len(broken)} of {len(samples)} images cannot be read and are left out. The first: {first}"
         )

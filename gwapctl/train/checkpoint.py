@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gwapctl.config import stored_config
-from gwapctl.errors import ModelError, UsageError
+from gwapctl.errors import ModelError, UsageError, option
 from gwapctl.files import atomic_path
 from gwapctl.runs import Run
 from gwapctl.train.schedule import build_optimizer
@@ -63,7 +63,8 @@ def resume_run(folder: Path, training: Training) -> Run:
     if run.finished:
         raise UsageError(f"{folder} is finished: there is nothing to resume.")
     if stored_config(run.document["config"]) != training.task.config:  # not the documents: a later version has more
-        raise UsageError(f"{folder} was started with other settings. Resume with --out and --resume alone.")
+        alone = f"Resume with {option('out')} and {option('resume', True)} alone"
+        raise UsageError(f"{folder} was started with other settings. {alone}.")
     training.task.require_same_data(run)
     if (folder / STATE).is_file():
         training.load_state(read_state(folder / STATE))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gwapctl.datasets.base import ClassName
+from gwapctl.errors import setting
 
 UNEVEN = 3.0  # images of the largest class per image of the smallest, above which classes are weighted
 
@@ -36,5 +37,6 @@ def weights_remark(weights: Tensor, classes: Sequence[ClassName]) -> str:
     most, least = int(weights.argmax()), int(weights.argmin())
     return (
         f"classes differ by more than a factor of {UNEVEN:g}, so rare ones weigh more: {weights[most]:.2f} for "
-        f"{classes[most].name}, {weights[least]:.2f} for {classes[least].name} (--set class_weights=none: all the same)"
+        f"{classes[most].name}, {weights[least]:.2f} for {classes[least].name} "
+        f"({setting('class_weights', 'none')}: all the same)"
     )

@@ -29,7 +29,7 @@ from gwapctl.datasets.base import (
     without_boxes,
 )
 from gwapctl.datasets.subset import background_folder, background_samples, without_classes
-from gwapctl.errors import DataError, UsageError, lookup
+from gwapctl.errors import DataError, UsageError, lookup, option, setting
 from gwapctl.networks.heads import head_class
 from gwapctl.networks.heads.base import Head
 from gwapctl.train.augmentations import AUGMENTATIONS
@@ -167,16 +167,17 @@ def load_train_data(
     mixes = config.augment and lookup("augmentation", config.augment, AUGMENTATIONS).mixes_labels
     if mixes and dataset.multi_label:
         raise UsageError(
-            f"--augment {config.augment} mixes one class per image, and images of {dataset.name} have several. "
-            "Choose one that leaves labels alone."
+            f"{option('augment', config.augment)} mixes one class per image, and images of {dataset.name} have "
+            "several. Choose one that leaves labels alone."
         )
     data = replace(divide(config, dataset, boxes=head.sees_boxes), background=background)
     if config.keep == "best" and not data.val:
-        raise UsageError("keep=best needs validation images. Set --val-fraction above 0, or --set keep=last.")
+        instead = f"Set {option('val_fraction')} above 0, or {setting('keep', 'last')}"
+        raise UsageError(f"{setting('keep', 'best')} needs validation images. {instead}.")
     if head.sees_boxes and not all(_has_boxes(part) for part in (data.train, data.val) if part):
         raise DataError(
             f"head {config.head} pools inside ground-truth boxes, and {dataset.name} at {dataset.root} has none "
-            "for training or validation. Choose --head gwap."
+            "for training or validation. Choose head gwap."
         )
     warn_of_one_class(dataset, data.train, data.train_split)
     return data if check is None else check(data)
@@ -184,15 +185,16 @@ def load_train_data(
 
 def _check_background(config: TrainConfig, head: type[Head]) -> None:
     folder, classes = config.background is not None, bool(config.background_classes)
+    by_folder, by_class = option("background"), option("background_classes")
     if folder and classes:
-        raise UsageError("--background and --background-classes both say where background images are. Give one.")
+        raise UsageError(f"{by_folder} and {by_class} both say where background images are. Give one.")
     if (folder or classes) and not head.learns_from_background:
-        flag = "--background" if folder else "--background-classes"
-        raise UsageError(f"{flag} is of no use to head {config.head}. Drop it, or choose --head background.")
+        asked = by_folder if folder else by_class
+        raise UsageError(f"{asked} is of no use to head {config.head}. Drop it, or choose head background.")
     if head.learns_from_background and not (folder or classes) and config.head_options.get("l1") != 0:
         raise UsageError(
-            f"head {config.head} needs images without objects. Give a folder of them with --background, or classes of "
-            "the data set that show none with --background-classes."
+            f"head {config.head} needs images without objects. Give a folder of them with {by_folder}, or classes of "
+            f"the data set that show none with {by_class}."
         )
 
 
@@ -262,7 +264,7 @@ def box_labelled_subset(samples: Sequence[BoxedSample], classes: int, proportion
 
     """
     if not 0 < proportion <= 1:
-        raise UsageError(f"--box-proportion must be above 0 and at most 1, not {proportion}.")
+        raise UsageError(f"{option('box_proportion')} must be above 0 and at most 1, not {proportion}.")
     present = {s.id: sorted(set(s.box_labels[~s.difficult].tolist())) for s in samples}
     queues: list[list[str]] = []
     for label in range(classes):
@@ -271,7 +273,8 @@ def box_labelled_subset(samples: Sequence[BoxedSample], classes: int, proportion
         queues.append([members[index] for index in order[::-1]])  # the next one is the last
     totals = [len(queue) for queue in queues]
     if not any(totals):
-        raise DataError("no image of the training split has a box, which a detector needs. Train without --detector.")
+        without = f"Train without {option('detector')}"
+        raise DataError(f"no image of the training split has a box, which a detector needs. {without}.")
     wanted = [math.ceil(Fraction(str(proportion)) * total) for total in totals]  # 0.1 of 30 is 3, never 4
     counts = [0] * classes
     chosen: dict[str, None] = {}

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from gwapctl.datasets.base import BoxedSample, Sample, without_boxes
 from gwapctl.device import autocast, has_fast_bf16
-from gwapctl.errors import DataError, ModelError
+from gwapctl.errors import DataError, ModelError, option, setting
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.images.decode import read_image
 from gwapctl.networks.backbones.base import Backbone
@@ -188,7 +188,8 @@ class FeatureCache:
             maps = model.early_map(images.to(device), self.last).permute(0, 2, 3, 1).to(torch.float16)
         if not bool(torch.isfinite(maps).all()):
             raise ModelError(
-                f"a feature map of {model.info.backbone} has values beyond float16. Train it without --cache-features."
+                f"a feature map of {model.info.backbone} has values beyond float16. Train it without "
+                f"{option('cache_features')}."
             )
         return maps
 
@@ -199,7 +200,8 @@ class FeatureCache:
         if needed > free:
             raise DataError(
                 f"the feature maps need {size_text(needed)} at {self.folder}, where {size_text(free)} are free. Choose "
-                "another disk with --feature-cache, a smaller --image-size, or --set flip=false, which halves them."
+                f"another disk with {option('feature_cache')}, a smaller {option('image_size')}, or "
+                f"{setting('flip', False)}, which halves them."
             )
 
     def announcement(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gwapctl.errors import MissingDependencyError, ModelError
+from gwapctl.errors import MissingDependencyError, ModelError, option, setting
 from gwapctl.runs import Run
 
 
@@ -55,7 +55,8 @@ def require_finite(row: Mapping[str, float]) -> None:
     """Raise ``ModelError`` where the loss of this row of the history is infinite or not a number."""
     if not math.isfinite(row["loss"]):
         raise ModelError(
-            f"the loss became {row['loss']} at iteration {row['iteration']}. Lower --lr or use --set warmup=500."
+            f"the loss became {row['loss']} at iteration {row['iteration']}. Lower {option('lr')} or use "
+            f"{setting('warmup', 500)}."
         )
 
 
@@ -65,7 +66,7 @@ def require_tensorboard() -> None:
         importlib.import_module("torch.utils.tensorboard")
     except ImportError as error:
         raise MissingDependencyError(
-            "--tensorboard needs the package tensorboard. Run: pip install 'gwapctl[tensorboard]'"
+            f"{option('tensorboard')} needs the package tensorboard. Run: pip install 'gwapctl[tensorboard]'"
         ) from error
 
 

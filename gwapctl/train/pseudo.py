@@ -168,7 +168,7 @@ def read_boxes(file: Path, samples: Sequence[Sample], names: Sequence[ClassName]
     """Read what ``write_boxes`` wrote of the same samples; it is a ``DataError`` that they are others."""
     lines = [json.loads(line) for line in read_text(file).splitlines()]
     if [line["id"] for line in lines] != [sample.id for sample in samples]:
-        raise DataError(f"{file} has the boxes of other images than those of this training. Start another --out.")
+        raise DataError(f"{file} has the boxes of other images than those of this training. Start another run.")
     index = {(item.name, item.id): number for number, item in enumerate(names)}
     return [_read(line["predictions"], index) for line in lines]
 

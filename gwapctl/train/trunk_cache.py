@@ -20,7 +20,7 @@ import torch
 
 from gwapctl.datasets.base import Sample
 from gwapctl.device import autocast, has_fast_bf16
-from gwapctl.errors import DataError, ModelError
+from gwapctl.errors import DataError, ModelError, option, setting
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import image_size, read_image
@@ -168,7 +168,8 @@ class TrunkCache:
         maps = both[0].permute(1, 2, 0).to(torch.float16)
         if not bool(torch.isfinite(maps).all()):
             raise ModelError(
-                f"a map of {model.info.backbone} has values beyond float16. Train it with --set cache_features=false."
+                f"a map of {model.info.backbone} has values beyond float16. Train it with "
+                f"{setting('cache_features', False)}."
             )
         return cast(TrunkMaps, maps.contiguous().cpu().numpy())
 
@@ -179,5 +180,5 @@ class TrunkCache:
         if needed > free:
             raise DataError(
                 f"the maps of the trunk need {size_text(needed)} at {self.folder}, where {size_text(free)} are free. "
-                "Choose another disk with --feature-cache, or train with --set cache_features=false."
+                f"Choose another disk with {option('feature_cache')}, or train with {setting('cache_features', False)}."
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from gwapctl.errors import ModelError, UsageError, unknown_name
+from gwapctl.errors import ModelError, UsageError, option, unknown_name
 from gwapctl.networks.backbones.pretrained import TIMM, PretrainedWeights, load_pretrained
 from gwapctl.networks.weights_packages import WeightsPackage
 
@@ -238,8 +238,8 @@ def build_backbone(name: str, *, pretrained: bool = False, output_stride: int | 
     if output_stride not in (None, backbone.stride):
         able = ", ".join(other for other, known in BACKBONES.items() if known.strides)
         raise UsageError(
-            f"{name} has stride {backbone.stride} and no other. Drop --output-stride {output_stride}, or choose one of "
-            f"{able}, {TIMM}NAME."
+            f"{name} has stride {backbone.stride} and no other. Drop {option('output_stride', output_stride)}, or "
+            f"choose one of {able}, {TIMM}NAME."
         )
     if pretrained:
         _fill(backbone, name)
@@ -251,9 +251,8 @@ def require_weights(name: str) -> PretrainedWeights | WeightsPackage:
     weights = backbone_entry(name).weights
     if weights is None:
         released = ", the .caffemodel that was released" if backbone_entry(name).caffe is not None else ""
-        raise UsageError(
-            f"{name} has no ImageNet weights to download. Use --weights none{released}, a run or a zoo entry of ours."
-        )
+        instead = f"{option('weights', 'none')}{released}, a run or a zoo entry of ours"
+        raise UsageError(f"{name} has no ImageNet weights to download. Use {instead}.")
     return weights
 
 

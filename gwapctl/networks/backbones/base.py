@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from gwapctl.errors import UsageError
+from gwapctl.errors import UsageError, option
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,8 +44,8 @@ class Backbone(nn.Module):
         """Raise ``UsageError``, which calls it ``name``, where its ``last`` stages are no part of it."""
         if not self.stages:
             raise UsageError(
-                f"{name} is not divided into stages, so all of it learns or nothing. Leave trained_stages out, or say "
-                "--freeze-backbone."
+                f"{name} is not divided into stages, so all of it learns or nothing. Leave trained_stages out, or give "
+                f"{option('freeze_backbone', True)}."
             )
         if last >= len(self.stages):
             raise UsageError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gwapctl.datasets.folders import data_folders
-from gwapctl.errors import ModelError
+from gwapctl.errors import ModelError, option
 
 CAFFE = ".caffemodel"
 _BVLC = "http://dl.caffe.berkeleyvision.org"  # BVLC/caffe, models/*/readme.md
@@ -50,6 +50,6 @@ def find_caffemodel(spec: str, root: Path | None = None) -> Path:
     known = RELEASED.get(given.name)
     source = f"It was published at {known}: fetch it" if known else "Bring it"
     raise ModelError(
-        f"no {spec} in the working folder {Path.cwd()}, in {tops} (--root) or in the cache {cache}. {source} and "
-        "put it into one of them, or give its path with --weights."
+        f"no {spec} in the working folder {Path.cwd()}, in {tops} ({option('root')}) or in the cache {cache}. {source} "
+        f"and put it into one of them, or give its path with {option('weights')}."
     )

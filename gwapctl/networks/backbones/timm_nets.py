@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwapctl.errors import ModelError, UsageError
+from gwapctl.errors import ModelError, UsageError, option
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.backbones.pretrained import TIMM, PretrainedWeights, fetch
 
@@ -111,7 +111,8 @@ def create_timm(name: str, *, pretrained: bool = False, output_stride: int | Non
     """Make timm's network ``name`` without its classifier, for images of any size where it can."""
     weights = timm_weights(name) if pretrained else None
     if pretrained and weights is None:
-        raise UsageError(f"timm:{name} has no weights to download. Use --weights none, a run or a zoo entry of ours.")
+        none = option("weights", "none")
+        raise UsageError(f"timm:{name} has no weights to download. Use {none}, a run or a zoo entry of ours.")
     chosen: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(fetch(weights))}} if weights else {}
     if output_stride is not None:
         chosen["output_stride"] = output_stride
@@ -135,7 +136,8 @@ def create_timm(name: str, *, pretrained: bool = False, output_stride: int | Non
 
 
 def _no_choice(name: str, output_stride: int) -> UsageError:
-    return UsageError(f"timm:{name} cannot have stride {output_stride}: timm offers no choice. Drop --output-stride.")
+    why = f"timm:{name} cannot have stride {output_stride}: timm offers no choice"
+    return UsageError(f"{why}. Drop {option('output_stride')}.")
 
 
 def _first_line(error: Exception) -> str:

@@ -120,9 +120,7 @@ class GWAPgt(PoolThenClassify):
         weights all positions the same.
         """
         if region is None:
-            raise UsageError(
-                "head gwap-gt pools inside ground-truth boxes, and there are none here. Choose --head gwap."
-            )
+            raise UsageError("head gwap-gt pools inside ground-truth boxes, and there are none here. Choose head gwap.")
         with without_autocast(feature_map):
             features = at_least_float32(feature_map)
             height, width = features.shape[2:]

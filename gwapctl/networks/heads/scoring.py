@@ -87,7 +87,7 @@ class LSE(ScoreThenPool):
     def __init__(self, channels: int, classes: int, r: float = 5.0) -> None:
         super().__init__(channels, classes)
         if not r > 0:
-            raise UsageError(f"head lse: r must be above 0, not {r}. Choose --head gap for the mean.")
+            raise UsageError(f"head lse: r must be above 0, not {r}. Choose head gap for the mean.")
         self.r = r
 
     def pool(self, scores: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
 from gwapctl.datasets.base import BoxedSample, ClassName
-from gwapctl.errors import DataError, GwapctlError, UsageError
+from gwapctl.errors import DataError, GwapctlError, UsageError, option
 from gwapctl.evaluate.subject import find_dataset, find_samples, find_subject
 from gwapctl.images.decode import ImageArray, read_image
 from gwapctl.inputs import find_inputs
@@ -96,7 +96,8 @@ def newest_runs(runs: Path, *, detectors: bool = False) -> list[str]:
     chosen = [kind for kind in of_detectors if detectors and kind in newest]
     chosen = chosen or [head for head in HEADS if head in newest and HEADS[head].in_figures]
     if not chosen:
-        raise DataError(f"{runs} holds no finished run. Give models with --models, or a folder of runs with --runs.")
+        instead = f"Give models with {option('models')}, or a folder of runs with {option('runs')}"
+        raise DataError(f"{runs} holds no finished run. {instead}.")
     return [str(newest[kind].folder) for kind in chosen]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gwapctl.draw import COLOURS, draw_overlay
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, file_exists, unknown_name
 from gwapctl.images.decode import ImageArray
 from gwapctl.maps import MAPS
 from gwapctl.paper.figures.inputs import FigureImage, FigureModel
@@ -114,9 +114,9 @@ def check_figure(name: str, out: Path, *, overwrite: bool) -> None:
     if name not in FIGURES:
         raise unknown_name("figure", name, FIGURES)
     if out.suffix.lower() not in FORMATS:
-        raise UsageError(f"{out.name} is no figure. Give --out a name that ends in one of: {', '.join(FORMATS)}.")
+        raise UsageError(f"{out.name} is no figure: a figure's name ends in one of {', '.join(FORMATS)}.")
     if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists. Replace it with --overwrite, or choose another --out.")
+        raise file_exists(out)
 
 
 def build_figure(
