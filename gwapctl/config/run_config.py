@@ -153,12 +153,12 @@ DETECTOR_FOLDER: dict[str, Any] = {
 FOUND_BOXES = DETECTOR_FOLDER | {  # minutes of a CPU for a few hundred photos
     "long_side": 320,
     "batch_size": 4,
-    "iterations": 2_000,
+    "iterations": 1_000,  # 400 are too few, with wrong boxes among them many more are too many
     "lr": 3e-3,  # a tenth of it learns to see objects in so few steps, but not which
     "warmup": 20,
     "candidates": 600,  # of 2,700 anchors: NMS of all was a third of a step
     "proposals": 128,  # as many as are learned from
-    "rounds": 2,
+    "rounds": 1,  # a second one made boxes of training images better, and the detector worse
     "weak": "gwap",  # it learns from labels that are right where boxes are not
     "cache_features": True,
     "frozen_stages": 5,  # the trunk stays ImageNet's, as a frozen classifier's does
