@@ -14,7 +14,7 @@ import pytest
 
 from gwapctl.label import plan, run
 from gwapctl.label.steps import Find
-from tests.factories import SMALL_DETECTOR, write
+from tests.factories import SMALL_DETECTOR, save_image, write
 
 Cli = Callable[..., Any]
 SETS = {"classifier.batch_size": "4", "classifier.epochs": "1", "classifier.val_fraction": "0.2"}
@@ -156,9 +156,12 @@ def test_mistakes_are_told_before_anything_is_done(run_cli: Cli, photos: Path, w
     assert not Path("labelled").exists()
 
 
-def test_an_empty_folder_is_one_clear_line(run_cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "message"), [("empty", "has no image"), ("flat", "has 1 image and does not say")])
+def test_a_folder_without_labels_is_one_clear_line(run_cli: Cli, tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
-    result = run_cli("label", tmp_path / "empty", "--out", tmp_path / "out")
+    save_image(tmp_path / "flat" / "a.jpg")
+    result = run_cli("label", tmp_path / name, "--out", tmp_path / "out")
     assert result.code == 4
     assert result.stderr.startswith("error: ")
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -13,6 +13,7 @@ from gwapctl.config import DEFAULT_BACKBONE
 from gwapctl.config.run_config import FOUND_BOXES
 from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.base import Dataset, Sample
+from gwapctl.datasets.folders import has_images, list_images
 from gwapctl.errors import DataError, UsageError, any_of, counted, lookup, option
 from gwapctl.formats import EXPORTERS
 from gwapctl.label.pace import Pace, measure_pace, seconds_of
@@ -124,13 +125,29 @@ def make_plan(asked: Asked, machine: Machine) -> Plan:
         UsageError: there is no such format or data set.
 
     """
-    dataset = open_dataset(asked.folder)
+    dataset = _open(asked.folder)
     samples = _all_samples(dataset)
     remarks = _check_classes(dataset)
     network = choose_network(len(samples))
     steps = _steps(asked, machine, network, dataset, len(samples))
     remarks += dataset.warnings()
     return Plan(asked, network, samples, [one.name for one in dataset.classes], steps, remarks, machine)
+
+
+def _open(folder: str) -> Dataset:
+    """Open the data set, or say what a folder lacks that is none."""
+    try:
+        return open_dataset(folder)
+    except DataError as error:
+        images = list_images(Path(folder))
+        if not images and Path(folder).is_dir():
+            raise DataError(f"{folder} has no image. Put the images of each class into a folder of its own.") from error
+        if has_images(Path(folder)):
+            raise DataError(
+                f"{folder} has {counted(len(images), 'image')} and does not say what they show. Put those of each "
+                "class into a folder of its own, or list them in a CSV file with the columns image,label."
+            ) from error
+        raise
 
 
 def _all_samples(dataset: Dataset) -> list[Sample]:
