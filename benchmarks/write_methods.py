@@ -25,7 +25,7 @@ from gwapctl.paper.specification import TableSpec, load_table
 from gwapctl.predict.classifier import load_model
 from gwapctl.runs import Run, find_runs
 
-TABLE, PROFILE = "methods", "quick"
+TABLE, PROFILE = "methods", "real"
 SCENES = "data/scenes"
 PAGE, PICTURE = Path("docs/methods.md"), Path("docs/images/methods.jpg")
 IMAGES, DPI = 5, 90
@@ -34,32 +34,34 @@ HEAD = f"""# Every head and map method, side by side
 
 Made by `python benchmarks/write_methods.py` from `models/results.csv`; nothing here is written by hand.
 
-One small network (`resnet-s`, whose backbone starts from the bundled model), one budget, no choice on the images that
-are reported on, one seed: small differences mean nothing. The budget is that of two CPU cores, far below any paper's.
-Numbers of different tables do not compare. The commands:
+The heads stand on the same frozen features of `efficientnet-lite0` with ImageNet weights and have the same budget;
+nothing is chosen on the images that are reported on. Differences within the standard deviations mean nothing, and
+[claims.md](claims.md) judges those between the papers' methods. Numbers of different tables do not compare. The
+commands ([background-images.md](background-images.md) makes the folders for head background):
 
 ```sh
-gwapctl data synth --background --out data/background    # images without objects, for head background
-gwapctl data synth --images 400 --out {SCENES}
-gwapctl reproduce {TABLE} --profile {PROFILE}                      # Tiny ImageNet, 40 classes
-gwapctl reproduce {TABLE} --profile {PROFILE} --dataset {SCENES}
-python benchmarks/map_cost.py RUN --maps class,dgl@layers.4 --store # img/s and MiB of the maps of each run
-gwapctl report --runs runs --record models/results.csv
-python benchmarks/write_methods.py --picture runs
+gwapctl reproduce {TABLE} --profile {PROFILE} --root data/imagenet-20 --record models/results.csv
+gwapctl reproduce {TABLE} --profile {PROFILE} --dataset cub --root data/cub-20 --record models/results.csv
+python benchmarks/write_methods.py
 ```
-
-The images of `{SCENES}` are those that version 0.1.0 drew; since then `gwapctl data synth` draws other scenes.
 
 A head is how a feature map becomes class scores; a map is read from a trained network, so several rows share one.
 `class` is the class activation map, `weight` the pooling weights of GWAP, `fused` the mean of these two (ours),
 `foreground` the class-free branch of head `background`, `backprop` the gradient at the pixels; `gradcam`, `layercam`
-and `dgl` use gradients at the last feature map, or at the layers that stand behind them.
+and `dgl` use gradients at the last feature map, or at the layers that stand behind them. What they cost beside each
+other, `python benchmarks/map_cost.py RUN --maps class,gradcam,dgl` measures.
 """
 UNDER = f"""
 ## The same images under every method
 
-Made by `python benchmarks/write_methods.py --picture runs`: the first {IMAGES} test images of `{SCENES}`, which are
-synthetic. The class of the largest object is given, its boxes are dashed; the solid box is Otsu's.
+The first {IMAGES} test images of a synthetic set under networks of the same kind. The class of the largest object is
+given, its boxes are dashed; the solid box is Otsu's. Made by:
+
+```sh
+gwapctl data synth --images 400 --out {SCENES}
+gwapctl reproduce {TABLE} --profile {PROFILE} --dataset {SCENES} --runs runs
+python benchmarks/write_methods.py --picture runs
+```
 
 ![Heatmaps and boxes of every head and map method on the same {IMAGES} synthetic images](images/{PICTURE.name})
 """
@@ -85,7 +87,7 @@ def runs_of(spec: TableSpec, folder: Path) -> list[Run]:
 
 def page(spec: TableSpec, rows: pd.DataFrame) -> str:
     """Return the page: each data set's table, and the picture where there is one."""
-    tables = [table for table in build_table(spec, rows.assign(shipped=False)) if len(table.measured)]
+    tables = [table for table in build_table(spec, rows) if table.runs()]
     text = render_markdown(tables) if tables else "Nothing is measured yet.\n"
     return "\n".join([HEAD, text]) + (UNDER if PICTURE.is_file() else "")
 

@@ -345,15 +345,20 @@ def test_command_says_what_calibration_chose(run: Run, run_cli: Callable[..., An
 
 
 @pytest.mark.parametrize(
-    ("settings", "map_method"),
-    [({"freeze_backbone": True}, "weight"), ({"freeze_backbone": True}, "gradcam"), ({"trained_stages": 1}, "fused")],
+    ("settings", "reading"),
+    [
+        ({"freeze_backbone": True}, MapReading(method="weight")),
+        ({"freeze_backbone": True}, MapReading(method="gradcam")),
+        ({"freeze_backbone": True}, MapReading(method="class", scales=(32, 64, 96))),
+        ({"trained_stages": 1}, MapReading(method="fused")),
+        ({"trained_stages": 1}, MapReading(method="weight", scales=(48, 80))),
+    ],
 )
 def test_cached_features_give_the_numbers_of_the_images(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], map_method: str
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], reading: MapReading
 ) -> None:
     run = make_run(tmp_path / "run", data, make_small_classifier("gwap"))
     run.update(config=run.document["config"] | settings)
-    reading = MapReading(method=map_method)
     plain = evaluate(str(run.folder), Options(reading=reading, device="cpu"))
     cached = Options(reading=reading, device="cpu", feature_cache=tmp_path / "cache")
     first = evaluate(str(run.folder), cached)
@@ -368,7 +373,6 @@ def test_cached_features_give_the_numbers_of_the_images(
 @pytest.mark.parametrize(
     ("settings", "reading", "asked"),
     [
-        ({"freeze_backbone": True}, MapReading(scales=(32, 64)), {}),
         ({"freeze_backbone": True}, MapReading(scales=(32,), resize="keep"), {}),
         ({"freeze_backbone": True}, MapReading(flip=True), {}),
         ({"freeze_backbone": True}, MapReading(method="backprop"), {}),

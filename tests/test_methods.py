@@ -27,14 +27,19 @@ def make_run(runs: Path, head: str, evaluations: list[tuple[str, dict[str, float
     """Write a finished run of a row's recipe and its evaluations: map and metrics."""
     recipe = recipe_file(f"methods-{head}")
     assert recipe is not None
-    dataset = different.pop("dataset", "tiny-imagenet:40")
+    dataset, calibrated = different.pop("dataset", "imagenet"), different.pop("calibrated", None)
     settings = build_train_config(dataset, recipe, different).model_dump(mode="json")
     data = {"name": dataset, "val_split": None}
     run = Run.create(runs / f"{head}-{dataset[:4]}", {"config": settings, "dataset": data, "seed": 0, "device": "cpu"})
     run.update(status="finished")
     for method, metrics in evaluations:
-        where = {"dataset": dataset, "split": "val", "protocol": "paper", "n": 1000}
-        options = {"map": method, "box_rule": "otsu", "scales": [64]}
+        where = {
+            "dataset": dataset,
+            "split": "val",
+            "protocol": "paper",
+            "n": 50_000 if dataset == "imagenet" else 1000,
+        }
+        options = {"map": method, "box_rule": "otsu", "scales": [224], "calibrate_on": calibrated}
         document = {**where, "metrics": metrics, "options": options, "created": "2026-11-20T10:00:00+00:00"}
         run.save_evaluation({"schema_version": 1, "model": head, **document})
 
@@ -63,7 +68,7 @@ def test_every_row_has_the_same_budget() -> None:
         config = build_train_config(SPEC.dataset, recipe, {})
         assert isinstance(config, TrainConfig)
         assert config.head == row.config["head"]
-        assert config.iterations == row.config["iterations"]
+        assert config.epochs == row.config["epochs"]
         own = {"head": "", "head_options": {}, "background": None, "recipe": None}
         budgets.add(config.model_copy(update=own).model_dump_json())
         plain = {"map": None, "layer": None}
@@ -93,7 +98,7 @@ def test_numbers_land_in_the_row_of_their_map(tmp_path: Path) -> None:
 def test_another_data_set_has_its_own_table_and_columns(tmp_path: Path) -> None:
     make_run(tmp_path, "gap", [("class", METRICS | {"voc_map_11pt": 80.0, "px_ap": 60.0})], dataset="scenes")
     home, scenes = tables(tmp_path)
-    assert home.title == "All methods on tiny-imagenet:40 val"
+    assert home.title == "All methods on imagenet val"
     assert scenes.title == "All methods on scenes val (1,000 images)"
     assert set(scenes.cells["id"]) == {"gap-class"}
     assert [column.key for column in scenes.spec.columns][:1] == ["map"]
@@ -101,7 +106,7 @@ def test_another_data_set_has_its_own_table_and_columns(tmp_path: Path) -> None:
 
 
 def test_another_budget_is_left_out(tmp_path: Path) -> None:
-    make_run(tmp_path, "gap", [("class", METRICS)], iterations=5000)
+    make_run(tmp_path, "gap", [("class", METRICS)], epochs=50)
     (table,) = tables(tmp_path)
     assert table.measured.empty
 
@@ -130,30 +135,26 @@ def test_no_format_speaks_of_a_paper(tmp_path: Path, kind: str) -> None:
 def test_commands_train_and_evaluate(tmp_path: Path) -> None:
     (table,) = tables(tmp_path)
     commands = list(table.cells["command"])
-    assert all(command.startswith("gwapctl train tiny-imagenet:40 --recipe methods-") for command in commands)
+    assert all(command.startswith("gwapctl train imagenet --recipe methods-") for command in commands)
     assert all("--box-rule otsu" in command for command in commands)
-    assert sum(command.endswith("--layer layers.3,layers.4") for command in commands) == 2 * len(SPEC.columns)
+    assert sum("--layer network.blocks.4.2.conv_pwl" in command for command in commands) == len(SPEC.columns)
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_has_a_table_per_data_set(tmp_path: Path) -> None:
-    spec = apply_profile(SPEC, load_profile("quick"))
+    spec = apply_profile(SPEC, load_profile("real"))
     assert "Nothing is measured yet" in write_methods.page(spec, measured_rows(tmp_path))
-    photos, scenes = (
-        {key: value for key, value in spec.on(name).rows[0].instead.items() if key != "head"}
-        for name in ("tiny-imagenet:40", "data/scenes")
-    )
-    assert photos != scenes
-    make_run(tmp_path / "runs", "gap", [("class", METRICS | {"top1_error": 12.5})], **photos)
-    make_run(tmp_path / "runs", "gwap", [("fused", METRICS | {"px_ap": 70.0})], dataset="scenes", **scenes)
+    asked = {key: value for key, value in spec.rows[0].instead.items() if key != "head"}
+    make_run(tmp_path / "runs", "gap", [("class", METRICS | {"top1_error": 12.5})], calibrated="halves", **asked)
+    make_run(tmp_path / "runs", "gwap", [("fused", METRICS)], calibrated="halves", dataset="scenes", **asked)
     (tmp_path / "runs" / "other").mkdir()
     Run.create(tmp_path / "runs" / "other", {"config": {"recipe": "voc-caffenet-gap"}}).update(status="finished")
-    assert [run.name for run in write_methods.runs_of(spec, tmp_path / "runs")] == ["gap-tiny", "gwap-scen"]
+    assert [run.name for run in write_methods.runs_of(spec, tmp_path / "runs")] == ["gap-imag", "gwap-scen"]
     record(measured_rows(tmp_path / "runs"), tmp_path / "results.csv")
     page = write_methods.page(spec, read_results(tmp_path / "results.csv"))
-    assert "**All methods on tiny-imagenet:40 val.**" in page
+    assert "**All methods on imagenet val.**" in page
     assert "**All methods on scenes val (1,000 images).**" in page
     assert "| GAP | class | 12.50 |" in page
     assert str(tmp_path) not in page
@@ -161,5 +162,5 @@ def test_the_page_has_a_table_per_data_set(tmp_path: Path) -> None:
 
 def test_the_committed_page_is_what_the_command_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent.parent)
-    spec = apply_profile(SPEC, load_profile("quick"))
+    spec = apply_profile(SPEC, load_profile("real"))
     assert write_methods.PAGE.read_text(encoding="utf-8") == write_methods.page(spec, read_results())

@@ -318,7 +318,7 @@ def test_seeds_of_one_experiment_give_mean_and_sample_deviation(tmp_path: Path, 
     assert found["sd"] == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
     assert [source["seed"] for source in found["sources"]] == [0, 1, 2]
     assert "72.0 ± 2.6" in render_tables([table], "table")
-    assert "seeds 0, 1, 2, 2026-11-20" in render_tables([table], "markdown")
+    assert "seeds 0 to 2, 2026-11-20" in render_tables([table], "markdown")
 
 
 def test_two_experiments_are_not_averaged(tmp_path: Path, make_run: MakeRun) -> None:

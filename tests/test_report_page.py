@@ -247,7 +247,7 @@ def test_what_ships_as_html() -> None:
     page = Page(text)
     assert_self_contained(page, text)
     assert {link[1:] for link in page.links} <= set(page.ids)
-    assert "Stand-in for TABLE V on fruits-voc test (60 images)" in page.text
+    assert "Stand-in for TABLE II on VOC2012 val (600 images)" in page.text
 
 
 def test_not_a_run_and_existing_files_are_refused(bare: Run, tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_all_tables_of_a_profile_one_after_the_other(reproduce: Reproduce) -> No
     ("arguments", "message"),
     [
         (["x"], "unknown table 'x'"),
-        (["ii", "--profile", "quik"], "Did you mean 'quick'?"),
+        (["ii", "--profile", "reel"], "Did you mean 'real'?"),
         (["ii", "--rows", "gap"], "unknown row 'gap'"),
         (["ii", "--seeds", "0"], "--seeds"),
     ],
@@ -313,7 +313,7 @@ def test_mistakes_are_usage_errors(run_cli: Reproduce, arguments: list[str], mes
 
 
 def test_the_profiles_are_these_and_fit_their_tables() -> None:
-    assert profile_names() == ("paper", "quick", "real", "smoke")
+    assert profile_names() == ("paper", "real", "smoke")
     assert load_profile("paper") is None
     for name in profile_names()[1:]:
         profile = load_profile(name)

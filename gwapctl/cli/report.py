@@ -57,7 +57,7 @@ def report(
         ),
     ] = None,
     profile: Annotated[
-        str, option("--profile", "The table of a profile's runs: paper, quick or a TOML file.", DATA)
+        str, option("--profile", "The table of a profile's runs: paper, real, smoke or a TOML file.", DATA)
     ] = "paper",
     shipped: Annotated[
         bool, option("--shipped/--no-shipped", "Below a table: what we measured in its stead, on other data.", DATA)

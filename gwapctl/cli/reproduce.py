@@ -29,7 +29,7 @@ Table = Annotated[
         autocompletion=complete.names(complete.tables),
     ),
 ]
-ProfileName = Annotated[str, option("--profile", "paper, quick (two CPU cores), or a TOML file.", MODEL)]
+ProfileName = Annotated[str, option("--profile", "paper, real (for two CPU cores), smoke, or a TOML file.", MODEL)]
 DatasetOption = Annotated[
     str | None,
     option("--dataset", "Train and measure on this data set (name or folder).", DATA, "the profile's or the paper's"),
@@ -71,7 +71,7 @@ def reproduce(
 
     Examples:
       gwapctl reproduce i --profile paper --dry-run
-      gwapctl reproduce ii --profile quick --dataset data/fruits-voc --seeds 3
+      gwapctl reproduce ii --profile real --dataset cub --root data/cub-20 --seeds 3
 
     """
     from gwapctl.cli.train import require_weights

@@ -27,6 +27,7 @@ __all__ = [
     "stored_config",
 ]
 LENGTHS = frozenset(("epochs", "iterations"))
+STAGES = 5  # of a detector's trunk
 ALTERNATIVES = (LENGTHS, frozenset(("freeze_backbone", "trained_stages")))  # who sets one has overruled the other
 
 
@@ -98,6 +99,13 @@ class DetectorConfig(DetectorSettings, RunConfig):
     def _check(self) -> DetectorConfig:
         if self.long_side < self.short_side:
             raise ValueError("long_side must be at least short_side")
+        if self.cache_features and (self.frozen_stages < STAGES or self.weights == "none"):
+            raise ValueError(
+                f"cache_features of a detector needs frozen_stages {STAGES} and first weights: maps of a trunk that "
+                "learns do not last"
+            )
+        if self.image_scores and self.weak == "none":
+            raise ValueError("image_scores are the weak branch's: give weak")
         if self.boxes_from is None and self.rounds > 1:
             raise ValueError("rounds are of boxes_from: give a run or a file of boxes")
         if self.boxes_from is not None and self.box_proportion < 1:
@@ -150,6 +158,7 @@ FOUND_BOXES = DETECTOR_FOLDER | {  # minutes of a CPU for a few hundred photos
     "warmup": 20,
     "rounds": 2,
     "weak": "gwap",  # it learns from labels that are right where boxes are not
+    "cache_features": True,
     "frozen_stages": 5,  # the trunk stays ImageNet's, as a frozen classifier's does
 }
 
@@ -195,8 +204,9 @@ def resolve(
     may be open. Errors are the same.
     """
     written = read_recipe(recipe) if recipe else {}
-    model = DetectorConfig if "detector" in written | settings else TrainConfig
-    detects, found = model is DetectorConfig, bool((written | settings).get("boxes_from"))
+    detects = "detector" in written | settings
+    model = DetectorConfig if detects else TrainConfig
+    found = bool((written | settings).get("boxes_from"))
     defaults = {} if dataset is None else defaults_for(dataset, detects, detects and found)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -210,6 +220,8 @@ def resolve(
         values.pop("map", None)  # the recipe's map is its head's
     if values.get("cache_features") and origins.get("min_crop") == "data set":
         del values["min_crop"]  # whole images are cached
+    if detects and origins.get("cache_features") == "data set" and not _stays_frozen(values):
+        del values["cache_features"]
     origins = {key: origin for key, origin in origins.items() if key in values}
     is_open = dataset is None and model is TrainConfig and LENGTHS.isdisjoint(values)
     named = {"dataset": dataset or "DATASET"} | ({"recipe": recipe.stem} if recipe else {})
@@ -221,6 +233,11 @@ def resolve(
         several = "s" if len(mistakes) > 1 else ""
         raise UsageError(f"{len(mistakes)} wrong setting{several}{where}: {' '.join(mistakes)}") from None
     return config.model_copy(update={"iterations": None}) if is_open else config, origins
+
+
+def _stays_frozen(values: Mapping[str, Any]) -> bool:
+    """Tell whether nothing of a detector's trunk learns."""
+    return values.get("frozen_stages") == STAGES and values.get("weights") != "none"
 
 
 def stored_config(values: dict[str, Any]) -> TrainConfig | DetectorConfig:

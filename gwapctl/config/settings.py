@@ -86,6 +86,10 @@ class RunSettings:
     step_every: Annotated[int, Bounds(ge=1), About("Iterations between steps.", SCHEDULE)] = 20_000
     step_factor: Annotated[float, Bounds(gt=0, le=1), About("Factor of a step.", SCHEDULE)] = 0.1
     warmup: Annotated[int, Bounds(ge=0), About("Iterations of linear warm-up.", SCHEDULE)] = 0
+    ema: Annotated[
+        float, Bounds(ge=0, lt=1), About("Keep a moving average of the weights, 0.999; 0: none.", SCHEDULE)
+    ] = 0.0
+    cache_features: Annotated[bool, Flag("Run what is frozen once, keep its maps.", NETWORK)] = False
     flip: Annotated[bool, About("Mirror half of the images.", IMAGES)] = True
     val_fraction: Annotated[
         float, Bounds(ge=0, lt=1), Flag("Share of train held out where there is no val split.", IMAGES)
@@ -132,9 +136,6 @@ class ClassifierSettings(RunSettings):
     added_lr_factor: Annotated[
         float, Bounds(gt=0), About("The backbone's layers without ImageNet weights learn this much faster.", SCHEDULE)
     ] = 1.0
-    ema: Annotated[
-        float, Bounds(ge=0, lt=1), About("Keep a moving average of the weights, 0.999; 0: none.", SCHEDULE)
-    ] = 0.0
     min_crop: Annotated[
         float, Bounds(gt=0, le=1), About("Random crops of at least this share of the image; 1: none.", IMAGES)
     ] = 1.0
@@ -154,7 +155,6 @@ class ClassifierSettings(RunSettings):
     trained_stages: Annotated[
         int | None, Bounds(ge=0), Flag("Train the backbone's last stages alone; none: all.", NETWORK)
     ] = None
-    cache_features: Annotated[bool, Flag("Run what is frozen once, keep its maps.", NETWORK)] = False
     batch_norm: Annotated[
         Literal["auto", "frozen", "train"], About("auto: frozen when pretrained and the batch is small.", NETWORK)
     ] = "auto"
@@ -194,6 +194,11 @@ class DetectorSettings(RunSettings):
         int, Bounds(ge=1, le=9), Flag("Of boxes-from: the later ones learn from its own boxes, too.", DETECTOR)
     ] = 1
     pooling: Annotated[Literal["ps_roi_pool", "ps_roi_align"], About("Of the score maps.", DETECTOR)] = "ps_roi_pool"
+    candidates: Annotated[int, Bounds(ge=1), About("Proposals of an image before NMS, at most.", DETECTOR)] = 6000
+    proposals: Annotated[int, Bounds(ge=1), About("Proposals of an image after NMS, at most.", DETECTOR)] = 300
+    image_scores: Annotated[
+        bool, About("Multiply a box's score by the weak branch's chance of its class.", DETECTOR)
+    ] = False
     frozen_stages: Annotated[
         int, Bounds(ge=0, le=5), About("Stages of a pretrained network that do not learn, of five.", DETECTOR)
     ] = 2

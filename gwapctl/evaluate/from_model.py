@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -54,21 +54,39 @@ class CachedFeatures:
     workers: int | None = None
     progress: ProgressCallback | None = None
 
-    def of(self, samples: Sequence[BoxedSample], localizer: Localizer) -> FeatureCache | None:
-        """Return the maps of ``samples``, None where not all is read from them; equal frozen parts share them."""
-        if not localizer.takes_features:
-            return None
+    def of(self, samples: Sequence[BoxedSample], localizer: Localizer) -> CachesBySize | None:
+        """Return the maps of ``samples`` at each size of input, None where not all is read from them.
+
+        Equal frozen parts share them.
+        """
         from gwapctl.train.feature_cache import FeatureCache
         from gwapctl.train.task import default_workers
 
         model, plain = self.model.to(localizer.device), [without_boxes(sample) for sample in samples]
-        size, precision = model.info.input_size, localizer.precision
-        cache = FeatureCache(self.folder, model, plain, size=size, precision=precision, mirrored=False, last=self.late)
-        if cache.missing():
-            cache.fill(
-                model, workers=default_workers() if self.workers is None else self.workers, progress=self.progress
+        caches = {
+            size: FeatureCache(
+                self.folder, model, plain, size=size, precision=localizer.precision, mirrored=False, last=self.late
             )
-        return cache
+            for size in sorted(localizer.feature_sizes)
+        }
+        workers = default_workers() if self.workers is None else self.workers
+        for cache in caches.values():
+            if cache.missing():
+                cache.fill(model, workers=workers, progress=self.progress)
+        return CachesBySize(caches, self.late) if caches else None
+
+
+@dataclass(frozen=True)
+class CachesBySize:
+    """Feature maps of images at each size of input, which the ``late`` last stages of a backbone read."""
+
+    caches: Mapping[tuple[int, int], FeatureCache]
+    late: int
+
+    def prepared(self, sample: BoxedSample, localizer: Localizer) -> PreparedImage:
+        """Return an image as ``localizer`` takes it, without a look at its pixels."""
+        features = {size: cache.read(sample) for size, cache in self.caches.items()}
+        return localizer.prepare_features(*image_size(sample.path), features, self.late)
 
 
 def from_model(
@@ -84,7 +102,7 @@ def from_model(
     """Return what a classifier, as ``localizer`` reads it, says of each sample; ``name`` is what the result calls it.
 
     None for ``box_rule`` is the rule that the model stores. ``features`` take the place of the images where all is read
-    from them (``Localizer.takes_features``) and no box is refined.
+    from them (``Localizer.feature_sizes``) and no box is refined.
 
     Raises:
         DataError: model and data set share no classes, or an image cannot be read.
@@ -111,7 +129,7 @@ def predictions_from_model(
     cut: Cut | None,
     *,
     name: str = "the model",
-    cache: FeatureCache | None = None,
+    cache: CachesBySize | None = None,
     workers: int | None = None,
 ) -> Iterator[Prediction]:
     """Yield what the model says of each sample; classes of model and data set are matched by id or name.
@@ -131,8 +149,7 @@ def predictions_from_model(
 
     def seen(sample: BoxedSample) -> tuple[PreparedImage, Cut | None]:
         if cache is not None:
-            size = image_size(sample.path)
-            return localizer.prepare_features(*size, cache.read(sample), cache.last), cut
+            return cache.prepared(sample, localizer), cut
         image = read_image(sample.path)
         return localizer.prepare(image), None if cut is None else Cut(cut.rule.on_image(image))
 

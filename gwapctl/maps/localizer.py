@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -152,20 +152,28 @@ class Localizer:
         return crops.centre(width, height, self._own_size, self.reading.resize)
 
     @property
-    def takes_features(self) -> bool:
-        """Whether all is read from one pass of the whole image at the model's own size, and at no inner layer."""
+    def feature_sizes(self) -> frozenset[Size]:
+        """The sizes of input whose feature maps can take the place of an image; none where its pixels are needed.
+
+        They can where the network sees whole images, warped and not mirrored, and no inner layer or gradient at the
+        pixels is asked for.
+        """
         reading, own = self.reading, self._own_size
-        one_pass = not reading.scales or (reading.scales == own[:1] and reading.resize == "warp")
         whole = not reading.flip and reading.crops == "none" and reading.backprop_seg == "none"
         behind = self._method.gradient_at != "image" and not reading.layer
-        return one_pass and whole and behind and not self._network.head.sees_boxes
+        warped = reading.resize == "warp" or not reading.scales
+        if not (whole and behind and warped) or self._network.head.sees_boxes:
+            return frozenset()
+        return frozenset({own, *((scale, scale) for scale in reading.scales)})
 
-    def prepare_features(self, width: int, height: int, features: npt.NDArray[Any], late: int) -> PreparedImage:
+    def prepare_features(
+        self, width: int, height: int, features: Mapping[Size, npt.NDArray[Any]], late: int
+    ) -> PreparedImage:
         """Prepare an image ``width x height`` of which one has what the ``late`` last stages of the backbone read.
 
-        It is for those that take features (``takes_features``); an image in one call of ``run`` is like the others.
+        ``features`` has it at every one of ``feature_sizes``; an image in one call of ``run`` is like the others.
         """
-        return PreparedImage(width, height, {self._own_size: features}, late)
+        return PreparedImage(width, height, dict(features), late)
 
     def _input_size(self, width: int, height: int, scale: int | None) -> Size:
         if scale is None:
@@ -282,7 +290,7 @@ class Localizer:
                 inputs = [batch[member].inputs[size] for member in members]
                 for mirrored in (False, True) if self.reading.flip else (False,):
                     reusable = size == self._own_size and len(members) == len(batch) and not mirrored
-                    forward = own if reusable else self._network(inputs, mirrored=mirrored)
+                    forward = own if reusable else self._network(inputs, mirrored=mirrored, late=batch[0].late)
                     read = self._read_maps(forward, classes[members]).float()
                     maps = (minmax(read) if self._method.normalised else read).cpu().numpy()
                     for member, term in zip(members, maps[..., ::-1] if mirrored else maps, strict=True):

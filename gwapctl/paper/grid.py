@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -152,17 +153,34 @@ def _measured(column: Column, cell: Record, table: BuiltTable, shared: Sequence[
 def provenance(table: BuiltTable, cell: Record) -> list[str]:
     """Say where a measured number comes from: runs, data set, split, images, seeds, date, and what to know besides."""
     sources = cell["sources"]
-    first, *more = [source["run"] for source in sources]
     dates = sorted({source["date"] for source in sources})
-    seeds = ", ".join("?" if source["seed"] is None else str(source["seed"]) for source in sources)
+    seeds = ", ".join(_in_a_row(["?" if source["seed"] is None else str(source["seed"]) for source in sources]))
     several = len(sources) > 1
     return [
-        ", ".join([first, *(f"…{run.removeprefix(first)}" if run.startswith(first) else run for run in more)]),
+        ", ".join(_run_names([source["run"] for source in sources])),
         f"{table.measured_on.dataset} {cell['split']}, n = {cell['n']:,.0f}, seed{'s' * several} {seeds}, "
         + " to ".join(dict.fromkeys((dates[0], dates[-1]))),
         *([f"mean ± standard deviation of {len(sources)} seeds"] if several else []),
         *([cell["note"]] if cell["note"] else []),
     ]
+
+
+def _run_names(runs: Sequence[str]) -> list[str]:
+    """Return the names of runs; of those that differ from the first by their seed alone, the end."""
+    first = runs[0]
+    return [first, *_in_a_row([f"…{run.removeprefix(first)}" if run.startswith(first) else run for run in runs[1:]])]
+
+
+def _in_a_row(names: Sequence[str]) -> list[str]:
+    """Put ``first to last`` in the place of three and more names that count up by one.
+
+    >>> _in_a_row(["0", "1", "2", "3"]), _in_a_row(["a-1", "a-2", "b"]), _in_a_row(["…-seed1", "…-seed2", "…-seed3"])
+    (['0 to 3'], ['a-1', 'a-2', 'b'], ['…-seed1 to …-seed3'])
+    """
+    ends = [re.search(r"\d+$", name) for name in names]
+    counted = [(name[: end.start()], int(end[0])) for name, end in zip(names, ends, strict=True) if end]
+    up = counted and [(counted[0][0], counted[0][1] + step) for step in range(len(names))]
+    return [f"{names[0]} to {names[-1]}"] if len(names) > 2 and counted == up else list(names)
 
 
 def _shared(table: BuiltTable, rows: Sequence[Cells]) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.boxes import FloatArray
 from gwapctl.config import DetectorConfig
@@ -21,7 +22,7 @@ from gwapctl.metrics.detection import DetectionAP
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.classifier import read_weights
 from gwapctl.networks.rfcn.base import DetectorInfo
-from gwapctl.networks.rfcn.inference import DetectorReader
+from gwapctl.networks.rfcn.inference import DetectorReader, split_trunk_maps
 from gwapctl.networks.rfcn.losses import total_loss
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import build_detector, load_trunk, save_detector
@@ -30,9 +31,11 @@ from gwapctl.networks.transforms import Image, image_labels, read_ahead
 from gwapctl.runs import Run
 from gwapctl.train.data import DetectorData, load_detector_data
 from gwapctl.train.detector_batches import Batch, DetectorImages, MixedBatches, collate, is_wide
-from gwapctl.train.rounds import Rounds
+from gwapctl.train.feature_cache import default_folder
+from gwapctl.train.rounds import Find, Rounds
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
+from gwapctl.train.trunk_cache import TrunkCache
 
 SUBSET = "box_labelled.txt"
 MOST_BETWEEN_ROWS = 1000  # iterations between two rows of the history, and two saved states; a tenth of short runs
@@ -70,6 +73,11 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         self.row_every = max(1, min(MOST_BETWEEN_ROWS, self.total // 10))
         self.images_per_step = config.batch_size * config.accumulate * (2 if self.others else 1)
         self.one_size = False
+        self.cache: TrunkCache | None = None  # what is read in place of the images, if anything
+        self.ema: AveragedModel | None = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
 
     @staticmethod
     def check(config: DetectorConfig) -> None:
@@ -97,11 +105,28 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
             raise DataError(f"the images with boxes of {name} are not those {run.folder} was started with.")
 
     def prepare(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
-        """List the images that show their boxes; find the first boxes where they are somebody else's."""
+        """List the images that show their boxes; keep what a frozen trunk makes of them; find the first boxes.
+
+        Those are found where they are somebody else's.
+        """
         write_text(run.folder / SUBSET, self.data.listing)
+        if self.config.cache_features:
+            self.cache = self._filled_cache(run, interrupted, listener)
         if self.config.boxes_from is not None:
             self.rounds = Rounds(run, self.data, self.resources.boxes, interrupted, listener)
             self.rounds.first()
+
+    def _filled_cache(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> TrunkCache:
+        """Return the maps of all training images; those that are not there yet are computed."""
+        config, known = self.config, run.document.get("features")
+        parent = self.resources.feature_cache or (Path(known["folder"]).parent if known else default_folder())
+        cache = TrunkCache(parent, self.model, self.data.train, precision=config.precision, mirrored=config.flip)
+        if known and (known["key"], known["fingerprint"]) != (cache.key, cache.fingerprint):
+            raise DataError(f"{run.folder} cannot be resumed: its images, or the weights of its trunk, were changed.")
+        listener.announce(cache.announcement())
+        run.update(features=cache.described())
+        cache.fill(self.model, workers=self.workers, stop=interrupted, progress=listener.progress)
+        return cache
 
     def part(self, iteration: int) -> tuple[int, int]:
         """Return how far the round is, and how long it is: each has a learning rate's schedule of its own."""
@@ -126,7 +151,8 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         """Yield the batches of the iterations from ``first`` on, with the boxes that are there when they begin."""
         config, data = self.config, self.data
         sides = config.short_side, config.long_side
-        images = DetectorImages(data.train, self.boxed, config.seed, config.flip, *sides, self.box_weights, kept)
+        weights = self.box_weights
+        images = DetectorImages(data.train, self.boxed, config.seed, config.flip, *sides, weights, kept, self.cache)
         boxed, share = sorted(self.boxed), config.accumulate
         wide = {index: is_wide(data.train[index]) for index in (*boxed, *self.others)}
         keys = MixedBatches(wide, boxed, self.others, config.batch_size, config.seed, first * share, stop * share)
@@ -137,15 +163,33 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         """Begin a round where it is time, set the model to training and seed torch for this iteration."""
         if self.config.boxes_from is not None and self._round_of(iteration) != self.round:
             self.round = self._round_of(iteration)
-            self.boxed, self.box_weights = self.rounds.boxes_of(self.round, self.reader())
-        self.model.train()
+            self.boxed, self.box_weights = self.rounds.boxes_of(self.round, self._finder())
+        self._set_training()
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, iteration]).generate_state(1)[0]))
+
+    def _set_training(self) -> None:
+        """Set what learns to training; going through the hundreds of parts of a frozen trunk takes time."""
+        if self.cache is None:
+            self.model.train()
+            return
+        for module in self.model.children():
+            module.train(module is not self.model.trunk)
+
+    def _finder(self) -> Find:
+        """Return what finds objects in training images with the present weights."""
+        reader, cache = self.reader(), self.cache
+        if cache is not None:
+            return lambda index, score: reader.run_trunk_maps(cache.read(index), cache.geometry(index), min_score=score)
+        return lambda index, score: reader.run([read_image(self.data.train[index].path)], min_score=score)[0]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the losses of a batch by name."""
         objects = [target and target.to(self.device) for target in batch.targets]
         images = batch.images.to(self.device, non_blocking=True)
-        return self.model(images, batch.sizes, objects, self.labels_of(batch))  # type: ignore[no-any-return]
+        if self.cache is None:
+            return self.model(images, batch.sizes, objects, self.labels_of(batch))  # type: ignore[no-any-return]
+        conv4, conv5 = split_trunk_maps(self.model, images)
+        return self.model.losses((conv4, self.model.shared(conv5)), batch.sizes, objects, self.labels_of(batch))
 
     def labels_of(self, batch: Batch) -> Tensor:
         """Return the labels (B, C) of a batch: 1 present, 0 absent, -1 only as difficult objects."""
@@ -154,6 +198,26 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
     def loss(self, output: dict[str, Tensor], iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the losses up; each is a part."""
         return total_loss(output, self.config.weak_weight), output
+
+    def end_step(self) -> None:
+        """Take the new weights into the moving average."""
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+
+    @property
+    def averaged(self) -> Detector:
+        """The model that finds, is judged and saved: the moving average where there is one."""
+        return self.model if self.ema is None else cast(Detector, self.ema.module)
+
+    def state(self) -> dict[str, Any]:
+        """Return the weights, and their moving average."""
+        return super().state() | ({} if self.ema is None else {"ema": self.ema.state_dict()})
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+        super().load_state(state)
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
 
     def validate(self) -> dict[str, float]:
         """Return ``det_map_11pt`` and ``det_map_area`` of the present weights."""
@@ -167,7 +231,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     def reader(self) -> DetectorReader:
         """Return what finds objects with the present weights."""
-        return DetectorReader(self.model, precision=self.config.precision, device=str(self.device))
+        return DetectorReader(self.averaged, precision=self.config.precision, device=str(self.device))
 
     def select(self, scores: dict[str, float], best: dict[str, Any]) -> dict[str, Any] | None:
         """Return the present scores: the last weights are kept."""
@@ -175,7 +239,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     def save(self, folder: Path) -> None:
         """Write the weights and ``model.json``."""
-        save_detector(self.model, folder)
+        save_detector(self.averaged, folder)
 
 
 def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | None) -> Detector:
@@ -192,6 +256,9 @@ def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | Non
         pooling=config.pooling,
         short_side=config.short_side,
         long_side=config.long_side,
+        candidates=config.candidates,
+        proposals=config.proposals,
+        image_scores=config.image_scores,
         mean=trunk.mean,
         std=trunk.std,
         provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **seen},

@@ -21,8 +21,9 @@ from gwapctl.datasets.base import BoxedSample, Sample
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import image_size, read_image
 from gwapctl.networks.rfcn.base import BoxTarget
-from gwapctl.networks.rfcn.inference import pad
+from gwapctl.networks.rfcn.inference import TrunkMaps, pad
 from gwapctl.networks.transforms import Image, resize
+from gwapctl.train.trunk_cache import TrunkCache
 
 KEPT_BYTES = 2**28  # of resized images that stay in memory: a small set, or few images with boxes, is read once
 
@@ -35,15 +36,22 @@ class Key(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One image of a batch ``(h, w, 3)``, its sample's index, and its objects where they may be seen."""
+    """One image of a batch ``(h, w, 3)``, its sample's index, and its objects where they may be seen.
 
-    image: Image
+    In place of the image there may be its trunk's maps; ``size`` (height, width) is the image's in any case.
+    """
+
+    image: Image | TrunkMaps
+    size: tuple[int, int]
     sample: int
     target: BoxTarget | None
 
 
 class Batch(NamedTuple):
-    """``images`` (B, 3, H, W) uint8, zero where padded; their ``sizes`` (h, w), ``targets`` and sample indices (B,)."""
+    """``images`` (B, 3, H, W) uint8, zero where padded; their ``sizes`` (h, w), ``targets`` and sample indices (B,).
+
+    Or the trunk's maps (B, K4 + K5, H / stride, W / stride) in float16.
+    """
 
     images: Tensor
     sizes: list[tuple[int, int]]
@@ -56,7 +64,8 @@ class DetectorImages:
     """Training images by ``Key``: resized within short and long side, mirrored half of the time.
 
     ``boxed`` has the samples whose boxes may be seen, by their index in ``samples``, which carry none; ``weights`` how
-    much each of their boxes counts, where that differs. Images that stay in memory are in ``kept``.
+    much each of their boxes counts, where that differs. Images that stay in memory are in ``kept``. Where the trunk's
+    maps are kept (``cache``) they are what is returned, and no image is read.
     """
 
     samples: Sequence[Sample]
@@ -67,20 +76,26 @@ class DetectorImages:
     long_side: int
     weights: Mapping[int, FloatArray] = field(default_factory=dict)
     kept: dict[int, tuple[Image, Geometry]] = field(default_factory=dict, repr=False)
+    cache: TrunkCache | None = None
 
     def __getitem__(self, key: Key) -> Picture:
         """Return the image and its objects in the same pixels."""
-        image, geometry = self.kept.get(key.image) or self._read(key.image)
-        if self.flip and np.random.default_rng([self.seed, key.epoch, key.image]).random() < 0.5:
-            image, geometry = image[:, ::-1], geometry.mirror()
-        boxed = self.boxed.get(key.image)
+        mirrored = self.flip and np.random.default_rng([self.seed, key.epoch, key.image]).random() < 0.5
+        image: Image | TrunkMaps
+        if self.cache is not None:
+            image, geometry = self.cache.read(key.image, mirrored=mirrored), self.cache.geometry(key.image)
+        else:
+            image, geometry = self.kept.get(key.image) or self._read(key.image)
+            image = image[:, ::-1] if mirrored else image
+        geometry = geometry.mirror() if mirrored else geometry
+        size, boxed = (geometry.input_height, geometry.input_width), self.boxed.get(key.image)
         if boxed is None:
-            return Picture(image, key.image, None)
+            return Picture(image, size, key.image, None)
         boxes = torch.from_numpy(geometry.to_input(boxed.boxes)).float()
         labels, difficult = torch.from_numpy(boxed.box_labels), torch.from_numpy(boxed.difficult)
         counted = self.weights.get(key.image)
         weights = None if counted is None else torch.from_numpy(counted).float()
-        return Picture(image, key.image, BoxTarget(boxes, labels, difficult, weights))
+        return Picture(image, size, key.image, BoxTarget(boxes, labels, difficult, weights))
 
     def _read(self, index: int) -> tuple[Image, Geometry]:
         """Read and resize an image, and keep it as long as there is room."""
@@ -93,10 +108,10 @@ class DetectorImages:
 
 
 def collate(pictures: Sequence[Picture]) -> Batch:
-    """Pad images at the right and the bottom to one size; channels last in memory."""
-    images, sizes = pad([picture.image for picture in pictures])
+    """Pad images, or maps, at the right and the bottom to one size; channels last in memory."""
+    images, _ = pad([picture.image for picture in pictures])
     indices = torch.tensor([picture.sample for picture in pictures])
-    return Batch(images, sizes, [picture.target for picture in pictures], indices)
+    return Batch(images, [picture.size for picture in pictures], [picture.target for picture in pictures], indices)
 
 
 def is_wide(sample: Sample) -> bool:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from gwapctl.boxes import FloatArray
+from gwapctl.boxes import Detections, FloatArray
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import DataError, UsageError
-from gwapctl.images.decode import read_image
-from gwapctl.networks.rfcn.inference import DetectorReader
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train.data import DetectorData
@@ -24,6 +22,8 @@ from gwapctl.train.pseudo import (
     write_boxes,
 )
 from gwapctl.train.task import Listener
+
+Find = Callable[[int, float], Detections]  # what a detector finds in a training image, from a score on
 
 
 class Rounds:
@@ -59,15 +59,13 @@ class Rounds:
         """
         return self._kept(1, self._from_source)
 
-    def boxes_of(
-        self, number: int, reader: DetectorReader
-    ) -> tuple[Mapping[int, BoxedSample], Mapping[int, FloatArray]]:
+    def boxes_of(self, number: int, find: Find) -> tuple[Mapping[int, BoxedSample], Mapping[int, FloatArray]]:
         """Return the images that have boxes in a round, by index, and how much each box counts.
 
-        An image without any label has none, and is learned from as one that holds nothing. ``reader`` finds objects
+        An image without any label has none, and is learned from as one that holds nothing. ``find`` finds objects
         with the weights at the begin of the round.
         """
-        found = self.first() if number == 1 else self._kept(number, lambda: self._from_detector(reader))
+        found = self.first() if number == 1 else self._kept(number, lambda: self._from_detector(find))
         pairs = zip(self.data.train, found, strict=True)
         samples = {i: with_boxes(sample, one) for i, (sample, one) in enumerate(pairs) if len(one) or not sample.labels}
         return samples, {index: found[index].weights for index in samples}
@@ -90,12 +88,11 @@ class Rounds:
             raise DataError(f"{said} has no box of a class that the labels of the training images name.")
         return found
 
-    def _from_detector(self, reader: DetectorReader) -> Sequence[PseudoBoxes]:
+    def _from_detector(self, find: Find) -> Sequence[PseudoBoxes]:
         found = []
-        for done, (sample, first) in enumerate(zip(self.data.train, self.first(), strict=True), start=1):
-            (detections,) = reader.run([read_image(sample.path)], min_score=LIKELY)
-            found.append(next_round(first, detections, sample.labels))
-            self._progress(Progress(done, len(self.data.train), "images"))
+        for index, (sample, first) in enumerate(zip(self.data.train, self.first(), strict=True)):
+            found.append(next_round(first, find(index, LIKELY), sample.labels))
+            self._progress(Progress(index + 1, len(self.data.train), "images"))
         return found
 
     def _progress(self, done: Progress) -> None:

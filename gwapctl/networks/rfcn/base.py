@@ -22,8 +22,10 @@ class DetectorInfo(BaseModel):
     ``short_side`` and ``long_side`` are the input: the shorter side is resized to the first unless the longer one then
     exceeds the second. ``k`` is the grid of R-FCN's position-sensitive maps. ``neck_channels`` is the width of the
     shared features, None: the trunk's own choice (1024 as published, 256 for resnet-s). ``anchor_sizes`` are the sides
-    of square anchors in input pixels, empty: 128, 256 and 512 at a short side of 600, scaled with it. ``region_loss``
-    is the form of the weak branch's local region regularisation.
+    of square anchors in input pixels, empty: 128, 256 and 512 at a short side of 600, scaled with it. ``candidates``
+    are the proposals of an image before NMS, ``proposals`` those after it, at most. ``region_loss`` is the form of the
+    weak branch's local region regularisation. With ``image_scores`` a box's score is multiplied by the chance that the
+    weak branch gives its class in the whole image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,9 @@ class DetectorInfo(BaseModel):
     k: int = Field(default=7, ge=1)
     neck_channels: int | None = Field(default=None, ge=1)
     anchor_sizes: tuple[float, ...] = ()
+    candidates: int = Field(default=6000, ge=1)
+    proposals: int = Field(default=300, ge=1)
+    image_scores: bool = False
     short_side: int = Field(default=PAPER_SHORT_SIDE, ge=16)
     long_side: int = Field(default=1000, ge=16)
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -49,6 +54,8 @@ class DetectorInfo(BaseModel):
     def _check(self) -> DetectorInfo:
         if self.long_side < self.short_side:
             raise ValueError("long_side must not be below short_side")
+        if self.image_scores and self.weak == "none":
+            raise ValueError("image_scores are the weak branch's: there must be one")
         if any(size <= 0 for size in self.anchor_sizes):
             raise ValueError("anchor_sizes must be above 0")
         return self

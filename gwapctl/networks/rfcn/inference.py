@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from gwapctl.geometry import Geometry
 from gwapctl.images.decode import ImageArray
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.transforms import resize
+
+TrunkMaps = npt.NDArray[np.float16]  # (h, w, K4 + K5): conv4 and conv5 of an image
 
 
 class DetectorReader:
@@ -68,10 +71,25 @@ class DetectorReader:
         images, sizes = pad(inputs)
         images = images.to(self.device)
         with autocast(self.device, self.precision):
-            features = self.model.features(images, sizes)
-            detections = self.model.detect(features, sizes, score_threshold=min_score)
-            weights = self.model.weight_maps(features, sizes) if maps else None
-        weight_maps = [None] * len(inputs) if weights is None else [*weights.float().cpu().numpy()]
+            return self._read(self.model.trunk_maps(images, sizes), geometries, min_score, maps)
+
+    @torch.inference_mode()
+    def run_trunk_maps(self, found: TrunkMaps, geometry: Geometry, *, min_score: float = 0.0) -> Detections:
+        """Return what is found in an image whose trunk's maps ``(h, w, K4 + K5)`` are there; ``geometry`` is its."""
+        maps = torch.from_numpy(found)[None].permute(0, 3, 1, 2).to(self.device)
+        with autocast(self.device, self.precision):
+            return self._read(split_trunk_maps(self.model, maps), [geometry], min_score, maps=False)[0]
+
+    def _read(
+        self, trunk_maps: tuple[Tensor, Tensor], geometries: Sequence[Geometry], min_score: float, maps: bool
+    ) -> list[Detections]:
+        """Run what is behind the trunk."""
+        sizes = [(geometry.input_height, geometry.input_width) for geometry in geometries]
+        conv4, conv5 = trunk_maps
+        features = conv4, self.model.shared(conv5)
+        detections = self.model.detect(features, sizes, score_threshold=min_score)
+        weights = self.model.weight_maps(features, sizes) if maps else None
+        weight_maps = [None] * len(geometries) if weights is None else [*weights.float().cpu().numpy()]
         results = []
         for found, geometry, weight_map in zip(detections, geometries, weight_maps, strict=True):
             boxes = clip(geometry.to_original(found["boxes"].float().cpu().numpy()), geometry.width, geometry.height)
@@ -80,14 +98,23 @@ class DetectorReader:
         return results
 
 
-def pad(images: Sequence[ImageArray]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Return images ``(h, w, 3)`` as one uint8 tensor ``(B, 3, H, W)``, channels last in memory, and their (h, w)."""
+def split_trunk_maps(model: Detector, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return conv4 and conv5 (B, K, h, w), in float32, of what ``TrunkCache`` keeps: both, one behind the other."""
+    conv4, conv5 = torch.split(maps.float(), [model.trunk.conv4_channels, model.trunk.channels], dim=1)
+    return conv4, conv5
+
+
+def pad(images: Sequence[ImageArray | TrunkMaps]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Return images ``(h, w, 3)``, or maps ``(h, w, K)``, as one tensor ``(B, K, H, W)``, and the (h, w) of each.
+
+    It is zero where it is padded, and its channels are last in memory.
+    """
     sizes = [(image.shape[0], image.shape[1]) for image in images]
     if len(set(sizes)) == 1:
-        padded: npt.NDArray[np.uint8] = np.stack(images)
+        padded: npt.NDArray[Any] = np.stack(images)
     else:
         height, width = (max(sides) for sides in zip(*sizes, strict=True))
-        padded = np.zeros((len(images), height, width, 3), np.uint8)
+        padded = np.zeros((len(images), height, width, images[0].shape[2]), images[0].dtype)
         for index, image in enumerate(images):
             padded[index, : image.shape[0], : image.shape[1]] = image
     return torch.from_numpy(padded).permute(0, 3, 1, 2), sizes

@@ -77,10 +77,22 @@ class Proposals(nn.Module):
         sides: of the anchors in input pixels.
         stride: input pixels per cell.
         scale: of the input beside the paper's.
+        candidates: boxes of an image before NMS, at most.
+        count: after it.
 
     """
 
-    def __init__(self, in_channels: int, channels: int, sides: Sequence[float], stride: int, scale: float) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        sides: Sequence[float],
+        stride: int,
+        scale: float,
+        *,
+        candidates: int = 6000,
+        count: int = 300,
+    ) -> None:
         super().__init__()
         self.network = RegionProposalNetwork(
             Anchors(sides, stride),
@@ -89,8 +101,8 @@ class Proposals(nn.Module):
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
             positive_fraction=0.5,
-            pre_nms_top_n={"training": 6000, "testing": 6000},
-            post_nms_top_n={"training": 300, "testing": 300},
+            pre_nms_top_n=dict.fromkeys(("training", "testing"), candidates),
+            post_nms_top_n=dict.fromkeys(("training", "testing"), count),
             nms_thresh=0.7,
         )
         self.network.min_size = MIN_SIDE * scale

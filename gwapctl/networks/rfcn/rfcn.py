@@ -37,8 +37,9 @@ class Detector(nn.Module):
         self.trunk = trunk
         channels, classes = info.neck_channels or trunk.neck_channels, len(info.classes)
         self.neck = new_conv(trunk.channels, channels, 1)
+        numbers = {"candidates": info.candidates, "count": info.proposals}
         self.proposals = Proposals(
-            trunk.conv4_channels, trunk.proposal_channels, info.anchors, trunk.stride, info.scale
+            trunk.conv4_channels, trunk.proposal_channels, info.anchors, trunk.stride, info.scale, **numbers
         )
         self.votes = RegionVotes(channels, classes, info.k, trunk.stride, info.pooling)
         self.weak: WeakBranch | None = None
@@ -71,7 +72,17 @@ class Detector(nn.Module):
             ``weak_image`` of all, ``weak_region`` of the images with boxes. One that has no image is absent.
 
         """
-        conv4, shared = self.features(images, sizes)
+        return self.losses(self.features(images, sizes), sizes, targets, labels)
+
+    def losses(
+        self,
+        features: tuple[Tensor, Tensor],
+        sizes: Sequence[tuple[int, int]],
+        targets: Sequence[BoxTarget | None] | None = None,
+        labels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the losses of a batch whose ``features`` are there."""
+        conv4, shared = features
         boxed = {index: target for index, target in enumerate(targets or ()) if target is not None}
         losses: dict[str, Tensor] = {}
         if boxed:
@@ -104,8 +115,12 @@ class Detector(nn.Module):
         conv4, shared = features
         regions, _ = self.proposals(conv4, sizes)
         scores, offsets = self.votes(shared, regions)
-        chances = scores.softmax(dim=1)[:, 1:]  # (R, C)
         counts = [len(boxes) for boxes in regions]
+        chances = scores.softmax(dim=1)[:, 1:]  # (R, C)
+        if self.info.image_scores:
+            chances = chances * self._image_scores(shared, sizes).repeat_interleave(
+                torch.tensor(counts, device=chances.device), dim=0
+            )
         found = []
         parts = zip(torch.split(chances, counts), torch.split(offsets, counts), regions, sizes, strict=True)
         for image_chances, image_offsets, boxes, size in parts:
@@ -130,8 +145,26 @@ class Detector(nn.Module):
 
     def features(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Return conv4 and the shared features of ``(B, 3, H, W)``: ``(B, ., ceil(H / stride), ceil(W / stride))``."""
+        conv4, conv5 = self.trunk_maps(images, sizes)
+        return conv4, self.shared(conv5)
+
+    def trunk_maps(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Return conv4 and conv5 of ``(B, 3, H, W)``: all that images are to the layers behind a frozen trunk."""
         conv4 = self.trunk.conv4(self._normalise(images, sizes))
-        return conv4, functional.relu(self.neck(self.trunk.conv5(conv4)))
+        return conv4, self.trunk.conv5(conv4)
+
+    def shared(self, conv5: Tensor) -> Tensor:
+        """Return the shared features of conv5."""
+        return functional.relu(self.neck(conv5))
+
+    def _image_scores(self, shared: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the chance (B, C) that each class is in each image, by the weak branch; of several poolings the mean.
+
+        ``shared`` are the shared features.
+        """
+        assert self.weak is not None  # DetectorInfo sees to it
+        logits = self.weak(shared, [self._cells(size) for size in sizes]).logits
+        return torch.stack([one.sigmoid() for one in logits]).mean(0)
 
     def _normalise(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Normalise the images and pad them with the mean colour to a multiple of the stride."""
