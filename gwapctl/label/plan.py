@@ -230,7 +230,7 @@ def _steps(asked: Asked, machine: Machine, network: Network, dataset: Dataset, i
 
 def _detector_settings(network: Network, boxes: Path, images: int) -> dict[str, Any]:
     """Return the settings of the detector; more images get more iterations."""
-    small = {key: value for key, value in network.settings.items() if key in ("backbone", "weights")}
+    small = {key: value for key, value in network.settings.items() if key in ("backbone", "weights", "cache_features")}
     settings = {"detector": "rfcn", "boxes_from": str(boxes), **small, **DETECTOR}
     if images > BASE:
         base = settings.get("iterations", FOUND_BOXES["iterations"])
