@@ -145,6 +145,7 @@ def test_folders_of_others_are_left_alone(run_cli: Cli, photos: Path) -> None:
         (["--format", "png"], "a detector finds boxes"),
         (["--resume", "--overwrite"], "Give one of them"),
         (["--resume"], "nothing in labelled to resume"),
+        (["--out", "my photos/out"], "my photos/out lies in my photos"),
         (["--device", "abacus"], "abacus"),
     ],
 )

@@ -104,7 +104,7 @@ def label(
         console.note(f"go on with: {_again(plan)}")
         raise
     said = summary(plan)
-    console.detail(f"took {duration(time.monotonic() - start)}")
+    console.note(f"\nall steps took {duration(time.monotonic() - start)}")
     _show(plan, said, json)
     if said.failed:
         console.warn(f"{said.failed} of {counted(len(plan.samples), 'image')} could not be read and have no boxes.")
@@ -134,7 +134,8 @@ def plan_lines(plan: Plan, *, afresh: bool = False) -> list[str]:
     for number, (step, one) in enumerate(zip(plan.steps, seconds, strict=True), start=1):
         took = "done" if one == 0 else f"about {duration(one)}"
         lines.append(f"{number:>3}. {step.title:<50} {took:>16}")
-    return [*lines, f"     {'in all':<50} {f'about {duration(sum(seconds))}':>16}"]
+    whole = f"about {duration(sum(seconds))}" if any(seconds) else "done"
+    return [*lines, f"     {'in all':<50} {whole:>16}"]
 
 
 def duration(seconds: float) -> str:
@@ -184,7 +185,7 @@ def _show(plan: Plan, said: Summary, json: bool) -> None:
         ["gwapctl", "boxes", f"{out}/found", "--apply", "decisions.json", "--out", f"{out}/checked.json"]
     )
     train = shlex.join(["gwapctl", "train", plan.asked.folder, "--detector", "rfcn", "--boxes-from", "decisions.json"])
-    console.note(f"next: open {said.review} in a browser, look the boxes over, Download gives decisions.json; then")
+    console.note(f"next: open {said.review} in a browser; Download: decisions.json")
     console.note(f"next: {boxes}")
     console.note(f"next: {train} --out {shlex.quote(f'{out}/detector-2')}")
 

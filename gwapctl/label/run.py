@@ -17,8 +17,12 @@ DOCUMENT = "label.json"
 
 def check_folder(plan: Plan, *, resume: bool, overwrite: bool) -> None:
     """Refuse what ``prepare_folder`` refuses, and change nothing."""
-    out = plan.asked.out
+    out, folder = plan.asked.out, Path(plan.asked.folder)
     require_output_folder(out, overwrite=True)  # a file is none
+    if out.resolve().is_relative_to(folder.resolve()):  # what is written would be taken for labelled images
+        raise UsageError(
+            f"{out} lies in {folder}, whose images are labelled. Choose a place outside with {option('out')}."
+        )
     is_ours = (out / DOCUMENT).is_file()
     if not is_ours and out.is_dir() and any(out.iterdir()):
         raise UsageError(f"{out} holds other files than label writes. Choose another folder with {option('out')}.")
