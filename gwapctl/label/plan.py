@@ -130,7 +130,6 @@ def make_plan(asked: Asked, machine: Machine) -> Plan:
     remarks = _check_classes(dataset)
     network = choose_network(len(samples))
     steps = _steps(asked, machine, network, dataset, len(samples))
-    remarks += dataset.warnings()
     return Plan(asked, network, samples, [one.name for one in dataset.classes], steps, remarks, machine)
 
 

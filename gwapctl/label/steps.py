@@ -103,9 +103,10 @@ class Check(Step):
 
     def carry_out(self, ears: Ears) -> None:
         """Say what cannot be read: it is left out from now on."""
+        dataset = open_dataset(self.folder)
         with ears.watch("checking") as progress:
-            found = check_dataset(open_dataset(self.folder), progress)
-        for text in found["warnings"][:3]:
+            found = check_dataset(dataset, progress)
+        for text in dataset.warnings():
             ears.warn(text)
         if found["broken"]:
             more = "" if len(found["broken"]) == 1 else f" ({len(found['broken']) - 1} more like this)"
@@ -161,7 +162,7 @@ class Train(Step):
             source = TrainingBoxes(found, machine.device, machine.workers)
         resources = Resources.find(machine.device, machine.workers, machine.feature_cache, boxes=source)
         with ears.watch("training") as shown:
-            listener = Listener(ears.say, warn=ears.warn, progress=shown, check_progress=shown)
+            listener = Listener(ears.say, progress=shown, check_progress=shown)  # the check has warned already
             train_with(resources, config, self.out, skip_broken=True, resume=resume, listener=listener)
 
 
