@@ -22,8 +22,8 @@ START = 4.0  # seconds until a network is there
 # what one image costs, in forward passes of the trunk at 224 x 224 with 32 bits, measured with efficientnet-lite0
 CACHED = 0.6  # a view of it, for the feature cache
 HEAD_EPOCH = 0.1  # reading its features and training the head
-BOXED = 5.5  # maps at three scales, GrabCut and doubt
-STEP = 1.0  # of the detector in training, with a frozen trunk, for an image of 224 x 224
+BOXED = 6.5  # maps at three scales, GrabCut and doubt
+STEP, CACHED_STEP = 1.0, 0.45  # of the detector in training, with a frozen trunk, whose maps may be cached
 FOUND = 1.5  # the detector, the overlay and the heat
 
 
@@ -107,7 +107,9 @@ def _training(step: Train, images: int, pace: Pace) -> float:
         size = config.short_side * config.long_side / SIDE**2
         shown = config.iterations * config.batch_size * config.accumulate
         again = (config.rounds - 1) * images * (pace.read + pace.forward * size)  # finds the next round's boxes
-        return images * pace.read + again + shown * pace.forward * size * STEP
+        cached = images * 2 * CACHED * pace.forward * size if config.cache_features else 0.0
+        each = CACHED_STEP if config.cache_features else STEP
+        return images * pace.read + cached + again + shown * pace.forward * size * each
     epochs, size = config.epochs or 1, config.image_size[0] * config.image_size[1] / SIDE**2
     if config.cache_features:
         views = 2 if config.flip else 1
