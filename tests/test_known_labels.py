@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gwapctl import load_model
+from gwapctl.boxes import Detections, as_boxes
 from gwapctl.datasets import open_dataset
+from gwapctl.datasets.base import ClassName
 from gwapctl.errors import DataError
 from gwapctl.networks.classifier import save_model
+from gwapctl.predict.detector import DetectorPredictor
 from gwapctl.predict.labelled import labelled_images
 from tests.factories import (
     coco,
@@ -129,3 +133,26 @@ def test_labels_go_with_one_data_set(run_cli: Run, tmp_path: Path, model: Path) 
     data = class_folders(tmp_path / "data")
     result = run_cli("localize", data, data, "--model", model, "--labels", "from-dataset")
     assert (result.code, "goes with one input" in result.stderr) == (2, True)
+
+
+def test_a_class_that_is_known_keeps_the_detectors_best_box() -> None:
+    """Scores below the least one are of boxes that nobody asked for, but of a class that is there one box stays."""
+    names = tuple(ClassName(name, name) for name in ("cat", "dog", "bird"))
+    boxes = as_boxes([[0, 0, 9, 9], [1, 0, 9, 9], [2, 0, 9, 9], [3, 0, 9, 9], [4, 0, 9, 9]])
+    scores, labels = np.array([0.9, 0.4, 0.2, 0.1, 0.05]), np.array([2, 0, 0, 1, 1])
+    seen: dict[str, float] = {}
+
+    def run(images: list[np.ndarray], *, min_score: float, **_: object) -> list[Detections]:
+        seen["least"] = min_score
+        kept = scores >= min_score
+        return [Detections(boxes[kept], scores[kept], labels[kept], 20, 10) for _ in images]
+
+    info = SimpleNamespace(classes=names, short_side=8)
+    reader: Any = SimpleNamespace(info=info, run=run, device="cpu")
+    image = np.zeros((10, 20, 3), np.uint8)
+    known = DetectorPredictor(reader, 0.3, 1, {"a": (0, 1), "b": ()})
+    ((found, nothing),) = [list(known._predict([("a", image), ("b", image)]))]
+    assert [(one.label, one.score) for one in found.predictions] == [("cat", 0.4), ("dog", 0.1)]
+    assert (nothing.predictions, seen["least"]) == ((), 0.0)
+    (every,) = DetectorPredictor(reader, 0.3, 1)._predict([("a", image)])
+    assert [(one.label, one.score) for one in every.predictions] == [("bird", 0.9), ("cat", 0.4)]

@@ -79,7 +79,8 @@ class DetectorModel(LocalizingModel):
     ) -> DetectorPredictor:
         """Return the object that does the work: boxes that score below ``min_score`` are left out.
 
-        ``labels``, the classes of each image by its path, leave out boxes of all others.
+        ``labels``, the classes of each image by its path, leave out boxes of all others; a class that they name keeps
+        its best box, however low that scores.
 
         Raises:
             UsageError: ``min_score`` is no score; or something else is given, by which a classifier's maps are read.
@@ -133,17 +134,23 @@ class DetectorPredictor(Predictor):
 
     def _predict(self, images: Sequence[tuple[Source, ImageArray]]) -> Iterable[Prediction]:
         pixels = [image for _, image in images]
-        results = self.reader.run(pixels, min_score=self.min_score, maps=True, batch_size=self.batch_size)
+        least = self.min_score if self.known is None else 0.0
+        results = self.reader.run(pixels, min_score=least, maps=True, batch_size=self.batch_size)
         return [
             self._named(source, self._of_known(source, found))
             for (source, _), found in zip(images, results, strict=True)
         ]
 
     def _of_known(self, source: Source, found: Detections) -> Detections:
-        """Return the boxes of the classes that the image is known to show; all where nothing is known."""
+        """Return the boxes of the classes that the image is known to show; all where nothing is known.
+
+        Of each such class the best box stays, for it is there, and others from ``min_score`` on.
+        """
         if self.known is None:
             return found
         kept = np.isin(found.labels, self.known.get(source_name(source), ()))
+        best = [np.flatnonzero(found.labels == label)[0] for label in np.unique(found.labels)]  # the best come first
+        kept &= (found.scores >= self.min_score) | np.isin(np.arange(len(kept)), best)
         return replace(found, boxes=found.boxes[kept], scores=found.scores[kept], labels=found.labels[kept])
 
     def _named(self, source: Source, found: Detections) -> Prediction:
