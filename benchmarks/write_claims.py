@@ -51,8 +51,8 @@ GROUND = Ground(
 labels of `imagenet-20`'s classes. Parts of VOC 2012, ILSVRC and CUB stand for the whole: 600, 500 and 289 images are
 reported on. Images of one label have the top-1 error in the place of mAP. mAP over the five classes for which
 `voc2012-part` is complete (cat, dog, horse, cow, sheep) is the headline, over all 20 stands beside it. Detection has a
-frozen trunk, 800 iterations and the proportions 0.02 and 0.1. `bccd-voc` is the negative control: nearly every image shows the same
-classes, so that a weak branch should not help.""",
+frozen trunk, 800 iterations and the proportions 0.02 and 0.1. `bccd-voc` is the negative control: nearly every image
+shows the same classes, so that a weak branch should not help.""",
 )
 PAGE, DETAILS = Path("docs/claims.md"), Path("docs/claims.csv")
 REPLICATES = Path("benchmarks/replicates.csv")

@@ -40,7 +40,9 @@ def _require_same(stored: dict[str, Any], plan: Plan) -> None:
     was = {key: stored.get(key) for key, value in now.items() if stored.get(key) != value}
     if was:
         said = ", ".join(f"{key} {value!r}" for key, value in was.items())
-        raise UsageError(f"{plan.asked.out} was started with {said}. Repeat that, or start another --out.")
+        raise UsageError(
+            f"{plan.asked.out} was started with {said}. Repeat that, or choose another folder with {option('out')}."
+        )
 
 
 def _comparable(document: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_many_images_are_checked_by_their_headers(photos: Path, monkeypatch: pyt
     said: list[str] = []
     with pytest.raises(DataError, match=r"dog/2\.jpg is empty \(0 bytes\)[^0-9]*`gwapctl data check`"):
         load_train_data(config_for(photos), None, ImageCheck(listener=Listener(announce=said.append)))
-    assert said == ["checking the headers of 8 images; --skip-broken reads them whole"]
+    assert said == ["checking the headers of 8 images; skip_broken=True reads them whole"]
     assert skipped(load_train_data(config_for(photos), None, ImageCheck(skip=True))) == {"cat/1.jpg", "dog/2.jpg"}
 
 
