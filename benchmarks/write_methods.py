@@ -29,6 +29,7 @@ TABLE, PROFILE = "methods", "real"
 SCENES = "data/scenes"
 PAGE, PICTURE = Path("docs/methods.md"), Path("docs/images/methods.jpg")
 IMAGES, DPI = 5, 90
+HEADS = "gap gmp-features gmp lse weldon wildcat gwap gwap-no-sigmoid gwap-no-exp gwap-class gwap-gt"
 
 HEAD = f"""# Every head and map method, side by side
 
@@ -59,7 +60,10 @@ given, its boxes are dashed; the solid box is Otsu's. Made by:
 
 ```sh
 gwapctl data synth --images 400 --out {SCENES}
-gwapctl reproduce {TABLE} --profile {PROFILE} --dataset {SCENES} --runs runs
+for head in {HEADS}; do
+    gwapctl train {SCENES} --recipe methods-$head --out runs/$head
+done
+gwapctl train {SCENES} --recipe methods-background --background data/voc2012-without-imagenet-20 --out runs/background
 python benchmarks/write_methods.py --picture runs
 ```
 
