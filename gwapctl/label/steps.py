@@ -346,8 +346,3 @@ class Judge(Step):
         """Measure."""
         with ears.watch("evaluate") as progress:
             evaluate(str(self.boxes), Options(dataset=self.folder, split=self.split), out=self.out, progress=progress)
-
-
-def command(step: Step) -> list[str]:
-    """Return the whole command line of a step."""
-    return ["gwapctl", *step.words]
