@@ -88,28 +88,23 @@ class FeatureCache:
         self.shape = tuple(self._maps(model, torch.zeros(1, 3, height, width)).shape[1:])  # (h, w, K)
         self._per_shard = max(SHARD_IMAGES, math.ceil(len(self.samples) / MAX_SHARDS))
         self.shards = math.ceil(len(self.samples) / self._per_shard)
-        fast = precision == "auto" and has_fast_bf16(model.scale.device)
         self.description = {
             "schema_version": SCHEMA_VERSION,
             "backbone": model.info.backbone,
             "weights": weights_hash(frozen_part(model, last)),
             **({"without_last_stages": last} if last else {}),
             "image_size": list(size),
-            "precision": "bf16" if fast or precision == "bf16" else "fp32",
+            "precision": used_precision(precision, model.scale.device),
             "images": len(self.samples),
             "fingerprint": images_hash(self.samples),
             "shape": list(self.shape),
             "dtype": "float16",
             "images_per_shard": self._per_shard,
         }
-        self.key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:16]
-        name = "".join(char if char.isalnum() or char in "._+-" else "_" for char in model.info.backbone)
-        self.folder = parent / f"{name}-{self.key}"
+        self.key = cache_key(self.description)
+        self.folder = cache_folder(parent, model.info.backbone, self.description)
         self._row = {sample.path: row for row, sample in enumerate(self.samples)}
         self._open: dict[tuple[str, int], FeatureMap] = {}
-        path = self.folder / "cache.json"
-        if path.is_file() and read_json(path) != self.description:
-            raise DataError(f"{path} tells of other feature maps than its folder's name. Delete {self.folder}.")
 
     def missing(self) -> list[tuple[int, list[str]]]:
         """Return the shards that have to be computed, each with the variants that it lacks."""
@@ -194,9 +189,7 @@ class FeatureCache:
         return maps
 
     def _require_space(self) -> None:
-        needed = self.missing_bytes()
-        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
-        free = shutil.disk_usage(existing).free
+        needed, free = self.missing_bytes(), free_bytes(self.folder)
         if needed > free:
             raise DataError(
                 f"the feature maps need {size_text(needed)} at {self.folder}, where {size_text(free)} are free. Choose "
@@ -207,11 +200,7 @@ class FeatureCache:
     def announcement(self) -> str:
         """Say in one line what will be read, or computed and written, and where."""
         maps = f"feature maps of {len(self.samples)} images"
-        maps += " and of their mirror images" if MIRRORED in self.variants else ""
-        needed = self.missing_bytes()
-        if not needed:
-            return f"reading the {maps} from {self.folder}"
-        return f"computing the {maps} once: {size_text(needed)} to write to {self.folder}"
+        return announcement(maps, self.folder, self.missing_bytes(), mirrored=MIRRORED in self.variants)
 
     def read(self, sample: Sample, *, mirrored: bool = False) -> FeatureMap:
         """Return the feature map of ``sample``, ``(h, w, K)``, as a copy in memory."""
@@ -259,6 +248,41 @@ class EvaluationFeatures:
     def __getitem__(self, index: int) -> tuple[FeatureMap, int]:
         """Return the feature map ``(h, w, K | K + 1)`` and the sample's index."""
         return self.cache.read_with_region(self.samples[index]), index
+
+
+def cache_key(description: Mapping[str, object]) -> str:
+    """Hash what decides a cache's values."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cache_folder(parent: Path, name: str, description: Mapping[str, object]) -> Path:
+    """Return the folder of a cache; it is a ``DataError`` that one is there and tells of other values."""
+    plain = "".join(char if char.isalnum() or char in "._+-" else "_" for char in name)
+    folder = parent / f"{plain}-{cache_key(description)}"
+    path = folder / "cache.json"
+    if path.is_file() and read_json(path) != description:
+        raise DataError(f"{path} tells of other feature maps than its folder's name. Delete {folder}.")
+    return folder
+
+
+def used_precision(precision: str, device: torch.device) -> str:
+    """Return the arithmetic that ``precision`` means on a device: ``bf16`` or ``fp32``."""
+    fast = precision == "auto" and has_fast_bf16(device)
+    return "bf16" if fast or precision == "bf16" else "fp32"
+
+
+def announcement(maps: str, folder: Path, needed: int, *, mirrored: bool) -> str:
+    """Say in one line that ``maps`` are read, or that ``needed`` bytes are computed and written, and where."""
+    maps += " and of their mirror images" if mirrored else ""
+    if not needed:
+        return f"reading the {maps} from {folder}"
+    return f"computing the {maps} once: {size_text(needed)} to write to {folder}"
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much is free where a folder is, or will be."""
+    existing = next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
+    return shutil.disk_usage(existing).free
 
 
 def frozen_part(model: Classifier, last: int) -> dict[str, Tensor]:

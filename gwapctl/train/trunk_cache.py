@@ -8,9 +8,6 @@ not at all, so that a cache that was interrupted is filled up where it stopped, 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,16 +16,27 @@ import numpy as np
 import torch
 
 from gwapctl.datasets.base import Sample
-from gwapctl.device import autocast, has_fast_bf16
+from gwapctl.device import autocast
 from gwapctl.errors import DataError, ModelError, option, setting
-from gwapctl.files import atomic_path, read_json, write_json
+from gwapctl.files import atomic_path, write_json
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import image_size, read_image
 from gwapctl.networks.rfcn.inference import TrunkMaps, pad
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.transforms import Image, read_ahead, resize
 from gwapctl.progress import Progress, ProgressCallback
-from gwapctl.train.feature_cache import MIRRORED, PLAIN, images_hash, size_text, weights_hash
+from gwapctl.train.feature_cache import (
+    MIRRORED,
+    PLAIN,
+    announcement,
+    cache_folder,
+    cache_key,
+    free_bytes,
+    images_hash,
+    size_text,
+    used_precision,
+    weights_hash,
+)
 
 SCHEMA_VERSION = 1  # part of the hash: raise it where the same description would stand for other values
 
@@ -56,26 +64,20 @@ class TrunkCache:
         info, trunk = model.info, model.trunk
         self._sides, self._stride = (info.short_side, info.long_side), trunk.stride
         self.channels = trunk.conv4_channels + trunk.channels
-        device = model.scale.device
-        fast = precision == "auto" and has_fast_bf16(device)
         self.description = {
             "schema_version": SCHEMA_VERSION,
             "backbone": info.backbone,
             "weights": weights_hash(trunk.state_dict()),
             "short_side": info.short_side,
             "long_side": info.long_side,
-            "precision": "bf16" if fast or precision == "bf16" else "fp32",
+            "precision": used_precision(precision, model.scale.device),
             "dtype": "float16",
         }
-        self.key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:16]
-        name = "".join(char if char.isalnum() or char in "._+-" else "_" for char in info.backbone)
-        self.folder = parent / f"{name}-trunk-{self.key}"
+        self.key = cache_key(self.description)
+        self.folder = cache_folder(parent, f"{info.backbone}-trunk", self.description)
         self.fingerprint = images_hash(samples)
         self._sizes: dict[int, tuple[int, int]] = {}
         self._names = [images_hash([sample]) for sample in samples]
-        path = self.folder / "cache.json"
-        if path.is_file() and read_json(path) != self.description:
-            raise DataError(f"{path} tells of other feature maps than its folder's name. Delete {self.folder}.")
 
     def described(self) -> dict[str, Any]:
         """Return what ``run.json`` says of it."""
@@ -113,11 +115,7 @@ class TrunkCache:
     def announcement(self) -> str:
         """Say in one line what will be read, or computed and written, and where."""
         maps = f"maps of the trunk of {len(self.samples)} images"
-        maps += " and of their mirror images" if MIRRORED in self.variants else ""
-        needed = self.missing_bytes()
-        if not needed:
-            return f"reading the {maps} from {self.folder}"
-        return f"computing the {maps} once: {size_text(needed)} to write to {self.folder}"
+        return announcement(maps, self.folder, self.missing_bytes(), mirrored=MIRRORED in self.variants)
 
     def fill(
         self,
@@ -174,9 +172,7 @@ class TrunkCache:
         return cast(TrunkMaps, maps.contiguous().cpu().numpy())
 
     def _require_space(self) -> None:
-        needed = self.missing_bytes()
-        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
-        free = shutil.disk_usage(existing).free
+        needed, free = self.missing_bytes(), free_bytes(self.folder)
         if needed > free:
             raise DataError(
                 f"the maps of the trunk need {size_text(needed)} at {self.folder}, where {size_text(free)} are free. "
