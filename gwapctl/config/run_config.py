@@ -108,6 +108,8 @@ class DetectorConfig(DetectorSettings, RunConfig):
             raise ValueError("image_scores are the weak branch's: give weak")
         if self.boxes_from is None and self.rounds > 1:
             raise ValueError("rounds are of boxes_from: give a run or a file of boxes")
+        if self.boxes_from is None and self.composites:
+            raise ValueError("composites are of boxes_from: give a run or a file of boxes")
         if self.boxes_from is not None and self.box_proportion < 1:
             raise ValueError("boxes_from learns from no true box: leave out box_proportion")
         if self.rounds > self.iterations:
@@ -151,14 +153,16 @@ DETECTOR_FOLDER: dict[str, Any] = {
 }
 
 FOUND_BOXES = DETECTOR_FOLDER | {  # minutes of a CPU for a few hundred photos
-    "long_side": 320,
+    "short_side": 336,
+    "long_side": 448,
     "batch_size": 4,
-    "iterations": 1_000,  # 400 are too few, with wrong boxes among them many more are too many
-    "lr": 3e-3,  # a tenth of it learns to see objects in so few steps, but not which
+    "iterations": 1_000,
+    "lr": 1e-3,
     "warmup": 20,
-    "candidates": 600,  # of 2,700 anchors: NMS of all was a third of a step
+    "candidates": 600,  # of thousands of anchors: NMS of all was a third of a step
     "proposals": 128,  # as many as are learned from
-    "rounds": 1,  # a second one made boxes of training images better, and the detector worse
+    "rounds": 1,  # a second one made boxes of training images better, and the detector not
+    "composites": 1.5,
     "weak": "gwap",  # it learns from labels that are right where boxes are not
     "cache_features": True,
     "frozen_stages": 5,  # the trunk stays ImageNet's, as a frozen classifier's does

@@ -193,6 +193,11 @@ class DetectorSettings(RunSettings):
     rounds: Annotated[
         int, Bounds(ge=1, le=9), Flag("Of boxes-from: the later ones learn from its own boxes, too.", DETECTOR)
     ] = 1
+    composites: Annotated[
+        float,
+        Bounds(ge=0, le=10),
+        About("Of boxes-from: images composed of its least doubtful boxes, which alone are kept, per image.", DETECTOR),
+    ] = 0.0
     pooling: Annotated[Literal["ps_roi_pool", "ps_roi_align"], About("Of the score maps.", DETECTOR)] = "ps_roi_pool"
     candidates: Annotated[int, Bounds(ge=1), About("Proposals of an image before NMS, at most.", DETECTOR)] = 6000
     proposals: Annotated[int, Bounds(ge=1), About("Proposals of an image after NMS, at most.", DETECTOR)] = 300

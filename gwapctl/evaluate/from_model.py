@@ -176,6 +176,7 @@ def predictions_from_model(
             probabilities=spread(result.probabilities.astype(np.float64), match, len(dataset.classes)),
             ranked=tuple(match[best].tolist()),
             maps_by_class=maps,
+            terms_by_class={label: result.terms_of(labels.index(label)) for label in maps},
             boxes_by_class=boxes_from_maps(maps, seen, *size, {label: ids[label] for label in sample.labels}),
         )
 

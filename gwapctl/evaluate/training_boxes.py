@@ -96,7 +96,7 @@ def _from_heatmaps(item: Prediction, sample: Sample, cut: Cut) -> PseudoBoxes:
     seen = cut.on_image(sample.path)
     for label in sample.labels:
         heatmap = item.map_of(label)
-        found = [] if heatmap is None else seen.boxes(heatmap, item.width, item.height)
+        found = [] if heatmap is None else seen.boxes(heatmap, item.width, item.height, item.terms_of(label))
         hottest = max((one.region.score for one in found), default=0.0)
         chance = 1.0 if item.probabilities is None else float(item.probabilities[label])
         boxes += [one.region.box for one in found]

@@ -113,6 +113,7 @@ class Prediction:
         probabilities: (C,) one score per class of the data set, or None where one of them is not known.
         ranked: the predicted classes, best first; None where nothing is said.
         maps_by_class: maps (h, w) that cover the whole image at any resolution.
+        terms_by_class: the maps (h, w) of several scales or flips that each of these is the mean of.
         boxes_by_class: boxes (N, 4) in original pixels, best first; an empty array means that the map gave no box.
         detections: several boxes, each with its score and class.
 
@@ -135,6 +136,7 @@ class Prediction:
     probabilities: FloatArray | None = field(default=None, repr=False, compare=False)
     ranked: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
     maps_by_class: Mapping[int, Heatmap] = field(default_factory=dict, repr=False, compare=False)
+    terms_by_class: Mapping[int, Sequence[Heatmap]] = field(default_factory=dict, repr=False, compare=False)
     boxes_by_class: Mapping[int, FloatArray] = field(default_factory=dict, repr=False, compare=False)
     detections: Detections | None = field(default=None, repr=False, compare=False)
 
@@ -197,6 +199,10 @@ class Prediction:
     def map_of(self, label: int) -> Heatmap | None:
         """Return the map of a class, or the one for every class; None where there is neither."""
         return self.maps_by_class.get(label, self.maps_by_class.get(ANY))
+
+    def terms_of(self, label: int) -> Sequence[Heatmap]:
+        """Return the maps that ``map_of`` a class is the mean of; none where it is of one, or nobody knows."""
+        return self.terms_by_class.get(label, self.terms_by_class.get(ANY, ()))
 
     def boxes_of(self, label: int) -> FloatArray | None:
         """Return the boxes ``(N, 4)`` of a class, or those for every class; None where nothing is known."""

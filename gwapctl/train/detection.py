@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.boxes import FloatArray
 from gwapctl.config import DetectorConfig
-from gwapctl.datasets.base import BoxedSample
+from gwapctl.datasets.base import BoxedSample, Sample
 from gwapctl.errors import DataError
 from gwapctl.files import write_text
 from gwapctl.geometry import Geometry
@@ -29,6 +29,7 @@ from gwapctl.networks.rfcn.store import build_detector, load_trunk, save_detecto
 from gwapctl.networks.rfcn.trunk import build_trunk, check_trunk, trunk_weights
 from gwapctl.networks.transforms import Image, image_labels, read_ahead
 from gwapctl.runs import Run
+from gwapctl.train.composites import SIDE as COMPOSED_SIDE
 from gwapctl.train.data import DetectorData, load_detector_data
 from gwapctl.train.detector_batches import Batch, DetectorImages, MixedBatches, collate, is_wide
 from gwapctl.train.feature_cache import default_folder
@@ -46,7 +47,8 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     With ``boxes_from`` it is none. Then the training has rounds of equal length, each with a schedule of its own: the
     first learns from the boxes of a run or file, each of the others from what the detector found by then and what was
-    found at first (``pseudo.next_round``). The run's ``boxes-1.jsonl``, ``boxes-2.jsonl``, ... hold them.
+    found at first (``pseudo.next_round``). The run's ``boxes-1.jsonl``, ``boxes-2.jsonl``, ... hold them. With
+    ``composites``, only the least doubtful ones are learned from, along with images composed of them.
 
     Regions and anchors are drawn with a generator seeded anew by ``begin_step``: what is drawn is a pure function of
     seed and iteration, and a resumed run needs no generator's state, on any device.
@@ -61,8 +63,8 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         super().__init__(config, data, resources)
         self.model = _build_model(config, data, self.first_weights)
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        labels, label_mask = image_labels(data.train, len(data.dataset.classes))
-        self.labels = torch.where(label_mask > 0, labels, -1.0)
+        self.samples: Sequence[Sample] = data.train  # and behind them those that were composed
+        self.composed: Mapping[int, BoxedSample] = {}
         seen = config.weak != "none" and config.boxes_from is None
         self.others = [index for index in range(len(data.train)) if index not in data.boxed] if seen else []
         self.boxed: Mapping[int, BoxedSample] = data.boxed
@@ -110,17 +112,25 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         Those are found where they are somebody else's.
         """
         write_text(run.folder / SUBSET, self.data.listing)
-        if self.config.cache_features:
-            self.cache = self._filled_cache(run, interrupted, listener)
         if self.config.boxes_from is not None:
             self.rounds = Rounds(run, self.data, self.resources.boxes, interrupted, listener)
             self.rounds.first()
+            self.composed = self.rounds.composed(max(COMPOSED_SIDE, self.config.long_side), self.workers)
+            self.samples = [*self.data.train, *self.composed.values()]
+        labels, label_mask = image_labels(self.samples, len(self.data.dataset.classes))
+        self.labels = torch.where(label_mask > 0, labels, -1.0)
+        if self.config.cache_features:
+            self.cache = self._filled_cache(run, interrupted, listener)
 
     def _filled_cache(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> TrunkCache:
         """Return the maps of all training images; those that are not there yet are computed."""
         config, known = self.config, run.document.get("features")
         parent = self.resources.feature_cache or (Path(known["folder"]).parent if known else default_folder())
-        cache = TrunkCache(parent, self.model, self.data.train, precision=config.precision, mirrored=config.flip)
+        one_round = config.boxes_from is not None and config.rounds == 1
+        wanted: set[int] | None = {*self.rounds.boxes_of(1)[0], *self.composed} if one_round else None
+        cache = TrunkCache(
+            parent, self.model, self.samples, precision=config.precision, mirrored=config.flip, wanted=wanted
+        )
         if known and (known["key"], known["fingerprint"]) != (cache.key, cache.fingerprint):
             raise DataError(f"{run.folder} cannot be resumed: its images, or the weights of its trunk, were changed.")
         listener.announce(cache.announcement())
@@ -149,12 +159,12 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     def _batches(self, first: int, stop: int, kept: dict[int, tuple[Image, Geometry]]) -> Iterator[Batch]:
         """Yield the batches of the iterations from ``first`` on, with the boxes that are there when they begin."""
-        config, data = self.config, self.data
+        config = self.config
         sides = config.short_side, config.long_side
         weights = self.box_weights
-        images = DetectorImages(data.train, self.boxed, config.seed, config.flip, *sides, weights, kept, self.cache)
+        images = DetectorImages(self.samples, self.boxed, config.seed, config.flip, *sides, weights, kept, self.cache)
         boxed, share = sorted(self.boxed), config.accumulate
-        wide = {index: is_wide(data.train[index]) for index in (*boxed, *self.others)}
+        wide = {index: is_wide(self.samples[index]) for index in (*boxed, *self.others)}
         keys = MixedBatches(wide, boxed, self.others, config.batch_size, config.seed, first * share, stop * share)
         for pictures in read_ahead(images.__getitem__, keys, self.workers):
             yield collate(pictures)
@@ -163,7 +173,8 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         """Begin a round where it is time, set the model to training and seed torch for this iteration."""
         if self.config.boxes_from is not None and self._round_of(iteration) != self.round:
             self.round = self._round_of(iteration)
-            self.boxed, self.box_weights = self.rounds.boxes_of(self.round, self._finder())
+            found, self.box_weights = self.rounds.boxes_of(self.round, self._finder())
+            self.boxed = {**found, **self.composed}
         self._set_training()
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, iteration]).generate_state(1)[0]))
 

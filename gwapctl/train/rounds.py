@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from gwapctl.boxes import Detections, FloatArray
 from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import DataError, UsageError
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
+from gwapctl.train.composites import MOST_IMAGES, Composites, trusted, write_composites
 from gwapctl.train.data import DetectorData
 from gwapctl.train.pseudo import (
     LIKELY,
@@ -22,6 +24,8 @@ from gwapctl.train.pseudo import (
     write_boxes,
 )
 from gwapctl.train.task import Listener
+
+COMPOSITES = "composites"  # the folder of composed images in a run's
 
 Find = Callable[[int, float], Detections]  # what a detector finds in a training image, from a score on
 
@@ -59,16 +63,42 @@ class Rounds:
         """
         return self._kept(1, self._from_source)
 
-    def boxes_of(self, number: int, find: Find) -> tuple[Mapping[int, BoxedSample], Mapping[int, FloatArray]]:
+    def boxes_of(
+        self, number: int, find: Find | None = None
+    ) -> tuple[Mapping[int, BoxedSample], Mapping[int, FloatArray]]:
         """Return the images that have boxes in a round, by index, and how much each box counts.
 
         An image without any label has none, and is learned from as one that holds nothing. ``find`` finds objects
-        with the weights at the begin of the round.
+        with the weights at the begin of the round, and is not needed for the first.
         """
-        found = self.first() if number == 1 else self._kept(number, lambda: self._from_detector(find))
+        found = self.first() if number == 1 else self._kept(number, partial(self._from_detector, find))
+        if self._composites:
+            found = trusted(found)
         pairs = zip(self.data.train, found, strict=True)
         samples = {i: with_boxes(sample, one) for i, (sample, one) in enumerate(pairs) if len(one) or not sample.labels}
         return samples, {index: found[index].weights for index in samples}
+
+    @property
+    def _composites(self) -> float:
+        """How many images are composed for each that has boxes."""
+        return float(self.run.document["config"].get("composites", 0.0))
+
+    def composed(self, side: int, workers: int) -> dict[int, BoxedSample]:
+        """Return the images that are composed of the first round's boxes, by index behind those of the training.
+
+        Their longer side has at most ``side`` pixels. They are made once and kept in the run's folder.
+        """
+        found, train = self.first(), self.data.train
+        count = min(MOST_IMAGES, round(self._composites * sum(len(one) > 0 for one in found)))
+        if not count:
+            return {}
+        folder, seed = self.run.folder / COMPOSITES, int(self.run.document["config"]["seed"])
+        composites = Composites(train, found, seed=seed, side=side)
+        names = self.data.dataset.classes
+        made = write_composites(folder, composites, count, names, workers=workers, progress=self._progress)
+        objects = sum(map(len, composites.sources.values()))
+        self.listener.announce(f"{count:,} images composed of the {objects:,} least doubtful boxes: {folder}")
+        return dict(enumerate(made, start=len(train)))
 
     def _kept(self, number: int, make: Callable[[], Sequence[PseudoBoxes]]) -> list[PseudoBoxes]:
         """Return the boxes of a round from its file, which is written at the first time."""
@@ -88,7 +118,8 @@ class Rounds:
             raise DataError(f"{said} has no box of a class that the labels of the training images name.")
         return found
 
-    def _from_detector(self, find: Find) -> Sequence[PseudoBoxes]:
+    def _from_detector(self, find: Find | None) -> Sequence[PseudoBoxes]:
+        assert find is not None
         found = []
         for index, (sample, first) in enumerate(zip(self.data.train, self.first(), strict=True)):
             found.append(next_round(first, find(index, LIKELY), sample.labels))

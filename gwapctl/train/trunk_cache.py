@@ -8,7 +8,7 @@ not at all, so that a cache that was interrupted is filled up where it stopped, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +50,7 @@ class TrunkCache:
         samples: all images.
         precision: of the trunk's arithmetic: ``auto``, ``fp32`` or ``bf16``.
         mirrored: whether the mirrored images are wanted, too.
+        wanted: the indices of the images whose maps are kept; None: all.
 
     Raises:
         DataError: an image is missing, or the folder is another cache's.
@@ -57,9 +58,17 @@ class TrunkCache:
     """
 
     def __init__(
-        self, parent: Path, model: Detector, samples: Sequence[Sample], *, precision: str, mirrored: bool
+        self,
+        parent: Path,
+        model: Detector,
+        samples: Sequence[Sample],
+        *,
+        precision: str,
+        mirrored: bool,
+        wanted: Iterable[int] | None = None,
     ) -> None:
         self.samples, self.precision = samples, precision
+        self.wanted = range(len(samples)) if wanted is None else sorted(wanted)
         self.variants = (PLAIN, MIRRORED) if mirrored else (PLAIN,)
         info, trunk = model.info, model.trunk
         self._sides, self._stride = (info.short_side, info.long_side), trunk.stride
@@ -82,7 +91,7 @@ class TrunkCache:
     def described(self) -> dict[str, Any]:
         """Return what ``run.json`` says of it."""
         where = {"folder": str(self.folder.resolve()), "key": self.key}
-        return {**where, **self.description, "images": len(self.samples), "fingerprint": self.fingerprint}
+        return {**where, **self.description, "images": len(self.wanted), "fingerprint": self.fingerprint}
 
     def geometry(self, index: int) -> Geometry:
         """Return how an image becomes the trunk's input."""
@@ -100,7 +109,7 @@ class TrunkCache:
     def missing(self) -> list[tuple[int, list[str]]]:
         """Return the images that have to be seen, each with the variants that it lacks."""
         there = {file.name for file in self.folder.glob("*.npy")}
-        lacks = {i: [v for v in self.variants if self._path(i, v).name not in there] for i in range(len(self.samples))}
+        lacks = {i: [v for v in self.variants if self._path(i, v).name not in there] for i in self.wanted}
         return [(index, variants) for index, variants in lacks.items() if variants]
 
     def missing_bytes(self) -> int:
@@ -114,7 +123,7 @@ class TrunkCache:
 
     def announcement(self) -> str:
         """Say in one line what will be read, or computed and written, and where."""
-        maps = f"maps of the trunk of {len(self.samples)} images"
+        maps = f"maps of the trunk of {len(self.wanted)} images"
         return announcement(maps, self.folder, self.missing_bytes(), mirrored=MIRRORED in self.variants)
 
     def fill(
