@@ -30,7 +30,7 @@ from gwapctl.train.composites import (
     write_composites,
 )
 from gwapctl.train.loop import train_with
-from gwapctl.train.pseudo import PseudoBoxes, pseudo_boxes
+from gwapctl.train.pseudo import PseudoBoxes, pseudo_boxes, ranked
 from gwapctl.train.task import Listener, Resources
 from tests.factories import SMALL_DETECTOR, assert_same_weights, stop_after, train_config
 
@@ -61,7 +61,8 @@ def painted(folder: Path) -> tuple[list[Sample], list[PseudoBoxes]]:
 def test_every_class_keeps_the_boxes_that_weigh_most() -> None:
     rng = np.random.default_rng(1)
     weights, labels = rng.random(40), rng.integers(0, 3, 40)
-    found = [pseudo_boxes([[0, 0, 9, 9]], [label], [weight]) for weight, label in zip(weights, labels, strict=True)]
+    pairs = zip(weights, labels, strict=True)
+    found = ranked([pseudo_boxes([[0, 0, 9, 9]], [label], [weight]) for weight, label in pairs])
     flags = np.array([one[0] for one in sure(found)])
     for label in range(3):
         own = labels == label
@@ -77,10 +78,13 @@ def test_an_image_with_one_doubtful_box_is_left_out() -> None:
         pseudo_boxes([], [], []),
     ]
     kept = trusted(found)
-    assert [len(one) for one in kept] == [0, 0, 0]  # two of four are sure, one in each image
-    kept = trusted([*found, *[pseudo_boxes(boxes[:1], [0], [0.2])] * 4])
-    assert [len(one) for one in kept] == [2, 0, 0, 0, 0, 0, 0]
+    assert [len(one) for one in kept] == [2, 0, 0]
     assert kept[0].weights.tolist() == [1, 1]
+
+
+def test_a_class_that_nothing_is_sure_of_keeps_its_best_box() -> None:
+    found = [pseudo_boxes([[0, 0, 9, 9]], [label], [score]) for label, score in ((0, 0.9), (1, 0.2), (1, 0.3))]
+    assert [len(one) for one in trusted(found)] == [1, 0, 1]
 
 
 def test_boxes_without_doubt_are_all_trusted() -> None:

@@ -1,15 +1,15 @@
 """Composed images: objects of boxes that are little in doubt, cut out of their images and pasted onto others.
 
 Boxes from a classifier's maps hold several objects that touch, or half of one. A detector that learns from all of them
-learns that, too. Of every class the boxes that are least in doubt are kept as they are, and what they show is pasted in
-other sizes and places, beside and upon each other: there the boxes are right by construction, and small and touching
-objects are as frequent as lone ones. Cutting and pasting to learn a detector is Dwibedi et al.'s (ICCV 2017, arXiv
-1708.01642), with masks from a network; here GrabCut cuts inside of the box. Shares, sizes and numbers are ours.
+learns that, too. Here the boxes of every class that are least in doubt, or that a file is sure of, are kept as they
+are, and what they show is pasted in other sizes and places, beside and upon each other: there the boxes are right by
+construction, and small and touching objects are as frequent as lone ones. Cutting and pasting to learn a detector is
+Dwibedi et al.'s (ICCV 2017, arXiv 1708.01642), with masks from a network; here GrabCut cuts inside of the box. Shares,
+sizes and numbers are ours.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -65,19 +65,19 @@ class Source(NamedTuple):
 
 
 def sure(found: Sequence[PseudoBoxes]) -> list[list[bool]]:
-    """Tell of every box whether it is among the ``TRUSTED`` share of its class that weighs most.
+    """Tell of every box whether it is trusted: it weighs more than 1 - ``TRUSTED``, or more than all of its class.
 
-    Boxes that weigh the same are so together: all of them, where none is in more doubt than others.
+    Where boxes weigh by their rank (``pseudo.ranked``), these are the ``TRUSTED`` share of their class.
 
-    >>> sure([pseudo_boxes([[0, 0, 9, 9]], [0], [weight]) for weight in (0.9, 0.5, 0.1)])
-    [[True], [True], [False]]
+    >>> sure([pseudo_boxes([[0, 0, 9, 9]], [label], [weight]) for label, weight in ((0, 0.9), (0, 0.5), (1, 0.2))])
+    [[True], [False], [True]]
     """
-    least: dict[int, float] = {}
-    for label in {int(label) for one in found for label in one.labels}:
-        weights = np.sort(np.concatenate([one.weights[one.labels == label] for one in found]))[::-1]
-        least[label] = float(weights[math.ceil(TRUSTED * len(weights)) - 1])
+    best: dict[int, float] = {}
+    for one in found:
+        for weight, label in zip(one.weights.tolist(), one.labels.tolist(), strict=True):
+            best[label] = max(weight, best.get(label, 0.0))
     pairs = [zip(one.weights.tolist(), one.labels.tolist(), strict=True) for one in found]
-    return [[weight >= least[label] for weight, label in pair] for pair in pairs]
+    return [[weight > 1 - TRUSTED or weight == best[label] for weight, label in pair] for pair in pairs]
 
 
 def trusted(found: Sequence[PseudoBoxes]) -> list[PseudoBoxes]:

@@ -70,15 +70,20 @@ def pseudo_boxes(boxes: BoxesLike, labels: npt.ArrayLike, scores: npt.ArrayLike)
 
 
 def ranked(found: Sequence[PseudoBoxes]) -> list[PseudoBoxes]:
-    """Return boxes that count as much as their rank says: the share of all boxes that weigh no more than they do.
+    """Return boxes that count as much as their rank says: the share of their class's that weigh no more than they do.
 
-    What doubt means differs from set to set, which of two boxes is the better one does not.
+    What doubt means differs from set to set and from class to class, which of two boxes is the better one does not.
 
     >>> [one.weights.tolist() for one in ranked([pseudo_boxes([[0, 0, 9, 9]], [0], [one]) for one in (0.6, 0.8)])]
     [[0.5], [1.0]]
     """
-    every = np.sort(np.concatenate([one.weights for one in found])) if found else np.zeros(0)
-    return [replace(one, weights=np.searchsorted(every, one.weights, "right") / max(len(every), 1)) for one in found]
+    labels = {label for one in found for label in one.labels.tolist()}
+    of_class = {label: np.sort(np.concatenate([one.weights[one.labels == label] for one in found])) for label in labels}
+
+    def rank(weight: float, label: int) -> float:
+        return float(np.searchsorted(of_class[label], weight, "right") / len(of_class[label]))
+
+    return [one.counting(list(map(rank, one.weights.tolist(), one.labels.tolist()))) for one in found]
 
 
 def next_round(first: PseudoBoxes, found: Detections, possible: Collection[int]) -> PseudoBoxes:
