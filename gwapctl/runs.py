@@ -21,6 +21,24 @@ SCHEMA_VERSION = 1
 LONGEST_NAME = 150  # characters of a file's name that say what an evaluation was
 LIBRARIES = ("gwapctl", "torch", "torchvision", "numpy", "opencv-python-headless", "timm")
 
+# what is written to a run's folder, ``run.json`` first: without it there is no run
+WRITTEN = (
+    "run.json",
+    "state.pt",
+    "history.jsonl",
+    "model.json",
+    "weights.safetensors",
+    "box_labelled.txt",
+    "boxes-[0-9].jsonl",
+    "composites/boxes.jsonl",
+    "composites/[0-9][0-9][0-9][0-9].jpg",
+    "composites",
+    "evaluations/*.json",
+    "evaluations",
+    "tensorboard/events.out.tfevents.*",
+    "tensorboard",
+)
+
 
 def now() -> str:
     """Return the time as ISO 8601 in UTC, to the second."""
@@ -51,7 +69,8 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, document: dict[str, Any]) -> Run:
-        """Start a run in ``folder`` (made ready by the caller) with status ``running``."""
+        """Start a run in ``folder`` (made ready by the caller) with status ``running``; an earlier one there goes."""
+        remove_run(folder)
         complete = {
             "schema_version": SCHEMA_VERSION,
             "status": "running",
@@ -130,6 +149,18 @@ class Run:
     def evaluations(self) -> list[dict[str, Any]]:
         """Return all stored evaluation documents, in file name order."""
         return [read_json(path) for path in sorted((self.folder / "evaluations").glob("*.json"))]
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what a training and its evaluations wrote to ``folder``, and nothing else; not behind links either."""
+    for pattern in WRITTEN:
+        if (folder / pattern).parent.is_symlink():
+            continue
+        for path in sorted(folder.glob(pattern)):
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif not any(path.iterdir()):
+                path.rmdir()
 
 
 def _file_part(text: str) -> str:

@@ -198,3 +198,29 @@ def test_one_that_stops_while_images_are_composed_resumes(voc: Path, tmp_path: P
 def test_composites_are_of_found_boxes() -> None:
     with pytest.raises(UsageError, match="composites are of boxes_from"):
         build_train_config("voc", None, {"detector": "rfcn", "composites": 1.0})
+
+
+def test_a_run_that_is_replaced_leaves_nothing(voc: Path, tmp_path: Path) -> None:
+    """Neither its boxes nor its composed images reach the next one; what others put there stays."""
+    first = train_from(config_for(voc, iterations=2), tmp_path / "run").folder
+    (first / "evaluations").mkdir()
+    (first / "evaluations" / "old.json").write_text("{}")
+    (first / "state.pt").write_bytes(b"old")
+    others = [first / "notes.txt", first / "composites" / "mine.png"]
+    for file in others:
+        file.write_text("mine")
+    train_from(config_for(voc, iterations=2, seed=1), first)
+    assert_same_weights(train_from(config_for(voc, iterations=2, seed=1), tmp_path / "fresh").folder, first)
+    names = {str(file.relative_to(first)) for file in first.rglob("*") if file.is_file() and file not in others}
+    fresh = tmp_path / "fresh"
+    assert names == {str(file.relative_to(fresh)) for file in fresh.rglob("*") if file.is_file()}
+    assert all(file.read_text() == "mine" for file in others)
+
+
+def test_what_lies_behind_a_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.json").write_text("{}")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "evaluations").symlink_to(tmp_path / "elsewhere")
+    Run.create(tmp_path / "run", {})
+    assert (tmp_path / "elsewhere" / "a.json").is_file()

@@ -90,7 +90,7 @@ def train(
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _task(config).check(config)
     resolve_device(device)
-    boxes = _box_source(config, folder, device, workers)
+    boxes = _box_source(config, folder, device, workers, resume)
     if dry_run:
         _show_plan(config, folder, root, json)
         return
@@ -250,13 +250,13 @@ def _task(config: TrainConfig | DetectorConfig) -> type[Task[Any, Any]]:
 
 
 def _box_source(
-    config: TrainConfig | DetectorConfig, folder: Path, device: str, workers: int | None
+    config: TrainConfig | DetectorConfig, folder: Path, device: str, workers: int | None, resume: bool
 ) -> BoxSource | None:
     """Return what finds the boxes that a detector is to learn from, None where there are none to find."""
     from gwapctl.train.pseudo import boxes_file
 
     spec = getattr(config, "boxes_from", None)
-    if spec is None or boxes_file(folder, 1).is_file():  # a run that is resumed has them
+    if spec is None or (resume and boxes_file(folder, 1).is_file()):
         return None
     from gwapctl.evaluate.training_boxes import TrainingBoxes
 
