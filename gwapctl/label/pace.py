@@ -13,17 +13,16 @@ from gwapctl.images.decode import read_image
 from gwapctl.label.steps import Box, Check, Find, Judge, Step, Train, Write
 
 SIDE = 224  # of what the trunk is tried on
-TRIED, PATIENCE = (
-    6,
-    1.0,
-)  # images that are read, and passes, to see how long that takes; seconds after which no more are
+TRIED = 6  # images that are read, and passes, to see how long that takes
+PATIENCE = 1.0  # seconds after which no more are
 START = 4.0  # seconds until a network is there
 
 # what one image costs, in forward passes of the trunk at 224 x 224 with 32 bits, measured with efficientnet-lite0
 CACHED = 0.6  # a view of it, for the feature cache
 HEAD_EPOCH = 0.1  # reading its features and training the head
 BOXED = 6.5  # maps at three scales, GrabCut and doubt
-STEP, CACHED_STEP = 1.0, 0.45  # of the detector in training, with a frozen trunk, whose maps may be cached
+STEP, CACHED_STEP = 1.0, 0.15  # of the detector in training, with a frozen trunk, whose maps may be cached
+COMPOSED = 1.5  # an image composed of others
 FOUND = 1.5  # the detector, the overlay and the heat
 
 
@@ -104,12 +103,16 @@ def _training(step: Train, images: int, pace: Pace) -> float:
     """Return the seconds of a training without its start."""
     config = step.config
     if isinstance(config, DetectorConfig):
+        from gwapctl.train.composites import MOST_IMAGES, TRUSTED  # needs torch
+
         size = config.short_side * config.long_side / SIDE**2
         shown = config.iterations * config.batch_size * config.accumulate
         again = (config.rounds - 1) * images * (pace.read + pace.forward * size)  # finds the next round's boxes
-        cached = images * 2 * CACHED * pace.forward * size if config.cache_features else 0.0
+        composed = min(MOST_IMAGES, round(config.composites * images))
+        seen = composed + images * (TRUSTED if composed and config.rounds == 1 else 1)
+        cached = seen * 2 * CACHED * size if config.cache_features else 0.0
         each = CACHED_STEP if config.cache_features else STEP
-        return images * pace.read + cached + again + shown * pace.forward * size * each
+        return images * pace.read + again + pace.forward * (COMPOSED * composed + cached + shown * size * each)
     epochs, size = config.epochs or 1, config.image_size[0] * config.image_size[1] / SIDE**2
     if config.cache_features:
         views = 2 if config.flip else 1
