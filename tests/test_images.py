@@ -51,6 +51,20 @@ def test_formats(tmp_path: Path, suffix: str) -> None:
     assert image_size(path) == (53, 37)
 
 
+def test_postscript_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would have Ghostscript run it, whatever the file is called."""
+    path, started = tmp_path / "holiday.png", list[object]()
+    header = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n%%EndComments\n"
+    path.write_bytes(header + b"(%pipe%touch /tmp/x) (w) file\nshowpage\n%%EOF\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *given, **more: started.append(given))
+    with Image.open(path) as image:  # it does
+        assert image.format == "EPS"
+    for read in (read_image, image_size):
+        with pytest.raises(DataError, match=r"holiday\.png is not an image that can be decoded"):
+            read(path)
+    assert started == []
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_once(tmp_path: Path, suffix: str, orientation: int) -> None:

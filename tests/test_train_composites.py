@@ -127,6 +127,14 @@ def test_boxes_hold_what_was_pasted(tmp_path: Path) -> None:
         assert between.max(initial=0) < MOST_OVERLAP
 
 
+def test_boxes_beyond_their_image_and_of_a_pixel_show_nothing(tmp_path: Path) -> None:
+    samples, _ = painted(tmp_path)
+    found = [pseudo_boxes([[200, 20, 240, 50]], [0], [1.0]), pseudo_boxes([[3, 3, 4, 4]], [1], [1.0])]
+    composites = Composites(samples[:2], found, seed=0)
+    labels = {int(label) for number in range(20) for label in composites.compose(number)[1].labels}
+    assert labels == {1}
+
+
 def test_a_composed_image_is_a_function_of_its_number(tmp_path: Path) -> None:
     parts = painted(tmp_path)
     first, second = Composites(*parts, seed=3), Composites(*parts, seed=3)

@@ -30,6 +30,9 @@ _Read = TypeVar("_Read")
 
 MAX_PIXELS = 200_000_000
 
+# what Pillow may take a file for, whatever it is called: it would have Ghostscript run PostScript
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
+
 _AGAIN = "Fetch it again or remove it"
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
@@ -242,7 +245,7 @@ def _with_pillow(file: IO[bytes], read: Callable[[Image.Image], _Read]) -> _Read
     _prepare_for_heic(file)
     image = None
     try:
-        with _our_limits(), Image.open(file) as image:
+        with _our_limits(), Image.open(file, formats=_known_formats()) as image:
             return read(image)
     except _BadImageError:
         raise
@@ -255,6 +258,12 @@ def _with_pillow(file: IO[bytes], read: Callable[[Image.Image], _Read]) -> _Read
             raise _not_an_image() from error
         reason = str(error).partition("\n")[0]
         raise _BadImageError(f"is truncated or damaged ({reason}). {_AGAIN}") from error
+
+
+def _known_formats() -> list[str]:
+    """Return those of ``_FORMATS`` that this Pillow reads."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _pixels(image: Image.Image) -> ImageArray:

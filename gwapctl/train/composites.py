@@ -147,7 +147,7 @@ class Composites:
         image, box = self._image(source.sample), self._on_image(source.sample, source.box[None])[0]
         mask, (left, top, right, bottom) = object_mask(image, box), box.astype(int).tolist()
         rows, columns = np.nonzero(mask)
-        if len(rows):
+        if len(rows):  # else the box is beyond the image
             left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
         window = slice(top, bottom), slice(left, right)
         return Cutout(image[window], mask[window].astype(np.float32))
@@ -174,7 +174,8 @@ def object_mask(image: Image, box: FloatArray) -> BoolMask:
     are those of the box.
     """
     height, width = image.shape[:2]
-    small = resize(image, _fitting(width, height))
+    grid = Geometry.fit(width, height, CUT_SIDE)
+    small = resize(image, (grid.input_width, grid.input_height))
     ratio = np.array([small.shape[1] / width, small.shape[0] / height] * 2)
     slack = SLACK * np.concatenate([box[:2] - box[2:], box[2:] - box[:2]])
     left, top, right, bottom = clip(ratio * (box + slack), *small.shape[1::-1]).astype(int).ravel().tolist()
@@ -190,16 +191,14 @@ def object_mask(image: Image, box: FloatArray) -> BoolMask:
     return mask
 
 
-def _fitting(width: int, height: int) -> tuple[int, int]:
-    size = Geometry.fit(width, height, CUT_SIDE)
-    return size.input_width, size.input_height
-
-
 def _paste(canvas: Image, cutout: Cutout, others: FloatArray, draw: np.random.Generator) -> FloatArray | None:
     """Paste an object into ``canvas`` (H, W, 3) at a size and place that are drawn, and return its box (4,).
 
-    None where no place was found at which its box and those of the ``others`` (N, 4) do not overlap too much.
+    None where no place was found at which its box and those of the ``others`` (N, 4) do not overlap too much, or where
+    it is nothing.
     """
+    if not cutout.opacity.size:
+        return None
     height, width = canvas.shape[:2]
     low, high = np.log(SIDES)
     factor = float(np.exp(draw.uniform(low, high))) * min(height, width) / max(cutout.opacity.shape)
