@@ -253,15 +253,17 @@ Written by `python benchmarks/detector_from_boxes.py --docs` from `benchmarks/de
 same script measures; nothing here is written by hand.
 
 A frozen `efficientnet-lite0` learns the classes from image-level labels (recipe `photos`) and draws boxes on the
-training images by its stored rule. A detector learns from those (`train --detector rfcn --boxes-from RUN`), and the
-same one from true boxes: what these boxes cost. No image of the split below was learned from.
+training images by its stored rule. A detector learns from those that are least in doubt and from images composed of
+what they hold (`train --detector rfcn --boxes-from RUN`), and the same one from all true boxes: what these boxes cost.
+No image of the split below was learned from. Settings were chosen on a third of the training images, kept out of
+trainings (`--on held-out`).
 
 AP is detection AP at IoU 0.5 (11 points, mean over classes; of `voc2012-part` over its five complete ones: cat, cow,
 dog, horse, sheep). CorLoc asks, of each class that an image shows, whether the best-scoring box of it is on an object
 of it; where images show one class it is GT-known accuracy. All are the mean over seeds with the range in brackets.
 Minutes are those that all processors together spent on the row's training, not the clock's: two cores take half of
-them at best. A detector's hold those of drawing the classifier's boxes on the training images, and of computing the
-maps of the frozen trunk, which the one from true boxes then finds there.
+them at best. A detector's hold those of drawing the classifier's boxes on the training images, of composing images, and
+of computing the maps of the frozen trunk, some of which the one from true boxes then finds there.
 
 | images | n | boxes | seeds | AP | CorLoc | minutes |
 |---|---:|---|---:|---:|---:|---:|

@@ -35,7 +35,7 @@ TRUSTED = 0.35  # share of a class's boxes that are kept and cut out: those leas
 MOST_IMAGES = 1_000  # composed, however many there are
 MOST_PASTED = 5  # objects of a composed image
 ONE_CLASS = 0.6  # how often all of them are of one class
-SIDES = 0.18, 0.75  # of a pasted object's longer side, as shares of the image's shorter one
+SIZES = 0.4, 1.2  # of a pasted object, in units of its own: as shares of the image's shorter side
 TRIES = 10  # to find a place for an object
 OUTSIDE = 0.1  # share of an object that may lie beyond the border
 MOST_OVERLAP, HIDDEN = 0.3, 0.6  # IoU of two boxes, and the share of one that is covered, from which it is left out
@@ -51,10 +51,14 @@ MOST_KEPT = 256  # images in memory
 
 
 class Cutout(NamedTuple):
-    """An object in its box: ``image`` (h, w, 3) and ``opacity`` (h, w) in 0..1."""
+    """An object in its box: ``image`` (h, w, 3) and ``opacity`` (h, w) in 0..1.
+
+    ``share`` is its longer side as a share of the shorter one of the image that it was in.
+    """
 
     image: Image
     opacity: FloatMap
+    share: float
 
 
 class Source(NamedTuple):
@@ -150,7 +154,8 @@ class Composites:
         if len(rows):  # else the box is beyond the image
             left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
         window = slice(top, bottom), slice(left, right)
-        return Cutout(image[window], mask[window].astype(np.float32))
+        share = max(bottom - top, right - left) / min(image.shape[:2])
+        return Cutout(image[window], mask[window].astype(np.float32), share)
 
     def _ground(self, index: int) -> Image:
         """Return a new image of a sample, all that was found in it painted over with what is around it."""
@@ -200,8 +205,9 @@ def _paste(canvas: Image, cutout: Cutout, others: FloatArray, draw: np.random.Ge
     if not cutout.opacity.size:
         return None
     height, width = canvas.shape[:2]
-    low, high = np.log(SIDES)
-    factor = float(np.exp(draw.uniform(low, high))) * min(height, width) / max(cutout.opacity.shape)
+    low, high = np.log(SIZES)
+    share = min(1.0, cutout.share * float(np.exp(draw.uniform(low, high))))
+    factor = share * min(height, width) / max(cutout.opacity.shape)
     across, down = (max(SMALLEST, round(side * factor)) for side in cutout.opacity.shape[::-1])
     image, opacity = resize(cutout.image, (across, down)), cv2.resize(cutout.opacity, (across, down))
     if draw.random() < 0.5:
