@@ -69,8 +69,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, document: dict[str, Any]) -> Run:
-        """Start a run in ``folder`` (made ready by the caller) with status ``running``; an earlier one there goes."""
-        remove_run(folder)
+        """Start a run in ``folder`` (made ready by the caller) with status ``running``."""
         complete = {
             "schema_version": SCHEMA_VERSION,
             "status": "running",

@@ -18,7 +18,7 @@ from gwapctl.draw import write_png
 from gwapctl.errors import UsageError
 from gwapctl.images.decode import read_image
 from gwapctl.progress import Progress, ProgressCallback
-from gwapctl.runs import Run
+from gwapctl.runs import Run, remove_run
 from gwapctl.train.composites import (
     HIDDEN,
     MOST_OVERLAP,
@@ -230,5 +230,5 @@ def test_what_lies_behind_a_link_stays(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "a.json").write_text("{}")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "evaluations").symlink_to(tmp_path / "elsewhere")
-    Run.create(tmp_path / "run", {})
+    remove_run(tmp_path / "run")
     assert (tmp_path / "elsewhere" / "a.json").is_file()

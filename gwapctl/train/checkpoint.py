@@ -14,7 +14,7 @@ import torch
 from gwapctl.config import stored_config
 from gwapctl.errors import ModelError, UsageError, option
 from gwapctl.files import atomic_path
-from gwapctl.runs import Run
+from gwapctl.runs import Run, remove_run
 from gwapctl.train.schedule import build_optimizer
 from gwapctl.train.task import Task
 
@@ -43,7 +43,8 @@ class Training:
 
 
 def create_run(folder: Path, task: Task[Any, Any]) -> Run:
-    """Start a run in ``folder`` that says what is trained, on what and where."""
+    """Start a run in ``folder`` that says what is trained, on what and where; an earlier run there goes."""
+    remove_run(folder)
     config, device = task.config, task.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     said = {"config": config.model_dump(mode="json"), "dataset": task.data.describe(), "device": name}

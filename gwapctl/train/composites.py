@@ -222,9 +222,9 @@ def _paste(canvas: Image, cutout: Cutout, others: FloatArray, draw: np.random.Ge
         return None
     x0, y0, x1, y1 = box[0].astype(int).tolist()
     part = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-    share = cv2.GaussianBlur(np.ascontiguousarray(opacity), (0, 0), SOFT)[part][..., None]
+    alpha = cv2.GaussianBlur(np.ascontiguousarray(opacity), (0, 0), SOFT)[part][..., None]
     under = canvas[y0:y1, x0:x1]
-    canvas[y0:y1, x0:x1] = np.round(under * (1 - share) + image[part] * share).astype(np.uint8)
+    canvas[y0:y1, x0:x1] = np.round(under * (1 - alpha) + image[part] * alpha).astype(np.uint8)
     return np.asarray(box[0])
 
 

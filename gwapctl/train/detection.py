@@ -63,8 +63,8 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         super().__init__(config, data, resources)
         self.model = _build_model(config, data, self.first_weights)
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.samples: Sequence[Sample] = data.train  # and behind them those that were composed
         self.composed: Mapping[int, BoxedSample] = {}
+        self._look_at(data.train)
         seen = config.weak != "none" and config.boxes_from is None
         self.others = [index for index in range(len(data.train)) if index not in data.boxed] if seen else []
         self.boxed: Mapping[int, BoxedSample] = data.boxed
@@ -80,6 +80,11 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         if config.ema:
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+
+    def _look_at(self, samples: Sequence[Sample]) -> None:
+        """Take these images, those of the training and behind them the composed ones, and their labels."""
+        labels, label_mask = image_labels(samples, len(self.data.dataset.classes))
+        self.samples, self.labels = samples, torch.where(label_mask > 0, labels, -1.0)
 
     @staticmethod
     def check(config: DetectorConfig) -> None:
@@ -116,9 +121,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
             self.rounds = Rounds(run, self.data, self.resources.boxes, interrupted, listener)
             self.rounds.first()
             self.composed = self.rounds.composed(max(COMPOSED_SIDE, self.config.long_side), self.workers)
-            self.samples = [*self.data.train, *self.composed.values()]
-        labels, label_mask = image_labels(self.samples, len(self.data.dataset.classes))
-        self.labels = torch.where(label_mask > 0, labels, -1.0)
+            self._look_at([*self.data.train, *self.composed.values()])
         if self.config.cache_features:
             self.cache = self._filled_cache(run, interrupted, listener)
 
