@@ -89,10 +89,13 @@ def trusted(found: Sequence[PseudoBoxes]) -> list[PseudoBoxes]:
 
     In what is left out of an image there may be an object, which must not be learned as background.
     """
-    return [
-        (one if all(flags) else one.take(np.zeros(len(one), np.bool_))).counting([1.0] * (len(one) * all(flags)))
-        for one, flags in zip(found, sure(found), strict=True)
-    ]
+    kept = [one if all(flags) else one.of_classes(()) for one, flags in zip(found, sure(found), strict=True)]
+    return [one.counting([1.0] * len(one)) for one in kept]
+
+
+def how_many(share: float, images: int) -> int:
+    """Return how many images are composed: so many for each of the ``images`` that has boxes, up to a limit."""
+    return min(MOST_IMAGES, round(share * images))
 
 
 class Composites:

@@ -10,7 +10,7 @@ from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import DataError, UsageError
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train.composites import MOST_IMAGES, Composites, trusted, write_composites
+from gwapctl.train.composites import Composites, how_many, trusted, write_composites
 from gwapctl.train.data import DetectorData
 from gwapctl.train.pseudo import (
     LIKELY,
@@ -89,7 +89,7 @@ class Rounds:
         Their longer side has at most ``side`` pixels. They are made once and kept in the run's folder.
         """
         found, train = self.first(), self.data.train
-        count = min(MOST_IMAGES, round(self._composites * sum(len(one) > 0 for one in found)))
+        count = how_many(self._composites, sum(len(one) > 0 for one in found))
         if not count:
             return {}
         folder, seed = self.run.folder / COMPOSITES, int(self.run.document["config"]["seed"])
