@@ -36,7 +36,12 @@ _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "A
 _AGAIN = "Fetch it again or remove it"
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
-_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_READING = {  # OpenCV's modes by what they divide the size by
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that say nothing about pixels, as we read them
@@ -153,22 +158,21 @@ def _decode(data: bytes, least: tuple[int, int] | None = None) -> ImageArray:
         raise _BadImageError(f"is truncated: the JPEG data ends early. {_AGAIN}")
     if header.components not in (1, 3):  # CMYK: OpenCV's conversion ignores the Adobe marker
         return _decode_with_pillow(data)
-    reading = cv2.IMREAD_COLOR if least is None else _reduced(header.size, least)
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), reading | cv2.IMREAD_IGNORE_ORIENTATION)
+    factor = 1 if least is None else _reduction(header.size, least)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _READING[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None:
         raise _not_an_image()
-    if _may_be_incomplete(bgr, 4 if reading == cv2.IMREAD_COLOR else 2) and _is_incomplete(data, end):
+    if factor > 1:  # a last row or column stands for less than half of its pixels
+        bgr = bgr[: round(header.size.height / factor), : round(header.size.width / factor)]
+    if _may_be_incomplete(bgr, 4 if factor == 1 else 2) and _is_incomplete(data, end):
         raise _BadImageError(f"is damaged: the JPEG data of its lower part is missing. {_AGAIN}")
     return _upright(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), header.size.orientation)
 
 
-def _reduced(size: StoredSize, least: tuple[int, int]) -> int:
-    """Return the mode of OpenCV that reads the fewest pixels of an image of this size which are still ``least``."""
+def _reduction(size: StoredSize, least: tuple[int, int]) -> int:
+    """Return by what an image of this size can be divided so that ``least`` (width, height) pixels are left."""
     width, height = size.upright
-    for factor, mode in _REDUCED.items():
-        if width // factor >= least[0] and height // factor >= least[1]:
-            return mode
-    return cv2.IMREAD_COLOR
+    return next((by for by in (8, 4, 2) if width // by >= least[0] and height // by >= least[1]), 1)
 
 
 def _refuse_empty(size: int) -> None:
