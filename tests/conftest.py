@@ -13,6 +13,7 @@ import pytest
 from gwapctl import cli
 from gwapctl.cli import console
 from gwapctl.datasets.synthetic import make_synthetic_voc
+from gwapctl.offline import SWITCHES
 
 for _name in list(os.environ):
     if _name.startswith("GWAPCTL_") or _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
@@ -30,7 +31,9 @@ class CliResult:
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test reach another machine."""
+    """Let no test reach another machine, nor one that gives --offline reach those after it."""
+    for name in SWITCHES:
+        monkeypatch.setenv(name, "0")
     connect = socket.socket.connect
 
     def local_only(self: socket.socket, address: tuple[str, int] | str) -> None:
