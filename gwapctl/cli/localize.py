@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import console, options, sharding
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import MissingReaderError, UsageError, counted
@@ -66,6 +66,7 @@ def localize(
     limit: options.Limit = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    shard: sharding.Shard = None,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -81,14 +82,17 @@ def localize(
       gwapctl localize photos --threshold otsu --refine grabcut --out found
       gwapctl localize data/fruits --model runs/a --labels from-dataset --out found
       gwapctl localize photos --model runs/detector --min-score 0.5
+      gwapctl localize photos --shard 0/4 --out s0
 
     """
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
+    from gwapctl.predict.threads import chunk_size
 
     if json and format == "jsonl":
         raise UsageError("--json and --format jsonl are two forms. Give one of them.")
-    saved = _saved(save, out, resume, overwrite)
+    saved = _saved(save, out, resume, overwrite, shard)
+    own = sharding.parse_shard(shard)
     rule = options.asked_rule(box_rule, threshold)
     images, known = find_images(inputs, labels, recursive=recursive)
     images = images[:limit]
@@ -102,6 +106,8 @@ def localize(
         min_score=min_score,
         batch_size=batch_size,
     )
+    if own is not None:
+        images = own.of(images, chunk_size(len(images), predictor.batch_size, workers))
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     say = console.note if dry_run else console.detail
     say(f"{counted(len(images), 'image')}, {predictor.summary(loaded.name)} on {predictor.device}{where}")
@@ -126,9 +132,10 @@ def localize(
     _finish(tally, len(images), out)
 
 
-def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) -> tuple[str, ...]:
+def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool, shard: str | None) -> tuple[str, ...]:
     """Return what to write below ``--out``; options that need ``--out`` do not go without it."""
-    needs_out = [name for name, given in (("--save", save), ("--resume", resume), ("--overwrite", overwrite)) if given]
+    asked = {"--save": save, "--resume": resume, "--overwrite": overwrite, "--shard": shard}
+    needs_out = [name for name, given in asked.items() if given]
     if out is None and needs_out:
         raise UsageError(f"{needs_out[0]} needs a folder. Give one with --out.")
     return SAVES if save is None else options.parse_names(save, "--save", SAVES)
