@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SAVES = ("overlay", "map", "mask")
 SOME_FAILED = 3
 DEFAULT_MIN_SCORE = 0.3
+RAY = "On Ray"
 ROWS_PER_TABLE = 1000  # so that any number of images fits into memory
 
 Inputs = Annotated[
@@ -44,6 +45,15 @@ Save = Annotated[
     str | None, option("--save", "What to write below --out, of overlay, map and mask.", OUTPUT, "all three")
 ]
 Format = Annotated[Literal["table", "json", "jsonl"], option("--format -f", "What to print.", OUTPUT)]
+On = Annotated[
+    Literal["local", "ray"],
+    option("--on", "ray: on Ray's workers, many machines or this one; gwapctl merge OUT joins the shards.", RAY),
+]
+Actors = Annotated[
+    int | None, option("--actors", "Workers, each with the model.", RAY, "one per GPU, else per core", min=1)
+]
+ShardSize = Annotated[int, option("--shard-size", "Images per shard, which is done again where it fails.", RAY, min=1)]
+Rows = Annotated[Literal["jsonl", "parquet"], option("--rows", "parquet: a table in every shard as well.", RAY)]
 Recursive = Annotated[bool, option("--recursive/--no-recursive", "Look into subfolders.", DATA)]
 
 
@@ -67,6 +77,10 @@ def localize(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     shard: sharding.Shard = None,
+    on: On = "local",
+    actors: Actors = None,
+    shard_size: ShardSize = 1024,
+    rows: Rows = "jsonl",
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -83,6 +97,7 @@ def localize(
       gwapctl localize data/fruits --model runs/a --labels from-dataset --out found
       gwapctl localize photos --model runs/detector --min-score 0.5
       gwapctl localize photos --shard 0/4 --out s0
+      gwapctl localize photos --on ray --out r
 
     """
     from gwapctl.predict.classifier import load_model
@@ -91,6 +106,27 @@ def localize(
 
     if json and format == "jsonl":
         raise UsageError("--json and --format jsonl are two forms. Give one of them.")
+    if on == "ray":
+        from gwapctl.cli import on_ray
+
+        asked = on_ray.Asked(inputs, recursive, limit, resume, actors, shard_size, rows, workers)
+        if labels or shard or overwrite or json or format != "table" or dry_run:
+            raise UsageError("--on ray goes without --labels, --shard, --overwrite, --dry-run and a --format to print.")
+        on_ray.localize(
+            asked,
+            options.model_or_default(model),
+            out,
+            options.parse_names(save, "--save", SAVES) if save is not None else SAVES,
+            device=device,
+            precision=precision,
+            reading=reading,
+            box_rule=options.asked_rule(box_rule, threshold),
+            refine=refine,
+            top_k=top_k,
+            min_score=min_score,
+            batch_size=batch_size,
+        )
+        return
     saved = _saved(save, out, resume, overwrite, shard)
     own = sharding.parse_shard(shard)
     rule = options.asked_rule(box_rule, threshold)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 3
 
-Shards = Annotated[list[Path], argument("SHARD...", "The folders of all shards of one work, in any order.")]
+Shards = Annotated[
+    list[Path],
+    argument("SHARD...", "The folders of all shards of one work, in any order, or the one that they are in."),
+]
 
 
 def merge(shards: Shards, out: options.Out = None, json: options.Json = False) -> None:
@@ -30,9 +33,9 @@ def merge(shards: Shards, out: options.Out = None, json: options.Json = False) -
       gwapctl merge s0 s1 --out boxes.json
 
     """
-    from gwapctl.predict.shards import matching
+    from gwapctl.predict.shards import matching, shards_in
 
-    records = matching(shards)
+    records = matching([folder for given in shards for folder in shards_in(given)])
     verb = records[0].verb
     if json and verb != "evaluate":
         raise UsageError(f"--json prints an evaluation, and these are shards of {verb}. Leave it out.")

@@ -20,7 +20,7 @@ from gwapctl.metrics.box_accuracy import BoxAccuracy
 from gwapctl.metrics.merging import decode, encode
 from gwapctl.metrics.wsoleval import WsolevalBoxAccuracy
 from gwapctl.predict.prediction import SCHEMA_VERSION, check_schema
-from gwapctl.predict.shards import ShardRecord, write_record
+from gwapctl.predict.shards import ShardRecord, whole_of, write_record
 from gwapctl.runs import Run
 
 JUDGED = "judged.json"
@@ -70,7 +70,7 @@ def write_shard(
         "notes": judged.notes,
         "closing": [*closing],
     }
-    write_record(out, "evaluate", shard, [sample.id for sample in ground_truth.samples], part, settings)
+    write_record(out, "evaluate", shard, whole_of(sample.id for sample in ground_truth.samples), part, settings)
     return len(part)
 
 

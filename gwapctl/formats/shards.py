@@ -15,7 +15,7 @@ from gwapctl.formats import EXPORTERS
 from gwapctl.formats.base import Exporter
 from gwapctl.predict.prediction import Prediction
 from gwapctl.predict.predictions import PREDICTIONS, read_predictions
-from gwapctl.predict.shards import Part, ShardRecord, write_record
+from gwapctl.predict.shards import Part, ShardRecord, whole_of, write_record
 
 
 def write_shard(
@@ -30,7 +30,7 @@ def write_shard(
     prepare_output_folder(out, overwrite=overwrite)
     with atomic_path(out / PREDICTIONS) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json_text(item.to_json()) + "\n" for item in items)
-    write_record(out, "boxes", part.shard, part.items, part, settings)
+    write_record(out, "boxes", part.shard, whole_of(part.items), part, settings)
 
 
 def exporter_of(records: Sequence[ShardRecord]) -> tuple[str, Exporter, list[str] | None]:

@@ -17,7 +17,7 @@ from gwapctl.predict.base import Predictor
 from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.predict.predictions import PREDICTIONS, finished_ids, read_predictions
-from gwapctl.predict.shards import SHARD, Part, write_record
+from gwapctl.predict.shards import SHARD, Part, whole_of, write_record
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
 
@@ -139,8 +139,8 @@ class _Output:
     def finish(self, part: Part[ImageInput], chunk: int) -> None:
         """Write which shard this was; ``chunk`` images went through the network together."""
         settings = {**self.predictor.settings(self.model_name), "chunk": chunk, "save": list(self.save)}
-        ids = [item.id for item in part.items]
-        write_record(self.folder, "localize", part.shard, ids, [item.id for item in part], settings)
+        whole = part.whole or whole_of(item.id for item in part.items)
+        write_record(self.folder, "localize", part.shard, whole, [item.id for item in part], settings)
 
     def write(self, image_id: str, found: Prediction) -> tuple[ClassPrediction, ...]:
         """Write the files of one image and return its predictions, with the map of each below the folder if any."""

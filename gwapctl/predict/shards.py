@@ -28,15 +28,20 @@ SHARD = "shard.json"
 SHOWN = 60  # characters of a setting in a message
 
 T = TypeVar("T")
+Whole = tuple[int, str]  # the number of all images, and the hash of their ids in order
 
 
 class Part(list[T]):
-    """Those of ``items`` that are one ``shard``'s, or those of these that are still to be worked on."""
+    """Those of ``items`` that are one ``shard``'s, or those of these that are still to be worked on.
 
-    def __init__(self, own: Iterable[T], shard: Shard, items: Sequence[T]) -> None:
+    ``whole`` is the number of all items and the hash of their names, for somebody who does not have all of them.
+    """
+
+    def __init__(self, own: Iterable[T], shard: Shard, items: Sequence[Any], whole: Whole | None = None) -> None:
         super().__init__(own)
         self.shard = shard
         self.items = items
+        self.whole = whole
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,13 @@ class Shard:
 class ShardRecord:
     """What ``shard.json`` says of a shard in ``folder``: its images by id in order, and what all shards must agree on.
 
-    ``whole`` is the number of all images and the hash of their ids; ``settings`` are all choices, the model's weights
+    ``whole`` are all images; ``settings`` are all choices, the model's weights
     (``weights_digest``) among them.
     """
 
     verb: str
     shard: Shard
-    whole: tuple[int, str]
+    whole: Whole
     settings: dict[str, Any]
     images: tuple[str, ...]
     schema_version: int = SCHEMA_VERSION
@@ -94,9 +99,9 @@ class ShardRecord:
 _RECORD = TypeAdapter(ShardRecord)
 
 
-def write_record(folder: Path, verb: str, shard: Shard, ids: Sequence[str], part: Iterable[str], settings: Any) -> None:
-    """Write ``shard.json``, which says that the shard is finished; ``ids`` are all images, ``part`` the shard's own."""
-    record = ShardRecord(verb, shard, (len(ids), ids_digest(ids)), settings, tuple(part))
+def write_record(folder: Path, verb: str, shard: Shard, whole: Whole, part: Iterable[str], settings: Any) -> None:
+    """Write ``shard.json``, which says that the shard is finished; ``part`` are its images by id."""
+    record = ShardRecord(verb, shard, whole, settings, tuple(part))
     write_json(folder / SHARD, _RECORD.dump_python(record, mode="json", exclude={"folder"}))
 
 
@@ -117,6 +122,12 @@ def read_record(folder: Path) -> ShardRecord:
         return _RECORD.validate_python({**document, "folder": folder})
     except ValidationError as error:
         raise DataError(f"{file}: {first_problem(error)}. Make the shard again.") from error
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """Return the folders of the finished shards in ``folder``, or itself where it is one, or where there are none."""
+    below = [] if (folder / SHARD).is_file() else sorted(file.parent for file in folder.glob(f"[!.]*/{SHARD}"))
+    return below or [folder]
 
 
 def matching(folders: Sequence[Path]) -> list[ShardRecord]:
@@ -142,7 +153,7 @@ def matching(folders: Sequence[Path]) -> list[ShardRecord]:
         raise DataError(f"of the shards, {', '.join(missing[:3])}{more} is missing: there is a gap. Give all of them.")
     ordered = [record for _, record in sorted(by_index.items())]
     ids = [image for record in ordered for image in record.images]
-    if (len(ids), ids_digest(ids)) != first.whole:
+    if whole_of(ids) != first.whole:
         raise DataError(
             f"the shards have {len(ids):,} images that are not the {first.whole[0]:,} of the inputs: some are twice or "
             f"missing. Make all shards with one version and the same {option('workers')}."
@@ -177,12 +188,13 @@ def _difference(value: Any, other: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def ids_digest(ids: Iterable[str]) -> str:
-    """Return the hash of names in their order."""
-    digest = hashlib.sha256()
+def whole_of(ids: Iterable[str]) -> Whole:
+    """Return the number of names, and their hash in their order."""
+    digest, count = hashlib.sha256(), 0
     for name in ids:
         digest.update(name.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
+        count += 1
+    return count, digest.hexdigest()
 
 
 def weights_digest(network: nn.Module) -> str:
