@@ -117,7 +117,7 @@ def test_images_of_folders_tars_tables_and_addresses_are_the_same(tmp_path: Path
         find_sources([str(tmp_path / "out.tar")])
 
 
-# --- shards of actors, without Ray --------------------------------------------------------------------------------------
+# --- shards of actors, without Ray ------------------------------------------------------------------------------------
 
 
 def test_shards_of_actors_merge_to_one_process(tmp_path: Path, run_cli: Cli, photos: Path, model: Path) -> None:
@@ -127,7 +127,7 @@ def test_shards_of_actors_merge_to_one_process(tmp_path: Path, run_cli: Cli, pho
     (tmp_path / "r" / ".000002-killed").mkdir()
     write(tmp_path / "r" / ".000002-killed" / "predictions.jsonl", "torn")
     rows += work(job, sources, 2, 1)  # 1 once more, as Ray does where a worker died before it answered
-    assert [row["images"] for row in rows] == [4, 2, 5, 4]
+    assert [row["images"] for row in rows] == [4, 4, 3, 4]
     assert sum(row["failed"] for row in rows) == 1
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["000000", "000001", "000002"]
     assert run_cli("merge", tmp_path / "r", "--out", tmp_path / "all").code == 3
@@ -149,9 +149,8 @@ def test_shards_at_an_address_have_their_images_names(tmp_path: Path, model: Pat
     lines = b"".join(memory.cat_file(f"/results/{index:06d}/predictions.jsonl") for index in range(2)).splitlines()
     documents = [json.loads(line) for line in lines]
     assert [one["image"] for one in documents] == [source.address for source in sources]
-    assert [one["error"] and one["error"]["message"].split()[2] for one in documents] == [
-        None, None, "memory:///in/a/broken.jpg:", None
-    ] or any("memory://" in one["error"]["message"] for one in documents if one["error"])  # fmt: skip
+    (failed,) = [one for one in documents if one["error"] is not None]
+    assert failed["image"] in failed["error"]["message"]
     assert memory.exists("/results/000000/maps/a/0.png.npy")
 
 
@@ -163,7 +162,7 @@ def test_a_driver_goes_on_where_it_was(tmp_path: Path, photos: Path, model: Path
     assert list(localize_on_ray(job, sources, CHUNK, resume=True)) == []
     settings = read_record(shards_in(tmp_path / "r")[0]).settings
     check_resumed(job, settings, sources)
-    with pytest.raises(UsageError, match="begun with another top_k|another chunk"):
+    with pytest.raises(UsageError, match="begun with another chunk"):
         check_resumed(job, {**settings, "chunk": 3}, sources)
     with pytest.raises(UsageError, match="another size of shards"):
         check_resumed(replace(job, shards=4), settings, sources)

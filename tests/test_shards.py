@@ -304,3 +304,10 @@ def test_arrays_in_a_file_are_numbers_and_no_larger_than_they_say() -> None:
 def test_a_shard_is_read_from_python_too() -> None:
     with pytest.raises(UsageError, match="shard='0/4'"):
         Shard.parse("4/4")
+
+
+def test_the_page_has_the_tables_that_the_script_prints() -> None:
+    from scaling import ASSUMED, page, read_rates
+
+    text = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert text.endswith(page(read_rates(), {key: value for key, (value, _) in ASSUMED.items()}))
