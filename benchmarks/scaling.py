@@ -44,6 +44,7 @@ class Stage(NamedTuple):
     name: str
     gigabytes: float
     seconds: float
+    alone: bool = False  # on one machine
 
 
 def measure() -> dict[str, tuple[float, str]]:
@@ -118,20 +119,20 @@ def stages(images: int, machines: float, rates: dict[str, float], assumed: dict[
     yield Stage("network and maps (GPU, assumed)", 0, images / assumed["gpu_rate"] / gpus)
     yield Stage("write rows", rows, rows / network)
     yield Stage("write maps, where kept", maps, maps / network)
-    yield Stage("merge (one core of one machine)", rows, images / rates["merge_rate"])
+    yield Stage("merge (one core of one machine)", rows, images / rates["merge_rate"], alone=True)
 
 
 def table(images: int, machines: float, rates: dict[str, float], assumed: dict[str, float]) -> list[str]:
     """Return the Markdown table of one case, with what it costs."""
     lines = ["| stage | gigabytes | seconds | cost |", "|---|---:|---:|---:|"]
-    every, second = list(stages(images, machines, rates, assumed)), machines * assumed["gpu_machine_hour"] / 3600
-    lines += [
-        f"| {one.name} | {one.gigabytes:,.1f} | {one.seconds:,.0f} | {one.seconds * second:,.2f} |" for one in every
-    ]
+    every, second = list(stages(images, machines, rates, assumed)), assumed["gpu_machine_hour"] / 3600
+    for one in every:
+        cost = one.seconds * second * (1 if one.alone else machines)
+        lines.append(f"| {one.name} | {one.gigabytes:,.1f} | {one.seconds:,.0f} | {cost:,.2f} |")
     by_name = {one.name: one for one in every}
     cpu = by_name["decode them (CPU)"].seconds + by_name["resize them (CPU)"].seconds
     bound = max(by_name["read the images"].seconds, cpu, by_name["network and maps (GPU, assumed)"].seconds)
-    machine = bound * second
+    machine = bound * second * machines
     objects = images / assumed["tar_images"]
     requests = objects / 1000 * (assumed["thousand_reads"] + assumed["thousand_writes"])
     alone = images / 1000 * assumed["thousand_reads"]
@@ -139,7 +140,7 @@ def table(images: int, machines: float, rates: dict[str, float], assumed: dict[s
     which = "the GPUs" if bound > cpu else "decoding and resizing"
     lines += [
         "",
-        f"Stages overlap, and {which} bound the whole: {bound:,.0f} seconds, {machine:,.2f} for machines. Reading and "
+        f"All but merging overlaps, and {which} bound it: {bound:,.0f} seconds, {machine:,.2f} for machines. Reading and "
         f"writing tars of {assumed['tar_images']:,.0f} images costs {requests:,.2f}; reading every image by itself "
         f"{alone:,.2f}. Keeping the images for a month costs {month:,.0f}.",
     ]
