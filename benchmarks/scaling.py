@@ -140,8 +140,8 @@ def table(images: int, machines: float, rates: dict[str, float], assumed: dict[s
     which = "the GPUs" if bound > cpu else "decoding and resizing"
     lines += [
         "",
-        f"All but merging overlaps, and {which} bound it: {bound:,.0f} seconds, {machine:,.2f} for machines. Reading and "
-        f"writing tars of {assumed['tar_images']:,.0f} images costs {requests:,.2f}; reading every image by itself "
+        f"All but merging overlaps, and {which} bound it: {bound:,.0f} seconds, {machine:,.2f} for machines. Reading "
+        f"and writing tars of {assumed['tar_images']:,.0f} images costs {requests:,.2f}; reading every image by itself "
         f"{alone:,.2f}. Keeping the images for a month costs {month:,.0f}.",
     ]
     return lines
