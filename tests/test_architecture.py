@@ -28,7 +28,7 @@ LAYERS = {
     0: {"errors", "boxes", "geometry", "files", "offline", "progress", "device"},
     1: {"images", "inputs", "config", "datasets", "regions", "metrics", "runs", "draw"},
     2: {"networks", "maps", "train", "engines"},
-    3: {"predict", "predictions", "formats", "evaluate", "paper", "demo", "label"},
+    3: {"predict", "predictions", "formats", "evaluate", "paper", "demo", "label", "cluster"},
     4: {"cli", "__main__"},
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}

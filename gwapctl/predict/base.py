@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import TypeAdapter
 
 from gwapctl.errors import DataError, UsageError, printable, unknown_name
 from gwapctl.inputs import find_inputs
@@ -73,6 +74,12 @@ class Predictor(ABC):
     @abstractmethod
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
+
+    def settings(self, model_name: str) -> dict[str, Any]:
+        """Return all that processes which share one work must agree on (``predict.shards``)."""
+        described = TypeAdapter(type(self.describe(model_name))).dump_python(self.describe(model_name), mode="json")
+        own = {name: value for name, value in vars(self).items() if isinstance(value, int | float | str)}
+        return {**described, **own, "device": self.device.type}
 
     @abstractmethod
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:

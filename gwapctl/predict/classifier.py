@@ -29,6 +29,7 @@ from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.labelled import Labels, indices_of
 from gwapctl.predict.map_folder import MapsInfo
 from gwapctl.predict.prediction import ClassPrediction, ImageArray, Prediction, Source, load
+from gwapctl.predict.shards import weights_digest
 from gwapctl.regions import BoxRule, parse_box_rule
 
 if TYPE_CHECKING:
@@ -203,6 +204,12 @@ class ClassifierPredictor(Predictor):
         """Say how the maps are made, and the boxes from them."""
         made = self.localizer
         return MapsInfo(made.reading, model_name, made.values, made.shared, self.cut.rule.name, self.min_score)
+
+    def settings(self, model_name: str) -> dict[str, Any]:
+        """Return all that processes which share one work must agree on."""
+        chosen = {"max_boxes": self.cut.max_boxes, "min_area": self.cut.min_area, "masks": self.cut.masks}
+        known = {"labels": None if self.known is None else "from-dataset", "precision": self.localizer.precision}
+        return {**super().settings(model_name), **chosen, **known, "weights": weights_digest(self.localizer.model)}
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""

@@ -17,6 +17,7 @@ from gwapctl.predict.base import Predictor
 from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.predict.predictions import PREDICTIONS, finished_ids, read_predictions
+from gwapctl.predict.shards import SHARD, Part, whole_of, write_record
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
 
@@ -41,18 +42,21 @@ def localize_inputs(
 
     With ``out``, every image is also appended to ``OUT/predictions.jsonl`` at once, and what ``save`` names is written
     beside it. ``resume`` leaves out images that are in that file already (they are not yielded again). ``keep_maps``:
-    what is yielded carries its maps, for somebody who looks at one image at a time.
+    what is yielded carries its maps, for somebody who looks at one image at a time. Inputs that are the ``Part`` of a
+    shard: ``OUT`` says at the end which it was, so that shards can be merged (``predict.merging``).
 
     Raises:
         UsageError: ``out`` is not empty and neither ``resume`` nor ``overwrite``; or it was made with other settings.
         DataError: a file cannot be written.
 
     """
-    from gwapctl.predict.threads import in_threads
+    from gwapctl.predict.threads import chunk_size, in_threads
 
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
     todo = [item for item in inputs if item.id not in done]
+    if isinstance(inputs, Part):
+        todo = Part(todo, inputs.shard, inputs.items)
 
     def recorded(image_id: str, found: Prediction) -> Prediction:
         items = output.write(image_id, found) if output else found.predictions
@@ -70,6 +74,8 @@ def localize_inputs(
         if progress:
             progress(Progress(count, len(todo), "images", f"{failed} failed" if failed else ""))
         yield image
+    if output and isinstance(inputs, Part):
+        output.finish(inputs, chunk_size(len(inputs.items), predictor.batch_size, workers))
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class _Output:
     def prepare(self, *, resume: bool, overwrite: bool) -> set[str]:
         """Make the folder ready and return the ids of the images that are done."""
         prepare_output_folder(self.folder, overwrite=overwrite, resume=resume)
+        (self.folder / SHARD).unlink(missing_ok=True)  # it is no finished shard any more
         if not resume:  # remove what an earlier call wrote, and nothing else, so that two calls never mix
             written = [self.folder / MAPS / MAPS_INFO, self.folder / PREDICTIONS]
             for pattern in (f"{MAPS}/**/*.npy", f"{OVERLAYS}/**/*.jpg", f"{MASKS}/**/*.png"):
@@ -125,7 +132,15 @@ class _Output:
                     yield image
             finally:
                 if "map" in self.save:
-                    write_maps_info(self.folder / MAPS, self.predictor.describe(self.model_name), self._map_images())
+                    info = self.predictor.describe(self.model_name)
+                    about = map_images(read_predictions(self.folder), shared=info.class_agnostic)
+                    write_maps_info(self.folder / MAPS, info, about)
+
+    def finish(self, part: Part[ImageInput], chunk: int) -> None:
+        """Write which shard this was; ``chunk`` images went through the network together."""
+        settings = {**self.predictor.settings(self.model_name), "chunk": chunk, "save": list(self.save)}
+        whole = part.whole or whole_of(item.id for item in part.items)
+        write_record(self.folder, "localize", part.shard, whole, [item.id for item in part], settings)
 
     def write(self, image_id: str, found: Prediction) -> tuple[ClassPrediction, ...]:
         """Write the files of one image and return its predictions, with the map of each below the folder if any."""
@@ -158,15 +173,16 @@ class _Output:
         size = (found.width, found.height)
         return np.asarray(cv2.resize(component.astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST))
 
-    def _map_images(self) -> Iterable[tuple[str, MapImage]]:
-        for image in read_predictions(self.folder):
-            if image.error is not None:
-                continue
-            classes = _classes(image)
-            labels, ids = (tuple(names) for names in zip(*classes, strict=True)) if classes else ((), ())
-            ranges = tuple(limits for limits in classes.values() if limits is not None)
-            shared = self.predictor.describe(self.model_name).class_agnostic
-            yield image.id, MapImage(image.width, image.height, labels, ids, ranges[:1] if shared else ranges)
+
+def map_images(images: Iterable[Prediction], *, shared: bool) -> Iterator[tuple[str, MapImage]]:
+    """Yield what ``maps.json`` says of each image that did not fail; ``shared``: one map stands for all classes."""
+    for image in images:
+        if image.error is not None:
+            continue
+        classes = _classes(image)
+        labels, ids = (tuple(names) for names in zip(*classes, strict=True)) if classes else ((), ())
+        ranges = tuple(limits for limits in classes.values() if limits is not None)
+        yield image.id, MapImage(image.width, image.height, labels, ids, ranges[:1] if shared else ranges)
 
 
 def _classes(image: Prediction) -> dict[tuple[str, str], tuple[float, float] | None]:
