@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
@@ -28,6 +29,7 @@ _MARKS = (  # byte order marks, as Windows programs write them; of two that begi
 )
 _NOT_ASCII = re.compile("[^\0-\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_unsynced: ContextVar[set[Path] | None] = ContextVar("unsynced", default=None)  # folders with new names
 _UMASK = os.umask(0)  # can only be read by setting it, which is safe here: no thread writes while modules are imported
 os.umask(_UMASK)
 
@@ -111,8 +113,25 @@ def _claim(path: Path) -> int | None:
         os.close(handle)  # renamed or removed between opening and locking: once more
 
 
+@contextmanager
+def synced_once() -> Iterator[None]:
+    """Flush the folders of the files that are written inside of this once, at the end, for it takes milliseconds."""
+    folders = set[Path]()
+    token = _unsynced.set(folders)
+    try:
+        yield
+    finally:
+        _unsynced.reset(token)
+    for folder in folders:
+        _sync_folder(folder)
+
+
 def _sync_folder(folder: Path) -> None:
     """Flush the names in ``folder``, so that a renamed file is there after a loss of power."""
+    waiting = _unsynced.get()
+    if waiting is not None:
+        waiting.add(folder)
+        return
     with suppress(OSError):  # Windows has no such call, and some file systems refuse it
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, option
 from gwapctl.files import read_json, remove_below, write_json, write_text
 
 SCHEMA_VERSION = 1
@@ -111,9 +111,19 @@ class Run:
         write_json(self.folder / "run.json", self.document)
 
     def append_history(self, row: dict[str, Any]) -> None:
-        """Add one row to ``history.jsonl``."""
-        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one row to ``history.jsonl``.
+
+        Raises:
+            DataError: the disk is full.
+
+        """
+        path = self.folder / "history.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            why = f"cannot write {path}: {error.strerror or error}"
+            raise DataError(f"{why}. Free space, then use {option('resume', True)}.") from error
 
     def history(self) -> list[dict[str, Any]]:
         """Return the rows of ``history.jsonl``; a last line torn by a crash is left out."""

@@ -22,7 +22,7 @@ from gwapctl import boxes
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
 from gwapctl.errors import DataError, UsageError
-from gwapctl.files import Written, atomic_path, remove_below, write_text
+from gwapctl.files import Written, atomic_path, remove_below, synced_once, write_text
 from gwapctl.images.files import on_disk, stem
 from gwapctl.lock import locked
 from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, merge
@@ -255,7 +255,7 @@ class FolderExporter(Exporter):
         killed; nothing else.
         """
         written = set[str]()
-        with locked(path), spooled(items) as spool:
+        with locked(path), spooled(items) as spool, synced_once():
             listed = Written(path, EXPORT)
             earlier = listed.names()
             check_names(item.id for item in spool)

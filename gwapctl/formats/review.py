@@ -22,7 +22,7 @@ import numpy as np
 from gwapctl import __version__, draw
 from gwapctl.boxes import to_list
 from gwapctl.errors import DataError, option
-from gwapctl.files import Written, prepare_output_folder, remove_below, write_text
+from gwapctl.files import Written, prepare_output_folder, remove_below, synced_once, write_text
 from gwapctl.formats.base import usable
 from gwapctl.images.decode import read_image
 from gwapctl.images.files import find_file
@@ -91,7 +91,8 @@ class Review:
         remove_review(self.folder)
         for item in usable(items, keep_failed=True):
             if item.error is None:
-                self._add(item)
+                with synced_once():
+                    self._add(item)
             yield item
 
     def finish(self, title: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError, option
-from gwapctl.files import Written, json_text, prepare_output_folder, remove_below
+from gwapctl.files import Written, json_text, prepare_output_folder, remove_below, synced_once
 from gwapctl.inputs import ImageInput
 from gwapctl.lock import locked
 from gwapctl.predict.base import Predictor
@@ -80,7 +80,8 @@ def _localized(
         if output:
             output.begin(items)
         results = predictor.find([item.path for item in items])
-        return [recorded(item.id, found) for item, found in zip(items, results, strict=True)]
+        with synced_once():
+            return [recorded(item.id, found) for item, found in zip(items, results, strict=True)]
 
     images = in_threads(work, todo, chunk=predictor.batch_size, workers=workers)
     failed = 0
@@ -146,12 +147,13 @@ class _Output:
 
     def logged(self, images: Iterator[Prediction]) -> Iterator[Prediction]:
         """Pass ``images`` on once they stand in ``predictions.jsonl`` for good; maps.json follows at the end."""
-        with (self.folder / PREDICTIONS).open("a", encoding="utf-8") as log:
+        with (self.folder / PREDICTIONS).open("ab", buffering=0) as log:  # what is written is there at once
             try:
                 for image in images:
                     try:
-                        log.write(json_text(image.to_json()) + "\n")
-                        log.flush()
+                        line = (json_text(image.to_json()) + "\n").encode()
+                        while line:
+                            line = line[log.write(line) :]
                     except OSError as error:
                         why = f"cannot write {log.name}: {error.strerror}"
                         raise DataError(f"{why}. Free space, then use {option('resume', True)}.") from error
