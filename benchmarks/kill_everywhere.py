@@ -25,7 +25,7 @@ from typing import Any
 
 from faults import KILLED, TEARABLE, Faults, Outcome, attempt
 
-TIMES = {"started", "finished", "images_per_second", "date", "seconds", "trained"}  # that documents say
+TIMES = {"started", "finished", "images_per_second", "created", "seconds"}  # that documents say
 REFUSED = 2
 OUT = "out"  # the folder that is watched
 CPU = ("--device", "cpu", "--workers", "0")
