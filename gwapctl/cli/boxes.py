@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -206,7 +207,8 @@ def boxes(
         return
     tally = Tally()
     page = None if review is None else _page(review, input, images, listed, rule, overwrite)
-    with console.progress("boxes") as progress:
+    folders = [*([path] if path and not EXPORTERS[name].filename else []), *([review] if review else [])]
+    with _alone(folders), console.progress("boxes") as progress:
         items = confident(found.items, min_score)
         items = tally.watch(items if corrections is None else corrections.apply(items), found.total, progress)
         if error is not None:
@@ -231,6 +233,17 @@ def boxes(
     if page is not None:
         _finish_page(page, input)
     finish(exporter, tally, path, listed)
+
+
+@contextmanager
+def _alone(folders: Iterable[Path]) -> Iterator[None]:
+    """Keep others from writing the folders, and say where one that stopped without an end had begun."""
+    from gwapctl.lock import locked
+
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(locked(folder, console.warn))
+        yield
 
 
 def _checked_alone(apply: Path | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -101,8 +102,9 @@ def localize(
       gwapctl localize photos --on ray --out r
 
     """
+    from gwapctl.lock import locked
     from gwapctl.predict.classifier import load_model
-    from gwapctl.predict.folder import localize_inputs
+    from gwapctl.predict.folder import localize_inputs, without_own
     from gwapctl.predict.threads import chunk_size
 
     if json and format == "jsonl":
@@ -132,7 +134,7 @@ def localize(
     own = sharding.parse_shard(shard)
     rule = options.asked_rule(box_rule, threshold)
     images, known = find_images(inputs, labels, recursive=recursive)
-    images = images[:limit]
+    images = (images if out is None else without_own(images, out))[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
     predictor = loaded.predictor(
         reading=reading,
@@ -153,7 +155,7 @@ def localize(
     if dry_run:
         return
     tally = Tally()
-    with console.progress("localize") as progress:
+    with locked(out, console.warn) if out else nullcontext(), console.progress("localize") as progress:
         found = localize_inputs(
             predictor,
             loaded.name,
