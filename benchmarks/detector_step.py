@@ -158,7 +158,7 @@ def main() -> None:
     what = f"ResNet-50, fp32, {options.batch} image(s) of {options.width} x {options.height}"
     told = f"{what}: R-FCN, and torchvision's Faster R-CNN with FPN"
     ratios = [other / own for own, other in zip(best["r-fcn, weak gwap"], best[THEIRS], strict=True)]
-    rows = ("training step, weak gwap, beside Faster R-CNN", "inference, weak gwap, beside Faster R-CNN")
+    rows = ("training step, weak gwap beside Faster R-CNN", "inference, weak gwap beside Faster R-CNN")
     record(options.csv, [Measured(row, told, ratio) for row, ratio in zip(rows, ratios, strict=True)])
     plain = best["r-fcn, weak none"][0]
     costs = ", ".join(f"{weak} {best[f'r-fcn, weak {weak}'][0] / plain - 1:+.1%}" for weak in WEAK[1:])

@@ -131,7 +131,8 @@ def main() -> None:
     told = f"{what}: the loop in fp32, contiguous, the loss read in every step"
     rows = (f"{name} beside torchvision's reference loop" for name in names[1:])
     record(
-        options.csv, [Measured(row, told, best[name] / best["plain"]) for row, name in zip(rows, names[1:], strict=True)]
+        options.csv,
+        [Measured(row, told, best[name] / best["plain"]) for row, name in zip(rows, names[1:], strict=True)],
     )
     print(f"target {TARGET:g} x plain; gwap costs {overhead:.1%} over gap, target {HEAD_TARGET:.0%}")
 

@@ -54,14 +54,15 @@ BENCHMARKS = {
 }
 HEAD = """# Benchmarks
 
-Made by `python benchmarks/write_docs.py`. Each number is how many times as fast we are as the tool named beside it, both
-measured side by side in one run; above 1 we are faster. A missed target is left as it was measured. Kinds of processor
-that have no column were not measured, and nothing is claimed for them.
+Made by `python benchmarks/write_docs.py` from `benchmarks/speed.csv` and what the benchmarks printed. Each number is
+how many times as fast we are as the tool named beside it, both measured side by side in one run; above 1 we are faster.
+A missed target is left as it was measured. Kinds of processor without a column were not measured, and nothing is
+claimed for them.
 """
 GPU = """## On a GPU
 
-`python benchmarks/gpu.py` checks both tasks on the device beside the CPU, then measures. Without a GPU its paths are tried
-by `--device cpu --small`; that says nothing about CUDA.
+`python benchmarks/gpu.py` checks both tasks on the device beside the CPU, then measures. Without a GPU its paths are
+tried by `--device cpu --small`; that says nothing about CUDA. Several GPUs and MPS have no check.
 """
 
 
@@ -75,20 +76,26 @@ def kind(row: dict[str, str]) -> str:
     return f"{row['isa']}; {row['machine']}"
 
 
+def run_of(row: dict[str, str]) -> tuple[str, str, str]:
+    """Return the command, its date and the machine."""
+    return row["command"], row["date"], kind(row)
+
+
 def peer_of(row: dict[str, str]) -> str | None:
     """Return the peer that a row is measured beside."""
-    return next((peer for word, peer in PEERS.items() if word in row["row"]), None) if row["benchmark"] != "gpu" else None
+    said = f"{row['benchmark']} {row['row']}"
+    return next((peer for word, peer in PEERS.items() if word in said), None) if row["benchmark"] != "gpu" else None
 
 
-def table(rows: list[dict[str, str]], first: str) -> str:
+def table(rows: list[dict[str, str]]) -> str:
     """Return a table: a line for each thing measured, a column for each machine, and the commands below it."""
     kinds, lines = [*dict.fromkeys(map(kind, rows))], dict.fromkeys(map(key, rows))
-    runs = [*dict.fromkeys((row["command"], row["date"], kind(row)) for row in rows)]
+    runs = [*dict.fromkeys(map(run_of, rows))]
     cells = {(key(row), kind(row)): row for row in rows}
-    text = [f"| {first} | compared |" + "".join(f" {name} |" for name in kinds), "|---" * (2 + len(kinds)) + "|"]
+    text = ["| measured | compared |" + "".join(f" {name} |" for name in kinds), "|---" * (2 + len(kinds)) + "|"]
     for line in lines:
         found = [cells.get((line, name)) for name in kinds]
-        shown = (f"{row['ratio']} [{1 + runs.index((row['command'], row['date'], kind(row)))}]" if row else "-" for row in found)
+        shown = (f"{row['ratio']} [{runs.index(run_of(row)) + 1}]" if row else "-" for row in found)
         last = next(row for row in reversed(found) if row)
         text.append(f"| {named(last)} | {last['compared']} | " + " | ".join(shown) + " |")
     notes = [f"{number}. `{command}` on {date}: {where}" for number, (command, date, where) in enumerate(runs, start=1)]
@@ -96,10 +103,9 @@ def table(rows: list[dict[str, str]], first: str) -> str:
 
 
 def named(row: dict[str, str]) -> str:
-    """Return the first cell of a line: the peer, and what was measured."""
+    """Return the first cell of a line: what was measured, beside which peer."""
     peer = peer_of(row)
-    what = row["row"] if peer is None else row["row"].replace(f" beside {peer}", "")
-    return what if peer is None or peer in what else f"**{peer}**: {what}"
+    return row["row"] if peer is None or peer in row["row"] else f"{row['row']}, beside {peer}"
 
 
 def draw_plot(rows: list[dict[str, str]]) -> None:
@@ -107,7 +113,7 @@ def draw_plot(rows: list[dict[str, str]]) -> None:
     from matplotlib.figure import Figure
 
     kinds, lines = [*dict.fromkeys(map(kind, rows))], [*dict.fromkeys(map(key, rows))]
-    names = {key(row): named(row).replace("**", "") for row in rows}
+    names = {key(row): named(row) for row in rows}
     figure = Figure(figsize=(9, 0.7 + 0.32 * len(lines) * max(1, len(kinds) / 2)), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(kinds)
@@ -132,9 +138,9 @@ def beginning() -> str:
     own = [row for row in rows if not peer_of(row) and row["benchmark"] != "gpu"]
     gpu = [row for row in rows if row["benchmark"] == "gpu"]
     draw_plot(beside)
-    parts = [HEAD, table(beside, "beside"), "![Bars of the table above](images/speed.png)\n"]
-    parts += ["## Beside ourselves\n", table(own, "measured")] if own else []
-    parts += [GPU, table(gpu, "measured") if gpu else "Not run on a GPU yet: every path on CUDA is untested.\n"]
+    parts = [HEAD, table(beside), "![Bars of the table above](images/speed.png)\n"]
+    parts += ["## Beside ourselves\n", table(own)] if own else []
+    parts += [GPU, table(gpu) if gpu else "Not run on a GPU yet: every path on CUDA is untested.\n"]
     return "\n".join(parts)
 
 
