@@ -59,6 +59,10 @@ how many times as fast we are as the tool named beside it, both measured side by
 A missed target is left as it was measured. Kinds of processor without a column were not measured, and nothing is
 claimed for them.
 """
+OWN = """## Beside the network alone
+
+Here a number is the share of its speed that is left.
+"""
 GPU = """## On a GPU
 
 `python benchmarks/gpu.py` checks both tasks on the device beside the CPU, then measures. Without a GPU its paths are
@@ -139,7 +143,7 @@ def beginning() -> str:
     gpu = [row for row in rows if row["benchmark"] == "gpu"]
     draw_plot(beside)
     parts = [HEAD, table(beside), "![Bars of the table above](images/speed.png)\n"]
-    parts += ["## Beside ourselves\n", table(own)] if own else []
+    parts += [OWN, table(own)] if own else []
     parts += [GPU, table(gpu) if gpu else "Not run on a GPU yet: every path on CUDA is untested.\n"]
     return "\n".join(parts)
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
 from gwapctl.device import autocast, keep_freed_memory
+from gwapctl.files import in_use
+from gwapctl.lock import locked
 from gwapctl.progress import Progress
 from gwapctl.runs import Run, now
 from gwapctl.train.check import ImageCheck
@@ -75,11 +77,30 @@ def train_with(
     skip_broken: bool = False,
     resume: bool = False,
     tensorboard: bool = False,
+    keep_folds: bool = False,
     listener: Listener = Listener(),  # noqa: B008
 ) -> Run:
-    """Train as ``train`` does, with ``resources``: a detector that learns from found boxes needs what finds them."""
+    """Train as ``train`` does, with ``resources``: a detector that learns from found boxes needs what finds them.
+
+    ``keep_folds``: trainings in the folder that estimate this one are no earlier one's, and stay.
+    """
     if tensorboard:
         require_tensorboard()
+    with locked(folder, listener.warn):
+        return _train_alone(resources, config, folder, skip_broken, resume, tensorboard, keep_folds, listener)
+
+
+def _train_alone(
+    resources: Resources,
+    config: RunConfig,
+    folder: Path,
+    skip_broken: bool,
+    resume: bool,
+    tensorboard: bool,
+    keep_folds: bool,
+    listener: Listener,
+) -> Run:
+    """Train in a folder that nobody else writes."""
     kind = TASKS[type(config)]
     known = (Run.open(folder).document["dataset"].get("skipped") or {}) if resume else None
     data = kind.load_data(config, resources.root, ImageCheck(skip_broken, known, listener))
@@ -90,16 +111,16 @@ def train_with(
     task = kind(config, data, resources)
     choose_algorithms(task)
     training = Training(task)
-    is_new = not (folder.is_dir() and any(folder.iterdir()))
-    run = resume_run(folder, training) if resume else create_run(folder, task)
+    is_new = not in_use(folder)
+    run = resume_run(folder, training) if resume else create_run(folder, task, keep_folds)
     logged = scalar_writer(run, training.iteration, tensorboard)
     with kept_resumable(run, training, discard=is_new), interrupt_flag() as interrupted, logged as scalars:
         task.prepare(run, interrupted, listener)
         run_iterations(training, run, interrupted, listener, scalars)
     if task.keep == "last" or task.total == 0:  # 0: the first weights are the model
         task.save(folder)
-    (folder / STATE).unlink(missing_ok=True)
     run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
+    (folder / STATE).unlink(missing_ok=True)  # now that nothing resumes it
     return run
 
 
