@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from needs import run_script
+from results import Measured, add_csv_option, record
 
 TARGET = 0.85
 
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, help="threads that read images; by default as gwapctl train")
     parser.add_argument("--folder", type=Path, help="of decoded images; by default a temporary one")
+    add_csv_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         training, batches = contenders(options, options.folder or Path(temporary))
@@ -91,6 +93,9 @@ def main() -> None:
     print(f"{options.backbone}, {size} px, {images} images of {options.dataset}, {training.task.workers} readers")
     for name, found in rates.items():
         shares = [one / alone for one, alone in zip(found, rates["network"], strict=True)]
+        told = f"{options.backbone}, {size} px, {training.task.workers} readers, {images} images; the step on one batch"
+        if name != "network":
+            record(options.csv, [Measured(f"training from JPEGs, {name}", told, statistics.median(shares))])
         print(f"{name:<16}{max(found):>9.1f} images/s{statistics.median(shares):>8.1%} of the network")
     print(f"target: kept at {TARGET:.0%} of the network or more")
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.config import TrainConfig
 from gwapctl.datasets.base import Dataset
-from gwapctl.device import autocast
+from gwapctl.device import autocast, to_device
 from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
 from gwapctl.maps.resolve import require_map
@@ -270,8 +270,8 @@ class ClassificationTask(Task[Batch, Labelled]):
     def forward(self, batch: Batch) -> Labelled:
         """Run the network on a batch, and look its labels up."""
         known = batch.indices[: len(batch.indices) - self.backgrounds_per_batch]
-        labels, mask = (table[known].to(self.device, non_blocking=True) for table in (self.labels, self.label_mask))
-        images, region = self._split(batch.images.to(self.device, non_blocking=True))
+        labels, mask = (to_device(table[known], self.device) for table in (self.labels, self.label_mask))
+        images, region = self._split(to_device(batch.images, self.device))
         return Labelled(self.network(images, region), labels, mask, batch.partners, batch.share)
 
     def loss(self, output: Labelled, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -302,7 +302,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         model.eval()
         with torch.inference_mode():
             for batch, indices in load_batches(items, batches, self.workers):
-                images, region = self._split(batch.to(self.device))
+                images, region = self._split(to_device(batch, self.device))
                 with autocast(self.device, self.config.precision):
                     scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
                 for row, index in zip(scores, indices.tolist(), strict=True):
