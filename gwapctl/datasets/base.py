@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
-from gwapctl.errors import DataError, option, printable
+from gwapctl.errors import DataError, option, printable, reading
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ class Dataset:
 
         """
         self.require_split(split)
-        samples = [sample for sample in self._read(split) if sample is not None]
+        with reading(self.root):
+            samples = [sample for sample in self._read(split) if sample is not None]
         self.require_images(samples, split)
         return samples
 

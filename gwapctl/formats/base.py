@@ -32,6 +32,19 @@ SizeOf = Callable[[str], tuple[int, int] | None]  # width and height of an image
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
 
 
+class ImageError(DataError):
+    """What is said of an image cannot be written. Whoever knows which file says it puts its name in front."""
+
+
+@contextmanager
+def said_by(file: object) -> Iterator[None]:
+    """Name ``file`` in errors about the images that it is full of."""
+    try:
+        yield
+    except ImageError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
 @dataclass(frozen=True)
 class ClassTable:
     """The classes of one export: ``names[i]`` is class ``i``; all names differ and none spans two lines."""
@@ -149,7 +162,7 @@ def usable(items: Iterable[Prediction], *, keep_failed: bool = False) -> Iterato
                 yield item
             continue
         if item.width < 1 or item.height < 1:
-            raise DataError(f"image {item.id!r} has no size ({item.width} x {item.height}). Localize it again.")
+            raise ImageError(f"image {item.id!r} has no size ({item.width} x {item.height}). Localize it again.")
         _check_text(item)
         yield replace(item, predictions=tuple(_inside(prediction, item) for prediction in item.predictions))
 
@@ -159,7 +172,7 @@ def _check_text(item: Prediction) -> None:
     try:
         "".join(names).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"image {item.id!r}: a file or class name is not valid UTF-8 text. Rename it.") from error
+        raise ImageError(f"image {item.id!r}: a file or class name is not valid UTF-8 text. Rename it.") from error
 
 
 def _inside(prediction: ClassPrediction, item: Prediction) -> ClassPrediction:
@@ -168,7 +181,9 @@ def _inside(prediction: ClassPrediction, item: Prediction) -> ClassPrediction:
     cut = boxes.clip(prediction.box, item.width, item.height)
     if not boxes.valid(cut)[0]:
         size = f"{item.width} x {item.height}"
-        raise DataError(f"image {item.id!r} ({size}): the box {list(prediction.box)} is inverted or outside the image.")
+        raise ImageError(
+            f"image {item.id!r} ({size}): the box {list(prediction.box)} is inverted or outside the image."
+        )
     x0, y0, x1, y1 = boxes.to_list(cut[0])
     return replace(prediction, box=(x0, y0, x1, y1))
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gwapctl.errors import DataError, MissingReaderError
+from gwapctl.errors import DataError, MissingReaderError, reading
 from gwapctl.images.files import HEIC_ADVICE
 
 ImageArray = npt.NDArray[np.uint8]
@@ -55,14 +55,15 @@ class _NoHeicError(_BadImageError):
 @contextmanager
 def _naming(path: Path | str) -> Iterator[None]:
     """Turn what goes wrong with the image at ``path``, or with what is called so, into an error that names it."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # the latter: a name with a zero byte
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
-    except _NoHeicError as error:
-        raise MissingReaderError(f"{path} {error}.") from error
-    except _BadImageError as error:
-        raise DataError(f"{path} {error}.") from error
+    with reading(path, advice=f"{_AGAIN}."):
+        try:
+            yield
+        except (OSError, ValueError) as error:  # the latter: a name with a zero byte
+            raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+        except _NoHeicError as error:
+            raise MissingReaderError(f"{path} {error}.") from error
+        except _BadImageError as error:
+            raise DataError(f"{path} {error}.") from error
 
 
 def read_image(path: Path) -> ImageArray:
@@ -332,8 +333,10 @@ def _read_jpeg_header(data: bytes | mmap.mmap) -> _JpegHeader:
             start += 1
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF: start of frame
-            height, width = int.from_bytes(data[start + 5 : start + 7]), int.from_bytes(data[start + 7 : start + 9])
-            components = data[start + 9]
+            frame = data[start + 5 : start + 10]
+            if len(frame) < 5:
+                raise _BadImageError(f"is truncated: it ends within the JPEG header. {_AGAIN}")
+            height, width, components = int.from_bytes(frame[:2]), int.from_bytes(frame[2:4]), frame[4]
         elif marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
             orientation = _exif_orientation(bytes(data[start + 10 : start + 2 + length]))
         elif marker == 0xDA:  # SOS: start of scan

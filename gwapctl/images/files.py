@@ -29,6 +29,8 @@ HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 HEIC_ADVICE = "pip install 'gwapctl[heic]'"
 _ENDINGS = tuple(SUFFIXES | HEIC_SUFFIXES)
 _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")  # what printable() makes of a byte that is no UTF-8
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.IGNORECASE)  # devices, with any suffix
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 _SHOWN = 3  # files that a message names
 _KINDS = 6  # suffixes
 
@@ -39,6 +41,18 @@ def heic_is_readable() -> bool:
         return find_spec("pi_heif") is not None
     except ValueError:  # imported, and then taken away
         return False
+
+
+def name_problem(path: str) -> str | None:
+    """Return why Windows cannot have a file of this posix path, in words that follow "and"; None where it can.
+
+    >>> name_problem("a/con.jpg"), name_problem("a./b.jpg"), name_problem("a/b.c.jpg")
+    ("Windows cannot name a file or folder 'con.jpg'", "Windows cannot name a file or folder 'a.'", None)
+    """
+    for part in PurePosixPath(path).parts:
+        if _RESERVED.fullmatch(part) or part.endswith((".", " ")) or _FORBIDDEN.search(part):
+            return f"Windows cannot name a file or folder {part!r}"
+    return None
 
 
 def stem(name: str) -> str:
