@@ -140,6 +140,10 @@ class Dataset:
         """Return the samples of ``split`` without any box: the view of weakly supervised training."""
         return [without_boxes(sample) for sample in self.boxed_samples(split)]
 
+    def stray_annotations(self) -> Iterable[Path]:
+        """Return the annotation files that no image belongs to, where a layout has a file per image."""
+        return ()
+
     def notes(self, split: str) -> list[str]:
         """Return what a reader of results on ``split`` must know about the data."""
         del split

@@ -176,6 +176,14 @@ class Voc(Dataset):
         """Yield the samples in the order of the list of the split."""
         return (self._sample(part, name) for part in self.parts for name in part.splits.get(split, ()))
 
+    def stray_annotations(self) -> Iterator[Path]:
+        """Yield the XML files whose image is not there, those that a split lists excepted: they are errors already."""
+        for part in self.parts:
+            listed = {nfc(name) for names in part.splits.values() for name in names}
+            for file in sorted(part.annotation_folder.glob("*.xml")):
+                if nfc(file.stem) not in part.images and nfc(file.stem) not in listed:
+                    yield file
+
     def _find_classes(self) -> list[str]:
         """Collect the class names of all annotations that some split lists."""
         parsed = [part.annotation(name) for part in self.parts for ids in part.splits.values() for name in ids]

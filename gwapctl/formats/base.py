@@ -23,7 +23,7 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import atomic_path, read_json, write_json, write_text
-from gwapctl.images.files import on_disk, stem
+from gwapctl.images.files import on_disk, one_file, stem
 from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, merge
 from gwapctl.regions import BoolMask
 
@@ -307,7 +307,7 @@ def check_names(image_ids: Iterable[str]) -> None:
     owners: dict[str, str] = {}
     for image_id in image_ids:
         name = annotation_name(image_id)
-        other = owners.setdefault(name, image_id)
+        other = owners.setdefault(one_file(name), image_id)
         if other != image_id:
             advice = "Rename one, or choose a format of one file: gwapctl data list formats"
             raise UsageError(f"{other!r} and {image_id!r} would share the annotation {name!r}. {advice}.")

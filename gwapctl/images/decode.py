@@ -7,6 +7,7 @@ transparent pixels are laid over white, and of an animation the first frame coun
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import struct
@@ -28,7 +29,8 @@ from gwapctl.images.files import HEIC_ADVICE
 ImageArray = npt.NDArray[np.uint8]
 _Read = TypeVar("_Read")
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 100_000_000  # decoding holds at most seven bytes of each: 0.7 GB
+_ROWS = 256  # that are converted at a time: a whole image would be held several times over
 
 # what Pillow may take a file for, whatever it is called: it would have Ghostscript run PostScript
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
@@ -70,7 +72,7 @@ def read_image(path: Path) -> ImageArray:
     """Return the image as ``(H, W, 3)`` uint8 RGB, upright (EXIF orientation applied once).
 
     Raises:
-        DataError: the file is missing, empty, not an image, truncated or larger than 200 megapixels.
+        DataError: the file is missing, empty, not an image, truncated or larger than 100 megapixels.
         MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
@@ -145,7 +147,8 @@ def _decode(data: bytes) -> ImageArray:
         raise _not_an_image()
     if _may_be_incomplete(bgr) and _is_incomplete(data, end):
         raise _BadImageError(f"is damaged: the JPEG data of its lower part is missing. {_AGAIN}")
-    return _upright(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), header.size.orientation)
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)  # in its place
+    return _upright(np.asarray(rgb, np.uint8), header.size.orientation)
 
 
 def _refuse_empty(size: int) -> None:
@@ -159,8 +162,8 @@ def _not_an_image() -> _BadImageError:
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        limit = MAX_PIXELS // 1_000_000
-        raise _BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
+        said = f"{width * height / 1e6:.1f} megapixels, and at most {MAX_PIXELS / 1e6:g} are decoded"
+        raise _BadImageError(f"has {width} x {height} pixels: {said}. Shrink it first")
 
 
 def _may_be_incomplete(image: npt.NDArray[Any]) -> bool:
@@ -175,7 +178,16 @@ def _is_incomplete(data: bytes, end: int) -> bool:
     Decoders fill a missing rest with flat grey and say nothing; after a complete image they skip stray bytes.
     """
     padded = data[:end] + b"\xa5\x5a\x3c\xc3" * 256 + _JPEG_END
-    return not np.array_equal(_decode_with_pillow(data), _decode_with_pillow(padded))
+    return _with_pillow(BytesIO(data), _digest) != _with_pillow(BytesIO(padded), _digest)
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Return a hash of the pixels, so that two large images need not be held to be compared."""
+    image.load()
+    digest = hashlib.blake2b()
+    for top in range(0, image.height, _ROWS):
+        digest.update(image.crop((0, top, image.width, min(top + _ROWS, image.height))).tobytes())
+    return digest.digest()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -187,13 +199,22 @@ def _to_rgb(image: Image.Image) -> ImageArray:
     """Convert the loaded frame of any Pillow mode to ``(H, W, 3)``."""
     if image.mode == "F":
         raise _BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
-    if image.mode.startswith("I"):  # 16-bit grey, which older Pillow calls 32-bit
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        above = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
-    return np.array(image.convert("RGB"))
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _ROWS):
+        bottom = min(top + _ROWS, height)
+        pixels[top:bottom] = _rows_to_rgb(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def _rows_to_rgb(rows: Image.Image) -> npt.NDArray[np.uint8]:
+    """Convert some rows of an image to ``(h, W, 3)``, or to ``(h, W, 1)`` where they are grey."""
+    if rows.mode.startswith("I"):  # 16-bit grey, which older Pillow calls 32-bit
+        return (np.clip(np.asarray(rows).astype(np.int64), 0, 65535) >> 8).astype(np.uint8)[:, :, None]
+    if rows.has_transparency_data:
+        above = rows.convert("RGBA")
+        rows = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+    return np.asarray(rows.convert("RGB"))
 
 
 def _upright(image: ImageArray, orientation: int) -> ImageArray:

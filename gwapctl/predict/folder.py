@@ -12,6 +12,7 @@ import numpy as np
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError, option
 from gwapctl.files import json_text, prepare_output_folder
+from gwapctl.images.files import check_distinct, length_problem
 from gwapctl.inputs import ImageInput
 from gwapctl.predict.base import Predictor
 from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, write_map, write_maps_info
@@ -50,6 +51,8 @@ def localize_inputs(
     """
     from gwapctl.predict.threads import in_threads
 
+    if out is not None and save:
+        check_distinct(item.id for item in inputs)
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
     todo = [item for item in inputs if item.id not in done]
@@ -61,6 +64,8 @@ def localize_inputs(
 
     def work(items: list[ImageInput]) -> list[Prediction]:
         results = predictor.find([item.path for item in items])
+        if output and save:
+            results = [_nameable(found, item) for item, found in zip(items, results, strict=True)]
         return [recorded(item.id, found) for item, found in zip(items, results, strict=True)]
 
     images = in_threads(work, todo, chunk=predictor.batch_size, workers=workers)
@@ -167,6 +172,12 @@ class _Output:
             ranges = tuple(limits for limits in classes.values() if limits is not None)
             shared = self.predictor.describe(self.model_name).class_agnostic
             yield image.id, MapImage(image.width, image.height, labels, ids, ranges[:1] if shared else ranges)
+
+
+def _nameable(found: Prediction, image: ImageInput) -> Prediction:
+    """Return what was found, or an error where no file beside it could have the image's name."""
+    problem = None if found.error is not None else length_problem(image.id, image.path)
+    return found if problem is None else replace(found, predictions=(), error=DataError(problem))
 
 
 def _classes(image: Prediction) -> dict[tuple[str, str], tuple[float, float] | None]:
