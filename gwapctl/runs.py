@@ -172,6 +172,9 @@ def _checked(document: Any, kinds: Mapping[str, type], path: Path) -> _Stated:
     for key, kind in kinds.items():
         if not isinstance(document.get(key) or kind(), kind):
             raise DataError(f"{path}: {key!r} is {str(document[key])[:40]!r}, no {_KINDS[kind]}. Repair it.")
+    for value in [*(document.get("floors") or {}).values(), *(document.get("per_class") or ())]:
+        if value is not None and not isinstance(value, dict):
+            raise DataError(f"{path}: a floor or a class is {str(value)[:40]!r}, no object. Repair it.")
     inner = {key: _Stated(value, path) for key, value in document.items() if kinds.get(key) is dict and value}
     return _Stated(document | inner, path)
 

@@ -21,7 +21,6 @@ from gwapctl.formats.base import FileExporter, said_by
 from gwapctl.formats.reading import Corrections, read_boxes
 from gwapctl.formats.stored import open_stored
 from gwapctl.images.decode import image_size, read_image
-from gwapctl.inputs import find_inputs
 from gwapctl.networks.backbones.caffemodel import caffe_weights
 from gwapctl.networks.classifier import load_classifier, save_model
 from gwapctl.paper.measured import run_rows
@@ -342,17 +341,6 @@ def read_archives(folder: Path) -> None:
         raise AssertionError(f"a link was unpacked: {outside}")
 
 
-def make_list(folder: Path) -> None:
-    for name in "ab":
-        save_image(folder / f"{name}.jpg")
-    write(folder / "list.txt", "a.jpg\nb.jpg\n./a.jpg\n")
-
-
-def read_list(folder: Path) -> None:
-    for item in find_inputs([str(folder / "list.txt")]):
-        str(item.id).encode()
-
-
 TARGETS: dict[str, Target] = {
     "images": Target(make_pictures, read_pictures, ("*",)),
     "voc": Target(make_voc, read_dataset, ("**/*.xml", "ImageSets/Main/*.txt"), lists=("*.txt",)),
@@ -371,9 +359,13 @@ TARGETS: dict[str, Target] = {
     "recipe": Target(
         make_recipe, lambda folder: build_train_config("./x", folder / "recipe.toml", {}), ("*.toml",), (2, 4)
     ),
-    "run": Target(make_run, read_run, ("run/*.json", "run/*.jsonl", "run/evaluations/*.json")),
+    "run": Target(
+        make_run,
+        read_run,
+        ("run/*.json", "run/*.jsonl", "run/evaluations/*.json"),
+        lists=("evaluations/*.json",),  # a page of a run is made of all of them
+    ),
     "archives": Target(make_archives, read_archives, ("*.zip", "*.tar")),
-    "list": Target(make_list, read_list, ("list.txt",), (2, 4), lists=("list.txt",)),
 }
 
 
