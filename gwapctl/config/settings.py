@@ -196,13 +196,16 @@ class DetectorSettings(RunSettings):
     composites: Annotated[
         float,
         Bounds(ge=0, le=10),
-        About("Of boxes-from: images composed of its least doubtful boxes, which alone are kept, per image.", DETECTOR),
+        About("Of boxes-from: images composed of its least doubtful boxes, for each image that has boxes.", DETECTOR),
     ] = 0.0
     pooling: Annotated[Literal["ps_roi_pool", "ps_roi_align"], About("Of the score maps.", DETECTOR)] = "ps_roi_pool"
     candidates: Annotated[int, Bounds(ge=1), About("Proposals of an image before NMS, at most.", DETECTOR)] = 6000
     proposals: Annotated[int, Bounds(ge=1), About("Proposals of an image after NMS, at most.", DETECTOR)] = 300
     image_scores: Annotated[
         bool, About("Multiply a box's score by the weak branch's chance of its class.", DETECTOR)
+    ] = False
+    support: Annotated[
+        bool, About("Add the scores of the boxes around a box to its own: wholes before their parts.", DETECTOR)
     ] = False
     frozen_stages: Annotated[
         int, Bounds(ge=0, le=5), About("Stages of a pretrained network that do not learn, of five.", DETECTOR)
