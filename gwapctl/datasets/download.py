@@ -6,6 +6,7 @@ VOC comes by itself when a command needs it and may use the network; every other
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import ssl
