@@ -170,7 +170,7 @@ def _draw_chip(
 ) -> Corners:
     """Draw the label near the box, whole inside the picture, and return where it is."""
     pad = max(3, round(font.size * 0.3))
-    text = _shortened(text, font, size[0] - 2 * pad - 2)
+    text = _shortened(" ".join(text.split()), font, size[0] - 2 * pad - 2)
     width = round(font.getlength(text)) + 2 * pad
     ascent, descent = font.getmetrics()
     height = ascent + descent + pad

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 E = TypeVar("E")
 
+LONGEST_REASON = 300  # characters of what a parser says
+
 
 def printable(text: str) -> str:
     r"""Return ``text`` as it can be printed and stored: a byte of a file's name that is no UTF-8 becomes ``\xe9``."""
@@ -57,6 +59,35 @@ class MissingReaderError(DataError, MissingDependencyError):
     """An image whose format an optional package reads: bad data in a batch, a missing dependency by itself."""
 
     exit_code = 5
+
+
+@contextmanager
+def reading(
+    file: object, kind: type[GwapctlError] = DataError, advice: str = "Repair it, or fetch it again."
+) -> Iterator[None]:
+    """Turn whatever a parser raises on ``file``, which anybody may have made, into an error of ``kind`` that names it.
+
+    The one boundary around every reader: parsers raise what their authors did not think of (a zip file's errors in a
+    ``.npy``, a tokenizer's, a lack of memory for a size that the file states). Errors of ours pass as they are. Around
+    a generator's body it sees what reading raises, and nothing of what its caller does.
+
+    >>> with reading("a.xml"):
+    ...     [][0]
+    Traceback (most recent call last):
+    ...
+    gwapctl.errors.DataError: a.xml cannot be read (IndexError: list index out of range). Repair it, or fetch it again.
+    """
+    try:
+        yield
+    except GwapctlError:
+        raise
+    except MemoryError as error:
+        raise kind(f"{file} cannot be read: it wants more memory than there is. {advice}") from error
+    except OSError as error:
+        raise kind(f"cannot read {file}: {error.strerror or error}.") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        raise kind(f"{file} cannot be read ({type(error).__name__}{': ' * bool(reason)}{reason}). {advice}") from error
 
 
 _flags = False  # whether the command line is the caller

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from gwapctl.errors import DataError, UsageError, option, printable
+from gwapctl.errors import DataError, UsageError, option, printable, reading
 
 OWN = ".gwapctl-"  # how the names of files begin that are nobody's data
 _MARKS = (  # byte order marks, as Windows programs write them; of two that begin alike the longer first
@@ -27,6 +27,7 @@ _MARKS = (  # byte order marks, as Windows programs write them; of two that begi
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MOST_DOTS = 100  # in a key of TOML: the parser's time grows with their square, and 100 KB of them took a minute
 _NOT_ASCII = re.compile("[^\0-\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _unsynced: ContextVar[set[Path] | None] = ContextVar("unsynced", default=None)  # folders with new names
@@ -249,8 +250,27 @@ def read_json(path: Path) -> Any:
     text = read_text(path)
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4,300 digits
         raise DataError(f"{path} is not valid JSON: {error}.") from error
+
+
+def parse_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of a user.
+
+    Raises:
+        DataError: the file is missing, is not TOML, or has a key of very many parts.
+
+    """
+    import tomllib  # only where there is such a file: help is instant
+
+    text = read_text(path)
+    if max(part.count(".") for part in re.split("[=\n]", text)) > MOST_DOTS:
+        raise DataError(f"{path} has a key of more than {MOST_DOTS} parts: it is no recipe or table. Repair it.")
+    with reading(path):
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise DataError(f"{path} is not valid TOML: {error}.") from error
 
 
 def prepare_output_folder(folder: Path, *, overwrite: bool, resume: bool = False) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gwapctl.errors import DataError, option
-from gwapctl.files import read_json, remove_below, write_json, write_text
+from gwapctl.files import read_json, read_text, remove_below, write_json, write_text
 
 SCHEMA_VERSION = 1
 FOLDS, FOLDS_ESTIMATE = "folds", "folds.json"  # the trainings that estimate another one, and what they say of it
@@ -93,7 +94,7 @@ class Run:
         document = read_json(path)
         if not isinstance(document, dict) or "status" not in document:
             raise DataError(f"{path} is not a run document.")
-        return cls(folder, document)
+        return cls(folder, _checked(document, _RUN, path))
 
     @property
     def name(self) -> str:
@@ -129,11 +130,13 @@ class Run:
         """Return the rows of ``history.jsonl``; a last line torn by a crash is left out."""
         path = self.folder / "history.jsonl"
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        for line in read_text(path).splitlines() if path.is_file() else []:
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+                rows.append(row)
         return rows
 
     def truncate_history(self, iteration: int) -> None:
@@ -156,7 +159,39 @@ class Run:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Return all stored evaluation documents, in file name order."""
-        return [read_json(path) for path in sorted((self.folder / "evaluations").glob("*.json"))]
+        paths = sorted((self.folder / "evaluations").glob("*.json"))
+        return [_checked(read_json(path), _EVALUATION, path) for path in paths]
+
+
+class _Stated(dict[str, Any]):
+    """What a document says; a field that it lacks is a ``DataError``, wherever it is asked for."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise DataError(f"{self.path} does not say {key!r}. It was cut off, or written by something else.")
+
+
+def _checked(document: Any, kinds: Mapping[str, type], path: Path) -> _Stated:
+    """Return a document that was read from ``path``, whose fields are of these ``kinds`` where it has them."""
+    if not isinstance(document, dict):
+        raise DataError(f"{path} is no JSON object. It was written by something else.")
+    for key, kind in kinds.items():
+        if not isinstance(document.get(key) or kind(), kind):
+            raise DataError(f"{path}: {key!r} is {str(document[key])[:40]!r}, no {_KINDS[kind]}. Repair it.")
+    for value in [*(document.get("floors") or {}).values(), *(document.get("per_class") or ())]:
+        if value is not None and not isinstance(value, dict):
+            raise DataError(f"{path}: a floor or a class is {str(value)[:40]!r}, no object. Repair it.")
+    inner = {key: _Stated(value, path) for key, value in document.items() if kinds.get(key) is dict and value}
+    return _Stated(document | inner, path)
+
+
+_KINDS = {str: "text", int: "whole number", dict: "object", list: "list"}
+_RUN = {"status": str, "config": dict, "dataset": dict, "versions": dict, "best": dict}
+_EVALUATION = {"dataset": str, "split": str, "protocol": str, "n": int, "notes": list, "per_class": list}
+_EVALUATION |= {"options": dict, "metrics": dict, "floors": dict}
 
 
 def remove_run(folder: Path) -> None:

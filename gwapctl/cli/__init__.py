@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import gc
 import importlib
@@ -22,6 +23,7 @@ from gwapctl.errors import GwapctlError, flags_spoken
 
 PIPE_CLOSED = 141  # what a shell shows for a program that SIGPIPE ended
 INTERRUPTED = 130
+_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # an output that takes no more
 
 HELP = ("-h", "--help")
 LOOK: dict[str, Any] = {
@@ -179,14 +181,25 @@ def _failed(error: Exception) -> int:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
         console.error("the device is out of memory. Use a smaller --batch-size or --image-size, or --device cpu.")
         return 5
+    if isinstance(error, MemoryError):
+        console.error("the memory is used up. Use a smaller --batch-size or --image-size, or free memory.")
+        return 5
     if isinstance(error, OSError) and error.filename is not None:
         console.error(f"{error.filename}: {error.strerror}.")
+        return 4
+    if isinstance(error, OSError) and error.errno in _LOST:
+        _drop_output()
+        console.error(f"cannot write to standard output: {error.strerror}. Free space or write elsewhere.")
         return 4
     console.error(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
     return 1
 
 
 def _closed_pipe() -> int:
-    """Point stdout at nothing, so that the interpreter's last flush does not complain about the closed pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_output()
     return PIPE_CLOSED
+
+
+def _drop_output() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush does not complain about what it cannot write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

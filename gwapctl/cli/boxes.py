@@ -171,7 +171,7 @@ def boxes(
       gwapctl boxes out --apply decisions.json --out checked.json
 
     """
-    from gwapctl.formats.base import FileExporter
+    from gwapctl.formats.base import FileExporter, said_by
     from gwapctl.formats.destination import check_destination, format_name, read_class_list
     from gwapctl.formats.reading import Corrections
     from gwapctl.formats.shards import write_shard
@@ -208,7 +208,7 @@ def boxes(
     tally = Tally()
     page = None if review is None else _page(review, input, images, listed, rule, overwrite)
     folders = [*([path] if path and not EXPORTERS[name].filename else []), *([review] if review else [])]
-    with _alone(folders), console.progress("boxes") as progress:
+    with _alone(folders), console.progress("boxes") as progress, said_by(input):
         items = confident(found.items, min_score)
         items = tally.watch(items if corrections is None else corrections.apply(items), found.total, progress)
         if error is not None:

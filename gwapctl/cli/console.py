@@ -6,6 +6,7 @@ rich is imported where it draws, so that importing a verb costs nothing.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SECONDS_BETWEEN_LINES = 30.0
+
+# what moves a terminal's cursor, recolours it or turns the direction of text around: names of strangers hold anything
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass
@@ -42,8 +46,22 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
 
 
+def shown(text: str, *, line: bool = False) -> str:
+    r"""Return ``text`` as a terminal may show it, its control characters written out; of a ``line`` its ends, too.
+
+    >>> shown("cat\x1b[31m\n"), shown("cat\n", line=True)
+    ('cat\\x1b[31m\n', 'cat\\n')
+    """
+    text = _CONTROLS.sub(lambda found: _escape(found[0]), printable(text))
+    return text.replace("\n", "\\n").replace("\t", "\\t") if line else text
+
+
+def _escape(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+
+
 def _say(text: str, style: str = "") -> None:
-    (_live or _console(stderr=True)).print(_encodable(printable(text), sys.stderr), style=style or None)
+    (_live or _console(stderr=True)).print(_encodable(shown(text), sys.stderr), style=style or None)
 
 
 def error(message: str) -> None:
@@ -71,7 +89,11 @@ def detail(message: str) -> None:
 
 def print_text(text: str) -> None:
     r"""Write a result to stdout; what its encoding does not have (LC_ALL=C) is written as ``\xe9``."""
-    text = _encodable(printable(text))
+    _print(shown(text))
+
+
+def _print(text: str) -> None:
+    text = _encodable(text)
     if _live is not None and sys.stdout.isatty():
         _live.print(text.rstrip("\n"))
         return
@@ -96,6 +118,9 @@ def print_data(text: str, suffix: str) -> None:
     written as UTF-8 all the same, which is what a file of it is.
     """
     text = printable(text)
+    if sys.stdout.isatty():  # JSON says a control character in its own way
+        json_like = suffix in (".json", ".jsonl")
+        text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}" if json_like else _escape(found[0]), text)
     if _encodable(text) != text:
         if suffix in (".json", ".jsonl"):
             text = json_ascii(text)
@@ -106,7 +131,7 @@ def print_data(text: str, suffix: str) -> None:
             sys.stdout.buffer.write((text.removesuffix("\n") + "\n").encode())
             sys.stdout.buffer.flush()
             return
-    print_text(text)
+    _print(text)
 
 
 def _encodable(text: str, stream: TextIO | None = None) -> str:
@@ -118,8 +143,9 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", caption: str = ""
 ) -> None:
     """Write a table to stdout, numbers to the right: drawn on a terminal, else plain text without any cutting."""
-    cells = [[_encodable(printable(_cell(value))) for value in row] for row in rows]
-    columns, title, caption = [_encodable(name) for name in columns], _encodable(title), _encodable(caption)
+    cells = [[_encodable(shown(_cell(value), line=True)) for value in row] for row in rows]
+    columns = [_encodable(shown(name, line=True)) for name in columns]
+    title, caption = _encodable(shown(title)), _encodable(shown(caption))
     right = [_is_numeric([row[i] for row in cells]) for i in range(len(columns))]
     if sys.stdout.isatty():
         _draw_table(columns, cells, right, title, caption)
@@ -205,7 +231,9 @@ def _live_bar(description: str) -> Iterator[ProgressCallback]:
     with bar:
         _live = bar.console
         try:
-            yield lambda now: bar.update(task, completed=now.done, total=now.total, count=_count(now), text=now.text)
+            yield lambda now: bar.update(
+                task, completed=now.done, total=now.total, count=_count(now), text=shown(now.text)
+            )
         finally:
             _live = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gwapctl.config.settings import ClassifierSettings, DetectorSettings, RunSettings, all_settings, settings_of
 from gwapctl.datasets import DATASETS
-from gwapctl.errors import DataError, UsageError, closest, option
-from gwapctl.files import read_text
+from gwapctl.errors import UsageError, closest, option, reading
+from gwapctl.files import parse_toml
 
 __all__ = [
     "DEFAULT_BACKBONE",
@@ -248,10 +247,16 @@ def _stays_frozen(values: Mapping[str, Any]) -> bool:
 
 
 def stored_config(values: dict[str, Any]) -> TrainConfig | DetectorConfig:
-    """Return the config that ``run.json`` holds."""
-    if values.get("min_crop", 1) < 1 and "crop_aspect" not in values:
-        values = values | {"crop_aspect": 4 / 3}  # before there was this setting, crops had any aspect ratio up to it
-    return DetectorConfig(**values) if "detector" in values else TrainConfig(**values)
+    """Return the config that ``run.json`` holds.
+
+    Raises:
+        DataError: this version does not understand it.
+
+    """
+    with reading("the config in run.json", advice="It was written by another version, or by something else."):
+        if values.get("min_crop", 1) < 1 and "crop_aspect" not in values:
+            values = {**values, "crop_aspect": 4 / 3}  # before there was this setting, crops had any up to it
+        return DetectorConfig(**values) if "detector" in values else TrainConfig(**values)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -261,10 +266,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         DataError: the file is missing or is not TOML.
 
     """
-    try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"recipe {path} is not valid TOML: {error}.") from error
+    return parse_toml(path)
 
 
 def _mistake(item: Any, model: type[RunConfig]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import FloatArray
-from gwapctl.errors import DataError, option, printable
+from gwapctl.errors import DataError, option, printable, reading
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ class Dataset:
 
         """
         self.require_split(split)
-        samples = [sample for sample in self._read(split) if sample is not None]
+        with reading(self.root):
+            samples = [sample for sample in self._read(split) if sample is not None]
         self.require_images(samples, split)
         return samples
 
@@ -138,6 +139,10 @@ class Dataset:
     def samples(self, split: str) -> list[Sample]:
         """Return the samples of ``split`` without any box: the view of weakly supervised training."""
         return [without_boxes(sample) for sample in self.boxed_samples(split)]
+
+    def stray_annotations(self) -> Iterable[Path]:
+        """Return the annotation files that no image belongs to, where a layout has a file per image."""
+        return ()
 
     def notes(self, split: str) -> list[str]:
         """Return what a reader of results on ``split`` must know about the data."""

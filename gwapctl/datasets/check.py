@@ -17,8 +17,9 @@ from gwapctl.datasets import DATASETS, open_named, training_splits
 from gwapctl.datasets.base import BoxedSample, Dataset, Sample, warn_of_one_class
 from gwapctl.datasets.download import missing_archives
 from gwapctl.errors import DataError
-from gwapctl.images.decode import image_size, read_image
+from gwapctl.images.decode import ImageArray, image_size, read_image
 from gwapctl.images.files import same_files
+from gwapctl.images.likeness import alike, likeness
 from gwapctl.progress import Progress, ProgressCallback
 
 T = TypeVar("T")
@@ -36,9 +37,12 @@ def check_dataset(dataset: Dataset, progress: ProgressCallback | None = None) ->
     """
     dataset.problems.collecting = True
     samples = {split: _read_split(dataset, split) for split in dataset.splits()}
-    sizes = _check_images([sample for split in samples.values() for sample in split], dataset, progress)
+    sizes, hashes = _check_images([sample for split in samples.values() for sample in split], dataset, progress)
     _warn_about_missing_classes(dataset, samples)
+    strays = (f"{file} is the annotation of an image that is not there." for file in dataset.stray_annotations())
+    dataset.problems.warn(*strays, kind="annotations without image")
     dataset.problems.warn(*same_files(sample.path for part in samples.values() for sample in part), kind="same files")
+    _warn_about_leaks(dataset, samples, hashes)
     return {
         "schema_version": 1,
         "dataset": dataset.name,
@@ -110,31 +114,36 @@ def _read_split(dataset: Dataset, split: str) -> list[BoxedSample]:
 
 def _check_images(
     samples: Iterable[BoxedSample], dataset: Dataset, progress: ProgressCallback | None
-) -> dict[Path, tuple[int, int]]:
-    """Decode all images and masks; return the (width, height) of those that can be."""
+) -> tuple[dict[Path, tuple[int, int]], dict[Path, int]]:
+    """Decode all images and masks; return the (width, height) of those that can be, and what they look like."""
     unique = {sample.path: sample for sample in samples}
     sizes: dict[Path, tuple[int, int]] = {}
-    for (path, sample), (size, errors) in zip(
+    hashes: dict[Path, int] = {}
+    for (path, sample), (size, look, errors) in zip(
         unique.items(), _in_threads(_check_image, list(unique.values()), progress), strict=True
     ):
         for message in errors:
             dataset.problems.error(message)
+        if look is not None:
+            hashes[path] = look
         if size is not None:
             sizes[path] = size
             if sample.size not in (None, size):
                 stated = f"{sample.size[0]} x {sample.size[1]}"
                 dataset.problems.warn(f"{path} is {size[0]} x {size[1]}, but its annotation says {stated}.")
-    return sizes
+    return sizes, hashes
 
 
-def _check_image(sample: BoxedSample) -> tuple[tuple[int, int] | None, list[str]]:
-    """Return (width, height) if the image can be decoded, and what is wrong with it and its mask."""
+def _check_image(sample: BoxedSample) -> tuple[tuple[int, int] | None, int | None, list[str]]:
+    """Return (width, height) and look if the image can be decoded, and what is wrong with it and its mask."""
     errors: list[str] = []
-    size = _decoded_size(sample.path, errors)
-    mask = _decoded_size(sample.mask, errors) if sample.mask is not None else None
+    image = _decoded(sample.path, errors)
+    size, look = (None, None) if image is None else (_size(image), likeness(image))
+    covered = _decoded(sample.mask, errors) if sample.mask is not None else None
+    mask = None if covered is None else _size(covered)
     if mask is not None and size is not None and mask != size:
         errors.append(f"{sample.mask} is {mask[0]} x {mask[1]}, its image {size[0]} x {size[1]}.")
-    return size, errors
+    return size, look, errors
 
 
 def _in_threads(
@@ -152,13 +161,42 @@ def _in_threads(
                 progress(Progress(done, len(items), "images", label))
 
 
-def _decoded_size(path: Path, errors: list[str]) -> tuple[int, int] | None:
+def _decoded(path: Path, errors: list[str]) -> ImageArray | None:
     try:
-        height, width = read_image(path).shape[:2]
+        return read_image(path)
     except DataError as error:
         errors.append(str(error))
         return None
-    return width, height
+
+
+def _size(image: ImageArray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
+
+
+def _warn_about_leaks(dataset: Dataset, samples: dict[str, list[BoxedSample]], hashes: dict[Path, int]) -> None:
+    """Note ids that a split has twice, and images that are in two splits, under one name or under two."""
+    splits: dict[Path, list[str]] = {}
+    for split, members in samples.items():
+        for name, count in Counter(sample.id for sample in members).items():
+            if count > 1:
+                dataset.problems.warn(f"split {split!r} has the id {name!r} {count} times.", kind="duplicate ids")
+        for path in dict.fromkeys(sample.path for sample in members):
+            splits.setdefault(path, []).append(split)
+    for path, where in splits.items():
+        if pair := _leak(where, where):
+            dataset.problems.warn(f"{path} is in the splits {pair[0]!r} and {pair[1]!r}.", kind="in two splits")
+    paths = list(hashes)
+    for first, second in alike(list(hashes.values())):
+        one, other = paths[first], paths[second]
+        if pair := _leak(splits[one], splits[other]):
+            text = f"{one} ({pair[0]}) and {other} ({pair[1]}) look alike: one image in two splits?"
+            dataset.problems.warn(text, kind="alike in two splits")
+
+
+def _leak(first: Iterable[str], second: Iterable[str]) -> tuple[str, str] | None:
+    """Return two splits that should share no image, one of each side; ``trainval`` is ``train`` and ``val``."""
+    pairs = ((one, other) for one in first for other in second if one != other)
+    return next((pair for pair in pairs if "trainval" not in pair or "test" in pair), None)
 
 
 def _warn_about_missing_classes(dataset: Dataset, samples: dict[str, list[BoxedSample]]) -> None:

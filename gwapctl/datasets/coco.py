@@ -21,7 +21,7 @@ from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.datasets.class_names import used_names
 from gwapctl.datasets.folders import file_in, split_in
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample, stated_size
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, reading
 from gwapctl.files import read_json
 from gwapctl.images.files import nfc
 
@@ -63,7 +63,10 @@ class Coco(Dataset):
 
     def _read(self, split: str) -> Iterator[BoxedSample]:
         """Yield the samples in the order of the file."""
-        file = self._splits[split]
+        with reading(self._splits[split], advice="Export it again."):
+            yield from self._read_file(split, self._splits[split])
+
+    def _read_file(self, split: str, file: Path) -> Iterator[BoxedSample]:
         images = self._images(split, file)
         if not self._document(split)["images"]:
             raise DataError(f"{file} lists no image. Export the file again.")
@@ -142,7 +145,7 @@ class Coco(Dataset):
             x, y, width, height = map(float, box)
             if not all(map(math.isfinite, (x, y, width, height))):
                 raise ValueError("not every number is finite")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             why = "it is not four numbers" if isinstance(error, TypeError) else error
             self.problems.error(
                 f"{name} has the bbox {json.dumps(box)}: {why}. Give x, y, width, height, or remove it."

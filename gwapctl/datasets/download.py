@@ -6,6 +6,7 @@ VOC comes by itself when a command needs it and may use the network; every other
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import ssl
@@ -15,7 +16,6 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
@@ -25,13 +25,17 @@ from gwapctl.datasets import DATASETS, refuse_ambiguous
 from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
 from gwapctl.datasets.subset import split_name
-from gwapctl.errors import DataError, UsageError, lookup, option
+from gwapctl.errors import DataError, GwapctlError, UsageError, lookup, option
+from gwapctl.images.files import name_problem
 from gwapctl.offline import is_offline
 from gwapctl.progress import Progress, ProgressCallback
 
 _ATTEMPTS = 4  # a download that breaks off goes on from there
 _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
+_EXPANSION = 100  # times its own size that an archive may hold: photos hardly shrink, a bomb is 1,000 times as large
+_ALWAYS = 1 << 30  # bytes that any archive may hold
+_BLOCK = 4096  # bytes that a file takes at least
 
 TRAINING = ("train", "trainval")  # the splits that are for training
 
@@ -238,24 +242,39 @@ def unpack(archive: Path, folder: Path, *, last: str | None = None, progress: Pr
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
         names = []
+        expanded, most = 0, max(_ALWAYS, _EXPANSION * archive.stat().st_size)
         for name, stream in _members(archive):
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                shutil.copyfileobj(stream, file, 1 << 20)
+            expanded += max(_BLOCK, _copy(stream, path, most - expanded))
+            if expanded > most:
+                much = f"more than {most / 1e9:.1f} GB, over {_EXPANSION} times its own size"
+                raise DataError(f"{archive} holds {much}: refused. Fetch it again.")
             names.append(name)
             if progress is not None:
                 progress(Progress(len(names), None, "files", f"unpacking {archive.name}"))
         for name in sorted(names, key=lambda name: str(name) == last):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).replace(folder / name)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{archive} is damaged ({error}). Fetch it again.") from error
     except OSError as error:
         raise DataError(f"cannot unpack {archive} to {folder}: {error.strerror or error}.") from error
+    except GwapctlError:
+        raise
+    except Exception as error:  # the modules for archives raise what each kind of compression does
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{archive} is damaged, or of a kind that is not read ({reason}). Fetch it again.") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _copy(stream: IO[bytes], path: Path, most: int) -> int:
+    """Write what ``stream`` holds to ``path``, and return how many bytes; no more are read than just over ``most``."""
+    size = 0
+    with path.open("wb") as file:
+        while size <= most and (chunk := stream.read(_CHUNK)):
+            size += file.write(chunk)
+    return size
 
 
 def _members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
@@ -302,6 +321,11 @@ def _read_tar(file: tarfile.TarFile, archive: Path) -> Iterator[tuple[PurePosixP
 
 def _checked(name: str, archive: Path) -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
+    if not path.parts or "\0" in name:
+        raise DataError(f"{archive} holds a file without a name, which is refused.")
+    problem = name_problem(path.as_posix()) if os.name == "nt" else None
+    if problem is not None:
+        raise DataError(f"{archive} holds {name!r}, and {problem}.")
     if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
         raise DataError(f"{archive} holds {name!r}, which leads out of the folder; it is refused.")
     return path

@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
 
 from gwapctl.datasets.folders import list_images
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, reading
 
 if TYPE_CHECKING:
     from gwapctl.datasets.base import Dataset
@@ -83,11 +83,12 @@ def recognise(path: Path) -> Dataset:
         DataError: it is in no layout that we know; the message says what was looked for.
 
     """
-    if not path.is_dir():
-        return _recognise_file(path)
-    openers = [layout.load() for name, layout in LAYOUTS.items() if name != "class-folders"]
-    opened = (opener(path) for opener in openers)
-    return next((dataset for dataset in opened if dataset is not None), None) or _recognise_folders(path)
+    with reading(path):
+        if not path.is_dir():
+            return _recognise_file(path)
+        openers = [layout.load() for name, layout in LAYOUTS.items() if name != "class-folders"]
+        opened = (opener(path) for opener in openers)
+        return next((dataset for dataset in opened if dataset is not None), None) or _recognise_folders(path)
 
 
 def _recognise_folders(path: Path) -> Dataset:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
+from gwapctl.datasets.cells import plain_cell
 from gwapctl.datasets.folders import SPLIT_NAMES, file_in, relative_id, split_folders, split_in, split_of
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample, stated_size
 from gwapctl.errors import DataError, closest
@@ -179,6 +180,7 @@ def _read_rows(file: Path, broken: list[str]) -> dict[str, Rows]:
     try:
         for row in reader:
             line = f"{file}, line {reader.line_num + 1}"
+            row = {key: plain_cell(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
             image = row["image"].strip().replace("\\", "/")
             if None in row or not image:
                 why = _MORE_CELLS if image else "the column 'image' is empty"

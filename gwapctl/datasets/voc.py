@@ -22,7 +22,7 @@ from gwapctl.boxes import from_voc
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset, Problems
 from gwapctl.datasets.folders import file_in, find_folder, has_images, list_images, read_lines, split_folders
 from gwapctl.datasets.objects import Corners, LabelledObject, make_sample, stated_size
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, reading
 from gwapctl.images.decode import stored_size
 from gwapctl.images.files import SUFFIXES, nfc
 
@@ -72,6 +72,9 @@ class VocPart:
         """Map split names to image ids; ``<class>_<split>.txt`` files are none."""
         files = sorted((self.folder / "ImageSets" / "Main").glob("*.txt"))
         lists = {file.stem: lines for file in files if (lines := _read_list(file)) is not None}
+        for file in files:
+            if any(self._id(line).startswith("/") for line in lists.get(file.stem, ())):
+                raise DataError(f"{file} lists a path from the top of the disk. List ids, such as 000012.")
         splits = {split: list({nfc(i): i for i in map(self._id, lines)}.values()) for split, lines in lists.items()}
         if not splits:
             splits = {self._only_split: sorted(path.stem for path in self.annotation_folder.glob("*.xml"))}
@@ -173,6 +176,14 @@ class Voc(Dataset):
         """Yield the samples in the order of the list of the split."""
         return (self._sample(part, name) for part in self.parts for name in part.splits.get(split, ()))
 
+    def stray_annotations(self) -> Iterator[Path]:
+        """Yield the XML files whose image is not there, those that a split lists excepted: they are errors already."""
+        for part in self.parts:
+            listed = {nfc(name) for names in part.splits.values() for name in names}
+            for file in sorted(part.annotation_folder.glob("*.xml")):
+                if nfc(file.stem) not in part.images and nfc(file.stem) not in listed:
+                    yield file
+
     def _find_classes(self) -> list[str]:
         """Collect the class names of all annotations that some split lists."""
         parsed = [part.annotation(name) for part in self.parts for ids in part.splits.values() for name in ids]
@@ -264,13 +275,18 @@ def read_voc_xml(path: Path, problems: Problems) -> VocAnnotation | None:
     is no XML, and problems are being collected.
     """
     try:
+        with reading(path, advice="Repair or remove it."):
+            return _read_annotation(path, problems)
+    except DataError as error:
+        problems.error(str(error))
+        return None
+
+
+def _read_annotation(path: Path, problems: Problems) -> VocAnnotation:
+    try:
         root = ElementTree.fromstring(path.read_bytes().lstrip(b" \t\r\n"))
-    except OSError as error:
-        problems.error(f"cannot read {path}: {error.strerror or error}.")
-        return None
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # ValueError: also what defusedxml forbids
-        problems.error(f"{path} is not a valid annotation: {error}. Repair or remove it.")
-        return None
+        raise DataError(f"{path} is not a valid annotation: {error}. Repair or remove it.") from error
     objects = []
     for number, node in enumerate(root.iterfind("object"), start=1):
         name = nfc((node.findtext("name") or "").strip())

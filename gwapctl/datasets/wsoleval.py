@@ -8,6 +8,7 @@ need not be there. Coordinates are read as 0-based inclusive corners, as the pro
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from gwapctl.errors import DataError, option
 from gwapctl.images.decode import image_size, read_image
 
 IGNORE = 255
+MOST_CLASSES = 1_000_000  # a greater number of a class would be as many classes: the file does not name them
 Rows = dict[str, list[list[str]]]
 
 
@@ -84,6 +86,8 @@ class WsolevalDataset(Dataset):
             raise DataError(f"{folder / missing} says nothing about {image!r} of image_ids.txt. Complete the file.")
         rows = positions[image]
         size = _numbers(sizes[image][0], 2, folder / "image_sizes.txt") if image in sizes else None
+        if size and min(size) < 1:
+            raise DataError(f"{folder / 'image_sizes.txt'}: {image!r} is {size[0]:g} x {size[1]:g}. Correct its size.")
         path, shape = self.root / image, (int(size[0]), int(size[1])) if size else None
         if masks is not None:
             shape = shape or image_size(masks / rows[0][0])
@@ -154,7 +158,13 @@ def _read_rows(path: Path) -> Rows:
 
 def _read_labels(folder: Path) -> dict[str, int]:
     path = folder / "class_labels.txt"
-    return {image: int(_numbers(rows[0], 1, path)[0]) for image, rows in _read_rows(path).items()}
+    labels = {image: _numbers(rows[0], 1, path)[0] for image, rows in _read_rows(path).items()}
+    if not labels:
+        raise DataError(f"{path} is empty.")
+    for image, label in labels.items():
+        if label != int(label) or not 0 <= label < MOST_CLASSES:
+            raise DataError(f"{path}: class {label:.15g} of {image!r} is no number from 0 to {MOST_CLASSES - 1:,}.")
+    return {image: int(label) for image, label in labels.items()}
 
 
 def _numbers(values: list[str], count: int, path: Path) -> list[float]:
@@ -165,10 +175,9 @@ def _numbers(values: list[str], count: int, path: Path) -> list[float]:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:

@@ -32,7 +32,7 @@ from gwapctl.datasets.yolo_tree import (
     splits_of_yaml,
     text_of,
 )
-from gwapctl.errors import DataError
+from gwapctl.errors import DataError, reading
 from gwapctl.files import read_text
 from gwapctl.images.decode import stored_size
 from gwapctl.images.files import Overlooked
@@ -198,7 +198,8 @@ def open_yolo(path: Path) -> Yolo | None:
     file = find_yaml(path)
     document = read_yaml(file) if file is not None else {}
     notes: list[str] = []
-    splits = splits_of_yaml(document, file, root, notes) if file is not None else {}
+    with reading(file):  # folders that it names may be none that a system can have
+        splits = splits_of_yaml(document, file, root, notes) if file is not None else {}
     splits = splits or find_splits(root)
     if not splits:
         if not path.is_dir():

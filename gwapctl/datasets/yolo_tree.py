@@ -56,7 +56,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
     try:
         document = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DataError(f"{file} is not valid YAML: {' '.join(str(error).split())}. Repair it.") from error
     return document if isinstance(document, dict) else {}
 

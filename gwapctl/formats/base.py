@@ -23,7 +23,7 @@ from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
 from gwapctl.errors import DataError, UsageError
 from gwapctl.files import Written, atomic_path, remove_below, synced_once, write_text
-from gwapctl.images.files import on_disk, stem
+from gwapctl.images.files import on_disk, one_file, stem
 from gwapctl.lock import locked
 from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, merge
 from gwapctl.regions import BoolMask
@@ -31,6 +31,19 @@ from gwapctl.regions import BoolMask
 EXPORT = "export"  # in an exported folder ``.gwapctl-export`` lists its files, so that they can be replaced
 SizeOf = Callable[[str], tuple[int, int] | None]  # width and height of an image by its name, None: not known
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
+
+
+class ImageError(DataError):
+    """What is said of an image cannot be written. Whoever knows which file says it puts its name in front."""
+
+
+@contextmanager
+def said_by(file: object) -> Iterator[None]:
+    """Name ``file`` in errors about the images that it is full of."""
+    try:
+        yield
+    except ImageError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,7 @@ def usable(items: Iterable[Prediction], *, keep_failed: bool = False) -> Iterato
                 yield item
             continue
         if item.width < 1 or item.height < 1:
-            raise DataError(f"image {item.id!r} has no size ({item.width} x {item.height}). Localize it again.")
+            raise ImageError(f"image {item.id!r} has no size ({item.width} x {item.height}). Localize it again.")
         _check_text(item)
         yield replace(item, predictions=tuple(_inside(prediction, item) for prediction in item.predictions))
 
@@ -160,7 +173,7 @@ def _check_text(item: Prediction) -> None:
     try:
         "".join(names).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"image {item.id!r}: a file or class name is not valid UTF-8 text. Rename it.") from error
+        raise ImageError(f"image {item.id!r}: a file or class name is not valid UTF-8 text. Rename it.") from error
 
 
 def _inside(prediction: ClassPrediction, item: Prediction) -> ClassPrediction:
@@ -169,7 +182,9 @@ def _inside(prediction: ClassPrediction, item: Prediction) -> ClassPrediction:
     cut = boxes.clip(prediction.box, item.width, item.height)
     if not boxes.valid(cut)[0]:
         size = f"{item.width} x {item.height}"
-        raise DataError(f"image {item.id!r} ({size}): the box {list(prediction.box)} is inverted or outside the image.")
+        raise ImageError(
+            f"image {item.id!r} ({size}): the box {list(prediction.box)} is inverted or outside the image."
+        )
     x0, y0, x1, y1 = boxes.to_list(cut[0])
     return replace(prediction, box=(x0, y0, x1, y1))
 
@@ -294,7 +309,7 @@ def check_names(image_ids: Iterable[str]) -> None:
     owners: dict[str, str] = {}
     for image_id in image_ids:
         name = annotation_name(image_id)
-        other = owners.setdefault(name, image_id)
+        other = owners.setdefault(one_file(name), image_id)
         if other != image_id:
             advice = "Rename one, or choose a format of one file: gwapctl data list formats"
             raise UsageError(f"{other!r} and {image_id!r} would share the annotation {name!r}. {advice}.")

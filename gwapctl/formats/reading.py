@@ -11,7 +11,7 @@ from gwapctl.boxes import as_boxes
 from gwapctl.datasets.base import BoxedSample, ClassName, Problems
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
 from gwapctl.datasets.objects import LabelledObject, make_sample, stated_size
-from gwapctl.errors import DataError, any_of
+from gwapctl.errors import DataError, any_of, reading
 from gwapctl.files import read_json
 from gwapctl.formats import READERS
 from gwapctl.formats.base import SizeOf
@@ -46,12 +46,13 @@ def stored_boxes(path: Path, size_of: SizeOf | None = None) -> Iterator[Predicti
 
     ``size_of`` tells width and height of an image by its name, for boxes that are fractions of them.
     """
-    if path.is_dir():
-        kind = folder_kind(path)
-        yield from read_predictions(path) if kind is None else resolve_name(READERS[kind].path)(path, size_of)
-        return
-    reader = resolve_name(READERS[kind_of(path)].path)
-    yield from reader(path)
+    with reading(path, advice="Export it again."):
+        if path.is_dir():
+            kind = folder_kind(path)
+            yield from read_predictions(path) if kind is None else resolve_name(READERS[kind].path)(path, size_of)
+            return
+        reader = resolve_name(READERS[kind_of(path)].path)
+        yield from reader(path)
 
 
 def folder_kind(folder: Path) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
+from gwapctl.datasets.cells import plain_cell, safe_cell
 from gwapctl.errors import DataError
 from gwapctl.files import open_text
 from gwapctl.formats.base import ClassTable, FileExporter, usable
@@ -35,7 +36,8 @@ class Csv(FileExporter):
 
 def _row(cells: Iterable[object]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(cells)  # quotes the characters of its line end, both are wanted
+    written = [safe_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    csv.writer(text, lineterminator="\r\n").writerow(written)  # quotes the characters of its line end, both are wanted
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
@@ -72,6 +74,7 @@ def read_csv(file: Path) -> Iterator[Prediction]:
 def _image_of(row: Mapping[str, str]) -> Prediction:
     if None in row or None in row.values():
         raise ValueError("the row has not as many cells as the header")
+    row = {key: plain_cell(cell) for key, cell in row.items()}
     found = []
     if row["label"] or row["label_id"]:  # an image without any class keeps a row with empty cells
         box = None if not row["x0"] else tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))

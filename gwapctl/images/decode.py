@@ -7,6 +7,7 @@ transparent pixels are laid over white, and of an animation the first frame coun
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import struct
@@ -22,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gwapctl.errors import DataError, MissingReaderError
+from gwapctl.errors import DataError, MissingReaderError, reading
 from gwapctl.images.files import HEIC_ADVICE
 
 ImageArray = npt.NDArray[np.uint8]
 _Read = TypeVar("_Read")
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 100_000_000  # decoding holds at most seven bytes of each: 0.7 GB
+_ROWS = 256  # that are converted at a time: a whole image would be held several times over
 
 # what Pillow may take a file for, whatever it is called: it would have Ghostscript run PostScript
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
@@ -61,21 +63,22 @@ class _NoHeicError(_BadImageError):
 @contextmanager
 def _naming(path: Path | str) -> Iterator[None]:
     """Turn what goes wrong with the image at ``path``, or with what is called so, into an error that names it."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # the latter: a name with a zero byte
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
-    except _NoHeicError as error:
-        raise MissingReaderError(f"{path} {error}.") from error
-    except _BadImageError as error:
-        raise DataError(f"{path} {error}.") from error
+    with reading(path, advice=f"{_AGAIN}."):
+        try:
+            yield
+        except (OSError, ValueError) as error:  # the latter: a name with a zero byte
+            raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+        except _NoHeicError as error:
+            raise MissingReaderError(f"{path} {error}.") from error
+        except _BadImageError as error:
+            raise DataError(f"{path} {error}.") from error
 
 
 def read_image(path: Path) -> ImageArray:
     """Return the image as ``(H, W, 3)`` uint8 RGB, upright (EXIF orientation applied once).
 
     Raises:
-        DataError: the file is missing, empty, not an image, truncated or larger than 200 megapixels.
+        DataError: the file is missing, empty, not an image, truncated or larger than 100 megapixels.
         MissingReaderError: it is a HEIC photo, and the extra that reads these is not installed.
 
     """
@@ -166,7 +169,8 @@ def _decode(data: bytes, least: tuple[int, int] | None = None) -> ImageArray:
         bgr = bgr[: round(header.size.height / factor), : round(header.size.width / factor)]
     if _may_be_incomplete(bgr, 4 if factor == 1 else 2) and _is_incomplete(data, end):
         raise _BadImageError(f"is damaged: the JPEG data of its lower part is missing. {_AGAIN}")
-    return _upright(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), header.size.orientation)
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)  # in its place
+    return _upright(np.asarray(rgb, np.uint8), header.size.orientation)
 
 
 def _reduction(size: StoredSize, least: tuple[int, int]) -> int:
@@ -186,8 +190,8 @@ def _not_an_image() -> _BadImageError:
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        limit = MAX_PIXELS // 1_000_000
-        raise _BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
+        said = f"{width * height / 1e6:.1f} megapixels, and at most {MAX_PIXELS / 1e6:g} are decoded"
+        raise _BadImageError(f"has {width} x {height} pixels: {said}. Shrink it first")
 
 
 def _may_be_incomplete(image: npt.NDArray[Any], side: int) -> bool:
@@ -205,7 +209,16 @@ def _is_incomplete(data: bytes, end: int) -> bool:
     Decoders fill a missing rest with flat grey and say nothing; after a complete image they skip stray bytes.
     """
     padded = data[:end] + b"\xa5\x5a\x3c\xc3" * 256 + _JPEG_END
-    return not np.array_equal(_decode_with_pillow(data), _decode_with_pillow(padded))
+    return _with_pillow(BytesIO(data), _digest) != _with_pillow(BytesIO(padded), _digest)
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Return a hash of the pixels, so that two large images need not be held to be compared."""
+    image.load()
+    digest = hashlib.blake2b()
+    for top in range(0, image.height, _ROWS):
+        digest.update(image.crop((0, top, image.width, min(top + _ROWS, image.height))).tobytes())
+    return digest.digest()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -217,13 +230,22 @@ def _to_rgb(image: Image.Image) -> ImageArray:
     """Convert the loaded frame of any Pillow mode to ``(H, W, 3)``."""
     if image.mode == "F":
         raise _BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
-    if image.mode.startswith("I"):  # 16-bit grey, which older Pillow calls 32-bit
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        above = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
-    return np.array(image.convert("RGB"))
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _ROWS):
+        bottom = min(top + _ROWS, height)
+        pixels[top:bottom] = _rows_to_rgb(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def _rows_to_rgb(rows: Image.Image) -> npt.NDArray[np.uint8]:
+    """Convert some rows of an image to ``(h, W, 3)``, or to ``(h, W, 1)`` where they are grey."""
+    if rows.mode.startswith("I"):  # 16-bit grey, which older Pillow calls 32-bit
+        return (np.clip(np.asarray(rows).astype(np.int64), 0, 65535) >> 8).astype(np.uint8)[:, :, None]
+    if rows.has_transparency_data:
+        above = rows.convert("RGBA")
+        rows = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+    return np.asarray(rows.convert("RGB"))
 
 
 def _upright(image: ImageArray, orientation: int) -> ImageArray:
@@ -363,8 +385,10 @@ def _read_jpeg_header(data: bytes | mmap.mmap) -> _JpegHeader:
             start += 1
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF: start of frame
-            height, width = int.from_bytes(data[start + 5 : start + 7]), int.from_bytes(data[start + 7 : start + 9])
-            components = data[start + 9]
+            frame = data[start + 5 : start + 10]
+            if len(frame) < 5:
+                raise _BadImageError(f"is truncated: it ends within the JPEG header. {_AGAIN}")
+            height, width, components = int.from_bytes(frame[:2]), int.from_bytes(frame[2:4]), frame[4]
         elif marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
             orientation = _exif_orientation(bytes(data[start + 10 : start + 2 + length]))
         elif marker == 0xDA:  # SOS: start of scan

@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from gwapctl.errors import counted, printable
+from gwapctl.errors import UsageError, counted, printable
 
 SUFFIXES = frozenset(
     f".{suffix}"
@@ -31,6 +31,9 @@ _WANTED = SUFFIXES | HEIC_SUFFIXES
 _ENDINGS = tuple(_WANTED)
 _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")  # what printable() makes of a byte that is no UTF-8
 _FEW = 64  # files of a folder up to which each is asked whether it is a link
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.IGNORECASE)  # devices, with any suffix
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+LONGEST_NAME = 255  # bytes of the name of a file, on every usual system
 _SHOWN = 3  # files that a message names
 _KINDS = 6  # suffixes
 
@@ -41,6 +44,51 @@ def heic_is_readable() -> bool:
         return find_spec("pi_heif") is not None
     except ValueError:  # imported, and then taken away
         return False
+
+
+def name_problem(path: str) -> str | None:
+    """Return why Windows cannot have a file of this posix path, in words that follow "and"; None where it can.
+
+    >>> name_problem("a/con.jpg"), name_problem("a./b.jpg"), name_problem("a/b.c.jpg")
+    ("Windows cannot name a file or folder 'con.jpg'", "Windows cannot name a file or folder 'a.'", None)
+    """
+    for part in PurePosixPath(path).parts:
+        if _RESERVED.fullmatch(part) or part.endswith((".", " ")) or _FORBIDDEN.search(part):
+            return f"Windows cannot name a file or folder {part!r}"
+    return None
+
+
+def length_problem(image_id: str, path: object) -> str | None:
+    """Return why no file of ours can be called as an image is, with four characters behind; None where one can."""
+    longest = max((len(os.fsencode(on_disk(part))) for part in image_id.split("/")), default=0) + len(".npy")
+    if longest <= LONGEST_NAME:
+        return None
+    return f"{path}: a file beside it would have a name of {longest} bytes, and {LONGEST_NAME} is the most. Rename it."
+
+
+def check_distinct(image_ids: Iterable[str]) -> None:
+    """Refuse ids that would be one file somewhere: alike but for upper and lower case, or for ``./``.
+
+    Raises:
+        UsageError: two are; the message names them.
+
+    """
+    owners: dict[str, str] = {}
+    for image_id in image_ids:
+        other = owners.setdefault(one_file(image_id), image_id)
+        if other != image_id:
+            raise UsageError(
+                f"{other!r} and {image_id!r} would be one file where upper and lower case are one. Rename one."
+            )
+
+
+def one_file(name: str) -> str:
+    """Return what two names (posix paths) of one file have in common on any system.
+
+    >>> one_file("Cats/./A.jpg") == one_file("cats/a.JPG")
+    True
+    """
+    return os.path.normpath(same_name(name)).replace(os.sep, "/").casefold()
 
 
 def stem(name: str) -> str:

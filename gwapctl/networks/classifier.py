@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gwapctl.datasets.base import ClassName
-from gwapctl.errors import ModelError
+from gwapctl.errors import ModelError, option, reading
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.networks.backbones import build_backbone, imagenet_weights, own_names, packaged_weights
 from gwapctl.networks.backbones.base import Backbone
@@ -160,11 +160,12 @@ def read_info(folder: Path, kind: type[Info], what: str) -> Info:
         raise ModelError(
             f"{folder} holds no {what} (no model.json). Give a run folder or a name from `gwapctl models list`."
         )
-    try:
-        return kind.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(f"{path} is not a {what} description: {first['loc']}: {first['msg']}.") from None
+    with reading(path, ModelError):
+        try:
+            return kind.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ModelError(f"{path} is not a {what} description: {first['loc']}: {first['msg']}.") from None
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -181,12 +182,14 @@ def load_classifier(folder: Path) -> Classifier:
 
     """
     info = load_info(folder)
+    with reading(folder / "model.json", ModelError):  # a network may fail to be built of what it says
+        model = build_classifier(info)
     if info.weights_package is None:
-        return load_saved(build_classifier(info), folder)
+        return load_saved(model, folder)
     package = packaged_weights().get(info.backbone)
     if package is None or package.distribution != info.weights_package:
         raise ModelError(f"{folder / 'model.json'}: {info.weights_package!r} holds no weights of {info.backbone}.")
-    return load_saved(build_classifier(info), folder, imagenet_weights(info.backbone, info.head))
+    return load_saved(model, folder, imagenet_weights(info.backbone, info.head))
 
 
 def load_saved(model: M, folder: Path, tensors: Mapping[str, Tensor] | None = None) -> M:
@@ -195,7 +198,8 @@ def load_saved(model: M, folder: Path, tensors: Mapping[str, Tensor] | None = No
         model.load_state_dict(load_tensors(folder / "weights.safetensors") if tensors is None else tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ModelError(f"{folder}: weights do not fit model.json: {reason}") from None
+        file = folder / "weights.safetensors" if tensors is None else folder
+        raise ModelError(f"{file}: weights do not fit model.json: {reason}") from None
     return model.eval()
 
 
@@ -211,11 +215,24 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is a pickle, and loading one can run anything: refused. Convert it to safetensors "
             "(safetensors.torch.save_file) where you trust it."
         )
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    with reading(path, ModelError, "Fetch it again."):
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is not a readable safetensors file: {error}.") from error
+        plain = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    require_finite_tensors(plain, path)
+    return plain
+
+
+def require_finite_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ``ModelError`` where a tensor of the weights ``path`` holds NaN or infinity: every answer would be NaN."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"{path} holds weights that are not finite ({name}): such a model finds nothing. Fetch it again, or "
+                f"train it again with a lower {option('lr')}."
+            )
 
 
 def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
@@ -229,7 +246,9 @@ def read_weights(path: Path, network: str, head: str) -> dict[str, Tensor]:
 
     """
     if path.suffix == CAFFE:
-        return caffe_weights(path, network)
+        tensors = caffe_weights(path, network)
+        require_finite_tensors(tensors, path)
+        return tensors
     data = package_file(path, packaged_weights().values()) if path.is_file() else None
     tensors = load_tensors(path) if data is None else read_package_file(data)
     if "_conv_stem.weight" in tensors:  # that file's tensors, converted to safetensors by someone

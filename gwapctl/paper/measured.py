@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from gwapctl.config import DetectorConfig, TrainConfig, build_train_config, stored_config
-from gwapctl.errors import DataError, UsageError
+from gwapctl.errors import DataError, UsageError, reading
 from gwapctl.files import changing, write_text
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
@@ -63,7 +63,7 @@ def run_config(run: Run) -> Config | None:
     """Return a run's settings, None where this version does not understand them."""
     try:
         return stored_config(run.document["config"])
-    except (KeyError, TypeError, ValueError):
+    except DataError:
         return None
 
 
@@ -117,13 +117,14 @@ def run_rows(runs: Iterable[Run]) -> pd.DataFrame:
     """Return the evaluations of ``runs``; a DataError names a document that lacks what a table needs."""
     rows = []
     for run in runs:
-        about = _about(run)
+        with reading(run.folder / "run.json"):
+            about = _about(run)
         val_split = (run.document.get("dataset") or {}).get("val_split")
         for document in run.evaluations():
             try:
                 if not is_chosen_on(str(document["split"]), val_split):
                     rows.append(about | _evaluation(document))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
                 raise DataError(
                     f"{run.folder / 'evaluations'} holds a broken evaluation ({type(error).__name__}: {error}). "
                     f"Repeat it with: gwapctl evaluate {run.folder}."

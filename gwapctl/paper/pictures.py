@@ -14,6 +14,7 @@ from gwapctl.metrics import METRICS, describe
 INK, FAINT, GRID = "#1f2933", "#6b7785", "#e3e8ee"
 LINES = ("#0b63c5", "#d1495b", "#2a9d62", "#8e5bd0", "#b7791f", "#4a5568")
 SIZE = (4.2, 2.7)  # inches; three stand side by side on a page
+FARTHEST = 1e30  # of a number in a chart
 COUNT = 6  # best localizations, and as many worst
 LONG_SIDE = 480  # pixels of a photo
 JPEG_QUALITY = 85
@@ -36,7 +37,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """Draw what ``history.jsonl`` holds over the iterations: losses, validation metrics, learning rate."""
     charts: dict[str, dict[str, Points]] = {"Loss": {}, "Validation": {}, "Learning rate": {}}
     for key in dict.fromkeys(key for row in history for key in row if key != "iteration"):
-        points = [(row["iteration"], row[key]) for row in history if _is_number(row.get(key)) and "iteration" in row]
+        points = [(row["iteration"], row[key]) for row in history if _is_number(row.get(key), row.get("iteration"))]
         if points and ("loss" in key or key.startswith("val") or key == "lr"):
             title = "Loss" if "loss" in key else "Validation" if key.startswith("val") else "Learning rate"
             metric = METRICS.get(key.removeprefix("val_"))
@@ -44,8 +45,10 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> list[Picture]:
     return [draw_chart(title, "iteration", lines) for title, lines in charts.items() if lines]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(*values: object) -> bool:
+    """Tell whether a chart can show all of ``values``: numbers, and none that no axis reaches."""
+    numbers = (isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return all(numbers) and all(-FARTHEST < value < FARTHEST for value in values)  # type: ignore[operator]
 
 
 def threshold_curves(evaluation: Mapping[str, Any]) -> list[Picture]:
@@ -56,7 +59,8 @@ def threshold_curves(evaluation: Mapping[str, Any]) -> list[Picture]:
     curve: Mapping[str, Any] = evaluation.get("threshold_curve") or {}
     x, chosen = curve.get("thresholds") or [], curve.get("chosen")
     named = [(key, value) for key, value in curve.items() if isinstance(value, list) and key != "thresholds"]
-    lines = {describe(key).title: (x, value) for key, value in named if len(value) == len(x)}
+    fits = [(key, value) for key, value in named if len(value) == len(x) and _is_number(*x, *value)]
+    lines = {describe(key).title: (x, value) for key, value in fits}
     title = "Box threshold" if chosen is None else "Box threshold (dashed: in use)"
     return [draw_chart(title, "threshold", lines, mark=chosen)] if lines else []
 

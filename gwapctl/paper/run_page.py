@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gwapctl.errors import reading
 from gwapctl.metrics import METRICS, PERCENT, describe
 from gwapctl.metrics.shown import FLOOR_NAMES, groups
 from gwapctl.metrics.verdict import find_verdict
@@ -30,8 +31,13 @@ def write_run_page(folder: Path, out: Path | None = None, *, root: Path | None =
     """
     run = Run.open(folder)
     path = out or folder / PAGE
-    write_report(path, lambda: render_run_page(run, root), overwrite=overwrite)
+    write_report(path, lambda: _page(run, root), overwrite=overwrite)
     return path
+
+
+def _page(run: Run, root: Path | None) -> str:
+    with reading(run.folder, advice="A file of the run was written by something else: train it again."):
+        return render_run_page(run, root)
 
 
 def render_run_page(run: Run, root: Path | None = None) -> str:

@@ -6,7 +6,6 @@ the recipe of its training, the settings by which a run is recognised, and the o
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, create_model, model_validator
 
 from gwapctl.errors import DataError, UsageError, closest, unknown_name
-from gwapctl.files import read_text
+from gwapctl.files import parse_toml
 from gwapctl.maps.reading import READING_OPTIONS, ResolvedReading, split_options
 from gwapctl.metrics import METRICS
 from gwapctl.networks.zoo import zoo_folder
@@ -267,9 +266,7 @@ def read_toml(model: type[Model], file: Path, what: str, **usual: Any) -> Model:
     A DataError lists every mistake.
     """
     try:
-        return model.model_validate({**usual, **tomllib.loads(read_text(file))})
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"cannot read the {what} {file}: {error}.") from error
+        return model.model_validate({**usual, **parse_toml(file)})
     except ValidationError as error:
         mistakes = [f"{'.'.join(map(str, item['loc'])) or what}: {item['msg']}" for item in error.errors()]
         raise DataError(f"{file} is not a {what}: {'; '.join(mistakes)}.") from error

@@ -13,6 +13,7 @@ import numpy as np
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError, option
 from gwapctl.files import Written, json_text, prepare_output_folder, remove_below, synced_once
+from gwapctl.images.files import check_distinct, length_problem
 from gwapctl.inputs import ImageInput
 from gwapctl.lock import locked
 from gwapctl.predict.base import Predictor
@@ -56,6 +57,8 @@ def localize_inputs(
     """
     from gwapctl.predict.threads import chunk_size
 
+    if out is not None and save:
+        check_distinct(item.id for item in inputs)
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     with nullcontext() if output is None else locked(output.folder):
         done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
@@ -88,6 +91,8 @@ def _localized(
         if output:
             output.begin(items)
         results = predictor.find([item.path for item in items])
+        if output and output.save:
+            results = [_nameable(found, item) for item, found in zip(items, results, strict=True)]
         with synced_once():
             return [recorded(item.id, found) for item, found in zip(items, results, strict=True)]
 
@@ -265,6 +270,12 @@ def _remove_images(folder: Path, image_ids: Iterable[str]) -> None:
 def _image_files(image_id: str) -> tuple[str, ...]:
     """Return the names of all files that ``localize`` may write of an image."""
     return f"{MAPS}/{image_id}.npy", f"{OVERLAYS}/{image_id}.jpg", f"{MASKS}/{image_id}.png"
+
+
+def _nameable(found: Prediction, image: ImageInput) -> Prediction:
+    """Return what was found, or an error where no file beside it could have the image's name."""
+    problem = None if found.error is not None else length_problem(image.id, image.path)
+    return found if problem is None else replace(found, predictions=(), error=DataError(problem))
 
 
 def _classes(image: Prediction) -> dict[tuple[str, str], tuple[float, float] | None]:

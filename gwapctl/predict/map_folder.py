@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import field
 from functools import cached_property
@@ -13,9 +14,9 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from gwapctl.errors import DataError, printable
+from gwapctl.errors import DataError, printable, reading
 from gwapctl.files import atomic_path, json_text, read_json
-from gwapctl.images.files import find_file, same_name
+from gwapctl.images.files import find_file, name_problem, same_name
 from gwapctl.maps.reading import UNKNOWN, ResolvedReading
 from gwapctl.predict.prediction import SCHEMA_VERSION, check_schema, first_problem
 
@@ -35,6 +36,13 @@ class MapImage:
     labels: tuple[str, ...] = ()
     label_ids: tuple[str, ...] = ()
     ranges: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be true of any image."""
+        if min(self.width, self.height) < 0:
+            raise ValueError("an image has a negative size")
+        if self.label_ids and len(self.label_ids) != len(self.labels):
+            raise ValueError("an image has not as many label_ids as labels")
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -125,14 +133,13 @@ class MapFolder:
         """
         file = map_path(self.path, image_id)
         file = find_file(file) or file
-        try:
-            array = np.load(file, allow_pickle=False)
-        except FileNotFoundError as error:
-            raise DataError(f"{self.path} has no map of {image_id!r} ({file.name} is missing).") from error
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{file} is not a plain .npy array (cut off, or pickled): {error}.") from error
-        if not isinstance(array, np.ndarray):
-            raise DataError(f"{file} is an .npz archive. Save one array (H, W) or (C, H, W) per image.")
+        with reading(file, advice="Make it again."):
+            try:
+                array = _read_array(file)
+            except FileNotFoundError as error:
+                raise DataError(f"{self.path} has no map of {image_id!r} ({file.name} is missing).") from error
+            except (ValueError, EOFError) as error:
+                raise DataError(f"{file} is not a plain .npy array (cut off, or pickled): {error}.") from error
         if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "fiub":
             raise DataError(f"{file} holds {array.dtype} {array.shape}; a map is a numeric array (H, W) or (C, H, W).")
         if not np.isfinite(array).all():
@@ -181,10 +188,19 @@ class MapFolder:
             return MapsInfo()
         document = read_json(file)
         check_schema(document, str(file))
-        try:
-            return _INFO.validate_python({**document, "reading": _READING.validate_python(document)})
-        except ValidationError as error:
-            raise DataError(f"{file}: {first_problem(error)}.") from error
+        with reading(file, advice=f"Make it again: {HOW_TO_MAKE}"):
+            try:
+                return _INFO.validate_python({**document, "reading": _READING.validate_python(document)})
+            except ValidationError as error:
+                raise DataError(f"{file}: {first_problem(error)}.") from error
+
+
+def _read_array(file: Path) -> npt.NDArray[Any]:
+    """Return the array of a ``.npy`` file; it is mapped first, so that a header that states too much costs nothing."""
+    with file.open("rb") as stream:
+        if stream.read(4) == b"PK\x03\x04":
+            raise DataError(f"{file} is an .npz archive. Save one array (H, W) or (C, H, W) per image.")
+    return np.array(np.load(file, mmap_mode="r", allow_pickle=False))
 
 
 def map_path(folder: Path, image_id: str) -> Path:
@@ -196,6 +212,9 @@ def map_path(folder: Path, image_id: str) -> Path:
     """
     if PurePosixPath(image_id).is_absolute() or ".." in PurePosixPath(image_id).parts or not image_id:
         raise DataError(f"image id {image_id!r} points outside {folder}. Ids are relative paths.")
+    problem = name_problem(image_id) if os.name == "nt" else None
+    if problem is not None:
+        raise DataError(f"image id {image_id!r}: {problem}. Rename the image.")
     return folder / f"{image_id}.npy"
 
 

@@ -140,6 +140,8 @@ def from_brush(packed: Sequence[int], width: int, height: int) -> BoolMask:
         return int(text[place - size : place], 2)
 
     count, word = read(32), read(5) + 1
+    if count != width * height * BRUSH_CHANNELS:
+        raise ValueError(f"a brush of {count} values is no mask of {width} x {height}")
     sizes = [read(4) + 1 for _ in BRUSH_SIZES]
     values: list[npt.NDArray[np.uint8]] = []
     done = 0

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gwapctl.errors import ModelError, UsageError
+from gwapctl.errors import ModelError, UsageError, reading
 from gwapctl.networks.backbones import BACKBONES
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 
@@ -50,8 +50,8 @@ def caffe_weights(path: Path, backbone: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for layer, blobs in read_caffemodel(path).items():
         name = {**_CAM, **entry.caffe}.get(layer) or "backbone." + _own_name(layer)
-        if layer in _FIRST:
-            blobs = _for_our_input(network, *blobs)
+        with reading(path, ModelError, "Fetch it again."):  # the first layer may have another shape than ours
+            blobs = _for_our_input(network, *blobs) if layer in _FIRST else blobs
         for kind, blob in zip(("weight", "bias"), blobs, strict=False):
             # older files have (1, 1, 1, C) for biases and (1, 1, C, K) for fully connected weights
             array = blob.reshape(-1) if kind == "bias" else blob.squeeze() if name.startswith("head.") else blob
@@ -61,12 +61,11 @@ def caffe_weights(path: Path, backbone: str) -> dict[str, Tensor]:
 
 def read_caffemodel(path: Path) -> dict[str, list[FloatArray]]:
     """Return the blobs (weights, then bias) of every layer that has some, by the layer's name."""
-    try:
-        layers = dict(_layers(memoryview(path.read_bytes())))
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, IndexError) as error:
-        raise ModelError(f"{path} is not a caffemodel, or it is cut short ({error}). Fetch it again.") from error
+    with reading(path, ModelError, "Fetch it again."):
+        try:
+            layers = dict(_layers(memoryview(path.read_bytes())))
+        except (ValueError, IndexError) as error:
+            raise ModelError(f"{path} is not a caffemodel, or it is cut short ({error}). Fetch it again.") from error
     if not layers:
         raise ModelError(f"{path} holds no layer with weights. Is it a .caffemodel?")
     return layers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gwapctl.errors import ModelError
+from gwapctl.errors import ModelError, reading
 from gwapctl.networks.backbones import imagenet_tensors, own_names
 from gwapctl.networks.classifier import load_saved, read_info, save_info, save_tensors
 from gwapctl.networks.rfcn.base import DetectorInfo
@@ -56,4 +56,7 @@ def save_detector(model: Detector, folder: Path) -> None:
 
 def load_detector(folder: Path) -> Detector:
     """Load a saved detector in eval mode, on the CPU, in float32. Errors are those of ``load_classifier``."""
-    return load_saved(build_detector(read_info(folder, DetectorInfo, "detector")), folder)
+    info = read_info(folder, DetectorInfo, "detector")
+    with reading(folder / "model.json", ModelError):  # a network may fail to be built of what it says
+        model = build_detector(info)
+    return load_saved(model, folder)
