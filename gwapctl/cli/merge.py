@@ -62,7 +62,7 @@ def _merge_localized(records: Sequence[ShardRecord], out: Path) -> None:
 
 
 def _merge_boxes(records: Sequence[ShardRecord], out: Path) -> None:
-    from gwapctl.cli.boxes import Tally, finish
+    from gwapctl.cli.tally import Tally, finish
     from gwapctl.formats.destination import check_destination
     from gwapctl.formats.shards import exporter_of, merged_items
 

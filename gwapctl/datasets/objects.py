@@ -12,7 +12,8 @@ import numpy.typing as npt
 from gwapctl.boxes import FloatArray, as_boxes, clip, scale, turn_upright, valid
 from gwapctl.datasets.base import BoxedSample, Problems
 from gwapctl.errors import DataError
-from gwapctl.images.decode import StoredSize, stored_size
+from gwapctl.images.decode import stored_size
+from gwapctl.images.jpeg import StoredSize
 
 ASPECTS_AGREE = 0.01  # relative difference of two aspect ratios up to which one image is the other, resized
 SLACK = 1.0  # pixels that a box may reach over the border and still fit: rounding, and counting from 0 or 1

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -25,6 +24,7 @@ from PIL import Image
 
 from gwapctl.errors import DataError, MissingReaderError, reading
 from gwapctl.images.files import HEIC_ADVICE
+from gwapctl.images.jpeg import AGAIN, ORIENTATION, BadImageError, StoredSize, not_an_image, read_jpeg_header
 
 ImageArray = npt.NDArray[np.uint8]
 _Read = TypeVar("_Read")
@@ -35,7 +35,6 @@ _ROWS = 256  # that are converted at a time: a whole image would be held several
 # what Pillow may take a file for, whatever it is called: it would have Ghostscript run PostScript
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 
-_AGAIN = "Fetch it again or remove it"
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
 _READING = {  # OpenCV's modes by what they divide the size by
@@ -44,7 +43,6 @@ _READING = {  # OpenCV's modes by what they divide the size by
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-_ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that say nothing about pixels, as we read them
 _HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
@@ -52,25 +50,21 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})  # in the same container; Pillow re
 _LONGEST_FTYP = 256  # bytes of the box that names the brands
 
 
-class _BadImageError(Exception):
-    """What is wrong with an image; ``_naming`` puts the path in front."""
-
-
-class _NoHeicError(_BadImageError):
+class _NoHeicError(BadImageError):
     """A HEIC photo cannot be read here."""
 
 
 @contextmanager
 def _naming(path: Path | str) -> Iterator[None]:
     """Turn what goes wrong with the image at ``path``, or with what is called so, into an error that names it."""
-    with reading(path, advice=f"{_AGAIN}."):
+    with reading(path, advice=f"{AGAIN}."):
         try:
             yield
         except (OSError, ValueError) as error:  # the latter: a name with a zero byte
             raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
         except _NoHeicError as error:
             raise MissingReaderError(f"{path} {error}.") from error
-        except _BadImageError as error:
+        except BadImageError as error:
             raise DataError(f"{path} {error}.") from error
 
 
@@ -95,7 +89,7 @@ def read_reduced(path: Path, least: tuple[int, int]) -> tuple[ImageArray, tuple[
     with _naming(path):
         data = path.read_bytes()
         image = _decode(data, least)
-        size = _read_jpeg_header(data).size.upright if data.startswith(_JPEG_START) else image.shape[1::-1]
+        size = read_jpeg_header(data).size.upright if data.startswith(_JPEG_START) else image.shape[1::-1]
         return image, size
 
 
@@ -104,28 +98,10 @@ def pillow_pixels(image: Image.Image) -> ImageArray:
     with _naming("the image of Pillow"), _our_limits():
         try:
             return _pixels(image)
-        except (_BadImageError, OSError):
+        except (BadImageError, OSError):
             raise
         except Exception as error:  # Pillow's format plug-ins raise whatever their parser does
-            raise _BadImageError(f"is truncated or damaged ({str(error).partition(chr(10))[0]}). {_AGAIN}") from error
-
-
-class StoredSize(NamedTuple):
-    """The size of an image as its file stores it, and the EXIF orientation (1 = upright) by which it is shown.
-
-    >>> StoredSize(640, 480, orientation=6).upright
-    (480, 640)
-    """
-
-    width: int
-    height: int
-    orientation: int
-
-    @property
-    def upright(self) -> tuple[int, int]:
-        """Return (width, height) of the upright image."""
-        turned = self.orientation in (5, 6, 7, 8)
-        return (self.height, self.width) if turned else (self.width, self.height)
+            raise BadImageError(f"is truncated or damaged ({str(error).partition(chr(10))[0]}). {AGAIN}") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -144,7 +120,7 @@ def stored_size(path: Path) -> StoredSize:
     with _naming(path), path.open("rb") as file:
         _refuse_empty(os.fstat(file.fileno()).st_size)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _read_jpeg_header(data).size if data[:3] == _JPEG_START else _with_pillow(file, _stored_size)
+            return read_jpeg_header(data).size if data[:3] == _JPEG_START else _with_pillow(file, _stored_size)
 
 
 # ---------------------------------------------------------------------------------------------------------- decoding
@@ -154,21 +130,21 @@ def _decode(data: bytes, least: tuple[int, int] | None = None) -> ImageArray:
     _refuse_empty(len(data))
     if not data.startswith(_JPEG_START):
         return _decode_with_pillow(data)
-    header = _read_jpeg_header(data)
+    header = read_jpeg_header(data)
     _check_pixels(header.size.width, header.size.height)
     end = data.find(_JPEG_END, header.scan)
     if end < 0:
-        raise _BadImageError(f"is truncated: the JPEG data ends early. {_AGAIN}")
+        raise BadImageError(f"is truncated: the JPEG data ends early. {AGAIN}")
     if header.components not in (1, 3):  # CMYK: OpenCV's conversion ignores the Adobe marker
         return _decode_with_pillow(data)
     factor = 1 if least is None else _reduction(header.size, least)
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _READING[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None:
-        raise _not_an_image()
+        raise not_an_image()
     if factor > 1:  # a last row or column stands for less than half of its pixels
         bgr = bgr[: round(header.size.height / factor), : round(header.size.width / factor)]
     if _may_be_incomplete(bgr, 4 if factor == 1 else 2) and _is_incomplete(data, end):
-        raise _BadImageError(f"is damaged: the JPEG data of its lower part is missing. {_AGAIN}")
+        raise BadImageError(f"is damaged: the JPEG data of its lower part is missing. {AGAIN}")
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)  # in its place
     return _upright(np.asarray(rgb, np.uint8), header.size.orientation)
 
@@ -181,17 +157,13 @@ def _reduction(size: StoredSize, least: tuple[int, int]) -> int:
 
 def _refuse_empty(size: int) -> None:
     if not size:
-        raise _BadImageError(f"is empty (0 bytes). {_AGAIN}")
-
-
-def _not_an_image() -> _BadImageError:
-    return _BadImageError(f"is not an image that can be decoded. {_AGAIN}")
+        raise BadImageError(f"is empty (0 bytes). {AGAIN}")
 
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         said = f"{width * height / 1e6:.1f} megapixels, and at most {MAX_PIXELS / 1e6:g} are decoded"
-        raise _BadImageError(f"has {width} x {height} pixels: {said}. Shrink it first")
+        raise BadImageError(f"has {width} x {height} pixels: {said}. Shrink it first")
 
 
 def _may_be_incomplete(image: npt.NDArray[Any], side: int) -> bool:
@@ -223,13 +195,13 @@ def _digest(image: Image.Image) -> bytes:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation that is still to be applied; the HEIC plug-in turns images itself, and says 1."""
-    return int(image.getexif().get(_ORIENTATION, 1))
+    return int(image.getexif().get(ORIENTATION, 1))
 
 
 def _to_rgb(image: Image.Image) -> ImageArray:
     """Convert the loaded frame of any Pillow mode to ``(H, W, 3)``."""
     if image.mode == "F":
-        raise _BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
+        raise BadImageError("has floating-point pixels, whose range is unknown. Convert it to 8 or 16 bits first")
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, _ROWS):
@@ -300,7 +272,7 @@ def _with_pillow(file: IO[bytes], read: Callable[[Image.Image], _Read]) -> _Read
     try:
         with _our_limits(), Image.open(file, formats=_known_formats()) as image:
             return read(image)
-    except _BadImageError:
+    except BadImageError:
         raise
     except Exception as error:  # Pillow's format plug-ins raise whatever their parser does
         file.seek(0)
@@ -308,9 +280,9 @@ def _with_pillow(file: IO[bytes], read: Callable[[Image.Image], _Read]) -> _Read
         if plain is not None:
             return _with_pillow(BytesIO(plain), read)
         if image is None:
-            raise _not_an_image() from error
+            raise not_an_image() from error
         reason = str(error).partition("\n")[0]
-        raise _BadImageError(f"is truncated or damaged ({reason}). {_AGAIN}") from error
+        raise BadImageError(f"is truncated or damaged ({reason}). {AGAIN}") from error
 
 
 def _known_formats() -> list[str]:
@@ -361,54 +333,3 @@ def _without_text(data: bytes) -> bytes | None:
             kept.append(data[start:end])
         start = end
     return b"".join(kept) if dropped else None
-
-
-# -------------------------------------------------------------------------------------------------------- JPEG header
-
-
-class _JpegHeader(NamedTuple):
-    size: StoredSize
-    components: int  # 1 grey, 3 colour, 4 CMYK
-    scan: int  # where the entropy-coded data starts
-
-
-def _read_jpeg_header(data: bytes | mmap.mmap) -> _JpegHeader:
-    """Walk the segments up to the first scan (ITU T.81, B.1.1)."""
-    width = height = components = 0
-    orientation, start = 1, 2
-    while True:
-        head = data[start : start + 4]
-        if len(head) < 4 or head[0] != 0xFF:
-            raise _BadImageError(f"is truncated or damaged: it ends within the JPEG header. {_AGAIN}")
-        marker, length = head[1], int.from_bytes(head[2:])
-        if marker == 0xFF:  # fill byte
-            start += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF: start of frame
-            frame = data[start + 5 : start + 10]
-            if len(frame) < 5:
-                raise _BadImageError(f"is truncated: it ends within the JPEG header. {_AGAIN}")
-            height, width, components = int.from_bytes(frame[:2]), int.from_bytes(frame[2:4]), frame[4]
-        elif marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(bytes(data[start + 10 : start + 2 + length]))
-        elif marker == 0xDA:  # SOS: start of scan
-            break
-        start += 2 + length
-    if not width or not height:
-        raise _not_an_image()
-    return _JpegHeader(StoredSize(width, height, orientation), components, scan=start)
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Return the orientation that the first directory of an EXIF block states; 1 where it says nothing, or nonsense."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2], "<")
-    try:
-        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
-            if tag == _ORIENTATION:
-                return value if value in range(1, 9) else 1
-    except struct.error:  # broken EXIF is no reason to lose the picture
-        pass
-    return 1
