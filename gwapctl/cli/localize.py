@@ -13,6 +13,7 @@ import typer
 from gwapctl.cli import console, options
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
+from gwapctl.engines import AUTO
 from gwapctl.errors import MissingReaderError, UsageError, counted
 from gwapctl.files import json_text
 from gwapctl.maps.reading import AS_STORED, MapReading
@@ -68,6 +69,7 @@ def localize(
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
+    engine: options.Engine = AUTO,
     precision: options.Precision = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
@@ -81,6 +83,7 @@ def localize(
       gwapctl localize photos --threshold otsu --refine grabcut --out found
       gwapctl localize data/fruits --model runs/a --labels from-dataset --out found
       gwapctl localize photos --model runs/detector --min-score 0.5
+      gwapctl localize photos --engine openvino --precision int8 --out found
 
     """
     from gwapctl.predict.classifier import load_model
@@ -92,7 +95,7 @@ def localize(
     rule = options.asked_rule(box_rule, threshold)
     images, known = find_images(inputs, labels, recursive=recursive)
     images = images[:limit]
-    loaded = load_model(options.model_or_default(model), device=device, precision=precision)
+    loaded = load_model(options.model_or_default(model), device=device, precision=precision, engine=engine)
     predictor = loaded.predictor(
         reading=reading,
         box_rule=rule,
@@ -110,6 +113,7 @@ def localize(
     if dry_run:
         return
     tally = Tally()
+    predictor.notice = console.detail
     with console.progress("localize") as progress:
         found = localize_inputs(
             predictor,

@@ -18,6 +18,7 @@ from gwapctl.cli import complete, console
 from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
 from gwapctl.datasets import DATASETS
 from gwapctl.datasets.layouts import folder_layouts
+from gwapctl.engines import AUTO, ENGINES
 from gwapctl.errors import UsageError, any_of
 from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
@@ -178,8 +179,11 @@ ShowSettings = Annotated[bool, option("--settings", "List every setting, its val
 
 Device = Annotated[str, option("--device", "auto, cpu, cuda, cuda:1 or mps.", MACHINE)]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16"], option("--precision", "Number format of the network's arithmetic.", MACHINE)
+    Literal["auto", "fp32", "bf16", "int8"],
+    option("--precision", "Number format of the network; int8 is OpenVINO's.", MACHINE),
 ]
+ENGINE = f"What runs a classifier: {any_of((AUTO, *ENGINES))}. auto measures which is fastest."
+Engine = Annotated[str, option("--engine", ENGINE, MACHINE, autocompletion=complete.entries(ENGINES))]
 BatchSize = Annotated[int | None, option("--batch-size -b", "Images per step.", MACHINE, min=1)]
 Workers = Annotated[
     int | None, option("--workers", "Threads that read images.", MACHINE, "one per core, up to 8", min=0)
