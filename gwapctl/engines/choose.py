@@ -122,7 +122,7 @@ def fastest(
         times |= rounds
     best = min(times[choice] for choice in left)
     chosen = next(choice for choice in left if times[choice] * (1 - NOISE) <= best)
-    rates = {str(choice): round(cores / time, 1) for choice, time in times.items()}
+    rates = {str(choice): round(cores / time, 3) for choice, time in times.items()}
     return Measured(chosen, rates)
 
 
