@@ -32,7 +32,7 @@ class EngineEntry:
         help: what it is, in one line.
         precisions: the number formats it computes in.
         extra: what ``pip install gwapctl[...]`` is told; empty: nothing is needed.
-        packages: what that installs and the engine imports, and of a precision, what it needs beside.
+        packages: what that installs and the engine imports.
 
     """
 
