@@ -233,9 +233,10 @@ def compare(subject: Subject, inputs: Sequence[ImageInput], options: argparse.Na
         ratios = [f"{best[other] / best[name]:.2f} times the rate of {other}" for other in TARGETS]
         print(f"{name:<48}has {', '.join(ratios)}")
     if options.engine == "all":
-        told = {row.predictor.choice.engine: row.predictor.localizer.engine for row in ours.values()}
-        for name, engine in told.items():
-            print(f"{name}: {torch_kernels() if name == 'torch' else engine.instruction_set()}")
+        print(f"torch: {torch_kernels()}")
+        for choice, row in {str(row.predictor.choice): row for row in ours.values()}.items():
+            if row.predictor.choice.engine != "torch":
+                print(f"{choice}: {row.predictor.localizer.engine.instruction_set()}")
     elif subject.name == "googlenet":
         (seconds,) = (best[name] for name in ours)
         for name, target in TARGETS.items():
