@@ -132,10 +132,10 @@ def test_a_network_file_is_made_once_and_another_network_has_another() -> None:
     one, other = (for_inference(make_classifier(seed=seed), CPU) for seed in (0, 1))
     assert fingerprint(one) != fingerprint(other)
     ENGINES["openvino"].build(one, "fp32")
-    files = {path: path.stat().st_mtime_ns for path in cache_folder().rglob(f"{fingerprint(one)}.*")}
+    files = {path: path.stat().st_mtime_ns for path in cache_folder().glob(f"openvino-*/{fingerprint(one)}.*")}
     assert len(files) == 2  # .xml and .bin
     ENGINES["openvino"].build(one, "fp32")
-    assert {path: path.stat().st_mtime_ns for path in cache_folder().rglob(f"{fingerprint(one)}.*")} == files
+    assert {path: path.stat().st_mtime_ns for path in cache_folder().glob(f"openvino-*/{fingerprint(one)}.*")} == files
 
 
 # ------------------------------------------------------------------------------------------------------------ choosing

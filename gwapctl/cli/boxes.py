@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import accepting, complete, console, options
+from gwapctl.cli import accepting, complete, console, engines, options
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.engines import AUTO
@@ -149,8 +149,8 @@ def boxes(
     reading: MapReading = AS_STORED,
     top_k: TopK = 1,
     device: options.Device = "auto",
-    engine: options.Engine = AUTO,
-    precision: options.Precision = "auto",
+    engine: engines.Engine = AUTO,
+    precision: engines.Precision = "auto",
     yolo_scores: YoloScores = False,
     image_prefix: ImagePrefix = None,
     overwrite: options.Overwrite = False,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import complete, console, options
+from gwapctl.cli import complete, console, engines, options
 from gwapctl.cli.options import DATA, argument, option
 from gwapctl.datasets import DATASETS
 from gwapctl.errors import UsageError, unknown_name
@@ -154,8 +154,8 @@ def evaluate(
     guesses: Guesses = None,
     tight: Tight = "0.5",
     loose: Loose = "0.2",
-    engine: options.Engine = "torch",
-    precision: options.Precision = "fp32",
+    engine: engines.Engine = "torch",
+    precision: engines.Precision = "fp32",
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,

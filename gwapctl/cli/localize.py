@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import console, engines, options
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.engines import AUTO
@@ -69,10 +69,11 @@ def localize(
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
-    engine: options.Engine = AUTO,
-    precision: options.Precision = "auto",
+    engine: engines.Engine = AUTO,
+    precision: engines.Precision = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    offline: options.Offline = False,
 ) -> None:
     """Find where the classes of a model are in images: classes, boxes and heatmaps.
 

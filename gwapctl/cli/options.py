@@ -18,10 +18,10 @@ from gwapctl.cli import complete, console
 from gwapctl.config.settings import MACHINE, NETWORK, Setting, all_settings
 from gwapctl.datasets import DATASETS
 from gwapctl.datasets.layouts import folder_layouts
-from gwapctl.engines import AUTO, ENGINES
 from gwapctl.errors import UsageError, any_of
 from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
+from gwapctl.offline import go_offline
 
 if TYPE_CHECKING:
     from gwapctl.regions import BoxRule as Rule
@@ -68,7 +68,18 @@ Root = Annotated[
     ),
 ]
 Limit = Annotated[int | None, option("--limit", "Use only the first N images.", DATA, min=1)]
-Offline = Annotated[bool, option("--offline", "Never use the network.", MACHINE, envvar="GWAPCTL_OFFLINE")]
+
+
+def _remember_offline(value: bool) -> bool:
+    if value:
+        go_offline()
+    return value
+
+
+Offline = Annotated[
+    bool,
+    option("--offline", "Never use the network.", MACHINE, envvar="GWAPCTL_OFFLINE", callback=_remember_offline),
+]
 
 ModelSpec = Annotated[
     str | None,
@@ -178,12 +189,6 @@ Changes = Annotated[
 ShowSettings = Annotated[bool, option("--settings", "List every setting, its value here, and do nothing.", SETTINGS)]
 
 Device = Annotated[str, option("--device", "auto, cpu, cuda, cuda:1 or mps.", MACHINE)]
-Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "int8"],
-    option("--precision", "Number format of the network; int8 is OpenVINO's.", MACHINE),
-]
-ENGINE = f"What runs a classifier: {any_of((AUTO, *ENGINES))}. auto measures which is fastest."
-Engine = Annotated[str, option("--engine", ENGINE, MACHINE, autocompletion=complete.entries(ENGINES))]
 BatchSize = Annotated[int | None, option("--batch-size -b", "Images per step.", MACHINE, min=1)]
 Workers = Annotated[
     int | None, option("--workers", "Threads that read images.", MACHINE, "one per core, up to 8", min=0)

@@ -117,9 +117,13 @@ class Predictor(ABC):
 
     def _loaded(self, source: Source) -> Any:
         try:
-            return self._prepare(load(source))
+            return self._read(source)
         except DataError as error:
             return error
+
+    def _read(self, source: Source) -> Any:
+        """Return what is kept of a source; a ``DataError`` where it cannot be read."""
+        return self._prepare(load(source))
 
     @abstractmethod
     def _prepare(self, image: ImageArray) -> Any:

@@ -21,7 +21,6 @@ from gwapctl.maps import MAPS
 from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
 from gwapctl.networks.backbones import added_layers, build_backbone, imagenet_classifier, pretrained_weights_info
-from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
 from gwapctl.networks.heads import check_head, head_class
@@ -29,9 +28,11 @@ from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import (
     EvaluationImages,
     Items,
+    Source,
     TrainingBatches,
     TrainingImages,
     image_labels,
+    largest_asked_for,
     load_batches,
     split_region,
 )
@@ -47,12 +48,13 @@ from gwapctl.train.feature_cache import (
     default_folder,
     frozen_part,
 )
+from gwapctl.train.freezing import freeze
+from gwapctl.train.kept_images import Reader, keep_images
 from gwapctl.train.nothing import with_none_threshold
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
 ILSVRC, ILSVRC_CLASSES = ("imagenet", "lid"), 1000  # data sets whose classes are sorted wnids, as torchvision's
-SMALL_BATCH = 16  # below it, batch statistics are too noisy to replace pretrained ones
 
 AUGMENTING = 2  # ends the seeds of augmentations, so that they are no other's
 
@@ -90,7 +92,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         super().__init__(config, data, resources)
         self.model, self.not_loaded = build_model(config, data.dataset, self.first_weights)
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.learning, self.frozen = _freeze(self.model, config)
+        self.learning, self.frozen = freeze(self.model, config)
         self.ema: AveragedModel | None = None
         if config.ema:
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
@@ -105,6 +107,10 @@ class ClassificationTask(Task[Batch, Labelled]):
         self.total = config.iterations or (config.epochs or 0) * self.per_epoch
         self.images_per_step = config.batch_size * config.accumulate
         self.one_size = len(config.train_sizes) <= 1
+        self.sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
+        largest = largest_asked_for(self.sizes, config.min_crop, config.crop_aspect)
+        self.readers = Reader([*data.train, *data.background], largest), Reader(data.val, config.image_size, exact=True)
+        self.train_source, self.val_source = cast(tuple[Source, Source], self.readers)
         self.read(None)
 
     @staticmethod
@@ -201,6 +207,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         if self.not_loaded:
             listener.detail(f"no partner in {self.config.weights} or in the network for: {', '.join(self.not_loaded)}")
         if not self.config.cache_features:
+            self.keep_images(interrupted, listener)
             return
         config, data, known = self.config, self.data, run.document.get("features")
         samples = [*data.train, *data.val, *data.background]
@@ -223,17 +230,23 @@ class ClassificationTask(Task[Batch, Labelled]):
         cache.fill(self.model, workers=self.workers, stop=interrupted, progress=listener.progress)
         self.read(cache)
 
+    def keep_images(self, interrupted: Callable[[], bool], listener: Listener) -> None:
+        """Keep decoded images from one epoch to the next, where there are several."""
+        if self.total > self.per_epoch:
+            parent = self.resources.feature_cache or default_folder()
+            self.train_source, self.val_source = keep_images(self.readers, parent, self.workers, interrupted, listener)
+
     def batches(self, iteration: int) -> Iterator[Batch]:
         """Yield batches behind whose images are those without labels, if the head learns from such."""
         config, data = self.config, self.data
-        samples = [*data.train, *data.background]
-        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop, config.crop_aspect)
+        samples = self.readers[0].samples
+        drawn = config.seed, config.flip, config.min_crop, config.crop_aspect
+        images: Items = TrainingImages(samples, *drawn, self.train_source)
         if self.features is not None:
             images = TrainingFeatures(self.features, samples, config.seed, config.flip)
-        sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
         start, stop = iteration * config.accumulate, self.total * config.accumulate
         behind = len(data.background), self.backgrounds_per_batch
-        sampler = TrainingBatches(len(data.train), config.batch_size, sizes, config.seed, start, stop, *behind)
+        sampler = TrainingBatches(len(data.train), config.batch_size, self.sizes, config.seed, start, stop, *behind)
         loaded = load_batches(images, sampler, self.workers)
         if config.augment is None:
             return itertools.starmap(Batch, loaded)
@@ -279,7 +292,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         """Return the classification metrics of the present weights, at the model's input size."""
         model, samples = self.averaged, self.data.val
         network = self._network_of(model)
-        items: Items = EvaluationImages(samples, self.config.image_size)
+        items: Items = EvaluationImages(samples, self.config.image_size, self.val_source)
         if self.features is not None:
             items = EvaluationFeatures(self.features, samples)
         precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
@@ -374,26 +387,3 @@ def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> 
     if config.new_head:  # another head's scores would be an advantage where heads are compared
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     return model, load_matching(model, tensors, weights)
-
-
-def _freeze(model: Classifier, config: TrainConfig) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Stop what is not to be trained; return the modules that learn, and those of them that stay in eval mode.
-
-    The latter are batch norms whose statistics stand still.
-    """
-    last = config.learning_stages
-    if last == 0:  # in eval mode for good: ``begin_step`` does not touch it
-        model.backbone.requires_grad_(False).eval()
-        return [model.head], []
-    learning: list[nn.Module] = [model]
-    if last is not None:
-        backbone = cast(Backbone, model.backbone)
-        model.eval()
-        for layer in backbone.early_layers(last):
-            layer.requires_grad_(False)
-        learning = [model.head, *backbone.late_layers(last)]
-    small = config.weights != "none" and config.batch_size < SMALL_BATCH
-    if config.batch_norm == "frozen" or (config.batch_norm == "auto" and small):
-        norms: list[nn.Module] = [part for part in model.backbone.modules() if isinstance(part, nn.BatchNorm2d)]
-        return learning, [norm.requires_grad_(False) for norm in norms]
-    return learning, []
