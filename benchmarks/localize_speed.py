@@ -1,36 +1,53 @@
 """Images per second from JPEG files to JSON: gwapctl beside plain loops with torch-cam and pytorch-grad-cam.
 
-python benchmarks/localize_speed.py [--images FOLDER] [--count 200] [--rounds 3] [--device cpu]
+python benchmarks/localize_speed.py [--images FOLDER] [--count 200] [--rounds 3] [--device cpu] [--engine auto|all|...]
 
 224 x 224 pixels, GoogLeNet with random weights and 1000 classes: gwapctl's is cut at inception4e with a gwap head, the
 others' is torchvision's whole network, which they need. All decode, resize and find boxes with the same functions and
 write the same JSON; the loops are what the tools' documentation shows: one image after the other, torch with its
 default threads. The contenders take turns in every round; the best round of each counts. Targets: 3 times the rate of
 torch-cam's CAM, 5 times that of pytorch-grad-cam's GradCAM. Needs the `bench` extra.
+
+``--engine all`` has a row for every engine that is installed, in each of its number formats, and says with which
+instructions its convolutions run. It goes on with the default model, beside both tools on the very same network (timm's
+efficientnet_lite0 at output stride 16, 224 pixels, random weights): at one scale of 224 pixels with the box rule of the
+others, as it is (three scales, boxes that follow edges), and at scales 224, 448 and 672.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import timm
 import torch
 import torchvision
 from map_cost import random_classifier
 from needs import PHOTOS, need_package, need_photos, run_script
-from torch import Tensor
+from torch import Tensor, nn
 
+from gwapctl.device import has_fast_bf16, resolve_device
+from gwapctl.engines import AUTO, ENGINES
+from gwapctl.engines.choose import candidates
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import read_image
 from gwapctl.inputs import ImageInput
 from gwapctl.maps.heatmap import HEATMAP_SIDE
 from gwapctl.networks.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from gwapctl.networks.classifier import Classifier, load_classifier
 from gwapctl.networks.transforms import resize
-from gwapctl.predict.classifier import Model
+from gwapctl.networks.zoo import default_model, resolve_model
+from gwapctl.predict.classifier import ClassifierPredictor, Model
 from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.regions import map_to_boxes, parse_box_rule
@@ -42,10 +59,60 @@ RULE = parse_box_rule("paper20")
 Contender = Callable[[Sequence[ImageInput]], int]
 
 
-def our_contender(device: str, precision: str) -> Contender:
-    """Return the stream behind ``gwapctl localize --format jsonl``."""
-    predictor = Model(random_classifier("googlenet"), "googlenet", device=device, precision=precision).predictor()
-    return lambda inputs: sum(len(as_line(found)) for found in localize_inputs(predictor, "googlenet", inputs))
+@dataclass(frozen=True)
+class Subject:
+    """A network as gwapctl has it and as the other tools have it, with what both are asked.
+
+    ``layer`` is the module that both tools read, ``fc`` the linear layer of torch-cam's CAM; ``settings`` of
+    ``Model.predictor`` by the name of a row.
+    """
+
+    name: str
+    ours: Classifier
+    theirs: nn.Module
+    layer: str
+    fc: str
+    settings: Mapping[str, Mapping[str, Any]]
+
+
+def googlenet() -> Subject:
+    """Return GoogLeNet with random weights."""
+    theirs = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=False, num_classes=CLASSES)
+    return Subject("googlenet", random_classifier("googlenet"), theirs, "inception5b", "fc", {"": {}})
+
+
+def default_network() -> Subject:
+    """Return the default model, and the same network with random weights."""
+    name, _ = default_model()
+    theirs = timm.create_model("efficientnet_lite0", pretrained=False, output_stride=16, num_classes=CLASSES)
+    settings: dict[str, dict[str, Any]] = {
+        "224": {"scales": (SIDE,), "box_rule": RULE, "refine": "none"},
+        "as it is": {},
+        "224,448,672": {"scales": (SIDE, 2 * SIDE, 3 * SIDE), "box_rule": RULE, "refine": "none"},
+    }
+    return Subject(name, load_classifier(resolve_model(name)), theirs, "bn2", "classifier", settings)
+
+
+class Ours:
+    """The stream behind ``gwapctl localize --format jsonl``."""
+
+    def __init__(self, subject: Subject, predictor: ClassifierPredictor, inputs: Sequence[ImageInput]) -> None:
+        self.name, self.predictor = subject.name, predictor
+        predictor.settle([item.path for item in inputs])
+
+    def __call__(self, inputs: Sequence[ImageInput]) -> int:
+        """Return how many characters of JSON the images gave."""
+        return sum(len(as_line(found)) for found in localize_inputs(self.predictor, self.name, inputs))
+
+
+def engines(asked: str, precision: str, device: str) -> list[tuple[str, str]]:
+    """Return the engines and number formats that have a row."""
+    if asked != "all":
+        return [(asked, precision)]
+    found = [(choice.engine, choice.precision) for choice in candidates(AUTO, resolve_device(device))]
+    if device == "cpu" and ENGINES["openvino"].installed:
+        found.append(("openvino", "int8"))
+    return [*found, (AUTO, AUTO)]
 
 
 def as_line(found: Prediction) -> str:
@@ -54,12 +121,11 @@ def as_line(found: Prediction) -> str:
 
 
 class PlainLoop:
-    """What both other tools' loops share: a whole GoogLeNet, the preprocessing before and the box after the map."""
+    """What both other tools' loops share: a whole network, the preprocessing before and the box after the map."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        network = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=False, num_classes=CLASSES)
-        self.network = network.eval().to(device)
+    def __init__(self, subject: Subject, device: str) -> None:
+        self.device, self.subject = device, subject
+        self.network = subject.theirs.eval().to(device)
         self.mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
         self.std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
 
@@ -78,7 +144,8 @@ class PlainLoop:
         regions = map_to_boxes(full, RULE)
         box = tuple(fitted.to_original(regions[0].box)[0].tolist()) if regions else None
         found = ClassPrediction(str(label), str(label), score, box)
-        return as_line(Prediction(str(item.path), width, height, "googlenet", (SIDE,), (found,), None, item.id))
+        name = self.subject.name
+        return as_line(Prediction(str(item.path), width, height, name, (SIDE,), (found,), None, item.id))
 
 
 class TorchCam(PlainLoop):
@@ -89,7 +156,7 @@ class TorchCam(PlainLoop):
         from torchcam.methods import CAM
 
         written = 0
-        with CAM(self.network, "inception5b", "fc") as extractor, torch.no_grad():
+        with CAM(self.network, self.subject.layer, self.subject.fc) as extractor, torch.no_grad():
             for item in inputs:
                 image = read_image(item.path)
                 scores = self.network(self.tensor(image))
@@ -108,7 +175,7 @@ class GradCam(PlainLoop):
         from pytorch_grad_cam import GradCAM
 
         written = 0
-        with GradCAM(model=self.network, target_layers=[self.network.inception5b]) as extractor:
+        with GradCAM(model=self.network, target_layers=[self.network.get_submodule(self.subject.layer)]) as extractor:
             for item in inputs:
                 image = read_image(item.path)
                 heatmap = extractor(input_tensor=self.tensor(image), targets=None)[0]
@@ -118,24 +185,37 @@ class GradCam(PlainLoop):
         return written
 
 
-def main() -> None:
-    """Print images per second and the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=PHOTOS)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="auto")
-    options = parser.parse_args()
-    for module in ("torchcam", "pytorch_grad_cam"):
-        need_package(module, "pip install -e '.[bench]'")
-    files = need_photos(options.images)
-    inputs = [ImageInput(files[index % len(files)], f"{index}.jpg") for index in range(options.count)]
-    torch.manual_seed(0)
+ASK_TORCH = """
+import torch
+for kind in (torch.float32, torch.bfloat16):
+    with torch.inference_mode():
+        torch.nn.functional.conv2d(torch.zeros(8, 32, 56, 56, dtype=kind), torch.zeros(32, 32, 3, 3, dtype=kind))
+"""
+
+
+def torch_kernels() -> str:
+    """Return the oneDNN kernels that torch's convolutions use here, in float32 and, where it is native, in bfloat16."""
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_TORCH], env=environment, capture_output=True, text=True, check=True
+    )
+    kernels = dict.fromkeys(re.findall(r"primitive,exec,cpu,convolution,([^,]+)", done.stdout))
+    return ", ".join([*kernels][: 1 + has_fast_bf16(torch.device("cpu"))]) or "not oneDNN's"
+
+
+def compare(subject: Subject, inputs: Sequence[ImageInput], options: argparse.Namespace) -> None:
+    """Print images per second of every contender, and how many times as fast as the others ours are."""
+    ours: dict[str, Ours] = {}
+    for name, settings in subject.settings.items():
+        for engine, precision in engines(options.engine, options.precision, options.device):
+            model = Model(subject.ours, subject.name, device=options.device, precision=precision, engine=engine)
+            row = Ours(subject, model.predictor(**settings), inputs)
+            chosen = f"auto: {row.predictor.choice}" if engine == AUTO else f"{row.predictor.choice}"
+            ours[f"gwapctl {chosen.partition('@')[0]} {name}".strip()] = row
     contenders: dict[str, Contender] = {
-        "gwapctl": our_contender(options.device, options.precision),
-        "torch-cam CAM": TorchCam(options.device),
-        "pytorch-grad-cam GradCAM": GradCam(options.device),
+        **ours,
+        "torch-cam CAM": TorchCam(subject, options.device),
+        "pytorch-grad-cam GradCAM": GradCam(subject, options.device),
     }
     best = dict.fromkeys(contenders, float("inf"))
     for contender in contenders.values():  # warm up: kernels, caches, files
@@ -145,11 +225,42 @@ def main() -> None:
             start = time.perf_counter()
             contender(inputs)
             best[name] = min(best[name], time.perf_counter() - start)
-    print(f"{len(inputs)} images, {options.device}, {torch.get_num_threads()} threads, best of {options.rounds} rounds")
+    threads = f"{torch.get_num_threads()} threads, best of {options.rounds} rounds"
+    print(f"{subject.name}: {len(inputs)} images, {options.device}, {threads}")
     for name, seconds in best.items():
-        print(f"{name:<26}{len(inputs) / seconds:8.1f} images/s")
-    for name, target in TARGETS.items():
-        print(f"gwapctl has {best[name] / best['gwapctl']:.2f} times the rate of {name}, target {target}")
+        print(f"{name:<48}{len(inputs) / seconds:8.1f} images/s")
+    for name in ours:
+        ratios = [f"{best[other] / best[name]:.2f} times the rate of {other}" for other in TARGETS]
+        print(f"{name:<48}has {', '.join(ratios)}")
+    if options.engine == "all":
+        print(f"torch: {torch_kernels()}")
+        for choice, row in {str(row.predictor.choice): row for row in ours.values()}.items():
+            if row.predictor.choice.engine != "torch":
+                print(f"{choice}: {row.predictor.localizer.engine.instruction_set()}")
+    elif subject.name == "googlenet":
+        (seconds,) = (best[name] for name in ours)
+        for name, target in TARGETS.items():
+            print(f"gwapctl has {best[name] / seconds:.2f} times the rate of {name}, target {target}")
+
+
+def main() -> None:
+    """Compare on GoogLeNet, and with all engines on the default model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=PHOTOS)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default=AUTO)
+    parser.add_argument("--engine", default=AUTO, choices=(AUTO, "all", *ENGINES))
+    options = parser.parse_args()
+    for module in ("torchcam", "pytorch_grad_cam"):
+        need_package(module, "pip install -e '.[bench]'")
+    files = need_photos(options.images)
+    inputs = [ImageInput(files[index % len(files)], f"{index}.jpg") for index in range(options.count)]
+    torch.manual_seed(0)
+    compare(googlenet(), inputs, options)
+    if options.engine == "all":
+        compare(default_network(), inputs, options)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager
 
@@ -53,9 +54,18 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()  # kernels that it keeps from running are not there
+        if not any(word in limit for word in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")):
+            return False
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: a later torch may move them
         return any(getattr(torch.cpu, check, bool)() for check in checks)
     return False
+
+
+def used_precision(precision: str, device: torch.device) -> str:
+    """Return the arithmetic that ``precision`` means on a device: ``bf16`` or ``fp32``."""
+    fast = precision == "auto" and has_fast_bf16(device)
+    return "bf16" if fast or precision == "bf16" else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -21,6 +21,7 @@ for _name in list(os.environ):
     if _name.startswith("GWAPCTL_") or _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
         del os.environ[_name]
 os.environ |= {"NO_COLOR": "1", "TERMINAL_WIDTH": "80", "COLUMNS": "80", "MPLBACKEND": "Agg"}
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime reports to its makers unless told before it is loaded
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small lose time to threads, more so on a busy machine
 
 

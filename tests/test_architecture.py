@@ -16,6 +16,7 @@ import pytest
 import gwapctl
 from gwapctl.datasets import DATASETS
 from gwapctl.datasets.layouts import LAYOUTS
+from gwapctl.engines import ENGINES
 from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.maps import MAPS
 from gwapctl.metrics import METRICS
@@ -35,6 +36,7 @@ LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
 LOOSE = 13  # modules beside the folders, at most
 NEEDS_TORCH = {"networks", "maps", "train", "engines", "device"}
 NO_TORCH_ALL_THE_SAME = {
+    "gwapctl.engines",
     "gwapctl.maps",
     "gwapctl.maps.reading",
     "gwapctl.networks.backbones",
@@ -53,6 +55,7 @@ REGISTRIES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "AUGMENTATIONS": ("gwapctl.train.augmentations", AUGMENTATIONS),
     "DATASETS": ("gwapctl.datasets", DATASETS),
     "LAYOUTS": ("gwapctl.datasets.layouts", LAYOUTS),
+    "ENGINES": ("gwapctl.engines", ENGINES),
     "EXPORTERS": ("gwapctl.formats", EXPORTERS),
     "READERS": ("gwapctl.formats", READERS),
     "METRICS": ("gwapctl.metrics", METRICS),

@@ -57,6 +57,8 @@ def test_document_has_the_fields_of_the_interface() -> None:
         ],
         "error": None,
         "none": False,
+        "engine": "",
+        "precision": "",
         "id": "a/b.jpg",
     }
     assert Prediction.from_json(document) == image

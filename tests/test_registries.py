@@ -95,6 +95,7 @@ def test_errors_name_the_toys(tmp_path: Path, run_cli: Callable[..., Any]) -> No
         ("models", "backbones", "toybone", "a toy's network"),
         ("models", "maps", "toymap", "a toy's map"),
         ("models", "augmentations", "toychange", "a toy's change"),
+        ("models", "engines", "toyengine", "a toy's arithmetic"),
         ("data", "datasets", "toyset", "a toy's images"),
         ("data", "formats", "toyformat", "a toy's file"),
         ("data", "readers", "toyreader", "a toy"),
@@ -115,7 +116,7 @@ def test_an_unknown_kind_lists_the_kinds(run_cli: Callable[..., Any]) -> None:
     answer = run_cli("models", "list", "head")
     assert answer.code == 2
     assert (
-        "unknown kind 'head'. Did you mean 'heads'? Choose one of: augmentations, backbones, heads, maps, zoo."
+        "unknown kind 'head'. Did you mean 'heads'? Choose one of: augmentations, backbones, engines, heads, maps, zoo."
         in answer.stderr
     )
 

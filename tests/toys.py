@@ -13,6 +13,8 @@ from gwapctl.datasets import DATASETS, DatasetEntry
 from gwapctl.datasets.base import Dataset
 from gwapctl.datasets.class_folders import open_class_folders
 from gwapctl.datasets.layouts import LAYOUTS, Layout
+from gwapctl.engines import ENGINES, EngineEntry
+from gwapctl.engines.torch import TorchEngine
 from gwapctl.formats import EXPORTERS, READERS, FormatEntry, ReaderEntry
 from gwapctl.formats.base import ClassTable, FileExporter
 from gwapctl.maps import MAPS, MapMethod
@@ -89,6 +91,10 @@ class ToyMetric(Accumulator):
         return {"toy_width": sum(self.widths) / len(self.widths)} if self.widths else {}
 
 
+class ToyEngine(TorchEngine):
+    """Torch under another name."""
+
+
 SETTINGS = {
     "backbone": "toybone",
     "weights": "none",
@@ -115,6 +121,7 @@ LINES: list[tuple[dict[str, Any], str, Any]] = [
         "toychange",
         Augmentation("tests.toys:toy_change", "Toy Change", "a toy's change", paper="none", settings="none"),
     ),
+    (ENGINES, "toyengine", EngineEntry("tests.toys:ToyEngine", "Toy Engine", "a toy's arithmetic", ("fp32",))),
     (DATASETS, "toyset", DatasetEntry("tests.toys:open_toy", "Toy Set", "a toy's images", boxes=False, train=SETTINGS)),
     (LAYOUTS, "toylayout", Layout("tests.toys:open_toy_layout", "toy layout", "toy.txt (toys)")),
     (EXPORTERS, "toyformat", FormatEntry("tests.toys:ToyFormat", "Toy Tool", "a toy's file", "boxes.toy")),

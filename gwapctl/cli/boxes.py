@@ -7,10 +7,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from gwapctl.cli import accepting, complete, console, options, sharding
+from gwapctl.cli import accepting, complete, console, engines, options, sharding
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.cli.tally import Tally, finish
+from gwapctl.engines import AUTO
 from gwapctl.errors import UsageError, any_of
 from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import AS_STORED, MapReading
@@ -146,6 +147,8 @@ def boxes(
     reading: MapReading = AS_STORED,
     top_k: TopK = 1,
     device: options.Device = "auto",
+    engine: engines.Engine = AUTO,
+    precision: engines.Precision = "auto",
     yolo_scores: YoloScores = False,
     image_prefix: ImagePrefix = None,
     shard: sharding.Shard = None,
@@ -190,9 +193,12 @@ def boxes(
     found = None if labels is not None else open_stored(Path(input), cutting, images, own)
     if found is None:
         asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
-        found = _from_images(input, exporter, model, device, cutting, asked, labels, own, keep_maps=review is not None)
+        machine = {"device": device, "engine": engine, "precision": precision}
+        found = _from_images(input, exporter, model, machine, cutting, asked, labels, own, keep_maps=review is not None)
     else:
-        _check_unused(input, [*reading.flags, *["--model"] * (model is not None), *["--top-k"] * (top_k > 1)])
+        given = {"--model": model is not None, "--top-k": top_k > 1}
+        given |= {"--engine": engine != AUTO, "--precision": precision != "auto"}
+        _check_unused(input, [*reading.flags, *(name for name, value in given.items() if value)])
     if found.warning:
         console.warn(found.warning)
     if dry_run:
@@ -321,7 +327,7 @@ def _from_images(
     text: str,
     exporter: Exporter,
     model: str | None,
-    device: str,
+    machine: dict[str, Any],
     cutting: Cutting,
     asked: dict[str, Any],
     labels: str | None,
@@ -339,7 +345,7 @@ def _from_images(
     inputs, known = find_images([text], labels)
     if isinstance(exporter, FolderExporter):
         check_names(item.id for item in inputs)
-    loaded = load_model(options.model_or_default(model), device=device)
+    loaded = load_model(options.model_or_default(model), **machine)
     if loaded.detects:
         cut_by = {"box_rule" if key == "rule" else key: value for key, value in vars(cutting).items()}
         about = f"boxes of detector {loaded.name}"
@@ -348,6 +354,7 @@ def _from_images(
         cut_by = {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
         about = f"boxes by {cut.rule.name} of model {loaded.name}"
     predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
+    predictor.notice = console.detail
     if shard is None:
         found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
         return BoxStream(found, len(inputs), about, predictor.warning or "")

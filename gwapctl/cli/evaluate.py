@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import complete, console, options, sharding
+from gwapctl.cli import complete, console, engines, options, sharding
 from gwapctl.cli.options import DATA, argument, option
 from gwapctl.datasets import DATASETS
 from gwapctl.errors import UsageError, counted, unknown_name
@@ -154,7 +154,8 @@ def evaluate(
     guesses: Guesses = None,
     tight: Tight = "0.5",
     loose: Loose = "0.2",
-    precision: options.Precision = "fp32",
+    engine: engines.Engine = "torch",
+    precision: engines.Precision = "fp32",
     device: options.Device = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
@@ -205,6 +206,7 @@ def evaluate(
         calibrate_limit=calibrate_limit,
         limit=limit,
         precision=precision,
+        engine=engine,
         device=device,
         batch_size=batch_size,
         workers=workers,

@@ -8,6 +8,7 @@ from typing import Any
 
 from gwapctl.cli import console
 from gwapctl.datasets import DATASETS, DatasetEntry
+from gwapctl.engines import ENGINES, EngineEntry
 from gwapctl.errors import unknown_name
 from gwapctl.formats import EXPORTERS, READERS
 from gwapctl.maps import MAPS, MapMethod
@@ -65,6 +66,11 @@ def _dataset(name: str, entry: DatasetEntry) -> Row:
     return {"marks": marks or "labels alone", "how": how}
 
 
+def _engine(_: str, entry: EngineEntry) -> Row:
+    comes = f"`pip install 'gwapctl[{entry.extra}]'`" if entry.extra else "gwapctl"
+    return {"formats": ", ".join(entry.precisions), "comes": comes}
+
+
 def _map(_: str, entry: MapMethod) -> Row:
     backward = {0: "none", 1: "a backward pass"}.get(entry.backward, f"{entry.backward} backward passes")
     depth = {None: "", "image": " through all; all activations in memory", "layer": " down to T"}[entry.gradient_at]
@@ -107,6 +113,18 @@ KINDS: dict[str, Kind] = {
         AUGMENTATIONS,
         {"name": "`--augment`", "label": "called", "help": "what it does", "settings": "settings", "paper": "source"},
         ("name", "help", "settings"),
+    ),
+    "engines": Kind(
+        ENGINES,
+        {
+            "name": "`--engine`",
+            "label": "called",
+            "help": "what it is",
+            "formats": "computes in",
+            "comes": "comes with",
+        },
+        ("name", "help", "formats", "comes"),
+        _engine,
     ),
     "datasets": Kind(
         DATASETS,

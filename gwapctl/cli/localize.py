@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gwapctl.cli import console, options, sharding
+from gwapctl.cli import console, engines, options, sharding
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
+from gwapctl.engines import AUTO
 from gwapctl.errors import MissingReaderError, UsageError, counted
 from gwapctl.files import json_text
 from gwapctl.maps.reading import AS_STORED, MapReading
@@ -84,7 +85,8 @@ def localize(
     rows: Rows = "jsonl",
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
-    precision: options.Precision = "auto",
+    engine: engines.Engine = AUTO,
+    precision: engines.Precision = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     offline: options.Offline = False,
@@ -100,6 +102,7 @@ def localize(
       gwapctl localize photos --model runs/detector --min-score 0.5
       gwapctl localize photos --shard 0/4 --out s0
       gwapctl localize photos --on ray --out r
+      gwapctl localize photos --engine openvino --precision int8 --out found
 
     """
     from gwapctl.lock import locked
@@ -135,7 +138,7 @@ def localize(
     rule = options.asked_rule(box_rule, threshold)
     images, known = find_images(inputs, labels, recursive=recursive)
     images = (images if out is None else without_own(images, out))[:limit]
-    loaded = load_model(options.model_or_default(model), device=device, precision=precision)
+    loaded = load_model(options.model_or_default(model), device=device, precision=precision, engine=engine)
     predictor = loaded.predictor(
         reading=reading,
         box_rule=rule,
@@ -155,6 +158,7 @@ def localize(
     if dry_run:
         return
     tally = Tally()
+    predictor.notice = console.detail
     with locked(out, console.warn) if out else nullcontext(), console.progress("localize") as progress:
         found = localize_inputs(
             predictor,

@@ -16,13 +16,13 @@ app = typer.Typer(help="The models that come with gwapctl: list them, show one, 
 Name = Annotated[
     str, argument("NAME", "A zoo entry, run folder or model folder.", autocompletion=complete.names(complete.models))
 ]
-LISTED = ("zoo", "heads", "backbones", "maps", "augmentations")
+LISTED = ("zoo", "heads", "backbones", "maps", "augmentations", "engines")
 Kind = Annotated[str, argument("KIND", f"{any_of(LISTED)}: what to list.")]
 
 
 @app.command("list")
 def list_all(kind: Kind = LISTED[0], json: options.Json = False) -> None:
-    """List the zoo, or the heads, backbones, map methods and training augmentations that a model can have.
+    """List the zoo, or the heads, backbones, map methods, training augmentations and engines of models.
 
     Examples:
       gwapctl models list

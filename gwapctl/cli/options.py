@@ -189,9 +189,6 @@ Changes = Annotated[
 ShowSettings = Annotated[bool, option("--settings", "List every setting, its value here, and do nothing.", SETTINGS)]
 
 Device = Annotated[str, option("--device", "auto, cpu, cuda, cuda:1 or mps.", MACHINE)]
-Precision = Annotated[
-    Literal["auto", "fp32", "bf16"], option("--precision", "Number format of the network's arithmetic.", MACHINE)
-]
 BatchSize = Annotated[int | None, option("--batch-size -b", "Images per step.", MACHINE, min=1)]
 Workers = Annotated[
     int | None, option("--workers", "Threads that read images.", MACHINE, "one per core, up to 8", min=0)

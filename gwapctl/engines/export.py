@@ -24,7 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gwapctl.errors import MissingDependencyError, ModelError, UsageError, file_exists, option
+from gwapctl.engines.base import import_runtime
+from gwapctl.errors import ModelError, UsageError, file_exists, option
 from gwapctl.files import atomic_path, write_json
 from gwapctl.networks.classifier import Classifier, load_classifier
 from gwapctl.networks.heads.base import Head
@@ -149,12 +150,7 @@ def export_openvino(
 
 def _require(extra: str, *packages: str) -> None:
     for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"export {extra} needs the package {package}. Run: pip install 'gwapctl[{extra}]'"
-            ) from error
+        import_runtime(package, f"export {extra}", extra)
 
 
 def _check_destination(folder: Path, out: Path, suffix: str, overwrite: bool) -> Path:

@@ -113,6 +113,9 @@ def from_model(
     info, reading = localizer.model.info, localizer.reading
     cut = rule_for(ground_truth, box_rule, refine, info.box_rule)
     of_reading = {"scales": list(reading.scales), "resize": reading.resize, "precision": localizer.precision}
+    ran = localizer.engine.choice
+    if ran.engine != "torch":
+        of_reading |= {"engine": ran.engine, "precision": ran.recorded_precision}
     warning = scale_warning(info, reading.scales)
     cache = None
     chunk = chunk_size(len(ground_truth.samples), localizer.batch_size, workers)

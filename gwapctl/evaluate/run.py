@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwapctl.engines import check_engine
 from gwapctl.errors import UsageError, option, unknown_name
 from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
@@ -49,9 +50,9 @@ class Options:
 
     ``split`` may be ``held-out``: the images that a run kept out of its training. ``boxes``: a file of checked boxes
     (``formats.reading``), the true ones of the images that it has; no other image counts, and these calibrate.
-    ``reading``, ``precision``, ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``. ``limit``:
-    only the first images. ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks at the
-    images below ``images``, else at the data set's.
+    ``reading``, ``precision``, ``engine``, ``device``, ``batch_size`` and ``workers`` are a model's: see ``Localizer``.
+    ``limit``: only the first images. ``refine`` is on top of the box rule: ``grabcut``, or ``none``; with maps it looks
+    at the images below ``images``, else at the data set's.
     ``calibrate``: first store the box threshold that a run's held-out images choose, where it is better than the stored
     rule; ``force``: however few they are. ``undo``: first put back what the last such call replaced.
     ``calibrate_on``: box thresholds that other images than the judged ones choose, for further metrics; ``halves``: the
@@ -83,6 +84,7 @@ class Options:
     calibrate_limit: int = 500
     limit: int | None = None
     precision: Precision = "fp32"
+    engine: str = "torch"
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
@@ -97,7 +99,7 @@ def check(spec: str, options: Options) -> None:
     if subject.kind == "model":
         from gwapctl.device import resolve_device
 
-        resolve_device(options.device)
+        check_engine(options.engine, options.precision, resolve_device(options.device).type)
 
 
 def evaluate(
@@ -222,6 +224,8 @@ def _check_options(subject: Subject, options: Options) -> None:
     if options.calibrate and options.calibrate_on:
         pair = f"{option('calibrate')} stores a threshold, {option('calibrate_on')} reports one"
         raise UsageError(f"{pair}. Give one of them.")
+    if options.engine != "torch" and (options.calibrate or options.feature_cache):
+        raise UsageError(f"{option('calibrate')} and {option('feature_cache')} need {option('engine', 'torch')}.")
     if options.undo and (subject.run is None or options.calibrate):
         pair = f"{option('undo')} puts a run's own box rule back that {option('calibrate')} replaced"
         raise UsageError(f"{pair}. Give a run, and one of both.")
@@ -296,7 +300,7 @@ def _in_maps(asked: _Asked) -> _Found:
 
 def _by_model(asked: _Asked) -> _Found:
     subject, options = asked.subject, asked.options
-    model = load_model(subject.path, device=options.device, precision=options.precision)
+    model = load_model(subject.path, device=options.device, precision=options.precision, engine=options.engine)
     if not model.detects:
         return _by_classifier(model, asked)
     _refuse_unused(subject, "detector", options)
@@ -307,9 +311,13 @@ def _by_model(asked: _Asked) -> _Found:
 
 def _by_classifier(model: Model, asked: _Asked) -> _Found:
     subject, options = asked.subject, asked.options
-    localizer = model.predictor(reading=options.reading, batch_size=options.batch_size).localizer
+    predictor = model.predictor(reading=options.reading, batch_size=options.batch_size)
+    predictor.settle([sample.path for sample in asked.ground_truth.samples])
+    localizer = predictor.localizer
     chosen = _choose_rule(model, localizer, asked) if options.calibrate else {}
-    features = _cached_features(subject, model, options, asked.progress)
+    features, late = None, subject.learning_stages  # of a run whose backbone is frozen, up to those
+    if options.feature_cache is not None and late is not None:
+        features = CachedFeatures(options.feature_cache, model.classifier, late, options.workers, asked.progress)
 
     def read(choosing: GroundTruth) -> Iterable[Prediction]:
         cache = None if features is None else features.of(choosing.samples, localizer)
@@ -356,16 +364,6 @@ def _calibration(asked: _Asked, read: Callable[[GroundTruth], Iterable[Predictio
         return halves(ground_truth)
     choosing = choosing_images(asked.subject, ground_truth, on, asked.options.calibrate_limit)
     return calibrate_on(on, choosing, read, asked.progress)
-
-
-def _cached_features(
-    subject: Subject, model: Model, options: Options, progress: ProgressCallback | None
-) -> CachedFeatures | None:
-    """Return where the maps of the frozen part of a run's backbone are, None where there is none or nobody asks."""
-    late = subject.learning_stages
-    if options.feature_cache is None or late is None:
-        return None
-    return CachedFeatures(options.feature_cache, model.classifier, late, options.workers, progress)
 
 
 def _guesses(options: Options) -> FiveGuesses | None:

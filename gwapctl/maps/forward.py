@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from gwapctl.device import autocast
+from gwapctl.engines.base import Engine
+from gwapctl.engines.torch import TorchEngine
 from gwapctl.maps.layers import Recorder, announce_layers, check_is_map
 from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.classifier import Classifier
@@ -75,6 +77,9 @@ class Network:
         layers: full names of the layers that ``gradient_at="layer"`` means; none: the feature map. One that gives no
             feature map is a ``UsageError``.
 
+    Attributes:
+        engine: what runs the backbone where no gradient is taken. The head, and gradients, are torch's.
+
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class Network:
         self.head = cast(Head, self.model.head)
         self.device, self.precision, self.gradient_at = device, precision, gradient_at
         self.layers = tuple(layers)
+        self.engine: Engine = TorchEngine(self.model, precision)
         announce_layers(self.model.backbone, self.layers)
         if self.layers:
             with torch.enable_grad():
@@ -121,6 +127,8 @@ class Network:
 
     def _feature_map(self, images: Tensor, late: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the feature map, and those of the layers by name."""
+        if late is None and not self.gradient_at:
+            return self.engine.feature_map(images), {}
         recorder = Recorder()
         with recorder if self.layers else nullcontext(), autocast(self.device, self.precision):
             features = self.model.feature_map(images) if late is None else self.model.late_map(images.float(), late)

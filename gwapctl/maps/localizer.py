@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gwapctl.device import autocast, resolve_device
-from gwapctl.errors import UsageError
+from gwapctl.device import resolve_device
+from gwapctl.engines import AUTO, FROM_IMAGES, Choice, check_engine
+from gwapctl.engines.chosen import ChosenEngine
+from gwapctl.errors import UsageError, option
 from gwapctl.geometry import Geometry
 from gwapctl.maps import MAPS, crops
 from gwapctl.maps.forward import ForwardPass, ImageArray, Network, blank_forward
@@ -26,6 +29,7 @@ from gwapctl.regions import normalise, unstretch
 
 SURE_SCALE = 96  # pixels from which every backbone has cells left
 HeatArray = npt.NDArray[np.float16] | FloatArray
+CALIBRATION_IMAGES = 100  # that set the ranges of int8
 PIXELS_PER_IMAGE = {True: 224**2, False: 512**2}  # on a CPU or not: larger inputs go through in smaller batches
 
 
@@ -63,12 +67,18 @@ class Localizer:
     Args:
         model: the classifier; it is copied, not changed.
         reading: how maps are read; what it leaves open is what the model stores.
-        precision: ``fp32``, ``bf16`` or ``auto`` (bf16 where the processor has it).
+        precision: ``fp32``, ``bf16``, ``int8`` (of OpenVINO), or ``auto``: bf16 where the processor has it.
         device: ``auto``, ``cpu``, ``cuda:1``, ...
         batch_size: images per forward pass; None: 8 on a CPU, 32 elsewhere.
+        engine: what runs the backbone, a name of ``gwapctl.engines.ENGINES``, or ``auto``: torch until ``settle`` has
+            measured. Maps from gradients are made in torch.
 
     Raises:
         UsageError: an unknown name, options that do not go together, or a map that this model's head does not have.
+        MissingDependencyError: the engine is not installed.
+
+    Attributes:
+        engine: what runs the backbone, with its ``choice``.
 
     Example:
         >>> from gwapctl.networks.classifier import load_classifier
@@ -88,22 +98,28 @@ class Localizer:
         precision: str = "fp32",
         device: str = "auto",
         batch_size: int | None = None,
+        engine: str = "torch",
     ) -> None:
         self.reading = resolve_reading(reading, model)
         self.precision, self.device = precision, resolve_device(device)
-        autocast(self.device, precision)  # refuses what it does not know
+        check_engine(engine, precision, self.device.type)
         self.batch_size = batch_size or (8 if self.device.type == "cpu" else 32)
         self._method = MAPS[self.reading.method]
+        if self._method.gradient_at and (engine not in (AUTO, "torch") or precision == FROM_IMAGES):
+            why = f"map {self.reading.method} is made of gradients, which only torch has"
+            raise UsageError(f"{why}. Use {option('engine', 'torch')}, or choose another map.")
         self._network = Network(
             model,
             device=self.device,
-            precision=precision,
+            precision=AUTO if precision == FROM_IMAGES else precision,
             gradient_at=self._method.gradient_at,
             layers=self.reading.layer,
         )
         self._scales = self.reading.scales or (None,)  # None: the model's own input size, which is not square
         self._own_size = model.info.input_size
         self._try_smallest_scale()
+        self.engine = ChosenEngine(self.model, "torch" if self._method.gradient_at else engine, precision)
+        self._network.engine = self.engine
         # whether one map stands for every class; a map that the head does not have is found out here
         self.shared = False
         if not self._method.gradient_at:
@@ -123,6 +139,30 @@ class Localizer:
         untouched = (summed or not self._method.normalised) and not reading.close and reading.backprop_seg == "none"
         untouched = untouched and reading.crops != "centre"  # which has 0 around its window
         return "minmax" if single and untouched else "minmax_mean"
+
+    def settle(
+        self, count: int, images: Callable[[int], Sequence[PreparedImage]], recorded: Choice | None = None
+    ) -> str:
+        """Decide how the backbone runs, before the first image, and say it in a line; empty where that was clear.
+
+        Of the ``count`` images to come, ``images(n)`` returns n or fewer, the same ones whenever it is asked.
+        ``recorded`` is how an earlier call ran that this one continues. Raises what ``ChosenEngine.settle`` raises.
+        """
+
+        def batch() -> Tensor | None:
+            largest = [max(image.inputs.values(), key=np.size) for image in images(self.batch_size)]
+            alike = [image for image in largest if image.shape == largest[0].shape]
+            if not alike:
+                return None
+            number = self._at_once((alike[0].shape[1], alike[0].shape[0]))
+            return torch.from_numpy(np.stack([*islice(cycle(alike), number)])).permute(0, 3, 1, 2)
+
+        def calibration() -> list[ImageArray]:  # every size has its turn
+            each = [[*image.inputs.values()] for image in images(CALIBRATION_IMAGES)]
+            return [inputs[index % len(inputs)][None] for index, inputs in enumerate(each)]
+
+        size = max((self._own_size, *((scale, scale) for scale in self.reading.scales)), key=np.prod)
+        return self.engine.settle(count, size, batch, calibration, recorded)
 
     def _try_smallest_scale(self) -> None:
         """Find out now, not at the first image, whether the network can do with so few pixels."""

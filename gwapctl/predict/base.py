@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import TypeAdapter
 
+from gwapctl.engines import LEAST_IMAGES, Choice
 from gwapctl.errors import DataError, UsageError, printable, unknown_name
 from gwapctl.inputs import find_inputs
 from gwapctl.maps.reading import MapReading, ReadingOptions
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from gwapctl.regions import BoxRule
 
 OnError = Literal["raise", "keep"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 
 class LocalizeOptions(ReadingOptions, total=False):
@@ -56,8 +58,11 @@ class Predictor(ABC):
         scales: the input sizes, for the record.
         device: where the network runs.
         warning: what makes its results doubtful, or None.
+        notice: is told how the network runs, once it is settled.
 
     """
+
+    notice: Callable[[str], None] = staticmethod(lambda said: None)
 
     def __init__(
         self, batch_size: int, scales: tuple[int, ...], device: torch.device, warning: str | None = None
@@ -79,11 +84,26 @@ class Predictor(ABC):
         """Return all that processes which share one work must agree on (``predict.shards``)."""
         described = TypeAdapter(type(self.describe(model_name))).dump_python(self.describe(model_name), mode="json")
         own = {name: value for name, value in vars(self).items() if isinstance(value, int | float | str)}
-        return {**described, **own, "device": self.device.type}
+        runs_in = {"engine": self.choice.engine, "precision": self.choice.recorded_precision}
+        return {**described, **own, "device": self.device.type, **runs_in}
 
     @abstractmethod
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map, or its object in the image, at any resolution."""
+
+    @property
+    @abstractmethod
+    def choice(self) -> Choice:
+        """The engine and the number format that the network runs in."""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether ``settle`` has something to decide."""
+        return False
+
+    def settle(self, sources: Sequence[Source], recorded: Choice | None = None) -> None:
+        """Decide how the network runs, by the images to come or by what an earlier call ``recorded``."""
+        del sources, recorded
 
     def stream(self, sources: Iterable[Source], workers: int | None = None) -> Iterator[Prediction]:
         """Yield the results of ``sources`` in order; images that cannot be read carry an ``error``."""
@@ -201,7 +221,12 @@ class LocalizingModel(ABC):
         predictor = self.predictor(**options)
         if predictor.warning:
             warnings.warn(predictor.warning, stacklevel=2)
-        return _checked(predictor.stream(_single(images), workers), on_error)
+        sources = _single(images)
+        if predictor.unsettled:
+            first = [*islice(sources, LEAST_IMAGES)]
+            predictor.settle(first)
+            sources = chain(first, sources)
+        return _checked(predictor.stream(sources, workers), on_error)
 
 
 def checked_score(score: float) -> float:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from gwapctl.errors import unknown_name
+from gwapctl.engines import AUTO, Choice, check_engine
+from gwapctl.errors import DataError, UsageError, option, unknown_name
 from gwapctl.images.decode import read_reduced
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, ReadingOptions, split_options
 from gwapctl.predict.base import (
@@ -39,13 +40,15 @@ if TYPE_CHECKING:
 
 
 def load_model(
-    spec: str | Path | None = None, *, device: str = "auto", precision: Precision = "auto"
+    spec: str | Path | None = None, *, device: str = "auto", precision: Precision = "auto", engine: str = "torch"
 ) -> Model | DetectorModel:
     """Load a model: a run folder, a zoo entry's name, a folder with ``model.json``; None is the default, 1,000 classes.
 
     A detector gives a ``DetectorModel``: its results have as many boxes as it finds, and it takes other options.
 
-    ``precision``: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes it natively.
+    ``precision``: ``fp32``, ``bf16``, or ``auto``: bf16 where the processor computes it natively. ``engine``: what runs
+    a classifier: ``torch``, ``openvino`` (also in ``int8``, with ranges from the first images), ``onnxruntime``, or
+    ``auto``: the fastest of them here, which the first 64 images decide.
 
     >>> model = load_model("resnet-s-gwap-tiny-imagenet", device="cpu")
     >>> (found,) = model.localize(np.full((48, 64, 3), 127, np.uint8), map="class", top_k=3)
@@ -53,9 +56,9 @@ def load_model(
     (200, (3,), (3, 4), (3, 48, 64))
 
     Raises:
-        UsageError: nothing has that name.
+        UsageError: nothing has that name, or a detector is asked for in another engine than torch.
         ModelError: the files are missing or broken.
-        MissingDependencyError: ``device`` is not there.
+        MissingDependencyError: ``device`` or ``engine`` is not there.
 
     """
     from gwapctl.networks.zoo import default_model, is_detector, resolve_model
@@ -68,14 +71,16 @@ def load_model(
     from gwapctl.device import resolve_device
     from gwapctl.networks.classifier import load_classifier
 
-    resolve_device(device)
+    check_engine(engine, precision, resolve_device(device).type)
     name = str(spec)
     if is_detector(folder):
+        if engine not in (AUTO, "torch"):
+            raise UsageError(f"{name} is a detector, which runs in torch. Leave out {option('engine')}.")
         from gwapctl.networks.rfcn.inference import DetectorReader
         from gwapctl.networks.rfcn.store import load_detector
 
         return DetectorModel(DetectorReader(load_detector(folder), precision=precision, device=device), name)
-    return Model(load_classifier(folder), name, device=device, precision=precision)
+    return Model(load_classifier(folder), name, device=device, precision=precision, engine=engine)
 
 
 class Model(LocalizingModel):
@@ -83,11 +88,20 @@ class Model(LocalizingModel):
 
     detects: Literal[False] = False  # boxes are cut from maps; a detector's come from the network, each with its score
 
-    def __init__(self, classifier: Classifier, name: str, *, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        name: str,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        engine: str = "torch",
+    ) -> None:
         self.classifier = classifier
         self.name = name
         self.device = device
         self.precision = precision
+        self.engine = engine
 
     @property
     def info(self) -> ModelInfo:
@@ -162,7 +176,12 @@ class Model(LocalizingModel):
         least = (self.info.none_threshold or 0.0) if min_score is None else checked_score(min_score)
         rule = parse_box_rule(box_rule, refine=refine, default=self.info.box_rule)
         localizer = Localizer(
-            self.classifier, reading, precision=self.precision, device=self.device, batch_size=batch_size
+            self.classifier,
+            reading,
+            precision=self.precision,
+            device=self.device,
+            batch_size=batch_size,
+            engine=self.engine,
         )
         known = None if labels is None else indices_of(labels, self.info.classes, self.name)
         cut = Cut(rule, max_boxes, checked_area(min_area), masks)
@@ -193,6 +212,31 @@ class ClassifierPredictor(Predictor):
         self.known = known
         self.min_score = min_score
 
+    @property
+    def choice(self) -> Choice:
+        """The engine and the number format that the network runs in."""
+        return self.localizer.engine.choice
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether ``settle`` has something to decide."""
+        return self.localizer.engine.unsettled
+
+    def settle(self, sources: Sequence[Source], recorded: Choice | None = None) -> None:
+        """Decide how the network runs: by what an earlier call ``recorded``, by measuring, or as it was asked for.
+
+        What is looked at of ``sources`` are images from all over them, for neighbours are often alike.
+        """
+
+        def images(count: int) -> list[PreparedImage]:
+            picked = sources[:: max(1, len(sources) // count)][:count]
+            loaded = (self._loaded(source) for source in picked)
+            return [image[0] for image in loaded if not isinstance(image, DataError)]
+
+        said = self.localizer.settle(len(sources), images, recorded)
+        if said:
+            self.notice(said)
+
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
         sizes = ",".join(str(scale) for scale in self.scales) or "x".join(str(side) for side in self.info.input_size)
@@ -202,13 +246,22 @@ class ClassifierPredictor(Predictor):
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
-        made = self.localizer
-        return MapsInfo(made.reading, model_name, made.values, made.shared, self.cut.rule.name, self.min_score)
+        made, ran = self.localizer, self.choice
+        return MapsInfo(
+            made.reading,
+            model_name,
+            made.values,
+            made.shared,
+            self.cut.rule.name,
+            self.min_score,
+            ran.engine,
+            ran.recorded_precision,
+        )
 
     def settings(self, model_name: str) -> dict[str, Any]:
         """Return all that processes which share one work must agree on."""
         chosen = {"max_boxes": self.cut.max_boxes, "min_area": self.cut.min_area, "masks": self.cut.masks}
-        known = {"labels": None if self.known is None else "from-dataset", "precision": self.localizer.precision}
+        known = {"labels": None if self.known is None else "from-dataset"}
         return {**super().settings(model_name), **chosen, **known, "weights": weights_digest(self.localizer.model)}
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import Detections
+from gwapctl.engines import Choice
 from gwapctl.errors import UsageError, option
 from gwapctl.maps.reading import AS_STORED, MapReading, ReadingOptions, ResolvedReading, split_options
 from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, require_whole, source_name
@@ -116,6 +117,13 @@ class DetectorPredictor(Predictor):
         self.min_score = min_score
         self.known = known
 
+    @property
+    def choice(self) -> Choice:
+        """Torch, in the reader's number format."""
+        from gwapctl.device import used_precision
+
+        return Choice("torch", used_precision(self.reader.precision, self.device))
+
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
         info = self.reader.info
@@ -124,7 +132,15 @@ class DetectorPredictor(Predictor):
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
         reading = ResolvedReading("weight", self.scales, resize="keep")
-        return MapsInfo(reading, model_name, "minmax", class_agnostic=False, min_score=self.min_score)
+        return MapsInfo(
+            reading,
+            model_name,
+            "minmax",
+            class_agnostic=False,
+            min_score=self.min_score,
+            engine=self.choice.engine,
+            precision=self.choice.recorded_precision,
+        )
 
     def settings(self, model_name: str) -> dict[str, Any]:
         """Return all that processes which share one work must agree on."""

@@ -11,8 +11,16 @@ import cv2
 import numpy as np
 
 from gwapctl import draw
+from gwapctl.engines import Choice
 from gwapctl.errors import DataError, UsageError, option
-from gwapctl.files import Written, json_text, prepare_output_folder, remove_below, synced_once
+from gwapctl.files import (
+    Written,
+    json_text,
+    prepare_output_folder,
+    remove_below,
+    require_output_folder,
+    synced_once,
+)
 from gwapctl.images.files import check_distinct, length_problem
 from gwapctl.inputs import ImageInput
 from gwapctl.lock import locked
@@ -59,6 +67,9 @@ def localize_inputs(
 
     if out is not None and save:
         check_distinct(item.id for item in inputs)
+    if out is not None:
+        require_output_folder(out, overwrite=overwrite, resume=resume)
+    predictor.settle([item.path for item in inputs], _recorded_choice(out) if out is not None and resume else None)
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     with nullcontext() if output is None else locked(output.folder):
         done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
@@ -85,7 +96,8 @@ def _localized(
     def recorded(image_id: str, found: Prediction) -> Prediction:
         items = output.write(image_id, found) if output else found.predictions
         maps = {"maps": found.maps, "shared": found.shared} if keep_maps else {}
-        return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id, **maps)
+        said = {"model": model_name, "scales": predictor.scales, **_runs_in(predictor)}
+        return found.recorded(**said, predictions=items, id=image_id, **maps)
 
     def work(items: list[ImageInput]) -> list[Prediction]:
         if output:
@@ -143,6 +155,12 @@ class _Output:
         advice = f"Repeat them, or replace everything with {option('overwrite', True)}."
         if (first.model, first.scales) != (self.model_name, now.reading.scales):
             raise UsageError(f"{self.folder} was written with model {first.model!r}, scales {first.scales}. {advice}")
+        runs_in = _runs_in(self.predictor)
+        if first.engine and (first.engine, first.precision) != tuple(runs_in.values()):
+            raise UsageError(
+                f"{self.folder} was written with engine {first.engine}, precision {first.precision}, not {now.engine}, "
+                f"{now.precision}. {advice}"
+            )
         if (self.folder / MAPS / MAPS_INFO).is_file():
             written = MapFolder(self.folder / MAPS).info.settings
             other = [f"{name} {value!r}" for name, value in written.items() if value != now.settings[name]]
@@ -276,6 +294,23 @@ def _nameable(found: Prediction, image: ImageInput) -> Prediction:
     """Return what was found, or an error where no file beside it could have the image's name."""
     problem = None if found.error is not None else length_problem(image.id, image.path)
     return found if problem is None else replace(found, predictions=(), error=DataError(problem))
+
+
+def _runs_in(predictor: Predictor) -> dict[str, str]:
+    """Return what documents say of the engine."""
+    return {"engine": predictor.choice.engine, "precision": predictor.choice.recorded_precision}
+
+
+def _recorded_choice(folder: Path) -> Choice | None:
+    """Return what an earlier call that wrote into ``folder`` ran in: torch where it does not say; None: there is none.
+
+    Its log may have been cut off within the first line, which says nothing then.
+    """
+    try:
+        first = next(read_predictions(folder), None)
+    except DataError:
+        return None
+    return None if first is None else Choice.from_record(first.engine or "torch", first.precision)
 
 
 def _classes(image: Prediction) -> dict[tuple[str, str], tuple[float, float] | None]:

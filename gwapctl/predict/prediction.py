@@ -27,6 +27,8 @@ RECORDED = (
     "error",
     "id",
     "none",
+    "engine",
+    "precision",
 )  # a line of predictions.jsonl
 SHOWN = 3  # classes in a line about an image
 NOWHERE = (np.nan,) * 4
@@ -99,6 +101,7 @@ class Prediction:
         image: the path as given; empty for an array or an image of Pillow.
         width, height: of the upright image, in pixels; 0 where it could not be read.
         model, scales: what found it; only in documents.
+        engine, precision: what that ran in, as ``engines.Choice`` has it; only in documents of ``localize``.
         predictions: the k classes found, from a model the most probable first, each with its score and box.
         error: why the image could not be read, or None.
         none: whether the answer is that it shows none of the classes; then there are no predictions.
@@ -128,6 +131,8 @@ class Prediction:
     error: GwapctlError | None = None
     id: str = ""
     none: bool = False
+    engine: str = ""
+    precision: str = ""
     maps: npt.NDArray[np.float16] = field(default_factory=lambda: NO_MAPS, repr=False, compare=False)
     ranges: npt.NDArray[np.float32] = field(default_factory=lambda: NO_RANGES, repr=False, compare=False)
     shared: bool = field(default=False, compare=False)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gwapctl.datasets.base import BoxedSample, Sample, without_boxes
-from gwapctl.device import autocast, has_fast_bf16
+from gwapctl.device import autocast, used_precision
 from gwapctl.errors import DataError, ModelError, option, setting
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.images.decode import read_image
@@ -263,12 +263,6 @@ def cache_folder(parent: Path, name: str, description: Mapping[str, object]) -> 
     if path.is_file() and read_json(path) != description:
         raise DataError(f"{path} tells of other feature maps than its folder's name. Delete {folder}.")
     return folder
-
-
-def used_precision(precision: str, device: torch.device) -> str:
-    """Return the arithmetic that ``precision`` means on a device: ``bf16`` or ``fp32``."""
-    fast = precision == "auto" and has_fast_bf16(device)
-    return "bf16" if fast or precision == "bf16" else "fp32"
 
 
 def announcement(maps: str, folder: Path, needed: int, *, mirrored: bool) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gwapctl.datasets.base import Sample
-from gwapctl.device import autocast
+from gwapctl.device import autocast, used_precision
 from gwapctl.errors import DataError, ModelError, option, setting
 from gwapctl.files import atomic_path, write_json
 from gwapctl.geometry import Geometry
@@ -34,7 +34,6 @@ from gwapctl.train.feature_cache import (
     free_bytes,
     images_hash,
     size_text,
-    used_precision,
     weights_hash,
 )
 
