@@ -116,8 +116,9 @@ def localize(
         from gwapctl.cli import on_ray
 
         asked = on_ray.Asked(inputs, recursive, limit, resume, actors, shard_size, rows, workers)
-        if labels or shard or overwrite or json or format != "table" or dry_run:
-            raise UsageError("--on ray goes without --labels, --shard, --overwrite, --dry-run and a --format to print.")
+        if labels or shard or overwrite or json or format != "table" or dry_run or engine not in (AUTO, "torch"):
+            others = "--labels, --shard, --overwrite, --dry-run, a --format to print, and engines other than torch"
+            raise UsageError(f"--on ray goes without {others}.")
         on_ray.localize(
             asked,
             options.model_or_default(model),
