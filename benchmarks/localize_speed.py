@@ -34,6 +34,7 @@ import torch
 import torchvision
 from map_cost import random_classifier
 from needs import PHOTOS, need_package, need_photos, run_script
+from results import Measured, add_csv_option, record
 from torch import Tensor, nn
 
 from gwapctl.device import has_fast_bf16, resolve_device
@@ -232,6 +233,20 @@ def compare(subject: Subject, inputs: Sequence[ImageInput], options: argparse.Na
     for name in ours:
         ratios = [f"{best[other] / best[name]:.2f} times the rate of {other}" for other in TARGETS]
         print(f"{name:<48}has {', '.join(ratios)}")
+    network = "ours cut at inception4e, theirs whole" if subject.name == "googlenet" else "the very same network"
+    record(
+        options.csv,
+        (
+            Measured(
+                f"{subject.name}, {name}, beside {other}",
+                f"JPEG to JSON, {network}; {torch.get_num_threads()} threads; theirs one image after the other",
+                best[other] / best[name],
+            )
+            for name in ours
+            for other in TARGETS
+        ),
+        options.device,
+    )
     if options.engine == "all":
         print(f"torch: {torch_kernels()}")
         for choice, row in {str(row.predictor.choice): row for row in ours.values()}.items():
@@ -252,6 +267,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default=AUTO)
     parser.add_argument("--engine", default=AUTO, choices=(AUTO, "all", *ENGINES))
+    add_csv_option(parser)
     options = parser.parse_args()
     for module in ("torchcam", "pytorch_grad_cam"):
         need_package(module, "pip install -e '.[bench]'")

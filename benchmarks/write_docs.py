@@ -35,7 +35,10 @@ PEERS = {  # in the name of a row: what the table and the plot call it
 # name: (what is claimed, arguments)
 BENCHMARKS = {
     "help_time": ("Help is at most 3.5 times `python -c 'import typer'`.", []),
-    "localize_speed": ("Photos to JSON at 3 times torch-cam's CAM and 5 times pytorch-grad-cam's GradCAM.", []),
+    "localize_speed": (
+        "Photos to JSON at 3 times torch-cam's CAM and 5 times pytorch-grad-cam's GradCAM.",
+        ["--engine", "all", *TO_CSV],
+    ),
     "localize_memory": ("2,000 images need at most 10 % more memory than 200.", []),
     "train_step": ("A training step at 2 times a plain fp32 loop; gwap within 2 % of gap.", TO_CSV),
     "cached_features": ("Training a head from cached feature maps at 20 times the epochs of running the backbone.", []),
