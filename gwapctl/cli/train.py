@@ -17,6 +17,7 @@ from gwapctl.errors import GwapctlError, UsageError
 if TYPE_CHECKING:
     from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
+    from gwapctl.train.distributed import Processes
     from gwapctl.train.pseudo import BoxSource
     from gwapctl.train.task import Task
 
@@ -76,23 +77,30 @@ def train(
         return
     if dataset is None:
         raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
+    processes = _meet()
     from gwapctl.config import build_train_config
     from gwapctl.device import resolve_device
     from gwapctl.files import require_output_folder
-    from gwapctl.runs import fold_folder, new_run_folder
+    from gwapctl.runs import Run, fold_folder, new_run_folder
 
     if folds and {"val_fraction", "fold"} & asked.keys():
         raise UsageError("--folds holds out an equal share of the images each time. Leave out --val-fraction and fold.")
+    _require_for_many(processes, out, folds)
+    if out and processes.restarted and processes.on_first(lambda: _was_launched(out, processes)):
+        resume, overwrite = True, False
+        if Run.open(out).finished:
+            return
     if resume:
         config = _resumed_config(dataset, out, typed, folds)
     else:
         config = build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _task(config).check(config)
-    resolve_device(device)
+    resolve_device(processes.device(device))
     boxes = _box_source(config, folder, device, workers, resume)
     if dry_run:
-        _show_plan(config, folder, root, json)
+        if processes.first:
+            _show_plan(config, folder, root, json)
         return
     from gwapctl.train import loop
     from gwapctl.train.history import require_tensorboard
@@ -103,14 +111,15 @@ def train(
     if resume and root is None:
         root = _root_of_run(fold_folder(folder, 0) if folds else folder, dataset)
     require_weights(config, offline, root)
-    require_output_folder(folder, overwrite=overwrite, resume=resume)
-    options.fetch_dataset(dataset, root, offline)
+    processes.on_first(lambda: require_output_folder(folder, overwrite=overwrite, resume=resume))
+    with processes.in_turn():
+        options.fetch_dataset(dataset, root, offline)
 
     def train_into(config: TrainConfig | DetectorConfig, folder: Path) -> Run:
         _announce_training(config, folder)
         with console.progress("training") as shown:
             return loop.train_with(
-                Resources.find(device, workers, feature_cache, root, boxes=boxes),
+                Resources.find(device, workers, feature_cache, root, boxes=boxes, processes=processes),
                 config,
                 folder,
                 skip_broken=skip_broken,
@@ -120,7 +129,10 @@ def train(
             )
 
     if folds is None:
-        _show_result(train_into(config, folder), root, json)
+        run = train_into(config, folder)
+        if processes.first:
+            _show_result(run, root, json)
+        processes.leave()
         return
     from gwapctl.cli.folds import estimate_and_train
     from gwapctl.evaluate import Options
@@ -129,6 +141,33 @@ def train(
     run = estimate_and_train(config, folder, folds, train_into, options_of_folds, json=json, resume=resume)
     if not json:
         _show_result(run, root, json)
+
+
+def _meet() -> Processes:
+    """Meet the processes that torchrun or srun started beside this one; only the first of them speaks."""
+    from gwapctl.train.distributed import join
+
+    processes = join()
+    console.settings.spoken = processes.spoken
+    console.settings.quiet = console.settings.quiet or not processes.first
+    return processes
+
+
+def _require_for_many(processes: Processes, out: Path | None, folds: int | None) -> None:
+    """Refuse what several processes, or processes that are started again, cannot do."""
+    if processes.launch and out is None:
+        raise UsageError("torchrun and srun need --out, so that all processes, and those started again, use one run.")
+    if processes.count > 1 and folds:
+        raise UsageError("--folds trains in one process. Start it without torchrun or srun, or train each fold alone.")
+
+
+def _was_launched(out: Path, processes: Processes) -> bool:
+    """Tell whether the run in ``out`` is the one that the processes began that are started again now."""
+    from gwapctl.runs import Run
+
+    if not (out / "run.json").is_file():
+        return False
+    return (Run.open(out).document.get("processes") or {}).get("launch") == processes.launch
 
 
 def _recipe(dataset: str | None, recipe: str | None, asked: dict[str, Any]) -> tuple[str | None, Path | None]:
