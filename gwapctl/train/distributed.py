@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -256,11 +256,14 @@ class Processes:
 
     def _there(self, key: str, seconds: float) -> bool:
         """Wait some seconds for a note; tell whether it came."""
-        end = time.monotonic() + seconds
-        while not self.store.check([key]):  # the store's own way of waiting writes a warning each time that it was long
-            if time.monotonic() > end:
-                return False
-            time.sleep(PAUSE)
+        end = time.monotonic() + seconds  # not by the store's own wait, which writes warnings to the terminal
+        try:
+            while not self.store.check([key]):
+                if time.monotonic() > end:
+                    return False
+                time.sleep(PAUSE)
+        except dist.DistError as error:
+            raise LostProcessError("the first process is gone.") from error
         return True
 
     def beating(self, callback: ProgressCallback | None) -> ProgressCallback:
@@ -284,14 +287,13 @@ class Processes:
         """
         if self.store is None:
             return message
-        try:
+        with suppress(dist.DistError, LostProcessError):  # the store may be gone
             if self.first:
                 self.store.set(ERROR, message)
-                return message
-            said = self._there(ERROR, 10.0)
-        except dist.DistError:  # the store went with the first process
-            return message if self.first else None
-        return None if said else f"process {self.rank} of {self.count}: {message}"
+                time.sleep(4 * PAUSE)  # it may go with this process: the others look before
+            elif self._there(ERROR, 10.0):
+                return None
+        return message if self.first else f"process {self.rank} of {self.count}: {message}"
 
     @contextmanager
     def lost_ones(self) -> Iterator[None]:

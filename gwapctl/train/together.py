@@ -5,6 +5,7 @@ The first process looks at the images, writes the run and speaks; the others lea
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -117,7 +118,8 @@ def step_together(training: Training, listener: Listener) -> None:
         )
     for parameter in _without_gradient(training):  # DistributedDataParallel would wait for one
         parameter.requires_grad_(False)
-    training.network = DistributedDataParallel(training.network, broadcast_buffers=False)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # the name that older versions know
+        training.network = DistributedDataParallel(training.network, broadcast_buffers=False)
 
 
 def _without_gradient(training: Training) -> list[nn.Parameter]:
