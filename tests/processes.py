@@ -22,7 +22,7 @@ from gwapctl.train.pseudo import PseudoBoxes, pseudo_boxes
 from gwapctl.train.task import Listener, Resources
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 300  # a machine may be busy
+SECONDS = 1200  # a machine may be busy
 
 
 def found_boxes(dataset: Dataset, samples: Sequence[Sample], progress: ProgressCallback) -> list[PseudoBoxes]:
