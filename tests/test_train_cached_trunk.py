@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import clip_boxes_to_image
 
+from gwapctl.boxes import iou
 from gwapctl.config import DetectorConfig, build_train_config
 from gwapctl.datasets import open_dataset
 from gwapctl.datasets.base import Dataset, Sample
@@ -19,6 +21,7 @@ from gwapctl.errors import DataError, UsageError
 from gwapctl.images.decode import read_image
 from gwapctl.networks.rfcn.base import BoxTarget, DetectorInfo
 from gwapctl.networks.rfcn.inference import DetectorReader, pad, split_trunk_maps
+from gwapctl.networks.rfcn.losses import CODER
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import build_detector, load_detector
 from gwapctl.networks.transforms import resize
@@ -229,6 +232,28 @@ def test_scores_of_the_image_multiply_those_of_its_boxes(detector: Detector) -> 
     assert float(best[1]) == pytest.approx(float(best[0] * chance[1]))
     with pytest.raises(UsageError, match="image_scores"):
         build_train_config("photos", None, {"detector": "rfcn", "image_scores": True})
+
+
+def test_boxes_around_a_box_support_it(detector: Detector) -> None:
+    info = detector.info.model_copy(update={"support": True})
+    torch.manual_seed(0)
+    other = build_detector(info).eval()
+    other.load_state_dict(detector.state_dict())
+    images, sizes = pad([np.random.default_rng(1).integers(0, 255, (40, 56, 3), np.uint8)])
+    with torch.no_grad():
+        features = detector.features(images, sizes)
+        regions, _ = detector.proposals(features[0], sizes)
+        scores, offsets = detector.votes(features[1], regions)
+        found = other.detect(features, sizes)[0]
+    boxes = clip_boxes_to_image(CODER.decode_single(offsets, regions[0]), sizes[0]).double().numpy()
+    chances = scores.softmax(1)[:, 1:].double().numpy()
+    overlap = iou(boxes, boxes)
+    best = found["boxes"][0].double().numpy()
+    own = int(np.abs(boxes - best).sum(1).argmin())
+    near = overlap[own] >= 0.6
+    votes = float((overlap[own, near] * chances[near, found["labels"][0]]).sum())
+    assert float(found["scores"][0]) == pytest.approx(votes / (1 + votes), rel=1e-4)
+    assert bool((found["scores"] <= found["scores"][0]).all())
 
 
 def test_fewer_proposals(detector: Detector) -> None:

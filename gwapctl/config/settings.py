@@ -204,6 +204,9 @@ class DetectorSettings(RunSettings):
     image_scores: Annotated[
         bool, About("Multiply a box's score by the weak branch's chance of its class.", DETECTOR)
     ] = False
+    support: Annotated[
+        bool, About("Add the scores of the boxes around a box to its own: wholes before their parts.", DETECTOR)
+    ] = False
     frozen_stages: Annotated[
         int, Bounds(ge=0, le=5), About("Stages of a pretrained network that do not learn, of five.", DETECTOR)
     ] = 2

@@ -301,6 +301,7 @@ def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | Non
         candidates=config.candidates,
         proposals=config.proposals,
         image_scores=config.image_scores,
+        support=config.support,
         mean=trunk.mean,
         std=trunk.std,
         provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **seen},
