@@ -16,7 +16,8 @@ from gwapctl.config import build_train_config
 from gwapctl.datasets.base import Dataset, Sample
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import Run
-from gwapctl.train.distributed import ALONE, Processes, join
+from gwapctl.train.distributed import ALONE, Processes
+from gwapctl.train.launch import join
 from gwapctl.train.loop import train_with
 from gwapctl.train.pseudo import PseudoBoxes, pseudo_boxes
 from gwapctl.train.task import Listener, Resources

@@ -145,7 +145,7 @@ def train(
 
 def _meet() -> Processes:
     """Meet the processes that torchrun or srun started beside this one; only the first of them speaks."""
-    from gwapctl.train.distributed import join
+    from gwapctl.train.launch import join
 
     processes = join()
     console.settings.spoken = processes.spoken

@@ -268,8 +268,7 @@ class ClassificationTask(Task[Batch, Labelled]):
             module.train()
         for module in self.frozen:
             module.eval()
-        if self.processes.count > 1:  # what one process drops, another need not
-            self.processes.seed(self.config.seed, iteration)
+        self.processes.seed(self.config.seed, iteration)
 
     def forward(self, batch: Batch) -> Labelled:
         """Run the network on a batch, and look its labels up."""

@@ -10,13 +10,10 @@ works counts up the store's ``alive`` now and then, and whoever waits gives up a
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import cache
 from itertools import count as counting
 from typing import Any, TypeVar
 
@@ -24,7 +21,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from gwapctl.errors import GwapctlError, UsageError, option
 from gwapctl.progress import Progress, ProgressCallback
@@ -33,7 +29,6 @@ T = TypeVar("T")
 
 TIME_LIMIT, TIME_LIMIT_VARIABLE = 600, "GWAPCTL_TIME_LIMIT"  # seconds that a process waits for another
 BEAT, PAUSE = 5.0, 0.05  # seconds between two signs of life, at least, and between two looks
-PORT = "29500"  # torchrun's own, where SLURM names none
 ALIVE, ERROR = "alive", "error"  # keys of the store
 
 
@@ -116,8 +111,12 @@ class Processes:
         return items if self.count == 1 else items[self.bounds(len(items))]
 
     def seed(self, *numbers: int) -> None:
-        """Seed torch with these numbers and with which process this is: what one draws, another does not."""
-        torch.manual_seed(int(np.random.SeedSequence([*numbers, self.rank]).generate_state(1)[0]))
+        """Seed torch with these numbers and with which process this is, where it is not the only one.
+
+        What one draws (what dropout drops), another does not.
+        """
+        if self.count > 1:
+            torch.manual_seed(int(np.random.SeedSequence([*numbers, self.rank]).generate_state(1)[0]))
 
     # ------------------------------------------------------------------------------- numbers, all in the same order
 
@@ -210,7 +209,8 @@ class Processes:
         with self.in_turn() as own_turn:
             if own_turn:
                 value[0] = make()
-        dist.broadcast_object_list(value, src=0, device=torch.device("cpu"))
+        with self.lost_ones():
+            dist.broadcast_object_list(value, src=0, device=torch.device("cpu"))
         return value[0]  # type: ignore[return-value]
 
     @contextmanager
@@ -316,71 +316,6 @@ class Processes:
 
 
 ALONE = Processes()
-
-
-@cache
-def join() -> Processes:
-    """Meet the other processes that torchrun or srun started beside this one; without either there is this one alone.
-
-    srun is known by ``MASTER_ADDR`` beside SLURM's own variables: a script of SLURM that starts no processes is left
-    alone.
-
-    Raises:
-        LostProcessError: the others did not come.
-        UsageError: the time limit is no number.
-
-    """
-    slurm = "RANK" not in os.environ and {"SLURM_PROCID", "SLURM_NTASKS", "MASTER_ADDR"} <= os.environ.keys()
-    if slurm:
-        told = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
-        os.environ.update({ours: os.environ[theirs] for ours, theirs in told.items()})
-        os.environ.setdefault("MASTER_PORT", PORT)
-    rank, count = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    if "RANK" not in os.environ:
-        return ALONE
-    said: dict[str, Any] = {
-        "local_rank": int(os.environ.get("LOCAL_RANK", rank)),
-        "local_count": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # SLURM's say nothing: cores are shared out by it
-        "launch": _launch(slurm),
-        "restarted": int(os.environ.get("SLURM_RESTART_COUNT" if slurm else "TORCHELASTIC_RESTART_COUNT", 0)) > 0,
-    }
-    if count == 1:
-        return Processes(**said)
-    return Processes(rank, count, store=_meet(rank, count, said["local_count"], said["local_rank"]), **said)
-
-
-def _launch(slurm: bool) -> str:
-    """Name this start: a job of SLURM, a name that torchrun was given, or the torchrun that is this one's parent."""
-    if slurm:
-        return f"slurm {os.environ.get('SLURM_JOB_ID')}"
-    named = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return f"torchrun {platform.node()} {os.getppid()}" if named == "none" else f"torchrun {named}"
-
-
-def _meet(rank: int, count: int, local_count: int, local_rank: int) -> Any:
-    """Connect to the others and return the store. Collectives on the CPU are gloo's, on CUDA NCCL's.
-
-    Where processes share a GPU, which NCCL refuses, those are gloo's, too.
-    """
-    there = torch.cuda.device_count()
-    limit = timedelta(seconds=time_limit())
-    try:
-        store, _, _ = next(rendezvous("env://", timeout=limit))
-        own_gpu = there >= local_count
-        if there:
-            torch.cuda.set_device(local_rank % there)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if there and own_gpu else "gloo",
-            store=PrefixStore("torch", store),
-            rank=rank,
-            world_size=count,
-            timeout=limit,
-        )
-    except (RuntimeError, ValueError) as error:  # torch raises both, DistError among them
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        reason = str(error).splitlines()[0]
-        raise LostProcessError(f"process {rank} did not meet the {count - 1} others at {where}: {reason}") from error
-    return PrefixStore("gwapctl", store)
 
 
 def _times(own: Tensor, factor: int) -> Tensor:

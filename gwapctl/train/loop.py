@@ -19,8 +19,8 @@ from gwapctl.train.check import ImageCheck
 from gwapctl.train.checkpoint import STATE, Training, interrupt_flag, kept_resumable, save_state
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.detection import DetectionTask
-from gwapctl.train.distributed import join
 from gwapctl.train.history import Meter, require_finite, require_tensorboard, scalar_writer
+from gwapctl.train.launch import join
 from gwapctl.train.schedule import learning_rate
 from gwapctl.train.task import Listener, Resources, Task
 from gwapctl.train.together import agree_on_norms, gradients_stay, load_data, open_run, share_of, step_together
