@@ -202,7 +202,7 @@ def torchrun(words: list[str], folder: Path, *, victim: int, iteration: int) -> 
     started = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     done = subprocess.run(
         [*started, "-m", "gwapctl", *words],
-        env={**os.environ, **env, "PYTHONPATH": path, "GWAPCTL_TIME_LIMIT": "60"},
+        env={**os.environ, **env, "PYTHONPATH": path, "GWAPCTL_TIME_LIMIT": "300"},
         capture_output=True,
         text=True,
         timeout=SECONDS,

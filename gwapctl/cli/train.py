@@ -113,7 +113,7 @@ def train(
     require_weights(config, offline, root)
     processes.on_first(lambda: require_output_folder(folder, overwrite=overwrite, resume=resume))
     with processes.in_turn():
-        options.fetch_dataset(dataset, root, offline)
+        options.fetch_dataset(dataset, root, offline, heard=processes.beating)
 
     def train_into(config: TrainConfig | DetectorConfig, folder: Path) -> Run:
         _announce_training(config, folder)
