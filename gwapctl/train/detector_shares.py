@@ -60,7 +60,8 @@ class DetectorShares:
 class AnchorsOfAll:
     """torchvision's sampler of anchors, drawing for an image what one process would draw that had all of them.
 
-    All processes have the same seed, and the draws of the images before theirs are made, and dropped, first.
+    All processes have the same seed, and make the draws of the others' images, too, and drop them: those of the images
+    before theirs first, and those of the images behind them for the next batch of the step.
     """
 
     def __init__(self, processes: Processes, sampler: Any) -> None:
@@ -70,10 +71,15 @@ class AnchorsOfAll:
     def __call__(self, matched: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the drawn positive and negative anchors of each image, as masks."""
         own = [(int((one >= 1).sum()), int((one == 0).sum())) for one in matched]
-        device = matched[0].device
-        for counts in self.processes.before(own):
-            for number in counts:
-                torch.randperm(number, device=device)
+        before, behind = self.processes.around(own)
+        _drop_draws(before, matched[0].device)
         positive, negative = self.sampler(list(matched))
+        _drop_draws(behind, matched[0].device)
         self.drawn = sum(int(mask.sum()) for mask in (*positive, *negative))
         return positive, negative
+
+
+def _drop_draws(counts: Sequence[tuple[int, int]], device: torch.device) -> None:
+    """Draw as the sampler does for images with so many positive and negative anchors."""
+    for number in (number for both in counts for number in both):
+        torch.randperm(number, device=device)

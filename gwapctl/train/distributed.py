@@ -177,11 +177,12 @@ class Processes:
         dist.all_gather_object(found, list(own))
         return [item for part in found for item in part]
 
-    def before(self, own: Sequence[T]) -> list[T]:
-        """Return the items of the processes in front of this one."""
+    def around(self, own: Sequence[T]) -> tuple[list[T], list[T]]:
+        """Return the items of the processes in front of this one, and of those behind it."""
         found: list[list[T]] = [[] for _ in range(self.count)]
         dist.all_gather_object(found, list(own))
-        return [item for part in found[: self.rank] for item in part]
+        before, behind = found[: self.rank], found[self.rank + 1 :]
+        return [item for part in before for item in part], [item for part in behind for item in part]
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor of floating point numbers by its mean over processes."""
