@@ -8,7 +8,7 @@ IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install --disable-pip-version-check)
 
-.PHONY: demo test test-slow lint lock
+.PHONY: demo test test-slow test-oldest lint lock sbom audit
 
 demo: $(VENV)/.installed
 	$(BIN)/gwapctl demo --overwrite
@@ -21,6 +21,14 @@ test: lint
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest --numprocesses auto --dist loadfile -m slow
 
+# The oldest versions that pyproject.toml allows, where uv can resolve them: tests in an environment of their own.
+# One Python suffices, the oldest: others have no wheels of versions from before them.
+test-oldest:
+	@command -v uv >/dev/null || { echo "error: make test-oldest needs uv: pip install uv" >&2; exit 1; }
+	uv venv --quiet --clear --python 3.11 $(VENV)-oldest
+	uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	$(VENV)-oldest/bin/pytest --numprocesses auto --dist loadfile -m "not slow"
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,6 +38,14 @@ lint: $(VENV)/.installed
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+
+# What gwapctl runs on, as CycloneDX: of what is installed, without the network, the same bytes every time.
+sbom: $(VENV)/.installed
+	$(BIN)/python benchmarks/write_sbom.py sbom.json
+
+# Known vulnerabilities of the locked versions; asks the package index.
+audit: $(VENV)/.installed
+	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .

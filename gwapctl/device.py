@@ -42,6 +42,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """Return what a run says of the device that it was trained on: a GPU's own name, else the type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Tell whether ``device`` computes in bfloat16 natively; emulation would only cost precision and time."""
     if device.type == "cuda":

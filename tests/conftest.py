@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gwapctl import cli
 from gwapctl.cli import console
 from gwapctl.datasets.synthetic import make_synthetic_voc
+from gwapctl.offline import SWITCHES
 
 for _name in list(os.environ):
     if _name.startswith("GWAPCTL_") or _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"):
         del os.environ[_name]
 os.environ |= {"NO_COLOR": "1", "TERMINAL_WIDTH": "80", "COLUMNS": "80", "MPLBACKEND": "Agg"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small lose time to threads, more so on a busy machine
+
+
+# nothing that a browser does by itself: no sandbox for root, no graphics card, no calls home
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,9 @@ class CliResult:
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test reach another machine."""
+    """Let no test reach another machine, nor one that gives --offline reach those after it."""
+    for name in SWITCHES:
+        monkeypatch.setenv(name, "0")
     connect = socket.socket.connect
 
     def local_only(self: socket.socket, address: tuple[str, int] | str) -> None:
@@ -66,3 +83,17 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic") / "set"
     make_synthetic_voc(folder, images=40, seed=3, size=(64, 80))
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: that of the system, else Playwright's own."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make test installs it")
+    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with api.sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=system, args=QUIET)
+        except api.Error as error:
+            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()

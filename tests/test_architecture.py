@@ -25,7 +25,7 @@ from gwapctl.train.augmentations import AUGMENTATIONS
 
 PACKAGE = Path(gwapctl.__file__).parent
 LAYERS = {
-    0: {"errors", "boxes", "geometry", "files", "progress", "device"},
+    0: {"errors", "boxes", "geometry", "files", "offline", "progress", "device"},
     1: {"images", "inputs", "config", "datasets", "regions", "metrics", "runs", "draw"},
     2: {"networks", "maps", "train", "engines"},
     3: {"predict", "predictions", "formats", "evaluate", "paper", "demo", "label"},

@@ -410,15 +410,15 @@ def test_offline_names_the_manual_way_and_leaves_nothing(hub: Path, monkeypatch:
 def test_a_download_is_checked_and_whole(hub: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "source.pth"
     torch.save({"layer": torch.ones(3)}, source)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
-    good = source.rename(tmp_path / f"net-{digest}.pth")
-    assert torch.equal(load_pretrained(PretrainedWeights(good.as_uri(), 0.1))["layer"], torch.ones(3))
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    good = source.rename(tmp_path / f"net-{digest[:8]}.pth")
+    assert torch.equal(load_pretrained(PretrainedWeights(good.as_uri(), 0.1, digest))["layer"], torch.ones(3))
     assert [path.name for path in hub.iterdir()] == [good.name]
     assert capfd.readouterr().out == ""  # stdout is for results
 
     bad = good.rename(tmp_path / "net-00000000.pth")
     with pytest.raises(ModelError, match="invalid hash"):
-        load_pretrained(PretrainedWeights(bad.as_uri(), 0.1))
+        load_pretrained(PretrainedWeights(bad.as_uri(), 0.1, "00000000"))
     assert [path.name for path in hub.iterdir()] == [good.name]
 
 

@@ -122,7 +122,7 @@ def test_get_offline_and_from_a_file(folder: Path, tmp_path: Path, run_cli: Cli)
     arguments = ("data", "get", "voc", "--root", tmp_path, "--archive", tmp_path / "mine.tar")
     wrong = run_cli(*arguments)
     assert wrong.code == 4
-    assert "MD5" in wrong.stderr
+    assert "SHA256" in wrong.stderr
     right = run_cli(*arguments, "--no-verify")
     assert right.code == 0
     assert "train, val, test" in right.stdout

@@ -211,7 +211,7 @@ def test_imagenet_archives_are_unpacked_to_their_places(
     with pytest.raises(DataError, match=r"needs an account.*ILSVRC2012_img_val\.tar"):
         download.get_dataset("imagenet", tmp_path / "new")
     sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in parts}
-    known = tuple(replace(item, md5=sums.get(item.file, "")) for item in DATASETS["imagenet"].archives)
+    known = tuple(replace(item, checksum=sums.get(item.file, "")) for item in DATASETS["imagenet"].archives)
     monkeypatch.setitem(DATASETS, "imagenet", replace(DATASETS["imagenet"], archives=known))
     download.get_dataset("imagenet", tmp_path / "new", files=parts)
     dataset = open_dataset("imagenet", tmp_path / "new")

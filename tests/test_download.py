@@ -95,7 +95,7 @@ def voc(server: Server, monkeypatch: pytest.MonkeyPatch) -> Archive:
     archive = replace(
         published.VOC2007_TRAINVAL,
         size=len(data),
-        md5=hashlib.md5(data).hexdigest(),
+        checksum=hashlib.sha256(data).hexdigest(),
         urls=(f"{server.address}/voc.tar",),
     )
     server.files["/voc.tar"] = data
@@ -214,7 +214,7 @@ def test_get_unpacks_a_given_archive(voc: Archive, server: Server, tmp_path: Pat
 def test_get_refuses_a_wrong_archive(voc: Archive, tmp_path: Path) -> None:
     file = tmp_path / voc.file
     file.write_bytes(make_tar({"VOCdevkit/VOC2007/ImageSets/Main/trainval.txt": b""}))
-    with pytest.raises(DataError, match=r"MD5 .* no archive of voc"):
+    with pytest.raises(DataError, match=r"SHA256 .* no archive of voc"):
         get_dataset("voc", tmp_path / "data", files=[file])
     assert not (tmp_path / "data").exists()
     get_dataset("voc", tmp_path / "data", files=[file], verify=False)

@@ -124,6 +124,53 @@ def page(text: str) -> Page:
     return Page(text)
 
 
+def problems_in(browser: Any, page: Path, script: str) -> tuple[list[str], Any]:
+    """Open a page in a browser; return what it complains about, and what ``script`` says of the page."""
+    view, problems = browser.new_page(), list[str]()
+    view.on("console", lambda message: problems.append(message.text))
+    view.on("pageerror", lambda error: problems.append(str(error)))
+    view.goto(page.as_uri())
+    found = view.evaluate(script)
+    view.close()
+    return problems, found
+
+
+LOOKS = """() => ({
+    images: [...document.images].filter(one => one.complete && one.naturalWidth > 0).length,
+    margin: getComputedStyle(document.body).maxWidth,
+    share: getComputedStyle(document.querySelector("td.bar") || document.body).getPropertyValue("--share"),
+})"""
+
+
+def test_a_page_shows_all_it_holds_under_its_policy(run: Run, page: Page, browser: Any, tmp_path: Path) -> None:
+    problems, looks = problems_in(browser, write_run_page(run.folder, tmp_path / "page.html"), LOOKS)
+    assert problems == []
+    assert looks["images"] == len(page.images) > 0
+    assert (looks["margin"] != "none", looks["share"] != "") == (True, True)
+
+
+def test_tables_show_all_they_hold_under_their_policy(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "tables.html"
+    file.write_text(render_tables(build_tables("iii"), "html"), encoding="utf-8")
+    problems, looks = problems_in(browser, file, LOOKS)
+    assert (problems, looks["margin"]) == ([], "1152px")  # 72rem
+
+
+def test_no_script_runs_in_a_page_and_nothing_is_fetched(text: str, browser: Any, tmp_path: Path) -> None:
+    """Were something of a stranger's ever written unescaped, the policy would still hold it."""
+    (tmp_path / "own.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>')
+    inside = (
+        "<script>document.title = 'changed'</script><img id='own' src='own.svg' onerror=\"document.title='changed'\">"
+    )
+    file = tmp_path / "page.html"
+    file.write_text(text.replace("</h1>", f"</h1>{inside}", 1), encoding="utf-8")
+    problems, found = problems_in(
+        browser, file, "() => [document.title, document.getElementById('own').naturalWidth, location.protocol]"
+    )
+    assert (found[0] != "changed", found[1:]) == (True, [0, "file:"])
+    assert len([text for text in problems if "Content Security Policy" in text]) >= 2
+
+
 def evaluation(**changes: Any) -> dict[str, Any]:
     return {
         "schema_version": 1,

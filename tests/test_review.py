@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -172,31 +171,6 @@ def test_images_that_are_localized_now_show_their_heat(run_cli: Run, out: Path, 
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
-
-# nothing that a browser does by itself: no sandbox for root, no graphics card, no calls home
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium: that of the system, else Playwright's own."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make test installs it")
-    system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=system, args=QUIET)
-        except api.Error as error:
-            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 class Tab:

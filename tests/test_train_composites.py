@@ -26,7 +26,6 @@ from gwapctl.train.composites import (
     Composites,
     object_mask,
     sure,
-    trusted,
     write_composites,
 )
 from gwapctl.train.loop import train_with
@@ -70,26 +69,14 @@ def test_every_class_keeps_the_boxes_that_weigh_most() -> None:
         assert weights[own & flags].min() > weights[own & ~flags].max()
 
 
-def test_an_image_with_one_doubtful_box_is_left_out() -> None:
-    boxes = [[0, 0, 9, 9], [20, 0, 30, 9]]
-    found = [
-        pseudo_boxes(boxes, [0, 0], [0.9, 0.8]),
-        pseudo_boxes(boxes, [0, 0], [0.95, 0.1]),
-        pseudo_boxes([], [], []),
-    ]
-    kept = trusted(found)
-    assert [len(one) for one in kept] == [2, 0, 0]
-    assert kept[0].weights.tolist() == [1, 1]
-
-
-def test_a_class_that_nothing_is_sure_of_keeps_its_best_box() -> None:
+def test_a_class_that_nothing_is_sure_of_has_its_best_box() -> None:
     found = [pseudo_boxes([[0, 0, 9, 9]], [label], [score]) for label, score in ((0, 0.9), (1, 0.2), (1, 0.3))]
-    assert [len(one) for one in trusted(found)] == [1, 0, 1]
+    assert sure(found) == [[True], [False], [True]]
 
 
 def test_boxes_without_doubt_are_all_trusted() -> None:
     found = [pseudo_boxes([[0, 0, 9, 9]], [n % 2], [1.0]) for n in range(7)]
-    assert [len(one) for one in trusted(found)] == [1] * 7
+    assert sure(found) == [[True]] * 7
 
 
 # --------------------------------------------------------------------------------------------------- what is composed

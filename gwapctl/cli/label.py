@@ -58,6 +58,7 @@ def label(
     device: options.Device = "auto",
     workers: options.Workers = None,
     feature_cache: options.FeatureCache = None,
+    offline: options.Offline = False,
 ) -> None:
     """From images whose classes you know to boxes: check, train, find, review, in one go.
 

@@ -71,6 +71,7 @@ def localize(
     precision: options.Precision = "auto",
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    offline: options.Offline = False,
 ) -> None:
     """Find where the classes of a model are in images: classes, boxes and heatmaps.
 

@@ -21,6 +21,7 @@ from gwapctl.datasets.layouts import folder_layouts
 from gwapctl.errors import UsageError, any_of
 from gwapctl.maps import MAPS, layer_maps
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_options
+from gwapctl.offline import go_offline
 
 if TYPE_CHECKING:
     from gwapctl.progress import ProgressCallback
@@ -68,7 +69,18 @@ Root = Annotated[
     ),
 ]
 Limit = Annotated[int | None, option("--limit", "Use only the first N images.", DATA, min=1)]
-Offline = Annotated[bool, option("--offline", "Never use the network.", MACHINE, envvar="GWAPCTL_OFFLINE")]
+
+
+def _remember_offline(value: bool) -> bool:
+    if value:
+        go_offline()
+    return value
+
+
+Offline = Annotated[
+    bool,
+    option("--offline", "Never use the network.", MACHINE, envvar="GWAPCTL_OFFLINE", callback=_remember_offline),
+]
 
 ModelSpec = Annotated[
     str | None,

@@ -15,6 +15,7 @@ from gwapctl.config.settings import successor as successor  # what the command l
 from gwapctl.errors import GwapctlError, UsageError
 
 if TYPE_CHECKING:
+    from gwapctl.cli.repeat import Repeat
     from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
     from gwapctl.train.distributed import Processes
@@ -32,6 +33,10 @@ Folds = Annotated[
         "--folds", "First estimate by this many trainings, each with other images held out.", options.DATA, min=2
     ),
 ]
+FromRun = Annotated[
+    Path | None,
+    options.option("--from-run", "Repeat this run: its data, settings and seed.", options.DATA),
+]
 Tensorboard = Annotated[bool, options.option("--tensorboard", "Also log to RUN/tensorboard.", options.OUTPUT)]
 
 
@@ -42,6 +47,7 @@ def train(
     root: options.Root = None,
     skip_broken: SkipBroken = False,
     folds: Folds = None,
+    from_run: FromRun = None,
     recipe: options.Recipe = None,
     given: dict[str, Any],
     changes: options.Changes = None,
@@ -66,6 +72,7 @@ def train(
       gwapctl train my-photos --epochs 20 --set momentum=0.8 --out runs/mine
       gwapctl train voc07+12 --detector rfcn --weak gwap --box-proportion 0.05
       gwapctl train my-photos --detector rfcn --boxes-from runs/mine --out runs/found
+      gwapctl train --from-run runs/mine --out runs/again
 
     """
     from gwapctl.train.recipes import with_network_of_weights
@@ -75,6 +82,14 @@ def train(
     if settings:
         show_settings(dataset, recipe, {key: "flag" if key in given else "--set" for key in typed}, asked, json)
         return
+    repeat: Repeat | None = None
+    if from_run is not None:
+        from gwapctl.cli.repeat import repeat_of
+
+        others = {"DATASET": dataset, "--recipe": recipe, "--folds": folds, "--resume": resume}
+        others |= {"--skip-broken": skip_broken, **{_flag_of(key): True for key in typed}}
+        repeat = repeat_of(from_run, root, device, offline, others)
+        dataset, root, skip_broken = repeat.config.dataset, repeat.root, repeat.skip_broken
     if dataset is None:
         raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
     processes = _meet()
@@ -93,7 +108,7 @@ def train(
     if resume:
         config = _resumed_config(dataset, out, typed, folds)
     else:
-        config = build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
+        config = repeat.config if repeat else build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _task(config).check(config)
     resolve_device(processes.device(device))
@@ -185,9 +200,14 @@ def _asked(given: dict[str, Any], changes: list[str] | None) -> dict[str, Any]:
     changed = parse_changes(changes or [])
     both = sorted(given.keys() & changed.keys())
     if both:
-        flag = all_settings()[both[0]].words[0]
-        raise UsageError(f"{flag} and --set {both[0]} are the same setting. Give one of them.")
+        raise UsageError(f"{_flag_of(both[0])} and --set {both[0]} are the same setting. Give one of them.")
     return given | changed
+
+
+def _flag_of(key: str) -> str:
+    """Write a setting as it is typed."""
+    setting = all_settings()[key]
+    return setting.words[0] if setting.about.flag else f"--set {key}"
 
 
 def show_settings(

@@ -198,7 +198,7 @@ class DetectorSettings(RunSettings):
     composites: Annotated[
         float,
         Bounds(ge=0, le=10),
-        About("Of boxes-from: images composed of its least doubtful boxes, which alone are kept, per image.", DETECTOR),
+        About("Of boxes-from: images composed of its least doubtful boxes, for each image that has boxes.", DETECTOR),
     ] = 0.0
     pooling: Annotated[Literal["ps_roi_pool", "ps_roi_align"], About("Of the score maps.", DETECTOR)] = "ps_roi_pool"
     candidates: Annotated[int, Bounds(ge=1), About("Proposals of an image before NMS, at most.", DETECTOR)] = 6000

@@ -6,7 +6,6 @@ VOC comes by itself when a command needs it and may use the network; every other
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import ssl
@@ -27,6 +26,7 @@ from gwapctl.datasets.folders import data_folders
 from gwapctl.datasets.published import Archive
 from gwapctl.datasets.subset import split_name
 from gwapctl.errors import DataError, UsageError, lookup, option
+from gwapctl.offline import is_offline
 from gwapctl.progress import Progress, ProgressCallback
 
 _ATTEMPTS = 4  # a download that breaks off goes on from there
@@ -102,8 +102,8 @@ def _unpack(archive: Archive, file: Path, folder: Path, progress: ProgressCallba
     unpack(file, folder / archive.into, last=last, progress=progress)
 
 
-def download(urls: Sequence[str], file: Path, size: int, md5: str, progress: ProgressCallback | None = None) -> None:
-    """Download to ``file``, which appears only when it is whole and its MD5 is right.
+def download(archive: Archive, file: Path, progress: ProgressCallback | None = None) -> None:
+    """Download ``archive`` to ``file``, which appears only when it is whole and its checksum is right.
 
     What has arrived stays in ``.<name>.part`` beside it, and the next call goes on from there.
 
@@ -112,17 +112,17 @@ def download(urls: Sequence[str], file: Path, size: int, md5: str, progress: Pro
 
     """
     part = file.with_name(f".{file.name}.part")
-    failure: Exception | str = "no address"
+    size, failure = archive.size, Exception("no address")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for url in [url for url in urls for _ in range(_ATTEMPTS)]:
+        for url in [url for url in archive.urls for _ in range(_ATTEMPTS)]:
             try:
                 _append(url, part, size, progress)
             except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
                 failure = error
                 continue
-            if part.stat().st_size != size or md5_of(part) != md5:
-                failure = "what arrived has the wrong size or checksum"
+            if part.stat().st_size != size or digest_of(part, archive.algorithm) != archive.checksum:
+                failure = Exception("what arrived has the wrong size or checksum")
                 part.unlink()
                 continue
             part.replace(file)
@@ -131,14 +131,14 @@ def download(urls: Sequence[str], file: Path, size: int, md5: str, progress: Pro
         raise DataError(
             f"cannot write {file}: {error.strerror or error}. Free space or choose another {option('root')}."
         ) from error
-    raise DataError(f"cannot download {' or '.join(urls)}: {failure}.")
+    raise DataError(f"cannot download {' or '.join(archive.urls)}: {failure}.")
 
 
-def md5_of(file: Path) -> str:
-    """Return the MD5 of a file as hexadecimal digits."""
+def digest_of(file: Path, algorithm: str) -> str:
+    """Return the digest of a file, ``sha256`` or ``md5``, as hexadecimal digits."""
     try:
         with file.open("rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            return hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}.") from error
 
@@ -184,7 +184,7 @@ def _fetch(
         f"Fetch {archive.file} ({archive.size / 1e6:.0f} MB) from {archive.urls[0]} and run: gwapctl data get {name}"
         f" --archive {archive.file}; or say where the data is with {option('root')}."
     )
-    if offline or os.environ.get("GWAPCTL_OFFLINE", "0") not in ("", "0"):
+    if offline or is_offline():
         what = archive.splits[-1]
         forbidden = f"{option('offline', True)} forbids to download it"
         raise DataError(f"{name} is not here ({what}), and {forbidden}. {manual}")
@@ -193,7 +193,7 @@ def _fetch(
         announce(f"downloading {archive.file}: {archive.size / 1e6:.0f} MB from {archive.urls[0]} to {folder}")
     file = folder / archive.file
     try:
-        download(archive.urls, file, archive.size, archive.md5, progress)
+        download(archive, file, progress)
     except DataError as error:
         raise DataError(f"{error} {manual}") from error
     _unpack(archive, file, folder, progress)
@@ -209,13 +209,14 @@ def _identify(name: str, file: Path, verify: bool, progress: ProgressCallback | 
         return next((archive for archive in archives if archive.file == file.name), archives[0])
     if progress is not None:
         progress(Progress(0, None, "files", f"checking {file.name}"))
-    digest = md5_of(file)
+    digests = {algorithm: digest_of(file, algorithm) for algorithm in {archive.algorithm for archive in archives}}
     for archive in archives:
-        if archive.md5 == digest:
+        if archive.checksum == digests[archive.algorithm]:
             return archive
-    expected = ", ".join(f"{archive.file} {archive.md5}" for archive in archives)
+    found = ", ".join(f"{algorithm.upper()} {digest}" for algorithm, digest in digests.items())
+    expected = ", ".join(f"{archive.file} {archive.checksum}" for archive in archives)
     raise DataError(
-        f"{file} has MD5 {digest}, which is no archive of {name} ({expected}). Fetch it again, or use "
+        f"{file} has {found}, which is no archive of {name} ({expected}). Fetch it again, or use "
         f"{option('verify', False)}."
     )
 

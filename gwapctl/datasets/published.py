@@ -12,17 +12,23 @@ from gwapctl.datasets.folders import candidates, data_folders
 class Archive:
     """One file of a data set. It has been unpacked below a folder of data when ``folder / proof`` exists there.
 
-    It brings ``folder`` with it, or unpacks ``into`` that part of it. Without ``urls`` only the user can fetch it.
+    It brings ``folder`` with it, or unpacks ``into`` that part of it. Without ``urls`` only the user can fetch it, and
+    its ``checksum`` may be the MD5 that was published; what we fetch has a SHA-256.
     """
 
     file: str
     size: int  # bytes
-    md5: str
-    urls: tuple[str, ...]  # mirrors, best first
+    checksum: str  # hexadecimal digits: 64 are a SHA-256, 32 an MD5
+    urls: tuple[str, ...]  # mirrors, best first; https all of them
     folder: str
     proof: str
     splits: tuple[str, ...]
     into: str = ""
+
+    @property
+    def algorithm(self) -> str:
+        """What ``hashlib`` calls the algorithm of the checksum."""
+        return "sha256" if len(self.checksum) == 64 else "md5"
 
     def is_here(self, root: Path | None) -> bool:
         """Tell whether it is unpacked where the data set is looked for."""
@@ -40,10 +46,11 @@ class Archive:
         return first.parent if first.resolve().name == parts[0] else first
 
 
-def _voc(file: str, size: int, md5: str, year: int, *splits: str) -> Archive:
-    mirrors = (f"http://host.robots.ox.ac.uk/pascal/VOC/voc{year}", "https://data.pjreddie.com/files")
+def _voc(file: str, size: int, sha256: str, year: int, *splits: str) -> Archive:
+    # host.robots.ox.ac.uk, the published address, has no https: the same group's other server has
+    mirrors = (f"https://thor.robots.ox.ac.uk/pascal/VOC/voc{year}", "https://data.pjreddie.com/files")
     urls = tuple(f"{mirror}/{file}" for mirror in mirrors)
-    return Archive(file, size, md5, urls, f"VOCdevkit/VOC{year}", f"ImageSets/Main/{splits[-1]}.txt", splits)
+    return Archive(file, size, sha256, urls, f"VOCdevkit/VOC{year}", f"ImageSets/Main/{splits[-1]}.txt", splits)
 
 
 def _imagenet(file: str, size: int, md5: str, split: str, proof: str, into: str = "") -> Archive:
@@ -51,17 +58,35 @@ def _imagenet(file: str, size: int, md5: str, split: str, proof: str, into: str 
 
 
 VOC2007_TRAINVAL = _voc(
-    "VOCtrainval_06-Nov-2007.tar", 460_032_000, "c52e279531787c972589f7e41ab4ae64", 2007, "train", "val", "trainval"
+    "VOCtrainval_06-Nov-2007.tar",
+    460_032_000,
+    "7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508",
+    2007,
+    "train",
+    "val",
+    "trainval",
 )
-VOC2007_TEST = _voc("VOCtest_06-Nov-2007.tar", 451_020_800, "b6e924de25625d8de591ea690078ad9f", 2007, "test")
+VOC2007_TEST = _voc(
+    "VOCtest_06-Nov-2007.tar",
+    451_020_800,
+    "6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892",
+    2007,
+    "test",
+)
 VOC2012 = _voc(
-    "VOCtrainval_11-May-2012.tar", 1_999_639_040, "6cd6e144f989b92b3379bac3b3de84fd", 2012, "train", "val", "trainval"
+    "VOCtrainval_11-May-2012.tar",
+    1_999_639_040,
+    "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+    2012,
+    "train",
+    "val",
+    "trainval",
 )
 TINY_IMAGENET = Archive(
     file="tiny-imagenet-200.zip",
     size=248_100_043,
-    md5="90528d7ca1a48142e341f4ef8d21d0de",
-    urls=("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
+    checksum="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
+    urls=("https://cs231n.stanford.edu/tiny-imagenet-200.zip",),
     folder="tiny-imagenet-200",
     proof="wnids.txt",
     splits=("train", "val"),
@@ -69,7 +94,7 @@ TINY_IMAGENET = Archive(
 CUB = Archive(
     file="CUB_200_2011.tgz",
     size=1_150_585_339,
-    md5="97eceeb196236b17998738112f37df78",
+    checksum="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
     urls=("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
     folder="CUB_200_2011",
     proof="images.txt",

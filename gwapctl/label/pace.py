@@ -103,14 +103,13 @@ def _training(step: Train, images: int, pace: Pace) -> float:
     """Return the seconds of a training without its start."""
     config = step.config
     if isinstance(config, DetectorConfig):
-        from gwapctl.train.composites import TRUSTED, how_many  # needs torch
+        from gwapctl.train.composites import how_many  # needs torch
 
         size = config.short_side * config.long_side / SIDE**2
         shown = config.iterations * config.batch_size * config.accumulate
         again = (config.rounds - 1) * images * (pace.read + pace.forward * size)  # finds the next round's boxes
         composed = how_many(config.composites, images)
-        seen = composed + images * (TRUSTED if composed and config.rounds == 1 else 1)
-        cached = seen * 2 * CACHED * size if config.cache_features else 0.0
+        cached = (images + composed) * 2 * CACHED * size if config.cache_features else 0.0
         each = CACHED_STEP if config.cache_features else STEP
         return images * pace.read + again + pace.forward * (COMPOSED * composed + cached + shown * size * each)
     epochs, size = config.epochs or 1, config.image_size[0] * config.image_size[1] / SIDE**2

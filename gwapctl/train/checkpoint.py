@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from gwapctl.config import stored_config
+from gwapctl.device import device_name
 from gwapctl.errors import ModelError, UsageError, option
 from gwapctl.files import atomic_path
 from gwapctl.runs import Run, remove_run
+from gwapctl.train.first_weights import described_weights
 from gwapctl.train.schedule import build_optimizer
 from gwapctl.train.task import Step, Task
 
@@ -48,9 +50,10 @@ def create_run(folder: Path, task: Task[Any, Any]) -> Run:
     """Start a run in ``folder`` that says what is trained, on what and where; an earlier run there goes."""
     remove_run(folder)
     config, device = task.config, task.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    said = {"config": config.model_dump(mode="json"), "dataset": task.data.describe(), "device": name}
-    return Run.create(folder, {**said, "seed": config.seed, **task.describe()})
+    said = {"config": config.model_dump(mode="json"), "dataset": task.data.describe(), "device": device_name(device)}
+    weights = described_weights(type(task), config, task.resources.root)
+    decides = {"threads": torch.get_num_threads(), **({"first_weights": weights} if weights else {})}
+    return Run.create(folder, {**said, "seed": config.seed, **decides, **task.describe()})
 
 
 def resume_run(folder: Path, training: Training) -> Run:

@@ -1,9 +1,9 @@
 """Composed images: objects of boxes that are little in doubt, cut out of their images and pasted onto others.
 
-Boxes from a classifier's maps hold several objects that touch, or half of one. A detector that learns from all of them
-learns that, too. Here the boxes of every class that are least in doubt, or that a file is sure of, are kept as they
-are, and what they show is pasted in other sizes and places, beside and upon each other: there the boxes are right by
-construction, and small and touching objects are as frequent as lone ones. Cutting and pasting to learn a detector is
+Boxes from a classifier's maps hold several objects that touch, or half of one, and a detector that learns from them
+learns that, too. Here what the boxes of every class show that are least in doubt, or that a file is sure of, is pasted
+in other sizes and places, beside and upon each other: there the boxes are right by construction, and small and touching
+objects are as frequent as lone ones. Cutting and pasting to learn a detector is
 Dwibedi et al.'s (ICCV 2017, arXiv 1708.01642), with masks from a network; here GrabCut cuts inside of the box. Shares,
 sizes and numbers are ours.
 """
@@ -31,7 +31,7 @@ from gwapctl.regions.edges import grabcut
 from gwapctl.regions.masks import enlarged
 from gwapctl.train.pseudo import PseudoBoxes, pseudo_boxes, read_boxes, with_boxes, write_boxes
 
-TRUSTED = 0.35  # share of a class's boxes that are kept and cut out: those least in doubt
+TRUSTED = 0.35  # share of a class's boxes that are cut out: those least in doubt
 MOST_IMAGES = 1_000  # composed, however many there are
 MOST_PASTED = 5  # objects of a composed image
 ONE_CLASS = 0.6  # how often all of them are of one class
@@ -82,15 +82,6 @@ def sure(found: Sequence[PseudoBoxes]) -> list[list[bool]]:
             best[label] = max(weight, best.get(label, 0.0))
     pairs = [zip(one.weights.tolist(), one.labels.tolist(), strict=True) for one in found]
     return [[weight > 1 - TRUSTED or weight == best[label] for weight, label in pair] for pair in pairs]
-
-
-def trusted(found: Sequence[PseudoBoxes]) -> list[PseudoBoxes]:
-    """Return the boxes, which count fully, of the images whose every box is ``sure``, and none of the others.
-
-    In what is left out of an image there may be an object, which must not be learned as background.
-    """
-    kept = [one if all(flags) else one.of_classes(()) for one, flags in zip(found, sure(found), strict=True)]
-    return [one.counting([1.0] * len(one)) for one in kept]
 
 
 def how_many(share: float, images: int) -> int:

@@ -49,7 +49,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
     With ``boxes_from`` it is none. Then the training has rounds of equal length, each with a schedule of its own: the
     first learns from the boxes of a run or file, each of the others from what the detector found by then and what was
     found at first (``pseudo.next_round``). The run's ``boxes-1.jsonl``, ``boxes-2.jsonl``, ... hold them. With
-    ``composites``, only the least doubtful ones are learned from, along with images composed of them.
+    ``composites``, images composed of the least doubtful ones of the first round join all of them.
 
     Regions and anchors are drawn with a generator seeded anew by ``begin_step``: what is drawn is a pure function of
     seed and iteration, and a resumed run needs no generator's state, on any device.

@@ -10,7 +10,7 @@ from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import DataError, UsageError
 from gwapctl.progress import Progress
 from gwapctl.runs import Run
-from gwapctl.train.composites import Composites, how_many, trusted, write_composites
+from gwapctl.train.composites import Composites, how_many, write_composites
 from gwapctl.train.data import DetectorData
 from gwapctl.train.pseudo import (
     LIKELY,
@@ -72,8 +72,6 @@ class Rounds:
         with the weights at the begin of the round, and is not needed for the first.
         """
         found = self.first() if number == 1 else self._kept(number, partial(self._from_detector, find))
-        if self._composites:
-            found = trusted(found)
         pairs = zip(self.data.train, found, strict=True)
         samples = {i: with_boxes(sample, one) for i, (sample, one) in enumerate(pairs) if len(one) or not sample.labels}
         return samples, {index: found[index].weights for index in samples}

@@ -56,14 +56,22 @@ class BackboneEntry:
 
 
 _ALEXNET_CLASSIFIER = {"fc6": "head.classifier.1", "fc7": "head.classifier.4", "fc8": "head.classifier.6"}
-_TORCHVISION = "https://download.pytorch.org/models"  # the paper's generation of weights: IMAGENET1K_V1 throughout
+
+
+def _torchvision(name: str, sha256: str, size_mb: float) -> PretrainedWeights:
+    """Return a file of torchvision's, of the paper's generation of weights: IMAGENET1K_V1 throughout.
+
+    Their names end in the first eight digits of their SHA-256; of Inception's no more is known to us.
+    """
+    return PretrainedWeights(f"https://download.pytorch.org/models/{name}-{sha256[:8]}.pth", size_mb, sha256)
+
 
 BACKBONES: dict[str, BackboneEntry] = {
     "alexnet": BackboneEntry(
         "gwapctl.networks.backbones.torchvision_nets:alexnet",
         "AlexNet",
         "AlexNet of torchvision up to conv5",
-        weights=PretrainedWeights(f"{_TORCHVISION}/alexnet-owt-7be5be79.pth", 244.4),
+        weights=_torchvision("alexnet-owt", "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02", 244.4),
         own_head="original",
         classifier="classifier.",
     ),
@@ -122,7 +130,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         "gwapctl.networks.backbones.torchvision_nets:googlenet",
         "GoogLeNet",
         "GoogLeNet of torchvision up to inception4e, as GWAP cuts it",
-        weights=PretrainedWeights(f"{_TORCHVISION}/googlenet-1378be20.pth", 52.1),
+        weights=_torchvision("googlenet", "1378be20a8e875cf1568b8a71654e704449655e34711a959a38b04fb34905cef", 52.1),
     ),
     "googlenet-caffe": BackboneEntry(
         "gwapctl.networks.backbones.caffe_nets:googlenet_caffe",
@@ -141,7 +149,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         "gwapctl.networks.backbones.torchvision_nets:googlenet_full",
         "GoogLeNet",
         "the whole GoogLeNet of torchvision",
-        weights=PretrainedWeights(f"{_TORCHVISION}/googlenet-1378be20.pth", 52.1),
+        weights=_torchvision("googlenet", "1378be20a8e875cf1568b8a71654e704449655e34711a959a38b04fb34905cef", 52.1),
         own_head="gap",
         classifier="fc.",
     ),
@@ -149,7 +157,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         "gwapctl.networks.backbones.torchvision_nets:inception_v3_spg",
         "Inception v3",
         "SPG's plain Inception v3, at stride 8",
-        weights=PretrainedWeights(f"{_TORCHVISION}/inception_v3_google-0cc3c7bd.pth", 108.9),
+        weights=_torchvision("inception_v3_google", "0cc3c7bd", 108.9),
         without_weights=("add1.", "add2."),
     ),
     "nin": BackboneEntry(
@@ -170,24 +178,24 @@ BACKBONES: dict[str, BackboneEntry] = {
             f"gwapctl.networks.backbones.torchvision_nets:resnet{depth}",
             f"ResNet-{depth}",
             f"ResNet-{depth} of torchvision",
-            weights=PretrainedWeights(f"{_TORCHVISION}/resnet{depth}-{digest}.pth", size),
+            weights=_torchvision(f"resnet{depth}", sha256, size),
             strides=True,
             own_head="gap",
             classifier="fc.",
             trunk="gwapctl.networks.rfcn.trunk:ResNetTrunk",
         )
-        for depth, digest, size in (
-            (18, "f37072fd", 46.8),
-            (34, "b627a593", 87.3),
-            (50, "0676ba61", 102.5),
-            (101, "63fe2227", 178.8),
+        for depth, sha256, size in (
+            (18, "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", 46.8),
+            (34, "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f", 87.3),
+            (50, "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a", 102.5),
+            (101, "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a", 178.8),
         )
     },
     "vgg16": BackboneEntry(
         "gwapctl.networks.backbones.torchvision_nets:vgg16",
         "VGG-16",
         "VGG-16 of torchvision up to conv5_3",
-        weights=PretrainedWeights(f"{_TORCHVISION}/vgg16-397923af.pth", 553.4),
+        weights=_torchvision("vgg16", "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0", 553.4),
         own_head="original",
         classifier="classifier.",
         caffe={"fc6": "head.classifier.0", "fc7": "head.classifier.3", "fc8": "head.classifier.6"},

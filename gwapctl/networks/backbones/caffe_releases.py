@@ -12,6 +12,7 @@ from gwapctl.datasets.folders import data_folders
 from gwapctl.errors import ModelError, option
 
 CAFFE = ".caffemodel"
+# to be fetched by hand: those that begin with http: have no https
 _BVLC = "http://dl.caffe.berkeleyvision.org"  # BVLC/caffe, models/*/readme.md
 _CAM = "http://cnnlocalization.csail.mit.edu/demoCAM/models"  # zhoubolei/CAM, README.md
 
@@ -21,7 +22,7 @@ RELEASED = {
     "bvlc_reference_caffenet.caffemodel": f"{_BVLC}/bvlc_reference_caffenet.caffemodel",
     "nin_imagenet.caffemodel": "https://gist.github.com/mavenlin/d802a5849de39225bcc6",  # Caffe's Model Zoo
     "VGG_ILSVRC_16_layers.caffemodel": (
-        "http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel"
+        "https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/VGG_ILSVRC_16_layers.caffemodel"
     ),
     "imagenet_googleletCAM_train_iter_120000.caffemodel": (
         f"{_CAM}/imagenet_googleletCAM_train_iter_120000.caffemodel"

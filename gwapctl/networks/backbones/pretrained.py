@@ -7,8 +7,9 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from gwapctl.errors import ModelError
+from gwapctl.errors import ModelError, option
 from gwapctl.networks.weights_packages import way_on
+from gwapctl.offline import is_offline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,10 +18,14 @@ TIMM = "timm:"  # in front of the name of any network of timm, whose weights are
 
 
 class PretrainedWeights(NamedTuple):
-    """A download: its address and its size in megabytes (10^6 bytes), to be announced before it starts."""
+    """A download: its address, its size in megabytes (10^6 bytes), to be announced before it starts, and its SHA-256.
+
+    ``sha256`` may be its first digits; "": the Hugging Face hub states it when the file is fetched.
+    """
 
     url: str
     size_mb: float
+    sha256: str = ""
 
     @property
     def path(self) -> Path:
@@ -75,26 +80,41 @@ def load_pretrained(weights: PretrainedWeights) -> dict[str, Tensor]:
 def fetch(weights: PretrainedWeights) -> Path:
     """Return the file of ``weights``, downloading it first where it is not here.
 
-    The download goes to a temporary name, is compared with the SHA-256 prefix in its file name, if it has one, and is
-    then renamed. A bar on stderr appears only on a terminal.
+    The download goes to a temporary name, is compared with its SHA-256, and is then renamed. A bar on stderr appears
+    only on a terminal.
 
     Raises:
-        ModelError: the file cannot be downloaded; the message names the manual way.
+        ModelError: the file cannot be downloaded, or may not be; the message names the manual way.
 
     """
     import torch
 
     if weights.file is not None:
         return weights.file
-    match = re.search(r"-([0-9a-f]{8,})\.", weights.path.name)
+    by_hand = f"{way_on()} Or put the file by hand at {weights.path}."
+    if is_offline():
+        forbidden = f"{option('offline', True)} forbids to download it ({weights.size_mb:.0f} MB)"
+        raise ModelError(f"{weights.url} is not here, and {forbidden}. {by_hand}")
     try:
         weights.path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(
-            weights.url, str(weights.path), match.group(1) if match else None, progress=sys.stderr.isatty()
-        )
-    except (OSError, RuntimeError) as error:  # no network, HTTP errors, full disk; RuntimeError: wrong checksum
-        raise ModelError(
-            f"cannot download {weights.url} ({weights.size_mb:.0f} MB): {error}. {way_on()} Or put the file by hand at "
-            f"{weights.path}."
-        ) from error
+        url, sha256 = _pinned(weights)
+        torch.hub.download_url_to_file(url, str(weights.path), sha256, progress=sys.stderr.isatty())
+    except Exception as error:  # no network, HTTP errors of three libraries, a full disk, a wrong checksum
+        raise ModelError(f"cannot download {weights.url} ({weights.size_mb:.0f} MB): {error}. {by_hand}") from error
     return weights.path
+
+
+def _pinned(weights: PretrainedWeights) -> tuple[str, str]:
+    """Return the address of one revision of the file, and its SHA-256.
+
+    On the Hugging Face hub a branch such as ``main`` moves. Its newest commit is asked for once, and the file of that
+    commit, whose SHA-256 the hub states, is what is then fetched and compared.
+    """
+    if weights.sha256:
+        return weights.url, weights.sha256
+    from huggingface_hub import get_hf_file_metadata
+
+    found = get_hf_file_metadata(weights.url)
+    if not (found.commit_hash and re.fullmatch("[0-9a-f]{64}", found.etag or "")):
+        raise ValueError("the hub states no revision and no SHA-256 of it")
+    return re.sub("/resolve/[^/]+/", f"/resolve/{found.commit_hash}/", weights.url), str(found.etag)
