@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from gwapctl.cli import console, options
+from gwapctl.cli import console, many, options
 from gwapctl.config.settings import all_settings, parse_changes, settings_of
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
 from gwapctl.errors import GwapctlError, UsageError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gwapctl.cli.repeat import Repeat
     from gwapctl.config import DetectorConfig, TrainConfig
     from gwapctl.runs import Run
-    from gwapctl.train.distributed import Processes
     from gwapctl.train.pseudo import BoxSource
     from gwapctl.train.task import Task
 
@@ -92,7 +91,7 @@ def train(
         dataset, root, skip_broken = repeat.config.dataset, repeat.root, repeat.skip_broken
     if dataset is None:
         raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
-    processes = _meet()
+    processes = many.meet()
     from gwapctl.config import build_train_config
     from gwapctl.device import resolve_device
     from gwapctl.files import require_output_folder
@@ -100,8 +99,8 @@ def train(
 
     if folds and {"val_fraction", "fold"} & asked.keys():
         raise UsageError("--folds holds out an equal share of the images each time. Leave out --val-fraction and fold.")
-    _require_for_many(processes, out, folds)
-    if out and processes.restarted and processes.on_first(lambda: _was_launched(out, processes)):
+    many.require_for_many(processes, out, folds)
+    if out and processes.restarted and processes.on_first(lambda: many.was_launched(out, processes)):
         resume, overwrite = True, False
         if Run.open(out).finished:
             return
@@ -156,33 +155,6 @@ def train(
     run = estimate_and_train(config, folder, folds, train_into, options_of_folds, json=json, resume=resume)
     if not json:
         _show_result(run, root, json)
-
-
-def _meet() -> Processes:
-    """Meet the processes that torchrun or srun started beside this one; only the first of them speaks."""
-    from gwapctl.train.launch import join
-
-    processes = join()
-    console.settings.spoken = processes.spoken
-    console.settings.quiet = console.settings.quiet or not processes.first
-    return processes
-
-
-def _require_for_many(processes: Processes, out: Path | None, folds: int | None) -> None:
-    """Refuse what several processes, or processes that are started again, cannot do."""
-    if processes.launch and out is None:
-        raise UsageError("torchrun and srun need --out, so that all processes, and those started again, use one run.")
-    if processes.count > 1 and folds:
-        raise UsageError("--folds trains in one process. Start it without torchrun or srun, or train each fold alone.")
-
-
-def _was_launched(out: Path, processes: Processes) -> bool:
-    """Tell whether the run in ``out`` is the one that the processes began that are started again now."""
-    from gwapctl.runs import Run
-
-    if not (out / "run.json").is_file():
-        return False
-    return (Run.open(out).document.get("processes") or {}).get("launch") == processes.launch
 
 
 def _recipe(dataset: str | None, recipe: str | None, asked: dict[str, Any]) -> tuple[str | None, Path | None]:
