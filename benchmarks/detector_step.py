@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from needs import run_script
+from results import Measured, add_csv_option, record
 
 CLASSES = 20
 THEIRS = "faster r-cnn"
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    add_csv_option(parser)
     parser.add_argument("--contender", help=argparse.SUPPRESS)  # set in the processes of the contenders
     options = parser.parse_args()
     if options.contender:
@@ -153,6 +155,11 @@ def main() -> None:
     for name, seconds in best.items():
         cells = (f"{own:.2f} ({own / other:.2f})" for own, other in zip(seconds, best[THEIRS], strict=True))
         print(f"{name:<22}" + "".join(f"{cell:>20}" for cell in cells))
+    what = f"ResNet-50, fp32, {options.batch} image(s) of {options.width} x {options.height}"
+    told = f"{what}: R-FCN, and torchvision's Faster R-CNN with FPN"
+    ratios = [other / own for own, other in zip(best["r-fcn, weak gwap"], best[THEIRS], strict=True)]
+    rows = ("training step, weak gwap beside Faster R-CNN", "inference, weak gwap beside Faster R-CNN")
+    record(options.csv, [Measured(row, told, ratio) for row, ratio in zip(rows, ratios, strict=True)])
     plain = best["r-fcn, weak none"][0]
     costs = ", ".join(f"{weak} {best[f'r-fcn, weak {weak}'][0] / plain - 1:+.1%}" for weak in WEAK[1:])
     print(f"the weak branch costs a training step: {costs}")

@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 import skimage.data
 from needs import need_maps, run_script
+from results import Measured, add_csv_option, record
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference.contour_loop import boxes_at_thresholds
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--maps", type=Path, help="a folder of *.npy instead of the maps of the photos")
     parser.add_argument("--every", type=int, default=1, help="take every n-th map")
     parser.add_argument("--rounds", type=int, default=7)
+    add_csv_option(parser)
     options = parser.parse_args()
     cv2.setNumThreads(1)
     if options.maps:
@@ -164,6 +166,8 @@ def main() -> None:
             rounds = [(seconds(loop, maps), seconds(ours, maps)) for _ in range(options.rounds)]
             reference, own = np.min(rounds, axis=0).mean(axis=1) * 1e3
             target = targets.get(kind, "-")
+            told = f"{len(TAUS)} thresholds on maps of 224 x 224, one thread: wsolevaluation's loop of OpenCV calls"
+            record(options.csv, [Measured(f"{name}, {kind} maps", told, reference / own)])
             print(f"{name:<28}{kind:<8}{reference:>8.1f}{own:>8.2f}{reference / own:>8.1f}{target:>8}")
 
 

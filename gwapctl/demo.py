@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -23,7 +22,7 @@ from gwapctl.config import build_train_config
 from gwapctl.datasets import open_dataset, reporting_split
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.draw import ImageArray, write_jpeg, write_png
-from gwapctl.files import prepare_output_folder
+from gwapctl.files import OWN, prepare_output_folder
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.stored import recorded
 from gwapctl.inputs import find_inputs
@@ -78,11 +77,11 @@ def run_demo(
         show(localize_photos(folder / "photos.jpg", progress))
     with step("2/7 making scenes") as progress:
         make_synthetic_voc(data, images=images, seed=seed, overwrite=overwrite, progress=progress)
-    if (run / "run.json").is_file():
-        shutil.rmtree(run)  # an older run's history and numbers are not this one's
-    with step("3/7 training") as progress, TemporaryDirectory(dir=folder) as features:
+    with step("3/7 training") as progress:
+        features = folder / f"{OWN}features"  # of one that was killed they are used again
         config = build_train_config(str(data), find_recipe(RECIPE), {**SETTINGS, "seed": seed})
-        train(config, run, feature_cache=Path(features), listener=Listener(progress=progress))
+        train(config, run, feature_cache=features, listener=Listener(progress=progress))
+        shutil.rmtree(features, ignore_errors=True)
     with step("4/7 measuring") as progress:
         result = evaluate.evaluate(str(run), evaluate.Options(), progress=progress)
     with step("5/7 localizing") as progress:

@@ -7,6 +7,7 @@ import sys
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from gwapctl.errors import MissingDependencyError, UsageError, option
 
@@ -68,6 +69,20 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
         raise UsageError(f"unknown precision {precision!r}. Choose auto, fp32 or bf16.")
     enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return ``tensor`` on ``device``; nobody waits for the copy to a GPU.
+
+    Such a copy starts in pinned memory. From any other memory it begins only when all that the GPU was told before is
+    done, and this thread, which could prepare the next step in the meantime, waits for that.
+
+    >>> to_device(torch.ones(2), torch.device("cpu"))
+    tensor([1., 1.])
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def keep_freed_memory() -> None:

@@ -15,12 +15,17 @@ from gwapctl.files import decode_text
 from gwapctl.images.files import HEIC_SUFFIXES, SUFFIXES, Overlooked, find_file, same_files, walk_images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageInput:
     """One image to work on. ``id`` is its posix path from the common root of all inputs, suffix kept: unique."""
 
-    path: Path
+    file: str | Path  # a text where there are many: a Path takes three times the memory
     id: str
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.file)
 
 
 def find_inputs(
@@ -58,13 +63,13 @@ def find_inputs(
         raise UsageError("the inputs lie on different drives. Run once for each drive.") from error
     start = len(common.rstrip(os.sep)) + 1
     paths = sorted(found)
-    for message in _first_and_more(same_files(map(Path, paths))):
+    for message in _first_and_more(same_files(paths)):
         notice(message)
     ids = [path[start:].replace(os.sep, "/") for path in paths]
     written = [name if name.isascii() else printable(name) for name in ids]
     if written != ids and len(set(written)) < len(ids):
         raise UsageError(f"two images in {', '.join(inputs)} have names that would be written alike. Rename one.")
-    return [ImageInput(Path(path), name) for path, name in zip(paths, written, strict=True)]
+    return [ImageInput(path, name) for path, name in zip(paths, written, strict=True)]
 
 
 def _first_and_more(messages: list[str]) -> list[str]:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gwapctl.errors import DataError
-from gwapctl.files import read_json, write_json
+from gwapctl.errors import DataError, option
+from gwapctl.files import read_json, remove_below, write_json, write_text
 
 SCHEMA_VERSION = 1
+FOLDS, FOLDS_ESTIMATE = "folds", "folds.json"  # the trainings that estimate another one, and what they say of it
 LONGEST_NAME = 150  # characters of a file's name that say what an evaluation was
 LIBRARIES = ("gwapctl", "torch", "torchvision", "numpy", "opencv-python-headless", "timm")
 
@@ -32,11 +34,8 @@ WRITTEN = (
     "boxes-[0-9].jsonl",
     "composites/boxes.jsonl",
     "composites/[0-9][0-9][0-9][0-9].jpg",
-    "composites",
     "evaluations/*.json",
-    "evaluations",
     "tensorboard/events.out.tfevents.*",
-    "tensorboard",
 )
 
 
@@ -112,9 +111,19 @@ class Run:
         write_json(self.folder / "run.json", self.document)
 
     def append_history(self, row: dict[str, Any]) -> None:
-        """Add one row to ``history.jsonl``."""
-        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Add one row to ``history.jsonl``.
+
+        Raises:
+            DataError: the disk is full.
+
+        """
+        path = self.folder / "history.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            why = f"cannot write {path}: {error.strerror or error}"
+            raise DataError(f"{why}. Free space, then use {option('resume', True)}.") from error
 
     def history(self) -> list[dict[str, Any]]:
         """Return the rows of ``history.jsonl``; a last line torn by a crash is left out."""
@@ -131,7 +140,7 @@ class Run:
         """Drop rows after ``iteration``: they belong to work that a resumed run does again."""
         rows = [row for row in self.history() if row["iteration"] <= iteration]
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        (self.folder / "history.jsonl").write_text(text, encoding="utf-8")
+        write_text(self.folder / "history.jsonl", text)
 
     def save_evaluation(self, document: dict[str, Any]) -> Path:
         """Store an evaluation document under a name made of its data set, split, protocol and options."""
@@ -153,13 +162,18 @@ class Run:
 def remove_run(folder: Path) -> None:
     """Remove what a training and its evaluations wrote to ``folder``, and nothing else; not behind links either."""
     for pattern in WRITTEN:
-        if (folder / pattern).parent.is_symlink():
-            continue
-        for path in sorted(folder.glob(pattern)):
-            if path.is_symlink() or path.is_file():
-                path.unlink()
-            elif not any(path.iterdir()):
-                path.rmdir()
+        remove_below(folder, [path.relative_to(folder).as_posix() for path in sorted(folder.glob(pattern))])
+
+
+def remove_folds(folder: Path) -> None:
+    """Remove the trainings that estimated the one in ``folder``, and what they said of it, and nothing else."""
+    remove_below(folder, [FOLDS_ESTIMATE])
+    for below in sorted(folder.glob(f"{FOLDS}/[0-9]*")):
+        if not (below.is_symlink() or below.parent.is_symlink()):
+            remove_run(below)
+            with suppress(OSError):  # somebody else's files are in it
+                below.rmdir()
+                below.parent.rmdir()
 
 
 def _file_part(text: str) -> str:
@@ -168,7 +182,7 @@ def _file_part(text: str) -> str:
 
 def fold_folder(folder: Path, fold: int) -> Path:
     """Return the run folder of a fold, counted from 0, of the training in ``folder``."""
-    return folder / "folds" / str(fold + 1)
+    return folder / FOLDS / str(fold + 1)
 
 
 def new_run_folder(parent: Path, name: str) -> Path:

@@ -25,14 +25,14 @@ from gwapctl.train.augmentations import AUGMENTATIONS
 
 PACKAGE = Path(gwapctl.__file__).parent
 LAYERS = {
-    0: {"errors", "boxes", "geometry", "files", "offline", "progress", "device"},
+    0: {"errors", "boxes", "geometry", "files", "lock", "offline", "progress", "device"},
     1: {"images", "inputs", "config", "datasets", "regions", "metrics", "runs", "draw"},
     2: {"networks", "maps", "train", "engines"},
-    3: {"predict", "predictions", "formats", "evaluate", "paper", "demo", "label"},
+    3: {"predict", "predictions", "formats", "evaluate", "paper", "demo", "label", "cluster"},
     4: {"cli", "__main__"},
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
-LOOSE = 12  # modules beside the folders, at most
+LOOSE = 13  # modules beside the folders, at most
 NEEDS_TORCH = {"networks", "maps", "train", "engines", "device"}
 NO_TORCH_ALL_THE_SAME = {
     "gwapctl.maps",

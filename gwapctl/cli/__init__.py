@@ -30,7 +30,7 @@ LOOK: dict[str, Any] = {
     "context_settings": {"help_option_names": [*HELP]},
 }
 # a verb is the function of that name in the module of that name; a group is the ``app`` of its module
-VERBS = ("label", "train", "localize", "evaluate", "boxes", "report", "reproduce", "demo", "doctor")
+VERBS = ("label", "train", "localize", "evaluate", "boxes", "merge", "report", "reproduce", "demo", "doctor")
 GROUPS = ("data", "models", "export")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import accepting, complete, console, options
+from gwapctl.cli import accepting, complete, console, options, sharding
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import UsageError, any_of, counted
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gwapctl.predict.base import Predictor
     from gwapctl.predict.cut import Cutting
     from gwapctl.predict.prediction import Prediction
+    from gwapctl.predict.shards import Shard
     from gwapctl.regions import BoxRule
 
 BOXES = "Boxes"
@@ -150,6 +152,7 @@ def boxes(
     device: options.Device = "auto",
     yolo_scores: YoloScores = False,
     image_prefix: ImagePrefix = None,
+    shard: sharding.Shard = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
 ) -> None:
@@ -171,6 +174,7 @@ def boxes(
     from gwapctl.formats.base import FileExporter
     from gwapctl.formats.destination import check_destination, format_name, read_class_list
     from gwapctl.formats.reading import Corrections
+    from gwapctl.formats.shards import write_shard
     from gwapctl.formats.stored import confident, open_stored
     from gwapctl.predict.cut import Cutting
 
@@ -178,17 +182,19 @@ def boxes(
         raise UsageError("--single is one box per class. Leave out --max-boxes.")
     error = accepting.accepted_error(accept_error, calibrated_on, apply)
     name = format_name(format, out)
-    exporter = _exporter(name, yolo_scores, image_prefix, masks)
-    path = check_destination(name, out, overwrite=overwrite)
+    chosen = _chosen(name, yolo_scores, image_prefix, masks)
+    exporter = EXPORTERS[name].build(**chosen)
+    own = sharding.of_boxes(shard, out, accept_error, apply, review)
+    path = out if own is not None else check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
     corrections = None if apply is None or input is None else Corrections(apply)
     input = input if input is not None else _checked_alone(apply)
     rule, several = options.asked_rule(box_rule, threshold), 1 if split is False else max_boxes
     cutting = Cutting(rule, refine, split, several, min_area, masks is not None or name == "png")
-    found = None if labels is not None else open_stored(Path(input), cutting, images)
+    found = None if labels is not None else open_stored(Path(input), cutting, images, own)
     if found is None:
         asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
-        found = _from_images(input, exporter, model, device, cutting, asked, labels, keep_maps=review is not None)
+        found = _from_images(input, exporter, model, device, cutting, asked, labels, own, keep_maps=review is not None)
     else:
         _check_unused(input, [*reading.flags, *["--model"] * (model is not None), *["--top-k"] * (top_k > 1)])
     if found.warning:
@@ -201,7 +207,8 @@ def boxes(
         return
     tally = Tally()
     page = None if review is None else _page(review, input, images, listed, rule, overwrite)
-    with console.progress("boxes") as progress:
+    folders = [*([path] if path and not EXPORTERS[name].filename else []), *([review] if review else [])]
+    with _alone(folders), console.progress("boxes") as progress:
         items = confident(found.items, min_score)
         items = tally.watch(items if corrections is None else corrections.apply(items), found.total, progress)
         if error is not None:
@@ -209,7 +216,11 @@ def boxes(
             tally = Tally(failed=tally.failed)
             items = tally.watch(kept, len(kept), progress)
         items = items if page is None else page.watch(items)
-        if path is not None:
+        if own is not None and path is not None and found.ids is not None:
+            said = {"format": name, "exporter": chosen, "classes": listed, "cutting": str(cutting)}
+            settings = {**said, "min_score": min_score, **found.settings}
+            write_shard(path, items, found.ids, settings, overwrite=overwrite)
+        elif path is not None:
             exporter.write(path, items, listed)
         elif page is not None and format is None:
             for _ in items:
@@ -221,7 +232,18 @@ def boxes(
         _say_applied(corrections)
     if page is not None:
         _finish_page(page, input)
-    _finish(exporter, tally, path, listed)
+    finish(exporter, tally, path, listed)
+
+
+@contextmanager
+def _alone(folders: Iterable[Path]) -> Iterator[None]:
+    """Keep others from writing the folders, and say where one that stopped without an end had begun."""
+    from gwapctl.lock import locked
+
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(locked(folder, console.warn))
+        yield
 
 
 def _checked_alone(apply: Path | None) -> str:
@@ -279,8 +301,8 @@ def _check_unused(text: str, given: list[str]) -> None:
         raise UsageError(f"{names} {verb} for images; {text} holds what a network found already. Leave it out.")
 
 
-def _exporter(name: str, yolo_scores: bool, image_prefix: str | None, masks: str | None) -> Exporter:
-    """Return the exporter; options of another format are a mistake."""
+def _chosen(name: str, yolo_scores: bool, image_prefix: str | None, masks: str | None) -> dict[str, Any]:
+    """Return the options of the exporter; those of another format are a mistake."""
     chosen: dict[str, Any] = {}
     if masks is not None and masks not in EXPORTERS[name].masks:
         formats = any_of(key for key, entry in EXPORTERS.items() if masks in entry.masks)
@@ -296,7 +318,7 @@ def _exporter(name: str, yolo_scores: bool, image_prefix: str | None, masks: str
         if name != wanted:
             raise UsageError(f"{words} goes with --format {wanted}, not {name}.")
         chosen[key] = value
-    return EXPORTERS[name].build(**chosen)
+    return chosen
 
 
 def _from_images(
@@ -307,6 +329,7 @@ def _from_images(
     cutting: Cutting,
     asked: dict[str, Any],
     labels: str | None,
+    shard: Shard | None,
     *,
     keep_maps: bool,
 ) -> BoxStream:
@@ -315,6 +338,7 @@ def _from_images(
     from gwapctl.formats.stored import BoxStream
     from gwapctl.predict.classifier import load_model
     from gwapctl.predict.folder import localize_inputs
+    from gwapctl.predict.threads import chunk_size
 
     inputs, known = find_images([text], labels)
     if isinstance(exporter, FolderExporter):
@@ -328,8 +352,14 @@ def _from_images(
         cut_by = {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
         about = f"boxes by {cut.rule.name} of model {loaded.name}"
     predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
-    found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
-    return BoxStream(found, len(inputs), about, predictor.warning or "")
+    if shard is None:
+        found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
+        return BoxStream(found, len(inputs), about, predictor.warning or "")
+    chunk = chunk_size(len(inputs), predictor.batch_size, None)
+    part, ids = shard.of(inputs, chunk), shard.of([item.id for item in inputs], chunk)
+    settings = {**predictor.settings(loaded.name), "chunk": chunk}
+    found = localize_inputs(predictor, loaded.name, part)
+    return BoxStream(found, len(part), about, predictor.warning or "", ids, settings)
 
 
 @dataclass
@@ -357,7 +387,7 @@ class Tally:
             yield item
 
 
-def _finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[str] | None) -> None:
+def finish(exporter: Exporter, tally: Tally, path: Path | None, listed: list[str] | None) -> None:
     """Say what was written and what the reading tool needs, and leave with 3 if images failed."""
     from gwapctl.formats.base import class_table
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import complete, console, options
+from gwapctl.cli import complete, console, options, sharding
 from gwapctl.cli.options import DATA, argument, option
 from gwapctl.datasets import DATASETS
-from gwapctl.errors import UsageError, unknown_name
+from gwapctl.errors import UsageError, counted, unknown_name
 from gwapctl.formats import READERS
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.metrics import METRICS, PERCENT
@@ -159,6 +159,7 @@ def evaluate(
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     feature_cache: options.EvaluatedFeatures = None,
+    shard: sharding.Shard = None,
     timing: Timing = False,
     fail_under: FailUnder = None,
     json: options.Json = False,
@@ -169,6 +170,7 @@ def evaluate(
     Examples:
       gwapctl evaluate runs/a --scales 224,448,672
       gwapctl evaluate maps/ --dataset metadata/CUB/test --protocol wsoleval --json
+      gwapctl evaluate runs/a --shard 0/4 --out s0
 
     """
     from gwapctl import evaluate as verb
@@ -177,7 +179,11 @@ def evaluate(
     if timing:
         raise UsageError("--timing has moved: run `python benchmarks/map_cost.py MODEL` in a checkout of gwapctl.")
     gates = [_gate(text) for text in fail_under or ()]
-    options.require_suffix(out, ".json")
+    own = sharding.parse_shard(shard)
+    if own is None:
+        options.require_suffix(out, ".json")
+    elif out is None or gates or json:
+        raise UsageError("--shard counts for gwapctl merge: give a folder with --out, without --json and --fail-under.")
     asked = verb.Options(
         dataset=dataset,
         root=root,
@@ -203,10 +209,16 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         feature_cache=feature_cache,
+        shard=own,
     )
     verb.check(subject, asked)
     if (name := dataset_name(subject, dataset)) is not None:
         options.fetch_dataset(name, root, offline, splits_needed(name, split))
+    if own is not None and out is not None:
+        with console.progress("evaluate") as progress:
+            count = verb.evaluate_shard(subject, asked, out, progress=progress)
+        console.note(f"shard {own}: {counted(count, 'image')} counted in {out}. next: gwapctl merge, with all shards")
+        return
     with console.progress("evaluate") as progress:
         required = [key for key, _ in gates]
         document = verb.evaluate(subject, asked, required=required, out=out, progress=progress).to_json()

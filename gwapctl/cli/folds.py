@@ -32,18 +32,22 @@ def estimate_and_train(
 
     """
     from gwapctl.evaluate.folds import cross_validate, keep_none_threshold
-    from gwapctl.runs import Run
+    from gwapctl.lock import locked
+    from gwapctl.runs import Run, remove_folds
     from gwapctl.train.loop import TASKS
 
     final = config.model_copy(update={"fold": None, "val_fraction": 0.0})
     TASKS[type(config)].load_data(final, options.root, lambda data: data)  # refused now, not after the folds
     steps = [console.progress(f"judging fold {fold + 1} of {folds}") for fold in range(folds)]
-    estimate = cross_validate(config, folder, folds, train, options=options, steps=steps)
-    if not json:
-        print_estimate(estimate)
-    done = Run.open(folder) if resume and (folder / "run.json").is_file() else None
-    run = done if done is not None and done.finished else train(final, folder)
-    keep_none_threshold(folder, folds)
+    with locked(folder, console.warn):
+        if not resume:
+            remove_folds(folder)
+        estimate = cross_validate(config, folder, folds, train, options=options, steps=steps)
+        if not json:
+            print_estimate(estimate)
+        done = Run.open(folder) if resume and (folder / "run.json").is_file() else None
+        run = done if done is not None and done.finished else train(final, folder)
+        keep_none_threshold(folder, folds)
     if json:
         console.print_json({**estimate, "run": str(run.folder)})
     return run

@@ -77,6 +77,7 @@ def label(
     """
     from gwapctl.device import resolve_device
     from gwapctl.label import Asked, Ears, Machine, carry_out, check_folder, make_plan, prepare_folder, summary
+    from gwapctl.lock import locked
 
     if resume and overwrite:
         raise UsageError("--resume continues and --overwrite begins anew. Give one of them.")
@@ -97,10 +98,11 @@ def label(
         for step in plan.steps:
             console.print_text(f"$ {typed(step)}")
         return
-    prepare_folder(plan, resume=resume, overwrite=overwrite)
     start = time.monotonic()
     try:
-        carry_out(plan, Ears(console.progress, console.note, console.warn), _announce)
+        with locked(out, console.warn):
+            prepare_folder(plan, resume=resume, overwrite=overwrite)
+            carry_out(plan, Ears(console.progress, console.note, console.warn), _announce)
     except KeyboardInterrupt:
         console.note(f"go on with: {_again(plan)}")
         raise

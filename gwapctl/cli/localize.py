@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import console, options, sharding
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.errors import MissingReaderError, UsageError, counted
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SAVES = ("overlay", "map", "mask")
 SOME_FAILED = 3
 DEFAULT_MIN_SCORE = 0.3
+RAY = "On Ray"
 ROWS_PER_TABLE = 1000  # so that any number of images fits into memory
 
 Inputs = Annotated[
@@ -44,6 +46,15 @@ Save = Annotated[
     str | None, option("--save", "What to write below --out, of overlay, map and mask.", OUTPUT, "all three")
 ]
 Format = Annotated[Literal["table", "json", "jsonl"], option("--format -f", "What to print.", OUTPUT)]
+On = Annotated[
+    Literal["local", "ray"],
+    option("--on", "ray: on Ray's workers, many machines or this one; gwapctl merge OUT joins the shards.", RAY),
+]
+Actors = Annotated[
+    int | None, option("--actors", "Workers, each with the model.", RAY, "one per GPU, else per core", min=1)
+]
+ShardSize = Annotated[int, option("--shard-size", "Images per shard, which is done again where it fails.", RAY, min=1)]
+Rows = Annotated[Literal["jsonl", "parquet"], option("--rows", "parquet: a table in every shard as well.", RAY)]
 Recursive = Annotated[bool, option("--recursive/--no-recursive", "Look into subfolders.", DATA)]
 
 
@@ -66,6 +77,11 @@ def localize(
     limit: options.Limit = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    shard: sharding.Shard = None,
+    on: On = "local",
+    actors: Actors = None,
+    shard_size: ShardSize = 1024,
+    rows: Rows = "jsonl",
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -82,17 +98,43 @@ def localize(
       gwapctl localize photos --threshold otsu --refine grabcut --out found
       gwapctl localize data/fruits --model runs/a --labels from-dataset --out found
       gwapctl localize photos --model runs/detector --min-score 0.5
+      gwapctl localize photos --shard 0/4 --out s0
+      gwapctl localize photos --on ray --out r
 
     """
+    from gwapctl.lock import locked
     from gwapctl.predict.classifier import load_model
-    from gwapctl.predict.folder import localize_inputs
+    from gwapctl.predict.folder import localize_inputs, without_own
+    from gwapctl.predict.threads import chunk_size
 
     if json and format == "jsonl":
         raise UsageError("--json and --format jsonl are two forms. Give one of them.")
-    saved = _saved(save, out, resume, overwrite)
+    if on == "ray":
+        from gwapctl.cli import on_ray
+
+        asked = on_ray.Asked(inputs, recursive, limit, resume, actors, shard_size, rows, workers)
+        if labels or shard or overwrite or json or format != "table" or dry_run:
+            raise UsageError("--on ray goes without --labels, --shard, --overwrite, --dry-run and a --format to print.")
+        on_ray.localize(
+            asked,
+            options.model_or_default(model),
+            out,
+            options.parse_names(save, "--save", SAVES) if save is not None else SAVES,
+            device=device,
+            precision=precision,
+            reading=reading,
+            box_rule=options.asked_rule(box_rule, threshold),
+            refine=refine,
+            top_k=top_k,
+            min_score=min_score,
+            batch_size=batch_size,
+        )
+        return
+    saved = _saved(save, out, resume, overwrite, shard)
+    own = sharding.parse_shard(shard)
     rule = options.asked_rule(box_rule, threshold)
     images, known = find_images(inputs, labels, recursive=recursive)
-    images = images[:limit]
+    images = (images if out is None else without_own(images, out))[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision)
     predictor = loaded.predictor(
         reading=reading,
@@ -103,6 +145,8 @@ def localize(
         min_score=min_score,
         batch_size=batch_size,
     )
+    if own is not None:
+        images = own.of(images, chunk_size(len(images), predictor.batch_size, workers))
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""
     say = console.note if dry_run else console.detail
     say(f"{counted(len(images), 'image')}, {predictor.summary(loaded.name)} on {predictor.device}{where}")
@@ -111,7 +155,7 @@ def localize(
     if dry_run:
         return
     tally = Tally()
-    with console.progress("localize") as progress:
+    with locked(out, console.warn) if out else nullcontext(), console.progress("localize") as progress:
         found = localize_inputs(
             predictor,
             loaded.name,
@@ -127,9 +171,10 @@ def localize(
     _finish(tally, len(images), out)
 
 
-def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool) -> tuple[str, ...]:
+def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool, shard: str | None) -> tuple[str, ...]:
     """Return what to write below ``--out``; options that need ``--out`` do not go without it."""
-    needs_out = [name for name, given in (("--save", save), ("--resume", resume), ("--overwrite", overwrite)) if given]
+    asked = {"--save": save, "--resume": resume, "--overwrite": overwrite, "--shard": shard}
+    needs_out = [name for name, given in asked.items() if given]
     if out is None and needs_out:
         raise UsageError(f"{needs_out[0]} needs a folder. Give one with --out.")
     return SAVES if save is None else options.parse_names(save, "--save", SAVES)

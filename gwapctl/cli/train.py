@@ -139,6 +139,7 @@ def train(
                 skip_broken=skip_broken,
                 resume=resume and (folder / "run.json").is_file(),
                 tensorboard=tensorboard,
+                keep_folds=folds is not None,
                 listener=Listener(console.note, console.detail, console.warn, shown, shown),
             )
 

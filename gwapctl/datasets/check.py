@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from gwapctl.progress import Progress, ProgressCallback
 T = TypeVar("T")
 R = TypeVar("R")
 Document = dict[str, Any]
+AHEAD = 16  # images per thread that wait for it, or for whoever asked
 DECODED = 5000  # images up to which each is decoded, not only its header read
 
 
@@ -139,9 +141,13 @@ def _in_threads(
     work: Callable[[T], R], items: Sequence[T], progress: ProgressCallback | None, label: str = ""
 ) -> Iterator[R]:
     """Yield the results of ``work`` on each of ``items``, in their order, from one thread per core."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, result in enumerate(pool.map(work, items), start=1):
-            yield result
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        stream = iter(items)
+        waiting = deque(pool.submit(work, item) for item in islice(stream, AHEAD * threads))  # all would take 1 GB
+        for done in range(1, len(items) + 1):
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(stream, 1))
             if progress is not None:
                 progress(Progress(done, len(items), "images", label))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +23,15 @@ from skimage.util import img_as_ubyte, random_noise
 
 from gwapctl.boxes import to_voc
 from gwapctl.errors import DataError, UsageError, option
-from gwapctl.files import atomic_path
+from gwapctl.files import OWN, atomic_path, in_use, remove_below
+from gwapctl.lock import locked
 from gwapctl.progress import Progress, ProgressCallback
 
 Field = npt.NDArray[Any]  # a value or colour per pixel
 Random = np.random.Generator
 
 _QUALITY = 92  # of JPEG
+_MADE_BY = "gwapctl synthetic"  # in every annotation, which tells them from others
 _VISIBLE, _EASY = 0.08, 0.5  # a smaller share of an object is not annotated, or difficult
 _SHARES = {1: (0.15, 0.75), 2: (0.15, 0.5), 3: (0.12, 0.35), 4: (0.1, 0.25)}  # side² / image, by number of objects
 
@@ -190,33 +192,63 @@ def make_synthetic_voc(
     """
     if images < 5 or not 64 <= size[0] <= size[1]:
         raise UsageError("a synthetic data set needs at least 5 images and sizes from 64 pixels up.")
-    replaceable = folder.is_dir() and (not any(folder.iterdir()) or (overwrite and (folder / "Annotations").is_dir()))
-    if folder.exists() and not replaceable:
+    if (folder.exists() and not folder.is_dir()) or (in_use(folder) and not (overwrite and _own_files(folder))):
         raise UsageError(
-            f"{folder} is in use. Choose another folder, or replace one of VOC with {option('overwrite', True)}."
+            f"{folder} is in use. Choose another folder, or replace a synthetic one with {option('overwrite', True)}."
         )
+    beside = folder.resolve().with_name(f"{OWN}{folder.name}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            made = Path(temporary, folder.name)
-            for name in ("JPEGImages", "Annotations", "Masks", "ImageSets/Main"):
-                (made / name).mkdir(parents=True)
-            for index in range(images):
-                rng = np.random.default_rng([seed, index])
-                _write_image(made, f"{index:06d}", *make_image(rng, size, first=index))
-                if progress is not None:
-                    progress(Progress(index + 1, images, "images"))
-            held = max(1, round(images * 0.2))
-            for split, members in {"train": (0, -2 * held), "val": (-2 * held, -held), "test": (-held, None)}.items():
-                ids = (f"{index:06d}\n" for index in range(images)[slice(*members)])
-                (made / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(ids))
-            if folder.exists():
-                shutil.rmtree(folder)
-            made.rename(folder)
+        with locked(beside):
+            made = beside / folder.name
+            shutil.rmtree(made, ignore_errors=True)  # of one that was killed
+            try:
+                _make(made, images, seed, size, progress)
+                _move(made, folder)
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
+        with suppress(OSError):  # removed with the lock, unless it was left behind
+            beside.rmdir()
     except OSError as error:
         raise DataError(
             f"cannot write {folder}: {error.strerror or error}. Free space or choose another folder."
         ) from error
+
+
+def _own_files(folder: Path) -> list[str]:
+    """Return the names of the files below ``folder`` that ``make_synthetic_voc`` wrote; the annotations come last."""
+    ours = [file.stem for file in sorted(folder.glob("Annotations/[0-9]*.xml")) if _MADE_BY in file.read_text("utf-8")]
+    pictures = [f"{place}.{suffix}" for place, suffix in (("JPEGImages/{}", "jpg"), ("Masks/{}", "png"))]
+    names = [text.format(stem) for stem in ours for text in pictures]
+    lists = [f"ImageSets/Main/{split}.txt" for split in ("train", "val", "test")] if ours else []
+    return [*names, *lists, *(f"Annotations/{stem}.xml" for stem in ours)]
+
+
+def _move(made: Path, folder: Path) -> None:
+    """Put the data set ``made`` where an earlier one is, if any, whose files go; files of others stay."""
+    remove_below(folder, _own_files(folder))
+    if not in_use(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # empty, but for what is hidden
+        made.rename(folder)
+        return
+    for file in sorted(path for path in made.rglob("*") if path.is_file()):
+        place = folder / file.relative_to(made)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+
+
+def _make(folder: Path, images: int, seed: int, size: tuple[int, int], progress: ProgressCallback | None) -> None:
+    """Draw the images and write the data set into a folder that is not there yet."""
+    for name in ("JPEGImages", "Annotations", "Masks", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for index in range(images):
+        rng = np.random.default_rng([seed, index])
+        _write_image(folder, f"{index:06d}", *make_image(rng, size, first=index))
+        if progress is not None:
+            progress(Progress(index + 1, images, "images"))
+    held = max(1, round(images * 0.2))
+    for split, members in {"train": (0, -2 * held), "val": (-2 * held, -held), "test": (-held, None)}.items():
+        ids = (f"{index:06d}\n" for index in range(images)[slice(*members)])
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(ids))
 
 
 def _write_image(folder: Path, name: str, picture: Field, objects: list[SyntheticObject]) -> None:
@@ -232,7 +264,7 @@ def _write_image(folder: Path, name: str, picture: Field, objects: list[Syntheti
         )
     height, width = picture.shape[:2]
     (folder / "Annotations" / f"{name}.xml").write_text(
-        f"<annotation><filename>{name}.jpg</filename><source><database>gwapctl synthetic</database></source>\n"
+        f"<annotation><filename>{name}.jpg</filename><source><database>{_MADE_BY}</database></source>\n"
         f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size><segmented>1</segmented>\n"
         f"{nodes}</annotation>\n"
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import from_detector, from_model
+from gwapctl.evaluate.judging import evaluate_predictions
 from gwapctl.evaluate.predictions import Predictions, from_detections
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth
-from gwapctl.evaluate.run import Options, check, evaluate, evaluate_predictions
+from gwapctl.evaluate.run import Options, check, evaluate, evaluate_shard
 from gwapctl.evaluate.stored_rule import calibrate
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "check",
     "evaluate",
     "evaluate_predictions",
+    "evaluate_shard",
     "from_boxes",
     "from_detections",
     "from_detector",

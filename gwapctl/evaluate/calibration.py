@@ -93,7 +93,7 @@ def choosing_images(subject: Subject, ground_truth: GroundTruth, split: str, lim
         )
     count = min(limit, len(boxed))
     spaced = [boxed[place * len(boxed) // count] for place in range(count)]
-    return replace(ground_truth, split=name, samples=spaced)
+    return replace(ground_truth, split=name, samples=spaced, shard=None)
 
 
 def calibrate_on(

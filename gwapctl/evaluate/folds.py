@@ -17,9 +17,8 @@ from gwapctl.evaluate.subject import HELD_OUT, find_dataset, find_samples, find_
 from gwapctl.files import read_json, write_json
 from gwapctl.metrics import Unit, describe
 from gwapctl.progress import ProgressCallback
-from gwapctl.runs import Run, fold_folder
+from gwapctl.runs import FOLDS_ESTIMATE, Run, fold_folder
 
-ESTIMATE = "folds.json"
 CONFIDENCE = 0.95
 
 TrainInto = Callable[[Any, Path], Run]  # trains a config in a folder, or goes on with what was stopped there
@@ -76,7 +75,7 @@ def cross_validate(
             for name, rows in floors.items()
         },
     }
-    write_json(folder / ESTIMATE, document)
+    write_json(folder / FOLDS_ESTIMATE, document)
     return document
 
 

@@ -78,7 +78,7 @@ def from_maps(
         )
 
     options = reading_options(maps.info.reading, cut)
-    return Predictions(map(prediction, samples), maps.info.model or str(folder), options, notes)
+    return Predictions(map(prediction, ground_truth.judged()), maps.info.model or str(folder), options, notes)
 
 
 def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
@@ -121,7 +121,7 @@ def from_boxes(file: Path, ground_truth: GroundTruth) -> Predictions:
         seen = found.detections if detects else None
         return replace(found, width=width, height=height, boxes_by_class=boxes, detections=seen)
 
-    return Predictions(map(prediction, samples), str(file), notes=notes)
+    return Predictions(map(prediction, ground_truth.judged()), str(file), notes=notes)
 
 
 def _has_box(found: Prediction, label: int) -> bool:

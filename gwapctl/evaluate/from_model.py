@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -108,19 +108,22 @@ def from_model(
         DataError: model and data set share no classes, or an image cannot be read.
 
     """
+    from gwapctl.predict.threads import chunk_size
+
     info, reading = localizer.model.info, localizer.reading
     cut = rule_for(ground_truth, box_rule, refine, info.box_rule)
     of_reading = {"scales": list(reading.scales), "resize": reading.resize, "precision": localizer.precision}
     warning = scale_warning(info, reading.scales)
     cache = None
+    chunk = chunk_size(len(ground_truth.samples), localizer.batch_size, workers)
     if features is not None and not (cut and cut.rule.needs_image):
-        cache = features.of(ground_truth.samples, localizer)
+        cache = features.of(ground_truth.judged(chunk), localizer)
     if cache is not None:
         of_reading["features"] = "cached"
     notes = [f"head {info.head} sees ground-truth boxes at test time"] if sees_boxes(localizer) else []
     notes += [warning] if warning else []
     items = predictions_from_model(localizer, ground_truth, cut, name=name, cache=cache, workers=workers)
-    return Predictions(items, name, {**reading_options(reading, cut), **of_reading}, notes)
+    return Predictions(items, name, {**reading_options(reading, cut), **of_reading}, notes, chunk=chunk)
 
 
 def predictions_from_model(
@@ -138,7 +141,7 @@ def predictions_from_model(
     head that sees boxes gets the union of all objects of an image, difficult ones included. ``cache``: read that, and
     decode no image. Protocol ``wsoleval`` gets maps of one scale as the network made them: it resizes them itself.
     """
-    from gwapctl.predict.threads import in_threads
+    from gwapctl.predict.threads import chunk_size, in_threads
 
     dataset, blind = ground_truth.dataset, not sees_boxes(localizer)
     match = _match(localizer.model.info.classes, ground_truth, name)
@@ -180,7 +183,8 @@ def predictions_from_model(
             boxes_by_class=boxes_from_maps(maps, seen, *size, {label: ids[label] for label in sample.labels}),
         )
 
-    yield from in_threads(work, ground_truth.samples, chunk=localizer.batch_size, workers=workers)
+    judged = ground_truth.judged(chunk_size(len(ground_truth.samples), localizer.batch_size, workers))
+    yield from in_threads(work, judged, chunk=localizer.batch_size, workers=workers)
 
 
 def _match(classes: Sequence[ClassName], ground_truth: GroundTruth, name: str) -> npt.NDArray[np.int64]:
@@ -203,7 +207,7 @@ def from_detector(
         DataError: model and data set share no classes, or an image cannot be read.
 
     """
-    from gwapctl.predict.threads import in_threads
+    from gwapctl.predict.threads import chunk_size, in_threads
 
     reader, info = predictor.reader, predictor.reader.info
     match = _match(info.classes, ground_truth, name)
@@ -219,5 +223,6 @@ def from_detector(
         "precision": reader.precision,
         "box_subset": info.provenance.get("box_subset"),  # the images whose boxes it was trained with
     }
-    found = in_threads(work, ground_truth.samples, chunk=predictor.batch_size, workers=workers)
-    return from_detections(found, name, options)
+    chunk = chunk_size(len(ground_truth.samples), predictor.batch_size, workers)
+    found = in_threads(work, ground_truth.judged(chunk), chunk=predictor.batch_size, workers=workers)
+    return replace(from_detections(found, name, options), chunk=chunk)

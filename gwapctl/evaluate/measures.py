@@ -12,6 +12,7 @@ from gwapctl.boxes import FloatArray
 from gwapctl.datasets.base import ClassName
 from gwapctl.metrics import METRICS
 from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
+from gwapctl.metrics.merging import State
 from gwapctl.metrics.replicates import encode, resamples
 
 Kind = TypeVar("Kind", bound=Accumulator)
@@ -36,6 +37,16 @@ class Measures:
         for accumulator, places in self._parts:
             accumulator.judge(image)
             places += [place] * (accumulator.units - len(places))
+
+    def state(self) -> list[State]:
+        """Return what each accumulator gathered, and of which images."""
+        return [{"gathered": one.state(), "places": places} for one, places in self._parts]
+
+    def extend(self, states: Sequence[State], before: int) -> None:
+        """Add what others gathered of the images that follow the ``before`` ones that are here."""
+        for (one, places), state in zip(self._parts, states, strict=True):
+            one.extend(state["gathered"])
+            places += [before + place for place in state["places"]]
 
     def find(self, kind: type[Kind]) -> Kind:
         """Return the accumulator of a class."""

@@ -11,7 +11,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from gwapctl.metrics.foreground import FMeasure, ForegroundIoU, boxes_mask, otsu
 from gwapctl.metrics.judged import Guess, JudgedImage
 from gwapctl.metrics.localization import FLOORS, TOP, best_iou
 from gwapctl.metrics.margin import Margin
+from gwapctl.metrics.merging import Mergeable, State
 from gwapctl.predict.prediction import ANY, Heatmap, Prediction
 from gwapctl.regions.components import FloatMap, normalise, resize_map
 
@@ -37,12 +38,15 @@ SURE = 0.5  # a class counts as predicted above this score
 EXAMPLES = 12  # of the best and of the worst: more than a report shows, because images may have moved
 
 
-class PaperProtocol:
+class PaperProtocol(Mergeable):
     """Judges one image after the other; ``result`` ends it.
 
     ``guesses`` take the place of the five best classes and their boxes in the top-5 localization error.
     ``calibration`` asks for the localization metrics at box thresholds that other images choose, too.
     """
+
+    SUMS = ("_n", "_n_degenerate", "_blacklisted", "_images")
+    PARTS = ("_margin", "_predicted", "_predicted_iou", "_examples", "_omissions")
 
     def __init__(
         self,
@@ -117,6 +121,18 @@ class PaperProtocol:
         if heat is not None and annotation.mask is not None:
             self._predicted_iou.update(to_bytes(to_image(heat, width, height)), annotation.mask)
 
+    def state(self) -> State:
+        """Return what was gathered of each image."""
+        floors = {name: one.state() for name, one in self._floors.items()}
+        return super().state() | {"judged": self._judged.state(), "floors": floors}
+
+    def extend(self, state: State) -> Self:
+        """Add what another one gathered of the images that follow."""
+        self._judged.extend(state["judged"], self._n)
+        for name, floor in self._floors.items():
+            floor.extend(state["floors"][name], self._n)
+        return super().extend(state)
+
     def result(self) -> EvaluationResult:
         """Return all metrics that the data allows."""
         asked = self._calibrated is not None
@@ -187,12 +203,14 @@ def _blind(image: JudgedImage, box: FloatArray, *, swept: bool) -> JudgedImage:
     return replace(image, blind=box, foreground=inside, heat=inside.astype(np.float32))
 
 
-class DetectionProtocol:
+class DetectionProtocol(Mergeable):
     """``det_map_11pt``, ``det_map_area`` (IoU >= 0.5, difficult objects count neither way) and ``coco_map``.
 
     There are no floors: a box that never looks at the image has no score to be ranked by. ``n_degenerate`` counts the
     images in which nothing was found.
     """
+
+    SUMS = ("_n", "_n_degenerate", "_images")
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -215,6 +233,15 @@ class DetectionProtocol:
         self._n_degenerate += not len(found.boxes)
         self._images[list(sample.labels)] += 1
 
+    def state(self) -> State:
+        """Return what was gathered of each image."""
+        return super().state() | {"judged": self._judged.state()}
+
+    def extend(self, state: State) -> Self:
+        """Add what another one gathered of the images that follow."""
+        self._judged.extend(state["judged"], self._n)
+        return super().extend(state)
+
     def result(self) -> EvaluationResult:
         """Return the metrics; none where no class has an object that counts."""
         classes, metrics = self._dataset.classes, self._judged.compute()
@@ -226,8 +253,10 @@ class DetectionProtocol:
         return EvaluationResult(self._n, self._n_degenerate, metrics, {}, rows, replicates=replicates)
 
 
-class _Omissions:
+class _Omissions(Mergeable):
     """Counts what keeps a metric from being computed over all images, so that none is computed over some of them."""
+
+    SUMS = ("_n", "_lacking")
 
     def __init__(self, multi_label: bool, classes: int) -> None:
         self._multi_label = multi_label
@@ -263,7 +292,7 @@ class _Omissions:
         return {need: f"{count} of {self._n} images are {why[need]}" for need, count in counts.items() if count}
 
 
-class _Examples:
+class _Examples(Mergeable):
     """Keeps the images with the highest and the lowest IoU; of equals those that came first."""
 
     def __init__(self) -> None:
@@ -283,12 +312,30 @@ class _Examples:
             "box": None if box is None else to_list(box),
             "truth": [to_list(item) for item in objects],
         }
-        for heap, worth in ((self._best, iou), (self._worst, -iou)):
-            (heapq.heappush if len(heap) < EXAMPLES else heapq.heappushpop)(heap, (worth, -self._n, example))
+        self._keep(self._n, example)
+
+    def _keep(self, number: int, example: dict[str, Any]) -> None:
+        for heap, worth in ((self._best, example["iou"]), (self._worst, -example["iou"])):
+            (heapq.heappush if len(heap) < EXAMPLES else heapq.heappushpop)(heap, (worth, -number, example))
+
+    def _kept(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return the examples with their numbers, which tell them apart, in order."""
+        return sorted({-number: example for _, number, example in [*self._worst, *self._best]}.items())
+
+    def state(self) -> State:
+        """Return the examples with their numbers, and how many images there were."""
+        return {"kept": self._kept(), "n": self._n}
+
+    def extend(self, state: State) -> Self:
+        """Add the examples of the images that follow."""
+        for number, example in state["kept"]:
+            self._keep(self._n + number, example)
+        self._n += state["n"]
+        return self
 
     def chosen(self) -> list[dict[str, Any]]:
-        """Return the examples, the best first, each image once."""
-        every = {example["image"]: example for _, _, example in [*self._worst, *self._best]}
+        """Return the examples, the best first, of equals the one that came first, each image once."""
+        every = {example["image"]: example for _, example in self._kept()}
         return sorted(every.values(), key=lambda example: -example["iou"])
 
 

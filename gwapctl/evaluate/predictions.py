@@ -33,6 +33,7 @@ class Predictions:
         options: how it was run, for the record; None: not said.
         notes: what a reader of the result must know.
         detector: all boxes are judged by average precision, and nothing else is.
+        chunk: how many samples are worked on together; with a shard there are items of its own samples alone.
 
     """
 
@@ -41,6 +42,7 @@ class Predictions:
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     detector: bool = False
+    chunk: int = 1
 
 
 def from_detections(

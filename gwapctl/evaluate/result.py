@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.errors import counted
+from gwapctl.metrics.merging import State
 from gwapctl.metrics.shown import FLOOR_NAMES, groups
 from gwapctl.metrics.verdict import find_verdict
 from gwapctl.predict.prediction import Prediction
+from gwapctl.predict.shards import Shard
 from gwapctl.runs import now
 
 SCHEMA_VERSION = 1
@@ -29,13 +31,21 @@ WHERE_KNOWN = (
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What is measured on: ``samples`` of a ``split``, by which ``protocol``; ``masks`` is their folder."""
+    """What is measured on: ``samples`` of a ``split``, by which ``protocol``; ``masks`` is their folder.
+
+    With ``shard`` only a part of the samples is judged here, and all else is as it would be for all.
+    """
 
     dataset: Dataset = field(repr=False)
     split: str
     samples: Sequence[BoxedSample] = field(repr=False)
     protocol: str = "paper"
     masks: Path | None = None
+    shard: Shard | None = None
+
+    def judged(self, chunk: int = 1) -> Sequence[BoxedSample]:
+        """Return the samples to judge; a shard's begin and end where ``chunk`` of all are worked on together."""
+        return self.samples if self.shard is None else self.shard.of(self.samples, chunk)
 
 
 @dataclass(repr=False)
@@ -125,6 +135,12 @@ class JudgingProtocol(Protocol):
 
     def update(self, sample: BoxedSample, prediction: Prediction) -> None:
         """Judge one image."""
+
+    def state(self) -> State:
+        """Return what was gathered of each image, as ``metrics.merging`` takes it."""
+
+    def extend(self, state: State) -> Self:
+        """Add what another one gathered of the images that follow."""
 
     def result(self) -> EvaluationResult:
         """Return all metrics that the data allows."""

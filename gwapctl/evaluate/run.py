@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gwapctl.errors import DataError, UsageError, option, unknown_name
+from gwapctl.errors import UsageError, option, unknown_name
 from gwapctl.evaluate.calibration import HALVES, Calibration, calibrate_on, choosing_images, halves
 from gwapctl.evaluate.from_disk import from_boxes, from_maps
 from gwapctl.evaluate.from_model import CachedFeatures, from_detector, from_model, predictions_from_model
 from gwapctl.evaluate.gates import require_measurable
-from gwapctl.evaluate.ground_truth import Masks
-from gwapctl.evaluate.paper import DetectionProtocol, PaperProtocol
+from gwapctl.evaluate.judging import PROTOCOLS, Judged, judge, keep
+from gwapctl.evaluate.merging import write_shard
 from gwapctl.evaluate.predictions import FiveGuesses, Predictions
-from gwapctl.evaluate.result import EvaluationResult, GroundTruth, JudgingProtocol
+from gwapctl.evaluate.result import EvaluationResult, GroundTruth
 from gwapctl.evaluate.stored_rule import calibrate, undo
 from gwapctl.evaluate.subject import (
     HELD_OUT,
@@ -28,24 +28,19 @@ from gwapctl.evaluate.subject import (
     seen_in_training,
     trained_split,
 )
-from gwapctl.evaluate.wsoleval import WsolevalProtocol
-from gwapctl.files import write_json
 from gwapctl.maps.reading import AS_STORED, MapReading
-from gwapctl.metrics.verdict import find_verdict
 from gwapctl.predict.base import Precision
 from gwapctl.predict.classifier import Model, load_model
 from gwapctl.predict.prediction import Prediction
-from gwapctl.progress import Progress, ProgressCallback
+from gwapctl.predict.shards import Shard, weights_digest
+from gwapctl.progress import ProgressCallback
 from gwapctl.regions import BoxRule, parse_box_rule
 
 if TYPE_CHECKING:
     from gwapctl.maps.localizer import Localizer
 
-PROTOCOLS: dict[str, Callable[..., JudgingProtocol]] = {
-    "paper": PaperProtocol,
-    "wsoleval": WsolevalProtocol,
-}
 GUESSES = ("five",)
+MACHINE = ("device", "workers", "root", "feature_cache", "shard")  # options that may differ from shard to shard
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,7 @@ class Options:
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
     ``feature_cache``: the folder of caches that has, or gets, float16 maps of what is frozen of a run's backbone. They
     take the images' place where nothing but the whole image at the run's input size is looked at.
+    ``shard``: judge a part of the images, for ``evaluate_shard``.
     """
 
     dataset: str | None = None
@@ -91,6 +87,7 @@ class Options:
     batch_size: int | None = None
     workers: int | None = None
     feature_cache: Path | None = None
+    shard: Shard | None = None
 
 
 def check(spec: str, options: Options) -> None:
@@ -122,6 +119,48 @@ def evaluate(
         ModelError: the model cannot be used.
 
     """
+    asked = _ask(spec, options, required, progress)
+    back = f"box rule {undo(asked.subject.path)} is back" if options.undo else ""
+    start = time.perf_counter()
+    found = _find(asked)
+    judged = _judge(asked, found)
+    result = judged.result()
+    if found.chosen:
+        _say_chosen(result, found.chosen, asked.ground_truth.split)
+    result.seconds = round(time.perf_counter() - start, 3)
+    result.notes += [*asked.ground_truth.dataset.warnings(), *[back] * bool(back), *_seen(asked)]
+    return keep(result, asked.subject.run, out, whole=options.limit is None)
+
+
+def evaluate_shard(
+    spec: str,
+    options: Options,
+    out: Path,
+    *,
+    required: Collection[str] = (),
+    progress: ProgressCallback | None = None,
+) -> int:
+    """Judge the images of ``options.shard``, write what was counted to the folder ``out``, return how many they are.
+
+    ``evaluate.merging`` makes the result of all shards. Raises what ``evaluate`` raises.
+    """
+    asked = _ask(spec, options, required, progress)
+    start = time.perf_counter()
+    found = _find(asked)
+    judged = _judge(asked, found)
+    settings = {
+        "subject": asked.subject.kind,
+        "weights": found.weights,
+        "chunk": found.predictions.chunk,
+        "options": {key: str(value) for key, value in vars(options).items() if key not in MACHINE},
+    }
+    closing = [*asked.ground_truth.dataset.warnings(), *_seen(asked)]
+    seconds = round(time.perf_counter() - start, 3)
+    return write_shard(out, asked.ground_truth, asked.subject.run, judged, settings, closing, seconds)
+
+
+def _ask(spec: str, options: Options, required: Collection[str], progress: ProgressCallback | None) -> _Asked:
+    """Find the subject, the data set and its samples, and check the options."""
     subject = find_subject(spec)
     _check_options(subject, options)
     dataset = find_dataset(subject, options.dataset, options.root, options.masks)
@@ -131,25 +170,17 @@ def evaluate(
         split, samples = find_checked(subject, dataset, options.split, options.boxes)
     if options.guesses and dataset.multi_label:
         raise UsageError(f"{option('guesses')} is for one class per image, and images of {dataset.name} have several.")
-    ground_truth = GroundTruth(dataset, split, samples[: options.limit], options.protocol, options.masks)
+    judged_on = samples[: options.limit]
+    ground_truth = GroundTruth(dataset, split, judged_on, options.protocol, options.masks, options.shard)
     require_measurable(required, subject, ground_truth, options.calibrate_on is not None)
-    back = f"box rule {undo(subject.path)} is back" if options.undo else ""
-    start = time.perf_counter()
-    result = _evaluate_on(_Asked(subject, ground_truth, options, progress))
-    result.seconds = round(time.perf_counter() - start, 3)
-    result.notes += [*dataset.warnings(), *[back] * bool(back)]
-    seen = seen_in_training(subject, dataset, split, ground_truth.samples)
-    if seen:
-        result.notes.append(f"training saw {seen:,} of these {len(ground_truth.samples):,} images, so they flatter")
-    if subject.run is not None:
-        result.run, result.seed = subject.run.name, subject.run.document.get("seed")
-        if not subject.run.finished:  # tables would find it there, and be wrong later
-            result.notes.append(f"not stored in the run: its training is {subject.run.document['status']}")
-        elif options.limit is None:
-            subject.run.save_evaluation(result.to_json())
-    if out is not None:
-        write_json(out, result.to_json())
-    return result
+    return _Asked(subject, ground_truth, options, progress)
+
+
+def _seen(asked: _Asked) -> list[str]:
+    """Say how many of the images training saw."""
+    subject, truth = asked.subject, asked.ground_truth
+    seen = seen_in_training(subject, truth.dataset, truth.split, truth.samples)
+    return [f"training saw {seen:,} of these {len(truth.samples):,} images, so they flatter"] * bool(seen)
 
 
 def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
@@ -194,6 +225,9 @@ def _check_options(subject: Subject, options: Options) -> None:
     if options.undo and (subject.run is None or options.calibrate):
         pair = f"{option('undo')} puts a run's own box rule back that {option('calibrate')} replaced"
         raise UsageError(f"{pair}. Give a run, and one of both.")
+    if options.shard is not None and (options.calibrate or options.undo):
+        pair = f"{option('calibrate')} and {option('undo')}"
+        raise UsageError(f"{pair} change the run, so they do not go with {option('shard')}. Calibrate first.")
     if options.force and not options.calibrate:
         why = f"lets fewer images choose for {option('calibrate')}"
         raise UsageError(f"{option('force')} {why}. Add it, or leave it out.")
@@ -214,30 +248,38 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is judged, and the images that choose further thresholds; ``chosen`` says which rule a run stores now."""
+    """What is judged, and the images that choose further thresholds; ``chosen`` says which rule a run stores now.
+
+    ``weights`` is the hash of the model's, where there is one, for the shards of one work.
+    """
 
     predictions: Predictions
     calibration: Calibration | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
 
 
-def _evaluate_on(asked: _Asked) -> EvaluationResult:
-    subject, ground_truth = asked.subject, asked.ground_truth
-    found = {"boxes": _in_boxes, "maps": _in_maps, "model": _by_model}[subject.kind](asked)
-    calibration, chosen = found.calibration, found.chosen
-    guesses = _guesses(asked.options)
-    result = evaluate_predictions(
-        found.predictions, ground_truth, guesses=guesses, calibration=calibration, progress=asked.progress
+def _find(asked: _Asked) -> _Found:
+    return {"boxes": _in_boxes, "maps": _in_maps, "model": _by_model}[asked.subject.kind](asked)
+
+
+def _judge(asked: _Asked, found: _Found) -> Judged:
+    guesses, calibration = _guesses(asked.options), found.calibration
+    judged = judge(
+        found.predictions, asked.ground_truth, guesses=guesses, calibration=calibration, progress=asked.progress
     )
-    if calibration is not None and calibration.split == trained_split(subject):
-        result.notes.append(f"training saw the images of {calibration.split} that calibrated thresholds were chosen on")
-    if chosen:
-        metrics = result.metrics
-        figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
-        result.calibration = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
-        if chosen["stored"] and chosen["split"] == ground_truth.split:
-            result.notes.append("the threshold was chosen on the very images that it is measured on")
-    return result
+    if calibration is not None and calibration.split == trained_split(asked.subject):
+        judged.notes.append(f"training saw the images of {calibration.split} that calibrated thresholds were chosen on")
+    return judged
+
+
+def _say_chosen(result: EvaluationResult, chosen: dict[str, Any], split: str) -> None:
+    """Add what ``--calibrate`` chose."""
+    metrics = result.metrics
+    figures = {"transferred": 100 - metrics["gt_known_error"], "oracle": metrics["max_box_acc"]}
+    result.calibration = {**chosen, **figures, "oracle_threshold": metrics["max_box_acc_threshold"]}
+    if chosen["stored"] and chosen["split"] == split:
+        result.notes.append("the threshold was chosen on the very images that it is measured on")
 
 
 def _in_boxes(asked: _Asked) -> _Found:
@@ -259,7 +301,8 @@ def _by_model(asked: _Asked) -> _Found:
         return _by_classifier(model, asked)
     _refuse_unused(subject, "detector", options)
     predictor = model.predictor(batch_size=options.batch_size)
-    return _Found(from_detector(predictor, asked.ground_truth, name=subject.name, workers=options.workers))
+    found = from_detector(predictor, asked.ground_truth, name=subject.name, workers=options.workers)
+    return _Found(found, weights=weights_digest(model.reader.model) if options.shard else "")
 
 
 def _by_classifier(model: Model, asked: _Asked) -> _Found:
@@ -284,7 +327,7 @@ def _by_classifier(model: Model, asked: _Asked) -> _Found:
         features=features,
         workers=options.workers,
     )
-    return _Found(found, calibration, chosen)
+    return _Found(found, calibration, chosen, weights_digest(model.classifier) if options.shard else "")
 
 
 def _choose_rule(model: Model, localizer: Localizer, asked: _Asked) -> dict[str, Any]:
@@ -329,71 +372,3 @@ def _guesses(options: Options) -> FiveGuesses | None:
     if options.guesses is None:
         return None
     return FiveGuesses(parse_box_rule(threshold=options.tight), parse_box_rule(threshold=options.loose))
-
-
-def evaluate_predictions(
-    found: Predictions,
-    ground_truth: GroundTruth,
-    *,
-    guesses: FiveGuesses | None = None,
-    calibration: Calibration | None = None,
-    progress: ProgressCallback | None = None,
-) -> EvaluationResult:
-    """Judge predictions, wherever they come from, by the protocol of ``ground_truth``, one image at a time.
-
-    >>> import numpy as np
-    >>> from gwapctl.boxes import Detections, as_boxes
-    >>> from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
-    >>> from gwapctl.evaluate import from_detections
-    >>> class Pets(Dataset):
-    ...     name, classes, multi_label = "pets", (ClassName("cat", "n02123045"),), True
-    ...     splits = boxed_samples = None
-    >>> box, label = as_boxes([8, 4, 40, 30]), np.array([0])
-    >>> sample = BoxedSample("a.jpg", Path("a.jpg"), (0,), (), (80, 60), box, label, np.array([False]))
-    >>> found = from_detections([Detections(box, np.array([0.9]), label)], "mine")
-    >>> evaluate_predictions(found, GroundTruth(Pets(), "val", [sample])).metrics["det_map_area"]
-    100.0
-
-    Args:
-        found: ``from_model``, ``from_detector``, ``from_detections``, ``from_maps`` or ``from_boxes`` make them.
-        ground_truth: data set, split, samples and protocol; a detector is judged by average precision whatever it is.
-        guesses: what decides the top-5 localization error in place of the five best classes.
-        calibration: which images choose the box thresholds of calibrated metrics (``evaluate.calibration``).
-        progress: told after every image.
-
-    Raises:
-        DataError: an image, map or box cannot be used, or no metric can be computed.
-
-    """
-    dataset, samples, options, notes = ground_truth.dataset, ground_truth.samples, dict(found.options), list[str]()
-    protocol: JudgingProtocol
-    if found.detector:
-        protocol = DetectionProtocol(dataset)
-    elif guesses is not None:
-        tight, loose = guesses.tight.name, guesses.loose.name
-        options |= {"guesses": "five", "tight": tight, "loose": loose}
-        notes = [f"top5_loc_error is of five guesses, {tight} and {loose}: thresholds of ours, not the paper's"]
-        protocol = PaperProtocol(dataset, Masks(ground_truth.masks), guesses, calibration)
-    else:
-        protocol = PROTOCOLS[ground_truth.protocol](dataset, Masks(ground_truth.masks), calibration=calibration)
-    if calibration is not None:
-        options["calibrate_on"] = calibration.on
-    for done, (sample, prediction) in enumerate(zip(samples, found.items, strict=True), start=1):
-        protocol.update(sample, prediction)
-        if progress is not None:
-            progress(Progress(done, len(samples), "images"))
-    result = protocol.result()
-    if not result.metrics:
-        why = "; ".join(result.notes) or "the split has neither boxes nor masks, and there are no predicted classes"
-        raise DataError(f"nothing can be measured: {why}.")
-    result.model, result.dataset, result.split = found.name, dataset.name, ground_truth.split
-    result.protocol, result.n_classes = ground_truth.protocol, len(dataset.classes)
-    result.options = {key: value for key, value in options.items() if value is not None}
-    of_data = [] if found.detector else dataset.notes(ground_truth.split)  # masks, blacklists: nothing of a detector's
-    result.notes += [*found.notes, *notes, *of_data]
-    if result.threshold_curve and options.get("box_rule"):
-        threshold = getattr(parse_box_rule(options["box_rule"]), "threshold", None)  # Otsu's is each map's own
-        result.threshold_curve |= {} if threshold is None else {"chosen": threshold}
-    verdict = find_verdict(vars(result))
-    result.verdict = {} if verdict is None else verdict.to_json()
-    return result

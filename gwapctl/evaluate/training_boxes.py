@@ -24,7 +24,8 @@ from gwapctl.regions import parse_box_rule
 from gwapctl.regions.rules import DEFAULT_RULE
 from gwapctl.train.pseudo import PseudoBoxes, pseudo_boxes, ranked
 
-MOST_BOXES, MIN_AREA = 5, 0.01  # per class and image, and of the image's area: what is smaller is a crumb of a map
+# per class and image: nine of ten further boxes were wrong; of the image's area: what is smaller is a crumb of a map
+MOST_BOXES, MIN_AREA = 1, 0.01
 
 Found = tuple[bool, Iterator[PseudoBoxes]]  # whether boxes count by their doubt, and those of each image
 
@@ -34,7 +35,7 @@ class TrainingBoxes:
     """Finds boxes of training images in what ``spec`` names: a run, another model, a folder of maps, a file of boxes.
 
     They are of the classes that the image-level labels name, in the numbers of the data set. Maps are cut by the rule
-    that is stored with them, at most five boxes per class. Boxes that have a doubt count by its rank.
+    that is stored with them, one box per class. Boxes that have a doubt count by its rank.
 
     Raises:
         DataError: there is no such file, or it is broken, or shares no image or class with the data set.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 
@@ -18,12 +18,13 @@ from gwapctl.metrics import METRICS
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.judged import JudgedImage
 from gwapctl.metrics.localization import FLOORS
+from gwapctl.metrics.merging import Mergeable, State
 from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.metrics.wsoleval import SIDE, TransferredWsolevalAccuracy, WsolevalBoxAccuracy, grid_map
 from gwapctl.predict.prediction import Prediction
 
 
-class WsolevalProtocol:
+class WsolevalProtocol(Mergeable):
     """MaxBoxAcc and MaxBoxAccV2 where there are boxes, PxAP where there are masks, on a grid of 224 x 224.
 
     The map of an image is that of its true class; the best threshold is chosen on the data it is reported on, an
@@ -31,6 +32,8 @@ class WsolevalProtocol:
     resized to the grid bicubically, as there: those of a model from the size at which the network made them, means over
     several scales and saved maps from theirs.
     """
+
+    SUMS, PARTS = ("_n", "_n_degenerate"), ("_transferred",)
 
     def __init__(self, dataset: Dataset, masks: Masks, calibration: Calibration | None = None) -> None:
         self._calibration = calibration
@@ -75,6 +78,18 @@ class WsolevalProtocol:
             heat = boxes_mask(box, SIDE, SIDE).astype(np.float64)
             self._floors[name].judge(self._n, replace(image, blind=box, heat=heat))
         self._n += 1
+
+    def state(self) -> State:
+        """Return what was gathered of each image."""
+        floors = {name: one.state() for name, one in self._floors.items()}
+        return super().state() | {"judged": self._judged.state(), "floors": floors}
+
+    def extend(self, state: State) -> Self:
+        """Add what another one gathered of the images that follow."""
+        self._judged.extend(state["judged"], self._n)
+        for name, floor in self._floors.items():
+            floor.extend(state["floors"][name], self._n)
+        return super().extend(state)
 
     def result(self) -> EvaluationResult:
         """Return the metrics that the data has positions for."""

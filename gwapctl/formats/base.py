@@ -22,12 +22,13 @@ from gwapctl import boxes
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher, is_name
 from gwapctl.errors import DataError, UsageError
-from gwapctl.files import atomic_path, read_json, write_json, write_text
+from gwapctl.files import Written, atomic_path, remove_below, synced_once, write_text
 from gwapctl.images.files import on_disk, stem
+from gwapctl.lock import locked
 from gwapctl.predict.prediction import Box, ClassPrediction, Prediction, merge
 from gwapctl.regions import BoolMask
 
-WRITTEN = ".gwapctl-export"  # in an exported folder: the names of its files, so that they can be replaced
+EXPORT = "export"  # in an exported folder ``.gwapctl-export`` lists its files, so that they can be replaced
 SizeOf = Callable[[str], tuple[int, int] | None]  # width and height of an image by its name, None: not known
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # XML 1.0 cannot hold these
 
@@ -250,30 +251,31 @@ class FolderExporter(Exporter):
     def write(self, path: Path, items: Iterable[Prediction], classes: Sequence[str] | None = None) -> None:
         """Write the folder, each file whole or not at all; nothing is written if two images would share a file.
 
-        What an earlier export wrote there and this one does not is removed, by the list that it left; nothing else.
+        What an earlier export wrote there and this one does not is removed, by the list that it left, also one that was
+        killed; nothing else.
         """
-        earlier = _listed(path)
-        written: set[str] = set()
-        with spooled(items) as spool:
+        written = set[str]()
+        with locked(path), spooled(items) as spool, synced_once():
+            listed = Written(path, EXPORT)
+            earlier = listed.names()
             check_names(item.id for item in spool)
             for name, content in self.files(spool, class_table(spool.classes, classes)):
+                listed.note(name)
                 if isinstance(content, str):
                     write_text(path / on_disk(name), content)
                 else:
                     with atomic_path(path / on_disk(name)) as temporary:
                         temporary.write_bytes(content)
                 written.add(name)
-        for name in earlier - written:
-            (path / on_disk(name)).unlink(missing_ok=True)
-        write_json(path / WRITTEN, sorted(written))
+            remove_below(path, map(on_disk, earlier - written))
+            listed.keep(written)
 
 
-def _listed(folder: Path) -> set[str]:
-    """Return the files below ``folder`` that an earlier export says it wrote; none that would lie outside of it."""
-    if not (folder / WRITTEN).is_file():
-        return set()
-    names = {PurePosixPath(str(name)) for name in read_json(folder / WRITTEN)}
-    return {str(name) for name in names if not name.is_absolute() and ".." not in name.parts}
+def remove_export(folder: Path) -> None:
+    """Remove what an export wrote below ``folder``, and nothing else."""
+    listed = Written(folder, EXPORT)
+    remove_below(folder, map(on_disk, listed.names()))
+    listed.remove()
 
 
 def annotation_name(image_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gwapctl.errors import DataError, UsageError, any_of, file_exists, lookup, option
-from gwapctl.files import read_text
+from gwapctl.files import in_use, read_text
 from gwapctl.formats import EXPORTERS, by_suffix
 from gwapctl.formats.base import ClassList
 
@@ -58,7 +58,7 @@ def _check_folder(name: str, out: Path | None, *, overwrite: bool) -> Path:
         raise UsageError(f"{option('format', name)} writes a folder of files, not {out.name}. {give}.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file. {give}.")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
+    if in_use(out) and not overwrite:
         instead = f"Replace with {option('overwrite', True)}, or choose another {option('out')}"
         raise UsageError(f"{out} is not empty. {instead}.")
     return out

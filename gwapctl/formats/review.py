@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ import numpy as np
 from gwapctl import __version__, draw
 from gwapctl.boxes import to_list
 from gwapctl.errors import DataError, option
-from gwapctl.files import prepare_output_folder, write_text
+from gwapctl.files import Written, prepare_output_folder, remove_below, synced_once, write_text
 from gwapctl.formats.base import usable
 from gwapctl.images.decode import read_image
 from gwapctl.images.files import find_file
+from gwapctl.lock import locked
 from gwapctl.predict.folder import MASKS
 from gwapctl.predict.image_index import ImageFiles
 from gwapctl.predict.map_folder import MapFolder, map_path
@@ -38,6 +41,8 @@ HEAT_SIDE, MASK_SIDE = 96, 256
 HEAT_OPACITY = 0.75  # where the map is hottest
 MASK_COLOUR = (0, 229, 255, 130)
 DECIMALS = 2  # of a box in the page
+REVIEW = "review"  # ``.gwapctl-review`` lists the pictures, so that they can be replaced
+_DATA = re.compile('<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 Class = tuple[str, str]  # label, label id
 
@@ -68,23 +73,26 @@ class Review:
         overwrite: bool = False,
     ) -> None:
         prepare_output_folder(folder, overwrite=overwrite)
-        self.folder = folder
+        self.folder, self._lock = folder, ExitStack()
+        self._written, self._names = Written(folder, REVIEW), set[str]()
         self.missing: list[str] = []  # images that are not there to be shown
         self._images, self._maps, self._rule = images, maps, rule
         self._classes: dict[Class, int] = {}
         self._listed = list(classes)
         self._entries: dict[str, dict[str, Any]] = {}
         self._model = ""
-        (folder / PAGE).unlink(missing_ok=True)
-        for name in (THUMBS, PICTURES, HEAT, MASK):
-            for file in (folder / name).glob("[0-9]*.*"):
-                file.unlink()
 
     def watch(self, items: Iterable[Prediction]) -> Iterator[Prediction]:
-        """Pass ``items`` on; of each that did not fail, write the pictures, and keep what the page says."""
+        """Pass ``items`` on; of each that did not fail, write the pictures, and keep what the page says.
+
+        An earlier page goes. From here on until ``finish`` nobody else can write the folder.
+        """
+        self._lock.enter_context(locked(self.folder))
+        remove_review(self.folder)
         for item in usable(items, keep_failed=True):
             if item.error is None:
-                self._add(item)
+                with synced_once():
+                    self._add(item)
             yield item
 
     def finish(self, title: str) -> Path:
@@ -110,7 +118,9 @@ class Review:
             "colours": [f"rgb({red}, {green}, {blue})" for red, green, blue in draw.COLOURS],
             "images": entries,
         }
-        write_text(self.folder / PAGE, _render(title, page))
+        self._written.keep(self._names)
+        write_text(self.folder / PAGE, _render(title, page))  # the last: whoever sees it sees all of it
+        self._lock.close()
         return self.folder / PAGE
 
     def _number(self, one: Class) -> int:
@@ -148,15 +158,21 @@ class Review:
 
     def _write_pictures(self, number: str, image: ImageArray) -> None:
         for name, side in SIDES.items():
-            draw.write_jpeg(self.folder / name / f"{number}.jpg", _shrunk(image, side), quality=QUALITY)
+            draw.write_jpeg(self._place(f"{name}/{number}.jpg"), _shrunk(image, side), quality=QUALITY)
+
+    def _place(self, name: str) -> Path:
+        """Return where a picture goes, and note that it is this page's."""
+        self._written.note(name)
+        self._names.add(name)
+        return self.folder / name
 
     def _write_maps(self, number: str, item: Prediction) -> list[list[int]]:
         """Write heat and mask of every map of an image; return the classes that each is of."""
         written: list[list[int]] = []
         for classes, heatmap in self._maps_of(item):
             name = f"{number}-{len(written)}.png"
-            draw.write_png(self.folder / HEAT / name, heat_picture(heatmap))
-            draw.write_png(self.folder / MASK / name, self._mask(item, heatmap, first=not written))
+            draw.write_png(self._place(f"{HEAT}/{name}"), heat_picture(heatmap))
+            draw.write_png(self._place(f"{MASK}/{name}"), self._mask(item, heatmap, first=not written))
             written.append([self._number(one) for one in classes])
         return written
 
@@ -185,6 +201,30 @@ class Review:
         picture = np.full((*small.shape, 4), MASK_COLOUR, np.uint8)
         picture[:, :, 3] = small.astype(np.uint16) * MASK_COLOUR[3] // 255
         return picture
+
+
+def remove_review(folder: Path) -> None:
+    """Remove the page in ``folder`` and its pictures, also what one left that was killed; nothing else."""
+    written, page = Written(folder, REVIEW), folder / PAGE
+    names = written.names()
+    if not written.list.is_file() and page.is_file():  # an older version's has no list
+        names |= _pictures_of(page)
+        written.note(*names)
+    if names:
+        page.unlink(missing_ok=True)
+    remove_below(folder, names)
+    written.remove()
+
+
+def _pictures_of(page: Path) -> set[str]:
+    """Return the names of the pictures that a page shows; none where it is no page of ours."""
+    data = _DATA.search(page.read_text(encoding="utf-8", errors="replace"))
+    names = set[str]()
+    with suppress(ValueError, TypeError, KeyError):
+        for image in json.loads(data[1])["images"] if data else []:
+            maps = [f"{name}/{image['n']}-{index}.png" for name in (HEAT, MASK) for index in range(len(image["maps"]))]
+            names |= {*maps, *(f"{name}/{image['n']}.jpg" for name in SIDES)}
+    return names
 
 
 def doubt(item: Prediction) -> float:

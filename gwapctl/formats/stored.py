@@ -7,8 +7,10 @@ Cut anew means: another box rule, more boxes per class or a smallest area, found
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from gwapctl.datasets.base import ClassName
 from gwapctl.datasets.class_names import FOREIGN, ClassMatcher
@@ -21,6 +23,7 @@ from gwapctl.predict.image_index import ImageFiles
 from gwapctl.predict.map_folder import MAPS, MapFolder
 from gwapctl.predict.prediction import ClassPrediction, Heatmap, Prediction
 from gwapctl.predict.predictions import PREDICTIONS
+from gwapctl.predict.shards import Part, Shard
 from gwapctl.regions.rules import DEFAULT_RULE
 
 UNNAMED = "object"  # the class of a map that says no class
@@ -142,24 +145,30 @@ def confident(items: Iterator[Prediction], min_score: float) -> Iterator[Predict
 
 @dataclass(frozen=True)
 class BoxStream:
-    """Images to export: ``items`` come one at a time, ``total`` (None: unknown) of them, made as ``about`` says."""
+    """Images to export: ``items`` come one at a time, ``total`` (None: unknown) of them, made as ``about`` says.
+
+    Of a shard, ``ids`` are those of its images, and ``settings`` are what all shards must agree on.
+    """
 
     items: Iterator[Prediction]
     total: int | None
     about: str
     warning: str = ""
+    ids: Part[str] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def open_stored(
     path: Path,
     asked: Cutting = AS_RECORDED,
     images: Path | None = None,
+    shard: Shard | None = None,
 ) -> BoxStream | None:
     """Find out what ``path`` holds: predictions, whose boxes are cut anew if anything is asked, or maps, or neither.
 
     What is not asked is as it was recorded; maps of others are cut by ``paper20``.
     ``images`` is a folder that tells the sizes of maps that come without predictions, and where a rule that looks at
-    the images finds them; without it they are where they were when they were localized.
+    the images finds them; without it they are where they were when they were localized. ``shard``: its images alone.
 
     Raises:
         DataError: ``path`` is a file that does not exist, or boxes are to be cut anew, but there are no maps.
@@ -172,7 +181,8 @@ def open_stored(
     if file is not None and not file.is_file():
         raise DataError(f"{file} does not exist. Make it with: gwapctl localize IMAGES --out OUT.")
     if file is not None and asked == AS_RECORDED:
-        return BoxStream(recorded(file), _count(file), f"the boxes recorded in {file}")
+        items, total, part = _part(file, shard)
+        return BoxStream(items, total, f"the boxes recorded in {file}", ids=part)
     folder = path if file is None else file.parent / MAPS
     if not holds_maps(folder):
         if file is None:
@@ -190,14 +200,26 @@ def open_stored(
     if file is not None:
         seen = ((item.id, item.image) for item in recorded(file) if item.error is None and item.predictions)
         files = below.needed(seen, rule.name) if rule.needs_image else {}
-        return BoxStream(_each(recorded(file), lambda item: _recut(item, maps, cut, files)), _count(file), about)
+        items, total, part = _part(file, shard)
+        return BoxStream(_each(items, lambda item: _recut(item, maps, cut, files)), total, about, ids=part)
     if rule.needs_image:
         below.needed(((image_id, "") for image_id in maps.ids()), rule.name)
     known = images is not None or bool(maps.info.images)
     warning = "" if known else f"{maps.path} does not say how large its images are: boxes are in pixels of the maps."
-    ids, info = maps.ids(), maps.info
+    info = maps.info
+    ids = maps.ids() if shard is None else shard.of(maps.ids())
+    of_shard = ids if isinstance(ids, Part) else None
     items = (Prediction(image_id, 0, 0, info.model, info.reading.scales) for image_id in ids)
-    return BoxStream(_each(items, lambda item: _from_map(item, maps, cut, below)), len(ids), about, warning)
+    return BoxStream(_each(items, lambda item: _from_map(item, maps, cut, below)), len(ids), about, warning, of_shard)
+
+
+def _part(file: Path, shard: Shard | None) -> tuple[Iterator[Prediction], int | None, Part[str] | None]:
+    """Return the recorded images, or those of a shard with their ids, and how many they are."""
+    if shard is None:
+        return recorded(file), _count(file), None
+    part = shard.of([item.id for item in recorded(file)])
+    span = shard.span(len(part.items))
+    return islice(recorded(file), span.start, span.stop), len(part), part
 
 
 def _count(file: Path) -> int | None:

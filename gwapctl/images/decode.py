@@ -36,6 +36,12 @@ _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "A
 _AGAIN = "Fetch it again or remove it"
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
+_READING = {  # OpenCV's modes by what they divide the size by
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 _ORIENTATION = 0x0112  # EXIF tag; 1 = upright
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that say nothing about pixels, as we read them
@@ -75,6 +81,19 @@ def read_image(path: Path) -> ImageArray:
     """
     with _naming(path):
         return _decode(path.read_bytes())
+
+
+def read_reduced(path: Path, least: tuple[int, int]) -> tuple[ImageArray, tuple[int, int]]:
+    """Return the image as ``read_image`` does, perhaps smaller, and the (width, height) of the upright original.
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves at least ``least`` (width,
+    height), which takes a fraction of the time: for who shrinks it to that anyway. All else is read whole.
+    """
+    with _naming(path):
+        data = path.read_bytes()
+        image = _decode(data, least)
+        size = _read_jpeg_header(data).size.upright if data.startswith(_JPEG_START) else image.shape[1::-1]
+        return image, size
 
 
 def pillow_pixels(image: Image.Image) -> ImageArray:
@@ -128,7 +147,7 @@ def stored_size(path: Path) -> StoredSize:
 # ---------------------------------------------------------------------------------------------------------- decoding
 
 
-def _decode(data: bytes) -> ImageArray:
+def _decode(data: bytes, least: tuple[int, int] | None = None) -> ImageArray:
     _refuse_empty(len(data))
     if not data.startswith(_JPEG_START):
         return _decode_with_pillow(data)
@@ -139,12 +158,21 @@ def _decode(data: bytes) -> ImageArray:
         raise _BadImageError(f"is truncated: the JPEG data ends early. {_AGAIN}")
     if header.components not in (1, 3):  # CMYK: OpenCV's conversion ignores the Adobe marker
         return _decode_with_pillow(data)
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    factor = 1 if least is None else _reduction(header.size, least)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _READING[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None:
         raise _not_an_image()
-    if _may_be_incomplete(bgr) and _is_incomplete(data, end):
+    if factor > 1:  # a last row or column stands for less than half of its pixels
+        bgr = bgr[: round(header.size.height / factor), : round(header.size.width / factor)]
+    if _may_be_incomplete(bgr, 4 if factor == 1 else 2) and _is_incomplete(data, end):
         raise _BadImageError(f"is damaged: the JPEG data of its lower part is missing. {_AGAIN}")
     return _upright(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), header.size.orientation)
+
+
+def _reduction(size: StoredSize, least: tuple[int, int]) -> int:
+    """Return by what an image of this size can be divided so that ``least`` (width, height) pixels are left."""
+    width, height = size.upright
+    return next((by for by in (8, 4, 2) if width // by >= least[0] and height // by >= least[1]), 1)
 
 
 def _refuse_empty(size: int) -> None:
@@ -162,9 +190,12 @@ def _check_pixels(width: int, height: int) -> None:
         raise _BadImageError(f"has {width} x {height} pixels, more than {limit} megapixels. Shrink it first")
 
 
-def _may_be_incomplete(image: npt.NDArray[Any]) -> bool:
-    """Tell whether the last 4x4 pixels are equal: so the decoder leaves them where data is missing; so are borders."""
-    corner = image[-4:, -4:]
+def _may_be_incomplete(image: npt.NDArray[Any], side: int) -> bool:
+    """Tell whether the last pixels are equal: so the decoder leaves them where data is missing; so are borders.
+
+    ``side`` 4 is within the last block of 8x8, and so is 2 where the image is reduced.
+    """
+    corner = image[-side:, -side:]
     return bool((corner == image[-1, -1]).all())
 
 

@@ -27,8 +27,10 @@ SUFFIXES = frozenset(
 )
 HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 HEIC_ADVICE = "pip install 'gwapctl[heic]'"
-_ENDINGS = tuple(SUFFIXES | HEIC_SUFFIXES)
+_WANTED = SUFFIXES | HEIC_SUFFIXES
+_ENDINGS = tuple(_WANTED)
 _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])")  # what printable() makes of a byte that is no UTF-8
+_FEW = 64  # files of a folder up to which each is asked whether it is a link
 _SHOWN = 3  # files that a message names
 _KINDS = 6  # suffixes
 
@@ -147,21 +149,36 @@ class Overlooked:
         self.closed.append(f"{error.filename} ({error.strerror})")
 
 
-def same_files(paths: Iterable[Path]) -> list[str]:
-    """Return one line for each file that ``paths`` reach under several names, by links."""
-    every = list(dict.fromkeys(paths))
-    seen: dict[tuple[int, int], list[Path]] = {}
-    for path in every:
-        try:
-            known = os.stat(path)  # noqa: PTH116
-        except OSError:  # it fails by name when it is read
-            continue
-        seen.setdefault((known.st_dev, known.st_ino), []).append(path)
-    lines = []
-    for names in seen.values():
-        if len(names) > 1 and len({os.path.realpath(name) for name in names}) < len(names):
-            lines.append(f"the same file under {len(names)} names: {_some([str(name) for name in names])}.")
-    return lines
+def same_files(paths: Iterable[str | Path]) -> list[str]:
+    """Return one line for each file that ``paths`` reach under several names, by links.
+
+    No file is asked about where its folder can be: 100,000 of them would take a second.
+    """
+    by_folder: dict[str, list[str]] = {}
+    for folder, name in map(os.path.split, dict.fromkeys(paths)):
+        by_folder.setdefault(folder, []).append(name)
+    first: dict[str, str] = {}
+    others: dict[str, list[str]] = {}
+    for folder, names in by_folder.items():
+        real, links = os.path.realpath(folder), _links_among(names, folder)
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            aim = os.path.realpath(path) if name in links else os.path.join(real, name)  # noqa: PTH118
+            if first.setdefault(aim, path) is not path:
+                others.setdefault(aim, []).append(path)
+    groups = [[first[aim], *more] for aim, more in others.items() if os.path.exists(aim)]  # noqa: PTH110
+    return [f"the same file under {len(names)} names: {_some(names)}." for names in groups]
+
+
+def _links_among(names: list[str], folder: str) -> set[str]:
+    """Return those of ``names`` in ``folder`` that are links: of a few names each is looked at, else the folder is."""
+    if len(names) < _FEW:
+        return {name for name in names if os.path.islink(os.path.join(folder, name))}  # noqa: PTH114, PTH118
+    try:
+        with os.scandir(folder or ".") as entries:
+            return {entry.name for entry in entries if entry.is_symlink()}
+    except OSError:  # its files fail by name when they are read
+        return set()
 
 
 def _some(paths: list[str]) -> str:
@@ -174,28 +191,48 @@ def walk_images(folder: str, overlooked: Overlooked, *, recursive: bool = True) 
 
     Links to folders are followed, but for those that lead back to a folder above them, which would never end.
     """
-    wanted = SUFFIXES | HEIC_SUFFIXES
     unread = () if heic_is_readable() else tuple(HEIC_SUFFIXES)
-    for path, folders, names in os.walk(folder, followlinks=True, onerror=overlooked.note_closed):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in [name for name in folders if os.path.islink(os.path.join(path, name))]:  # noqa: PTH114, PTH118
-            if _leads_back(path, name, folder):
-                folders.remove(name)
-                overlooked.loops.append(os.path.join(path, name))  # noqa: PTH118
-        images = [
-            name
-            for name in names
-            if os.path.splitext(name)[1].lower() in wanted and not name.startswith(".")  # noqa: PTH122 (Path is slow)
-        ]
-        overlooked.others.update(
-            os.path.splitext(name)[1].lower()  # noqa: PTH122
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() not in wanted  # noqa: PTH122
-        )
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        folders, images = _entries(path, folder, overlooked)
+        if recursive:
+            waiting += [os.path.join(path, name) for name in reversed(folders)]  # noqa: PTH118
         if unread and (heic := {name for name in images if name.lower().endswith(unread)}):
             overlooked.heic += [os.path.join(path, name) for name in sorted(heic)]  # noqa: PTH118
             images = [name for name in images if name not in heic]
         yield path, images
+
+
+def _entries(folder: str, top: str, overlooked: Overlooked) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and images in ``folder``; what else is there is noted, unless it is hidden."""
+    folders: list[str] = []
+    images: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    if entry.is_symlink() and _leads_back(folder, name, top):
+                        overlooked.loops.append(entry.path)
+                    else:
+                        folders.append(name)
+                elif (suffix := os.path.splitext(name)[1].lower()) in _WANTED:  # noqa: PTH122 (Path is slow)
+                    images.append(name)
+                else:
+                    overlooked.others[suffix] += 1
+    except OSError as error:
+        overlooked.note_closed(error)
+    return folders, images
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed
+        return False
 
 
 def _leads_back(folder: str, link: str, top: str) -> bool:

@@ -40,6 +40,8 @@ FEWEST, ADVISED = 5, 20  # images of a class
 
 CHECK, CLASSIFIER, FIRST, DETECTOR_RUN = "check.json", "classifier", "classifier-boxes.jsonl", "detector"
 FOUND, COCO, REVIEW, EVALUATIONS = "found", "boxes.json", "review", "evaluations"
+RUNS = (CLASSIFIER, DETECTOR_RUN)
+JUDGED = ("detector", "classifier")  # whose boxes are measured
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def _steps(asked: Asked, machine: Machine, network: Network, dataset: Dataset, i
         Find("find objects with it", folder, detector, found, machine),
         *(Write(f"write {EXPORTERS[name].label}", found, name, destination(out, name)) for name in others),
         Write("write COCO and the review page", found, "coco", destination(out, "coco"), out / REVIEW),
-        *_judging(asked, dataset, {"detector": found / PREDICTIONS, "classifier": first}),
+        *_judging(asked, dataset, dict(zip(JUDGED, (found / PREDICTIONS, first), strict=True))),
     ]
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gwapctl.errors import UsageError, option
-from gwapctl.files import prepare_output_folder, read_json, require_output_folder, write_json
-from gwapctl.label.plan import Plan, written_names
+from gwapctl.files import in_use, prepare_output_folder, read_json, remove_below, require_output_folder, write_json
+from gwapctl.formats.base import remove_export
+from gwapctl.formats.review import remove_review
+from gwapctl.label.plan import EVALUATIONS, FOUND, JUDGED, REVIEW, RUNS, Plan, written_names
 from gwapctl.label.steps import Ears, Step
+from gwapctl.predict.folder import remove_localized
+from gwapctl.runs import remove_run
 
 DOCUMENT = "label.json"
 
@@ -24,7 +28,7 @@ def check_folder(plan: Plan, *, resume: bool, overwrite: bool) -> None:
             f"{out} lies in {folder}, whose images are labelled. Choose a place outside with {option('out')}."
         )
     is_ours = (out / DOCUMENT).is_file()
-    if not is_ours and out.is_dir() and any(out.iterdir()):
+    if not is_ours and in_use(out):
         raise UsageError(f"{out} holds other files than label writes. Choose another folder with {option('out')}.")
     if resume and not is_ours:
         raise UsageError(f"there is nothing in {out} to resume. Leave out {option('resume')}.")
@@ -71,16 +75,25 @@ def prepare_folder(plan: Plan, *, resume: bool = False, overwrite: bool = False)
     out = plan.asked.out
     if overwrite:
         for name in written_names():
-            _remove(out / name)
+            _remove(out, name)
     prepare_output_folder(out, overwrite=overwrite, resume=resume)
     write_json(out / DOCUMENT, plan.to_json())
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+def _remove(out: Path, name: str) -> None:
+    """Remove what label wrote under a name, and nothing else: below a folder what the verb that wrote it knows."""
+    folder = out / name
+    if folder.is_symlink() or not folder.is_dir():
+        remove_below(out, [name])
+        return
+    if name == EVALUATIONS:
+        remove_below(out, [f"{name}/{file.name}" for who in JUDGED for file in folder.glob(f"*-{who}.json")])
+    elif name in RUNS:
+        remove_run(folder)
     else:
-        path.unlink(missing_ok=True)
+        {FOUND: remove_localized, REVIEW: remove_review}.get(name, remove_export)(folder)
+    with suppress(OSError):  # somebody else's files are in it
+        folder.rmdir()
 
 
 def carry_out(plan: Plan, ears: Ears, begin: Callable[[int, Step, bool], None]) -> None:

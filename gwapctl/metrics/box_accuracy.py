@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, FloatArray, as_boxes, iou, scale
 from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
+from gwapctl.metrics.merging import Mergeable
 from gwapctl.regions.sweep import component_boxes
 
 THRESHOLDS: FloatArray = np.arange(0, 1, 0.001)
@@ -20,8 +21,10 @@ IOU_LEVELS = (30, 50, 70)  # percent
 _BLOCK = 4096  # images of which all answers are held at a time
 
 
-class AccuracyCurve:
+class AccuracyCurve(Mergeable):
     """Accuracy in percent ``(3, T)`` at IoU >= 0.3, 0.5 and 0.7 and each of ``T`` thresholds."""
+
+    SUMS, ROWS = ("n", "_right"), ("_each",)
 
     def __init__(self, thresholds: FloatArray) -> None:
         self.thresholds = thresholds
@@ -81,12 +84,14 @@ class AccuracyCurve:
         return {f"{name}_{level}": value for level, value in zip(IOU_LEVELS, best, strict=True)}
 
 
-class TransferredAccuracy:
+class TransferredAccuracy(Mergeable):
     """Accuracy at box thresholds that other images chose: no image has a say in the threshold that it is judged at.
 
     With ``chosen_on``, the curve of other images, all are judged at its best threshold. Without it the images are two
     halves, ``part`` 0 and 1, and each half is judged at the best threshold of the other.
     """
+
+    PARTS = ("reported",)
 
     def __init__(self, chosen_on: AccuracyCurve | None = None) -> None:
         self.reported = [AccuracyCurve(THRESHOLDS) for _ in range(2 if chosen_on is None else 1)]
@@ -117,6 +122,8 @@ class BoxAccuracy(Accumulator):
     Protocol ``paper``: the largest 8-connected component by pixels of the min-max map strictly above the threshold, its
     half-open box scaled to the image, any object of the class. V2 is the mean over the three IoU levels.
     """
+
+    SUMS, PARTS = ("n_degenerate",), ("curve",)
 
     def __init__(self, thresholds: FloatArray = THRESHOLDS) -> None:
         self.curve = AccuracyCurve(thresholds)

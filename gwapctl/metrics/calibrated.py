@@ -7,6 +7,7 @@ chosen, the lowest of equals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,10 @@ from gwapctl.metrics.average_precision import mean_replicates
 from gwapctl.metrics.box_accuracy import THRESHOLDS, AccuracyCurve, BoxAccuracy, TransferredAccuracy
 from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
 from gwapctl.metrics.localization import IOU_THRESHOLD
+from gwapctl.metrics.merging import State
 from gwapctl.metrics.replicates import weighted_mean
 
+STEPS = 2.0**40  # of an IoU of 1 in a sum: whole numbers add up to the same in any order, up to 8 million images
 NOWHERE = -1  # the unit of a best class that is not in the image
 
 
@@ -31,6 +34,8 @@ class CalibratedLocalization(Accumulator):
     from ``sweep``, which judges the same image before it; ``part`` tells the half of an image.
     """
 
+    ROWS, PARTS = ("_bits", "_labels", "_parts"), ("accuracy",)
+
     def __init__(
         self,
         chosen_on: AccuracyCurve | None = None,
@@ -39,7 +44,7 @@ class CalibratedLocalization(Accumulator):
     ) -> None:
         self.accuracy = TransferredAccuracy(chosen_on)
         self._sweep, self._part = sweep or BoxAccuracy(), part
-        self._sums = [np.zeros(len(THRESHOLDS)) for _ in self.accuracy.reported]  # of IoUs, by part
+        self._sums = [np.zeros(len(THRESHOLDS), np.int64) for _ in self.accuracy.reported]  # of IoUs in STEPS, by part
         self._bits: list[npt.NDArray[np.uint8]] = []
         self._labels: list[int] = []
         self._parts: list[int] = []
@@ -60,10 +65,20 @@ class CalibratedLocalization(Accumulator):
             self._best.append(len(self._labels) + [*ious].index(best_class) if best_class in ious else NOWHERE)
         for label, values in ious.items():
             self.accuracy.add(values, part)
-            self._sums[part] += values
+            self._sums[part] += np.rint(values * STEPS).astype(np.int64)
             self._bits.append(np.packbits(values >= IOU_THRESHOLD))
             self._labels.append(label)
             self._parts.append(part)
+
+    def state(self) -> State:
+        """Return what was gathered."""
+        return super().state() | {"_sums": self._sums, "_best": self._best}
+
+    def extend(self, state: State) -> Self:
+        """Add what another one gathered of the images that follow; its units come after those that are here."""
+        self._best += [unit if unit == NOWHERE else unit + self.units for unit in state["_best"]]
+        self._sums = [here + there for here, there in zip(self._sums, state["_sums"], strict=True)]
+        return super().extend(state)
 
     def right(self) -> npt.NDArray[np.bool_]:
         """Return for each unit whether its box at the threshold of its part is right, ``(units,)``, in order."""
@@ -80,7 +95,7 @@ class CalibratedLocalization(Accumulator):
         found = {
             "gt_known_error_calibrated": 100 * float(1 - right.mean()),
             "cor_loc_calibrated": 100 * float(np.mean([right[labels == label].mean() for label in np.unique(labels)])),
-            "mean_iou_calibrated": float(summed) / len(right),
+            "mean_iou_calibrated": float(summed) / STEPS / len(right),
         }
         if self._best:
             first = [unit != NOWHERE and right[unit] for unit in self._best]

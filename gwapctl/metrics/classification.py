@@ -23,6 +23,8 @@ class ClassificationAP(Accumulator):
     without a positive image have no AP and are left out of the mean.
     """
 
+    ROWS = ("_scores", "_labels")
+
     def __init__(self, classes: int | None = None) -> None:
         self._classes = classes  # None: as many as the first image has scores
         self._scores: list[FloatArray] = []
@@ -92,6 +94,8 @@ class TopKError(Accumulator):
     >>> errors.compute()
     {'top1_error': 50.0, 'top5_error': 0.0}
     """
+
+    ROWS = ("_units",)
 
     def __init__(self) -> None:
         self._units: list[tuple[int, tuple[bool, bool]]] = []  # class, and whether top-1 and top-5 are wrong

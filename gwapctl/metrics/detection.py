@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from gwapctl.errors import DataError
 from gwapctl.metrics.average_precision import ap_replicates, both_ap, mean_ap, mean_replicates, ranking
 from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
 from gwapctl.metrics.localization import IOU_THRESHOLD
+from gwapctl.metrics.merging import State
 
 RIGHT, NEITHER, WRONG = np.int8(1), np.int8(0), np.int8(-1)
 
@@ -85,6 +86,16 @@ class DetectionAP(Accumulator):
         for label in np.unique(image.labels).tolist():
             self._found[label].append(_judge(image, label, len(self._objects)))
         self._objects.append(Counter(image.true_labels[~image.difficult].tolist()))
+
+    def state(self) -> State:
+        """Return the images, which are judged again where they are added."""
+        return {"images": [[*vars(image).values()] for image in self._images]}
+
+    def extend(self, state: State) -> Self:
+        """Add the images that another one with ``coco=True`` was given."""
+        for image in state["images"]:
+            self.update(*image)
+        return self
 
     def compute(self) -> dict[str, float]:
         """Return the means over classes; nothing where no class has an object that counts."""

@@ -34,6 +34,8 @@ class FMeasure(Accumulator):
     (0.5, 0.5)
     """
 
+    ROWS = ("_rows",)
+
     def __init__(self) -> None:
         self._rows: list[tuple[float, float, float]] = []
 
@@ -115,6 +117,8 @@ class ForegroundIoU(Accumulator):
     That is the peak of the curve of LID 2020, track 3. ``fg_iou_pooled`` sums intersections and unions over all images
     before dividing. The best t of each is given as ``..._threshold``; the curves stay available, (256,) each.
     """
+
+    SUMS, ROWS = ("_intersection", "_union"), ("_ious",)
 
     def __init__(self) -> None:
         self._ious: list[FloatArray] = []

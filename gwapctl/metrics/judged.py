@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, Detections, FloatArray
 from gwapctl.datasets.base import BoxedSample
+from gwapctl.metrics.merging import Mergeable
 from gwapctl.regions.components import BoolMask, FloatMap
 
 
@@ -69,7 +70,7 @@ class Replicates(NamedTuple):
     per_class: dict[int, dict[str, FloatArray]]
 
 
-class Accumulator(ABC):
+class Accumulator(Mergeable, ABC):
     """Numbers that are made of many images: ``judge`` once per image, then ``compute``.
 
     What it sums over are its units: images, or true classes in images. An image may give none, one or several.

@@ -29,6 +29,8 @@ class TopKLocalization(Accumulator):
     The k-th guess is the k-th best class. CAM's five guesses (``five``) name a class twice, so top-1 is not theirs.
     """
 
+    ROWS = ("_missed",)
+
     def __init__(self) -> None:
         self._missed: list[tuple[bool, bool]] = []
 
@@ -77,6 +79,8 @@ class GtKnownLocalization(Accumulator):
     >>> localization.compute()
     {'gt_known_error': 0.0, 'cor_loc': 100.0, 'mean_iou': 0.8}
     """
+
+    SUMS, ROWS = ("n_degenerate",), ("_units",)
 
     def __init__(self) -> None:
         self._units: list[tuple[int, float]] = []  # class and IoU

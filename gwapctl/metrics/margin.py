@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from gwapctl.boxes import BoxesLike, area, as_boxes
 from gwapctl.metrics.localization import FLOORS, IOU_THRESHOLD, best_iou
+from gwapctl.metrics.merging import Mergeable, State
 
 # what share of the image the box of the object covers: under a quarter, a quarter to a half, over a half
 AREAS = {"small": (0.0, 0.25), "medium": (0.25, 0.5), "large": (0.5, 1.0)}
@@ -17,13 +18,15 @@ AREAS = {"small": (0.0, 0.25), "medium": (0.25, 0.5), "large": (0.5, 1.0)}
 Bools = npt.NDArray[np.bool_]
 
 
-class Margin:
+class Margin(Mergeable):
     """``margin``: GT-known accuracy minus that of the better floor, percent points; also by the size of the object.
 
     The unit is a class in an image, as in ``GtKnownLocalization``; its size is the share of the image that its largest
     object's box covers. The better floor is the one that is right more often over the same units: over all of them for
     ``margin``, among those of the size for ``margin_small``, ``margin_medium`` and ``margin_large``.
     """
+
+    ROWS = ("_shares", "_right")
 
     def __init__(self) -> None:
         self._shares: list[float] = []
@@ -40,6 +43,16 @@ class Margin:
             self._right.append(best_iou(boxes.get(label), objects) >= IOU_THRESHOLD)
             for name, box in blind.items():
                 self._floors[name].append(best_iou(box[0], objects) >= IOU_THRESHOLD)
+
+    def state(self) -> State:
+        """Return what was gathered, of the floors, too."""
+        return super().state() | {"_floors": self._floors}
+
+    def extend(self, state: State) -> Self:
+        """Add what another one gathered of the images that follow."""
+        for name, right in self._floors.items():
+            right.extend(state["_floors"][name])
+        return super().extend(state)
 
     def compute(self, calibrated: Bools | None = None) -> dict[str, float]:
         """Return the margins; of ``calibrated``, right or wrong per unit in order ``(units,)``, as ``_calibrated``."""

@@ -17,6 +17,8 @@ class NothingErrors(Accumulator):
     none was taken for one.
     """
 
+    ROWS = ("_units",)
+
     def __init__(self) -> None:
         self._units: list[tuple[bool, bool]] = []  # whether the image is of nothing, and whether it is taken for that
 

@@ -17,6 +17,8 @@ class PixelAP(Accumulator):
     With precision and recall of {score in bin l or above}: AP = sum over l of precision_l (recall_l - recall_(l-1)).
     """
 
+    SUMS = ("_inside", "_outside")
+
     def __init__(self, thresholds: FloatArray = THRESHOLDS) -> None:
         self._edges = np.append(thresholds, [1.0, 2.0, 3.0])
         self._inside = np.zeros(len(self._edges) - 1)

@@ -23,6 +23,7 @@ from gwapctl.metrics.box_accuracy import (
     max_box_acc_replicates,
 )
 from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
+from gwapctl.metrics.merging import Mergeable
 from gwapctl.regions.components import normalise
 from gwapctl.regions.contours import byte_levels, loose_boxes
 from gwapctl.regions.sweep import contour_boxes, contour_ious
@@ -37,6 +38,8 @@ class WsolevalBoxAccuracy(Accumulator):
     ``max_box_acc`` (``_30``, ``_50``, ``_70``, ``_threshold``) has one contour per threshold. ``max_box_acc_v2`` takes
     the best of all contours, inner ones too, and is the mean of its own ``_v2_30``, ``_v2_50`` and ``_v2_70``.
     """
+
+    SUMS, PARTS = ("n_degenerate",), ("curve", "curve_v2")
 
     def __init__(self, thresholds: FloatArray = THRESHOLDS) -> None:
         self.curve = AccuracyCurve(thresholds)
@@ -96,12 +99,14 @@ class WsolevalBoxAccuracy(Accumulator):
         return found and found | of_v2
 
 
-class TransferredWsolevalAccuracy:
+class TransferredWsolevalAccuracy(Mergeable):
     """``box_acc`` and ``box_acc_v2`` in percent: ``max_box_acc`` and ``_v2`` at thresholds that other images chose.
 
     One threshold for ``box_acc``, one per IoU level for ``box_acc_v2``. ``chosen_on`` are those other images; without
     them two halves choose for each other (``TransferredAccuracy``).
     """
+
+    PARTS = ("_largest", "_best")
 
     def __init__(self, chosen_on: WsolevalBoxAccuracy | None = None) -> None:
         self._largest = TransferredAccuracy(None if chosen_on is None else chosen_on.curve)

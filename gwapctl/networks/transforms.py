@@ -19,25 +19,32 @@ import torch
 from torch import Tensor
 
 from gwapctl.datasets.base import BoxedSample, Sample
-from gwapctl.images.decode import read_image
+from gwapctl.images.decode import read_image, read_reduced
 from gwapctl.metrics.foreground import boxes_mask
 
 K = TypeVar("K")
 T = TypeVar("T")
 Image = npt.NDArray[np.uint8]
+Source = Callable[[Sample], Image]  # where the pixels of samples come from
 BATCHES_AHEAD = 3  # read while the network works
 
 
-def read_sample(sample: Sample) -> Image:
+def read_sample(sample: Sample, largest: tuple[int, int] | None = None) -> Image:
     """Return the image ``(H, W, 3)``; of a sample with boxes ``(H, W, 4)``, the last channel being its region.
 
     The region is 255 on the union of all boxes (also those of difficult objects) and 0 elsewhere. As a channel it goes
-    through whatever is done to the image.
+    through whatever is done to the image. What is wider or higher than ``largest`` (width, height) is shrunk to that.
     """
-    image = read_image(sample.path)
+    if largest is None:
+        image = read_image(sample.path)
+        width, height = size = image.shape[1::-1]
+    else:
+        image, (width, height) = read_reduced(sample.path, largest)
+        size = min(width, largest[0]), min(height, largest[1])
+        image = resize(image, size)
     if not isinstance(sample, BoxedSample):
         return image
-    return np.dstack([image, sample_region(sample, image.shape[1], image.shape[0])])
+    return np.dstack([image, resize(sample_region(sample, width, height), size)])
 
 
 def sample_region(sample: BoxedSample, width: int, height: int) -> Image:
@@ -74,6 +81,17 @@ def random_crop(image: Image, min_area: float, generator: np.random.Generator, a
     return image[y : y + crop_height, x : x + crop_width]
 
 
+def largest_asked_for(sizes: Iterable[tuple[int, int]], min_area: float, aspect: float = 1.0) -> tuple[int, int]:
+    """Return the (width, height) up to which an image has pixels of use: its smallest crop then is as large as a size.
+
+    >>> largest_asked_for([(64, 64), (96, 48)], min_area=0.25)
+    (192, 128)
+    """
+    factor = np.sqrt(aspect / min_area)
+    width, height = (int(np.ceil(max(sides) * factor)) for sides in zip(*sizes, strict=True))
+    return width, height
+
+
 class Key(NamedTuple):
     """One training image to make: which sample, in which epoch, at which size (width, height).
 
@@ -94,11 +112,12 @@ class TrainingImages:
     flip: bool
     min_crop: float
     crop_aspect: float = 1.0
+    source: Source = read_sample
 
     def __getitem__(self, key: Key) -> tuple[Image, int]:
         """Return the image ``(H, W, 3 | 4)`` and the sample's index."""
         generator = np.random.default_rng([self.seed, key.epoch, key.image])
-        image = read_sample(self.samples[key.image])
+        image = self.source(self.samples[key.image])
         if self.min_crop < 1:
             image = random_crop(image, self.min_crop, generator, self.crop_aspect)
         image = resize(image, key.size)
@@ -113,10 +132,11 @@ class EvaluationImages:
 
     samples: Sequence[Sample]
     size: tuple[int, int]
+    source: Source = read_sample
 
     def __getitem__(self, index: int) -> tuple[Image, int]:
         """Return the image ``(H, W, 3 | 4)`` and the sample's index."""
-        return resize(read_sample(self.samples[index]), self.size), index
+        return resize(self.source(self.samples[index]), self.size), index
 
 
 def collate(items: Sequence[tuple[npt.NDArray[Any], int]]) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import TypeAdapter
 
 from gwapctl.errors import DataError, UsageError, printable, unknown_name
 from gwapctl.inputs import find_inputs
@@ -74,6 +75,12 @@ class Predictor(ABC):
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made, and the boxes from them."""
 
+    def settings(self, model_name: str) -> dict[str, Any]:
+        """Return all that processes which share one work must agree on (``predict.shards``)."""
+        described = TypeAdapter(type(self.describe(model_name))).dump_python(self.describe(model_name), mode="json")
+        own = {name: value for name, value in vars(self).items() if isinstance(value, int | float | str)}
+        return {**described, **own, "device": self.device.type}
+
     @abstractmethod
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map, or its object in the image, at any resolution."""
@@ -98,9 +105,13 @@ class Predictor(ABC):
 
     def _loaded(self, source: Source) -> Any:
         try:
-            return self._prepare(load(source))
+            return self._read(source)
         except DataError as error:
             return error
+
+    def _read(self, source: Source) -> Any:
+        """Return what is kept of a source; a ``DataError`` where it cannot be read."""
+        return self._prepare(load(source))
 
     @abstractmethod
     def _prepare(self, image: ImageArray) -> Any:

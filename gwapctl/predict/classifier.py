@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gwapctl.errors import unknown_name
+from gwapctl.images.decode import read_reduced
 from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, ReadingOptions, split_options
 from gwapctl.predict.base import (
     LocalizingModel,
@@ -27,7 +28,8 @@ from gwapctl.predict.cut import Cut, with_boxes
 from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.labelled import Labels, indices_of
 from gwapctl.predict.map_folder import MapsInfo
-from gwapctl.predict.prediction import ClassPrediction, ImageArray, Prediction, Source
+from gwapctl.predict.prediction import ClassPrediction, ImageArray, Prediction, Source, load
+from gwapctl.predict.shards import weights_digest
 from gwapctl.regions import BoxRule, parse_box_rule
 
 if TYPE_CHECKING:
@@ -203,10 +205,29 @@ class ClassifierPredictor(Predictor):
         made = self.localizer
         return MapsInfo(made.reading, model_name, made.values, made.shared, self.cut.rule.name, self.min_score)
 
+    def settings(self, model_name: str) -> dict[str, Any]:
+        """Return all that processes which share one work must agree on."""
+        chosen = {"max_boxes": self.cut.max_boxes, "min_area": self.cut.min_area, "masks": self.cut.masks}
+        known = {"labels": None if self.known is None else "from-dataset", "precision": self.localizer.precision}
+        return {**super().settings(model_name), **chosen, **known, "weights": weights_digest(self.localizer.model)}
+
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map by the box rule, or the object that it found in the image."""
         rule = self.cut.rule.of_class(found.class_ids[0]).without_image()
         return rule.mask(found.heatmap(0)) if found.mask is None else found.mask
+
+    def _read(self, source: Source) -> tuple[PreparedImage, Cut]:
+        """Read a file with no more pixels than are looked at, where that is the whole of it, warped."""
+        reading = self.localizer.reading
+        warped = reading.resize == "warp" or not reading.scales
+        other = self.cut.rule.needs_image or reading.crops != "none" or reading.backprop_seg != "none"
+        if other or not warped or not isinstance(source, str | Path):
+            return self._prepare(load(source))
+        width, height = self.info.input_size
+        most = max(reading.scales, default=0)
+        image, (width, height) = read_reduced(Path(source), (max(width, most), max(height, most)))
+        prepared, cut = self._prepare(image)
+        return replace(prepared, width=width, height=height), cut
 
     def _prepare(self, image: ImageArray) -> tuple[PreparedImage, Cut]:
         """Return what is kept of an image: the network's inputs, and the box rule that has seen it."""

@@ -16,6 +16,7 @@ from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, requ
 from gwapctl.predict.labelled import Labels, indices_of
 from gwapctl.predict.map_folder import MapsInfo
 from gwapctl.predict.prediction import NO_MAPS, NO_RANGES, ClassPrediction, ImageArray, Prediction, Source
+from gwapctl.predict.shards import weights_digest
 from gwapctl.regions import BoxRule, parse_box_rule, resize_map, stretch
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ class DetectorPredictor(Predictor):
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
         reading = ResolvedReading("weight", self.scales, resize="keep")
         return MapsInfo(reading, model_name, "minmax", class_agnostic=False, min_score=self.min_score)
+
+    def settings(self, model_name: str) -> dict[str, Any]:
+        """Return all that processes which share one work must agree on."""
+        known = {"labels": None if self.known is None else "from-dataset", "precision": self.reader.precision}
+        return {**super().settings(model_name), **known, "weights": weights_digest(self.reader.model)}
 
     def mask(self, found: Prediction) -> npt.NDArray[np.bool_]:
         """Return the foreground of the best class's map: above 20 % of its range."""

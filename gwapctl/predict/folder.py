@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -11,17 +12,20 @@ import numpy as np
 
 from gwapctl import draw
 from gwapctl.errors import DataError, UsageError, option
-from gwapctl.files import json_text, prepare_output_folder
+from gwapctl.files import Written, json_text, prepare_output_folder, remove_below, synced_once
 from gwapctl.inputs import ImageInput
+from gwapctl.lock import locked
 from gwapctl.predict.base import Predictor
 from gwapctl.predict.map_folder import MAPS, MAPS_INFO, MapFolder, MapImage, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
-from gwapctl.predict.predictions import PREDICTIONS, finished_ids, read_predictions
+from gwapctl.predict.predictions import PREDICTIONS, finished_ids, logged_ids, read_predictions
+from gwapctl.predict.shards import SHARD, Part, whole_of, write_record
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.regions import largest_component
 
 SAVES = ("overlay", "map", "mask")
 OVERLAYS, MASKS = "overlays", "masks"
+LOCALIZE = "localize"  # ``.gwapctl-localize-begun`` has the ids of images on their way
 
 
 def localize_inputs(
@@ -41,18 +45,39 @@ def localize_inputs(
 
     With ``out``, every image is also appended to ``OUT/predictions.jsonl`` at once, and what ``save`` names is written
     beside it. ``resume`` leaves out images that are in that file already (they are not yielded again). ``keep_maps``:
-    what is yielded carries its maps, for somebody who looks at one image at a time.
+    what is yielded carries its maps, for somebody who looks at one image at a time. Inputs that are the ``Part`` of a
+    shard: ``OUT`` says at the end which it was, so that shards can be merged (``predict.merging``).
 
     Raises:
-        UsageError: ``out`` is not empty and neither ``resume`` nor ``overwrite``; or it was made with other settings.
+        UsageError: ``out`` is not empty and neither ``resume`` nor ``overwrite``; it was made with other settings; or
+            another process is writing it.
         DataError: a file cannot be written.
 
     """
-    from gwapctl.predict.threads import in_threads
+    from gwapctl.predict.threads import chunk_size
 
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
-    done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
-    todo = [item for item in inputs if item.id not in done]
+    with nullcontext() if output is None else locked(output.folder):
+        done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
+        todo = [item for item in inputs if item.id not in done]
+        if isinstance(inputs, Part):
+            todo = Part(todo, inputs.shard, inputs.items)
+        yield from _localized(predictor, model_name, todo, output, workers, progress, keep_maps)
+        if output and isinstance(inputs, Part):
+            output.finish(inputs, chunk_size(len(inputs.items), predictor.batch_size, workers))
+
+
+def _localized(
+    predictor: Predictor,
+    model_name: str,
+    todo: Sequence[ImageInput],
+    output: _Output | None,
+    workers: int | None,
+    progress: ProgressCallback | None,
+    keep_maps: bool,
+) -> Iterator[Prediction]:
+    """Yield what was found in each image of ``todo`` once it is written to ``output``, if there is one."""
+    from gwapctl.predict.threads import in_threads
 
     def recorded(image_id: str, found: Prediction) -> Prediction:
         items = output.write(image_id, found) if output else found.predictions
@@ -60,8 +85,11 @@ def localize_inputs(
         return found.recorded(model=model_name, scales=predictor.scales, predictions=items, id=image_id, **maps)
 
     def work(items: list[ImageInput]) -> list[Prediction]:
+        if output:
+            output.begin(items)
         results = predictor.find([item.path for item in items])
-        return [recorded(item.id, found) for item, found in zip(items, results, strict=True)]
+        with synced_once():
+            return [recorded(item.id, found) for item, found in zip(items, results, strict=True)]
 
     images = in_threads(work, todo, chunk=predictor.batch_size, workers=workers)
     failed = 0
@@ -80,17 +108,22 @@ class _Output:
     save: tuple[str, ...]
     predictor: Predictor
     model_name: str
+    on_their_way: set[str] = field(default_factory=set)  # ids of images that are not in the log yet
+
+    @property
+    def begun(self) -> Written:
+        """What a killed process leaves: the ids of images that it had begun."""
+        return Written(self.folder, LOCALIZE)
 
     def prepare(self, *, resume: bool, overwrite: bool) -> set[str]:
         """Make the folder ready and return the ids of the images that are done."""
         prepare_output_folder(self.folder, overwrite=overwrite, resume=resume)
-        if not resume:  # remove what an earlier call wrote, and nothing else, so that two calls never mix
-            written = [self.folder / MAPS / MAPS_INFO, self.folder / PREDICTIONS]
-            for pattern in (f"{MAPS}/**/*.npy", f"{OVERLAYS}/**/*.jpg", f"{MASKS}/**/*.png"):
-                written += self.folder.glob(pattern)
-            for path in written:
-                path.unlink(missing_ok=True)
-        done = finished_ids(self.folder / PREDICTIONS)
+        (self.folder / SHARD).unlink(missing_ok=True)  # it is no finished shard any more
+        if not resume:  # so that two calls never mix
+            remove_localized(self.folder)
+        done = finished_ids(self.folder / PREDICTIONS, lost=self._is_lost)
+        _remove_images(self.folder, set(self.begun.noted()) - done)
+        self.begun.forget()
         if done:
             self._check_settings()
         if "map" in self.save and not (self.folder / MAPS / MAPS_INFO).exists():
@@ -111,21 +144,45 @@ class _Output:
             if other:
                 raise UsageError(f"{self.folder} was written with {', '.join(other)}. {advice}")
 
+    def _is_lost(self, image: Prediction) -> bool:
+        """Tell whether a file of an image that is done is empty, as after a loss of power."""
+        files = (self.folder / name for name in _image_files(image.id))
+        return any(file.is_file() and file.stat().st_size == 0 for file in files)
+
+    def begin(self, items: Sequence[ImageInput]) -> None:
+        """Note the images whose files are about to be written."""
+        self.on_their_way.update(item.id for item in items)
+        self.begun.note(*(item.id for item in items))
+
     def logged(self, images: Iterator[Prediction]) -> Iterator[Prediction]:
         """Pass ``images`` on once they stand in ``predictions.jsonl`` for good; maps.json follows at the end."""
-        with (self.folder / PREDICTIONS).open("a", encoding="utf-8") as log:
+        with (self.folder / PREDICTIONS).open("ab", buffering=0) as log:  # what is written is there at once
             try:
                 for image in images:
                     try:
-                        log.write(json_text(image.to_json()) + "\n")
-                        log.flush()
+                        line = (json_text(image.to_json()) + "\n").encode()
+                        while line:
+                            line = line[log.write(line) :]
                     except OSError as error:
                         why = f"cannot write {log.name}: {error.strerror}"
                         raise DataError(f"{why}. Free space, then use {option('resume', True)}.") from error
+                    self.on_their_way.discard(image.id)
                     yield image
             finally:
+                if isinstance(images, Generator):
+                    images.close()  # no thread writes any more
+                _remove_images(self.folder, self.on_their_way)
+                self.begun.forget()
                 if "map" in self.save:
-                    write_maps_info(self.folder / MAPS, self.predictor.describe(self.model_name), self._map_images())
+                    info = self.predictor.describe(self.model_name)
+                    about = map_images(read_predictions(self.folder), shared=info.class_agnostic)
+                    write_maps_info(self.folder / MAPS, info, about)
+
+    def finish(self, part: Part[ImageInput], chunk: int) -> None:
+        """Write which shard this was; ``chunk`` images went through the network together."""
+        settings = {**self.predictor.settings(self.model_name), "chunk": chunk, "save": list(self.save)}
+        whole = part.whole or whole_of(item.id for item in part.items)
+        write_record(self.folder, "localize", part.shard, whole, [item.id for item in part], settings)
 
     def write(self, image_id: str, found: Prediction) -> tuple[ClassPrediction, ...]:
         """Write the files of one image and return its predictions, with the map of each below the folder if any."""
@@ -158,15 +215,56 @@ class _Output:
         size = (found.width, found.height)
         return np.asarray(cv2.resize(component.astype(np.uint8) * 255, size, interpolation=cv2.INTER_NEAREST))
 
-    def _map_images(self) -> Iterable[tuple[str, MapImage]]:
-        for image in read_predictions(self.folder):
-            if image.error is not None:
-                continue
-            classes = _classes(image)
-            labels, ids = (tuple(names) for names in zip(*classes, strict=True)) if classes else ((), ())
-            ranges = tuple(limits for limits in classes.values() if limits is not None)
-            shared = self.predictor.describe(self.model_name).class_agnostic
-            yield image.id, MapImage(image.width, image.height, labels, ids, ranges[:1] if shared else ranges)
+
+def map_images(images: Iterable[Prediction], *, shared: bool) -> Iterator[tuple[str, MapImage]]:
+    """Yield what ``maps.json`` says of each image that did not fail; ``shared``: one map stands for all classes."""
+    for image in images:
+        if image.error is not None:
+            continue
+        classes = _classes(image)
+        labels, ids = (tuple(names) for names in zip(*classes, strict=True)) if classes else ((), ())
+        ranges = tuple(limits for limits in classes.values() if limits is not None)
+        yield image.id, MapImage(image.width, image.height, labels, ids, ranges[:1] if shared else ranges)
+
+
+def without_own(inputs: Sequence[ImageInput], out: Path) -> list[ImageInput]:
+    """Return the images but those that an earlier call wrote into ``out``, which may lie in the folder of images.
+
+    Raises:
+        DataError: there are no others.
+
+    """
+    if not any(file.is_file() for file in (out / PREDICTIONS, Written(out, LOCALIZE).begun)):
+        return list(inputs)
+    own = {top / name for name in (OVERLAYS, MASKS) for top in (out.absolute(), out.resolve())}
+    kept = [item for item in inputs if own.isdisjoint(item.path.parents)]
+    if not kept:
+        raise DataError(f"all images given are such as localize wrote into {out}. Choose another {option('out')}.")
+    return kept
+
+
+def remove_localized(folder: Path) -> None:
+    """Remove what ``localize`` wrote below ``folder``, by its own lists; nothing else, and nothing behind links."""
+    begun, log = Written(folder, LOCALIZE), folder / PREDICTIONS
+    image_ids = [*begun.noted(), *logged_ids(log)]
+    if not (folder / MAPS).is_symlink():
+        with suppress(DataError):  # no maps, or a broken list, which predictions.jsonl makes up for
+            image_ids += MapFolder(folder / MAPS).info.images
+    if image_ids:
+        begun.note(*image_ids)  # a killed removal goes on, for the lists go first
+    remove_below(folder, [PREDICTIONS, f"{MAPS}/{MAPS_INFO}"])
+    _remove_images(folder, image_ids)
+    begun.forget()
+
+
+def _remove_images(folder: Path, image_ids: Iterable[str]) -> None:
+    for image_id in image_ids:
+        remove_below(folder, _image_files(image_id))
+
+
+def _image_files(image_id: str) -> tuple[str, ...]:
+    """Return the names of all files that ``localize`` may write of an image."""
+    return f"{MAPS}/{image_id}.npy", f"{OVERLAYS}/{image_id}.jpg", f"{MASKS}/{image_id}.png"
 
 
 def _classes(image: Prediction) -> dict[tuple[str, str], tuple[float, float] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gwapctl.errors import UsageError, option
 from gwapctl.images.files import same_name, stem
@@ -48,7 +48,10 @@ class ImageIndex:
 
 def _tails(name: str) -> list[str]:
     """Return ``a/b/c``, ``b/c``, ``c`` for ``a/b/c``."""
-    parts = PurePosixPath(same_name(name).replace("\\", "/")).parts
+    text = same_name(name).replace("\\", "/")
+    parts = [part for part in text.split("/") if part not in ("", ".")]  # PurePosixPath is slow
+    if text.startswith("/"):
+        parts.insert(0, "/")
     return ["/".join(parts[start:]) for start in range(max(1, len(parts)))]
 
 

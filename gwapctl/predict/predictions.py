@@ -8,7 +8,8 @@ kept. Any folder of ``.npy`` maps that somebody else made can be read as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +62,31 @@ def _parse(line: str, file: Path, number: int) -> Any:
         raise DataError(f"{file}, line {number} is not valid JSON ({error.msg}). {advice}") from error
 
 
-def finished_ids(file: Path) -> set[str]:
+def logged_ids(file: Path) -> list[str]:
+    """Return the ids of all images that ``file``, a ``predictions.jsonl``, tells of; broken lines do not count."""
+    found = []
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
+        with suppress(DataError, ValueError):
+            found.append(Prediction.from_json(json.loads(line)).id)
+    return found
+
+
+def finished_ids(file: Path, *, lost: Callable[[Prediction], bool] = lambda _: False) -> set[str]:
     """Return the ids of the images that ``file`` (a ``predictions.jsonl``) holds without an error, and repair it.
 
-    A last line torn by a crash is cut off, and images that failed are dropped, so that both are tried again.
+    A last line torn by a crash is cut off, and images that failed, or whose files are ``lost``, are dropped, so that
+    all of them are tried again. A loss of power may leave zero bytes: what follows them is cut off, too.
     """
     if not file.is_file():
         return set()
     done: set[str] = set()
     with file.open("rb") as lines, atomic_path(file) as temporary, temporary.open("wb") as kept:
         for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") or b"\0" in line:
                 break
             text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
             image = Prediction.from_json(_parse(text, file, number), f"{file}, line {number}")
-            if image.error is None and image.id not in done:
+            if image.error is None and image.id not in done and not lost(image):
                 kept.write(line)
                 done.add(image.id)
     return done

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import cv2
 
+from gwapctl.predict.shards import Part
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -27,7 +29,7 @@ def in_threads(
 
     ``workers`` threads (None: as many as torch uses; 0: none, everything in the calling thread) each take a chunk; at
     most two chunks per thread are held at any time, however many items there are. Few items are spread over all
-    threads.
+    threads. The chunks of a ``Part`` are those of the whole that it is a part of.
     """
     import torch  # evaluating maps from disk imports this module, and needs no torch
 
@@ -39,8 +41,9 @@ def in_threads(
     workers = workers or cores
     stream = iter(items)
     first = list(islice(stream, workers * chunk))
-    chunk = max(1, min(chunk, -(-len(first) // workers)))
-    threads = max(1, min(workers, -(-len(first) // chunk)))
+    total = len(items.items) if isinstance(items, Part) else len(first)
+    chunk = chunk_size(total, chunk, workers)
+    threads = max(1, min(workers, -(-total // chunk)))
     with _cores_per_thread(max(1, cores // threads)) as start, ThreadPoolExecutor(threads, initializer=start) as pool:
         waiting: deque[Future[list[R]]] = deque()
         try:
@@ -52,6 +55,15 @@ def in_threads(
                 yield from waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def chunk_size(total: int, chunk: int, workers: int | None) -> int:
+    """Return how many of ``total`` items ``in_threads`` works on at once, where at most ``chunk`` can be."""
+    import torch
+
+    if workers == 0:
+        return chunk
+    return max(1, min(chunk, -(-total // (workers or torch.get_num_threads()))))
 
 
 def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from gwapctl.config import stored_config
 from gwapctl.device import device_name
 from gwapctl.errors import ModelError, UsageError, option
 from gwapctl.files import atomic_path
-from gwapctl.runs import Run, remove_run
+from gwapctl.runs import Run, remove_folds, remove_run
 from gwapctl.train.first_weights import described_weights
 from gwapctl.train.schedule import build_optimizer
 from gwapctl.train.task import Step, Task
@@ -46,9 +45,11 @@ class Training:
         self.task.load_state(state)
 
 
-def create_run(folder: Path, task: Task[Any, Any]) -> Run:
+def create_run(folder: Path, task: Task[Any, Any], keep_folds: bool = False) -> Run:
     """Start a run in ``folder`` that says what is trained, on what and where; an earlier run there goes."""
     remove_run(folder)
+    if not keep_folds:
+        remove_folds(folder)
     config, device = task.config, task.device
     said = {"config": config.model_dump(mode="json"), "dataset": task.data.describe(), "device": device_name(device)}
     weights = described_weights(type(task), config, task.resources.root)
@@ -67,6 +68,7 @@ def resume_run(folder: Path, training: Training) -> Run:
     """
     run = Run.open(folder)
     if run.finished:
+        (folder / STATE).unlink(missing_ok=True)  # of one that was killed between its last two steps
         raise UsageError(f"{folder} is finished: there is nothing to resume.")
     if stored_config(run.document["config"]) != training.task.config:  # not the documents: a later version has more
         alone = f"Resume with {option('out')} and {option('resume', True)} alone"
@@ -108,7 +110,9 @@ def kept_resumable(run: Run, training: Training, *, discard: bool = False) -> It
         raise
     except Exception:
         if discard and not (run.folder / STATE).is_file():
-            shutil.rmtree(run.folder, ignore_errors=True)
+            with suppress(OSError):
+                remove_run(run.folder)
+                run.folder.rmdir()
         else:
             run.update(status="failed", iterations=training.iteration)
         raise
@@ -116,7 +120,10 @@ def kept_resumable(run: Run, training: Training, *, discard: bool = False) -> It
 
 @contextmanager
 def interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a flag that is read between steps; a second one stops at once."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a flag that is read between steps; a second one stops at once.
+
+    A lost terminal (SIGHUP) is not heard where somebody chose so: ``nohup``.
+    """
     flag: list[bool] = []
 
     def note(number: int, frame: Any) -> None:
@@ -124,7 +131,10 @@ def interrupt_flag() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         flag.append(True)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, note) for number in heard}
     try:
         yield lambda: bool(flag)
     finally:

@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.config import TrainConfig
-from gwapctl.datasets.base import Dataset
-from gwapctl.device import autocast
+from gwapctl.device import autocast, to_device
 from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
-from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.networks.backbones import added_layers, build_backbone, imagenet_classifier, pretrained_weights_info
+from gwapctl.networks.backbones import added_layers, build_backbone, pretrained_weights_info
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
-from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
+from gwapctl.networks.classifier import Classifier, save_model
 from gwapctl.networks.heads import check_head, head_class
 from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import (
     EvaluationImages,
     Items,
+    Source,
     TrainingBatches,
     TrainingImages,
     image_labels,
+    largest_asked_for,
     load_batches,
     split_region,
 )
@@ -46,14 +46,15 @@ from gwapctl.train.feature_cache import (
     default_folder,
     frozen_part,
 )
+from gwapctl.train.first_model import build_model
 from gwapctl.train.freezing import freeze
+from gwapctl.train.kept_images import Reader, keep_images
 from gwapctl.train.nothing import with_none_threshold
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
 T = TypeVar("T")
 
-ILSVRC, ILSVRC_CLASSES = ("imagenet", "lid"), 1000  # data sets whose classes are sorted wnids, as torchvision's
 
 AUGMENTING = 2  # ends the seeds of augmentations, so that they are no other's
 
@@ -109,6 +110,10 @@ class ClassificationTask(Task[Batch, Labelled]):
         self.total = config.iterations or (config.epochs or 0) * self.per_epoch
         self.images_per_step = config.batch_size * config.accumulate
         self.one_size = len(config.train_sizes) <= 1
+        self.sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
+        largest = largest_asked_for(self.sizes, config.min_crop, config.crop_aspect)
+        self.readers = Reader([*data.train, *data.background], largest), Reader(data.val, config.image_size, exact=True)
+        self.train_source, self.val_source = cast(tuple[Source, Source], self.readers)
         self.read(None)
 
     @staticmethod
@@ -205,6 +210,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         if self.not_loaded:
             listener.detail(f"no partner in {self.config.weights} or in the network for: {', '.join(self.not_loaded)}")
         if not self.config.cache_features:
+            self.keep_images(interrupted, listener)
             return
         config, data, known = self.config, self.data, run.document.get("features")
         samples = [*data.train, *data.val, *data.background]
@@ -230,17 +236,26 @@ class ClassificationTask(Task[Batch, Labelled]):
         cache.require_all()
         self.read(cache)
 
+    def keep_images(self, interrupted: Callable[[], bool], listener: Listener) -> None:
+        """Keep decoded images from one epoch to the next, where there are several."""
+        if self.total > self.per_epoch:
+            parent = self.resources.feature_cache or default_folder()
+            with self.processes.in_turn():
+                self.train_source, self.val_source = keep_images(
+                    self.readers, parent, self.workers, interrupted, listener, self.processes.count
+                )
+
     def batches(self, iteration: int) -> Iterator[Batch]:
         """Yield batches behind whose images are those without labels, if the head learns from such."""
         config, data = self.config, self.data
-        samples = [*data.train, *data.background]
-        images: Items = TrainingImages(samples, config.seed, config.flip, config.min_crop, config.crop_aspect)
+        samples = self.readers[0].samples
+        drawn = config.seed, config.flip, config.min_crop, config.crop_aspect
+        images: Items = TrainingImages(samples, *drawn, self.train_source)
         if self.features is not None:
             images = TrainingFeatures(self.features, samples, config.seed, config.flip)
-        sizes = tuple((size, size) for size in config.train_sizes) or (config.image_size,)
         start, stop = iteration * config.accumulate, self.total * config.accumulate
         behind = len(data.background), self.backgrounds_per_batch
-        sampler = TrainingBatches(len(data.train), config.batch_size, sizes, config.seed, start, stop, *behind)
+        sampler = TrainingBatches(len(data.train), config.batch_size, self.sizes, config.seed, start, stop, *behind)
         if config.augment is not None:  # it may mix images, so that every process needs all of them
             numbered = enumerate(load_batches(images, sampler, self.workers), start)
             return (self._augmented(number, *batch) for number, batch in numbered)
@@ -273,8 +288,8 @@ class ClassificationTask(Task[Batch, Labelled]):
     def forward(self, batch: Batch) -> Labelled:
         """Run the network on a batch, and look its labels up."""
         known = batch.indices[: len(batch.indices) - self.backgrounds_per_batch]
-        labels, mask = (table[known].to(self.device, non_blocking=True) for table in (self.labels, self.label_mask))
-        images, region = self._split(batch.images.to(self.device, non_blocking=True))
+        labels, mask = (to_device(table[known], self.device) for table in (self.labels, self.label_mask))
+        images, region = self._split(to_device(batch.images, self.device))
         output = self.network(images, region)
         if self.processes.count > 1:  # a head without a loss of its own has that of the logits
             read = HeadOutput(output.logits) if type(self.head).loss is Head.loss else output
@@ -315,14 +330,14 @@ class ClassificationTask(Task[Batch, Labelled]):
         """Yield the scores (C,) of the images held out, in order; of several processes each those of its batches."""
         model, samples = self.averaged, self.data.val
         network = self._network_of(model)
-        items: Items = EvaluationImages(samples, self.config.image_size)
+        items: Items = EvaluationImages(samples, self.config.image_size, self.val_source)
         if self.features is not None:
             items = EvaluationFeatures(self.features, samples)
         step = max(8, self.config.batch_size)
         batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         model.eval()
         for batch, _ in load_batches(items, self.processes.part(batches), self.workers):
-            images, region = self._split(batch.to(self.device))
+            images, region = self._split(to_device(batch, self.device))
             with torch.inference_mode(), autocast(self.device, self.config.precision):
                 scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
             yield from scores
@@ -363,38 +378,3 @@ class ClassificationTask(Task[Batch, Labelled]):
     def save(self, folder: Path) -> None:
         """Write the weights, averaged where they are, and ``model.json``."""
         save_model(self.averaged, folder)
-
-
-def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
-    """Build the model with its first weights; return it and the names of layers that ``weights`` did not fill."""
-    backbone = build_backbone(config.network, output_stride=config.output_stride)
-    sizes, head = config.train_sizes or config.image_size, head_class(config.head)
-    provenance = {"dataset": dataset.name, "recipe": config.recipe, "seed": config.seed}
-    info = ModelInfo(
-        backbone=config.network,
-        output_stride=backbone.output_stride,
-        head=config.head,
-        head_options=config.head_options,
-        classes=dataset.classes,
-        multi_label=dataset.multi_label,
-        input_size=config.image_size,
-        train_sizes=(min(sizes), max(sizes)),
-        mean=backbone.mean,
-        std=backbone.std,
-        map=config.map or head.map,
-        scales=config.scales,
-        box_rule=config.box_rule or "paper20",
-        provenance=provenance | ({"sees_boxes": True} if head.sees_boxes else {}),
-    )
-    model = build_classifier(info, pretrained=config.weights == "imagenet")
-    if config.map is not None:
-        require_map(model, config.map)
-    of_ilsvrc = dataset.name in ILSVRC and len(dataset.classes) == ILSVRC_CLASSES
-    if config.weights == "imagenet" and of_ilsvrc and not config.new_head:  # an unmodified network keeps its classifier
-        model.head.load_state_dict(imagenet_classifier(config.network, config.head) or model.head.state_dict())
-    if weights is None:
-        return model, []
-    tensors = read_weights(weights, config.network, config.head)
-    if config.new_head:  # another head's scores would be an advantage where heads are compared
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
-    return model, load_matching(model, tensors, weights)

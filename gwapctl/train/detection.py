@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gwapctl.boxes import Detections, FloatArray
 from gwapctl.config import DetectorConfig
 from gwapctl.datasets.base import BoxedSample, Sample
+from gwapctl.device import to_device
 from gwapctl.errors import DataError
 from gwapctl.files import write_text
 from gwapctl.geometry import Geometry
@@ -223,7 +224,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the losses of a process's images."""
         objects = [target and target.to(self.device) for target in batch.targets]
-        images = batch.images.to(self.device, non_blocking=True)
+        images = to_device(batch.images, self.device)
         if self.cache is None:
             return self.model(images, batch.sizes, objects, self.labels_of(batch))  # type: ignore[no-any-return]
         conv4, conv5 = split_trunk_maps(self.model, images)
@@ -231,7 +232,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     def labels_of(self, batch: Batch) -> Tensor:
         """Return the labels (B, C) of a batch: 1 present, 0 absent, -1 only as difficult objects."""
-        return self.labels[batch.indices].to(self.device, non_blocking=True)
+        return to_device(self.labels[batch.indices], self.device)
 
     def loss(self, output: dict[str, Tensor], iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the losses up; each is a part."""

@@ -247,6 +247,8 @@ class Processes:
         limit = time_limit()
         seen, since = -1, time.monotonic()
         while not self._there(key, PAUSE):
+            if self.store.check([ERROR]):
+                raise LostProcessError("the first process failed.")
             beat = self.store.add(ALIVE, 0)
             if beat != seen:
                 seen, since = beat, time.monotonic()

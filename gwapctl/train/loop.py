@@ -13,6 +13,8 @@ from torch import Tensor
 
 from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
 from gwapctl.device import keep_freed_memory
+from gwapctl.files import in_use
+from gwapctl.lock import locked
 from gwapctl.progress import Progress
 from gwapctl.runs import Run, now
 from gwapctl.train.check import ImageCheck
@@ -78,36 +80,55 @@ def train_with(
     skip_broken: bool = False,
     resume: bool = False,
     tensorboard: bool = False,
+    keep_folds: bool = False,
     listener: Listener = Listener(),  # noqa: B008
 ) -> Run:
-    """Train as ``train`` does, with ``resources``: a detector that learns from found boxes needs what finds them."""
+    """Train as ``train`` does, with ``resources``: a detector that learns from found boxes needs what finds them.
+
+    ``keep_folds``: trainings in the folder that estimate this one are no earlier one's, and stay.
+    """
     if tensorboard:
         require_tensorboard()
+    listener = share_of(listener, resources.processes)
+    alone = locked(folder, listener.warn) if resources.processes.first else nullcontext()  # one writes, the others not
+    with alone, resources.processes.lost_ones():
+        return _train_alone(resources, config, folder, skip_broken, resume, tensorboard, keep_folds, listener)
+
+
+def _train_alone(
+    resources: Resources,
+    config: RunConfig,
+    folder: Path,
+    skip_broken: bool,
+    resume: bool,
+    tensorboard: bool,
+    keep_folds: bool,
+    listener: Listener,
+) -> Run:
+    """Train in a folder that nobody else writes."""
     kind, processes = TASKS[type(config)], resources.processes
-    listener = share_of(listener, processes)
 
     def check() -> ImageCheck:
         known = (Run.open(folder).document["dataset"].get("skipped") or {}) if resume else None
         return ImageCheck(skip_broken, known, listener)
 
-    with processes.lost_ones():
-        data = load_data(kind, config, resources, check)
-        for text in data.dataset.warnings():
-            listener.warn(text)
-        listener.announce(data.summary)
-        _announce_download(kind, config, listener)
-        with processes.in_turn():  # what is downloaded is there for those that follow
-            task = kind(config, data, resources)
-        choose_algorithms(task)
-        training = Training(task)
-        is_new = not (folder.is_dir() and any(folder.iterdir()))
-        run = open_run(folder, training, resume=resume)
-        logged = scalar_writer(run, training.iteration, tensorboard and processes.first)
-        kept = kept_resumable(run, training, discard=is_new) if processes.first else nullcontext()
-        with kept, interrupt_flag() as interrupted, logged as scalars:
-            task.prepare(run, interrupted, listener)
-            run_iterations(training, run, interrupted, listener, scalars)
-        processes.on_first(lambda: _finish(training, run))
+    data = load_data(kind, config, resources, check)
+    for text in data.dataset.warnings():
+        listener.warn(text)
+    listener.announce(data.summary)
+    _announce_download(kind, config, listener)
+    with processes.in_turn():  # what is downloaded is there for those that follow
+        task = kind(config, data, resources)
+    choose_algorithms(task)
+    training = Training(task)
+    is_new = not in_use(folder)
+    run = open_run(folder, training, resume=resume, keep_folds=keep_folds)
+    logged = scalar_writer(run, training.iteration, tensorboard and processes.first)
+    kept = kept_resumable(run, training, discard=is_new) if processes.first else nullcontext()
+    with kept, interrupt_flag() as interrupted, logged as scalars:
+        task.prepare(run, interrupted, listener)
+        run_iterations(training, run, interrupted, listener, scalars)
+    processes.on_first(lambda: _finish(training, run))
     return run
 
 
@@ -116,8 +137,8 @@ def _finish(training: Training, run: Run) -> None:
     task = training.task
     if task.keep == "last" or task.total == 0:  # 0: the first weights are the model
         task.save(run.folder)
-    (run.folder / STATE).unlink(missing_ok=True)
     run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
+    (run.folder / STATE).unlink(missing_ok=True)  # now that nothing resumes it
 
 
 def _announce_download(kind: type[Task[Any, Any]], config: RunConfig, listener: Listener) -> None:

@@ -78,7 +78,7 @@ def load_data(
     return data
 
 
-def open_run(folder: Path, training: Training, *, resume: bool) -> Run:
+def open_run(folder: Path, training: Training, *, resume: bool, keep_folds: bool = False) -> Run:
     """Start the run, or continue the one that is there: the first process does, and tells the others.
 
     The state that continues it goes from process to process, so that none sees another one than the first.
@@ -87,7 +87,7 @@ def open_run(folder: Path, training: Training, *, resume: bool) -> Run:
     opened: list[Run] = []
 
     def start() -> tuple[dict[str, Any], dict[str, Any] | None]:
-        run = resume_run(folder, training) if resume else create_run(folder, training.task)
+        run = resume_run(folder, training) if resume else create_run(folder, training.task, keep_folds)
         if processes.launch:
             run.update(processes={"count": processes.count, "launch": processes.launch})
         opened.append(run)
