@@ -34,6 +34,7 @@ class Settings:
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
+    spoken: Callable[[str], str | None] = lambda message: message  # what is said of an error; None: another says it
 
 
 settings = Settings()
@@ -66,7 +67,9 @@ def _say(text: str, style: str = "") -> None:
 
 def error(message: str) -> None:
     """Say on stderr what went wrong, as one line."""
-    _say("error: " + " ".join(message.split()), style="red")
+    said = settings.spoken(message)
+    if said is not None:
+        _say("error: " + " ".join(said.split()), style="red")
 
 
 def warn(message: str) -> None:

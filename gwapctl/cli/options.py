@@ -24,6 +24,7 @@ from gwapctl.maps.reading import AS_STORED, READING_OPTIONS, MapReading, split_o
 from gwapctl.offline import go_offline
 
 if TYPE_CHECKING:
+    from gwapctl.progress import ProgressCallback
     from gwapctl.regions import BoxRule as Rule
 
 DATA, MODEL, OUTPUT, SETTINGS = "Data", "Model", "Output", "Every setting"
@@ -303,13 +304,22 @@ def model_or_default(model: str | None) -> str:
     return name
 
 
-def fetch_dataset(name: str, root: Path | None, offline: bool, splits: Sequence[str] | None = None) -> None:
-    """Download what ``splits`` of a data set lack, by default those to train on, if it is one that comes by itself."""
+def fetch_dataset(
+    name: str,
+    root: Path | None,
+    offline: bool,
+    splits: Sequence[str] | None = None,
+    heard: Callable[[ProgressCallback], ProgressCallback] = lambda callback: callback,
+) -> None:
+    """Download what ``splits`` of a data set lack, by default those to train on, if it is one that comes by itself.
+
+    ``heard`` makes what hears of progress from what shows it.
+    """
     from gwapctl.datasets.download import TRAINING, ensure_dataset
 
     wanted = TRAINING if splits is None else splits
     with console.progress("downloading") as progress:
-        ensure_dataset(name, root, offline=offline, splits=wanted, progress=progress, announce=console.note)
+        ensure_dataset(name, root, offline=offline, splits=wanted, progress=heard(progress), announce=console.note)
 
 
 def require_suffix(out: Path | None, *suffixes: str, name: str = "--out") -> None:

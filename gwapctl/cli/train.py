@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from gwapctl.cli import console, options
+from gwapctl.cli import console, many, options
 from gwapctl.config.settings import all_settings, parse_changes, settings_of
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
 from gwapctl.errors import GwapctlError, UsageError
@@ -91,23 +91,30 @@ def train(
         dataset, root, skip_broken = repeat.config.dataset, repeat.root, repeat.skip_broken
     if dataset is None:
         raise UsageError("Missing argument 'DATASET': a data set's name (gwapctl data list), or a folder.")
+    processes = many.meet()
     from gwapctl.config import build_train_config
     from gwapctl.device import resolve_device
     from gwapctl.files import require_output_folder
-    from gwapctl.runs import fold_folder, new_run_folder
+    from gwapctl.runs import Run, fold_folder, new_run_folder
 
     if folds and {"val_fraction", "fold"} & asked.keys():
         raise UsageError("--folds holds out an equal share of the images each time. Leave out --val-fraction and fold.")
+    many.require_for_many(processes, out, folds)
+    if out and processes.restarted and processes.on_first(lambda: many.was_launched(out, processes)):
+        resume, overwrite = True, False
+        if Run.open(out).finished:
+            return
     if resume:
         config = _resumed_config(dataset, out, typed, folds)
     else:
         config = repeat.config if repeat else build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _task(config).check(config)
-    resolve_device(device)
+    resolve_device(processes.device(device))
     boxes = _box_source(config, folder, device, workers, resume)
     if dry_run:
-        _show_plan(config, folder, root, json)
+        if processes.first:
+            _show_plan(config, folder, root, json)
         return
     from gwapctl.train import loop
     from gwapctl.train.history import require_tensorboard
@@ -118,14 +125,15 @@ def train(
     if resume and root is None:
         root = _root_of_run(fold_folder(folder, 0) if folds else folder, dataset)
     require_weights(config, offline, root)
-    require_output_folder(folder, overwrite=overwrite, resume=resume)
-    options.fetch_dataset(dataset, root, offline)
+    processes.on_first(lambda: require_output_folder(folder, overwrite=overwrite, resume=resume))
+    with processes.in_turn():
+        options.fetch_dataset(dataset, root, offline, heard=processes.beating)
 
     def train_into(config: TrainConfig | DetectorConfig, folder: Path) -> Run:
         _announce_training(config, folder)
         with console.progress("training") as shown:
             return loop.train_with(
-                Resources.find(device, workers, feature_cache, root, boxes=boxes),
+                Resources.find(device, workers, feature_cache, root, boxes=boxes, processes=processes),
                 config,
                 folder,
                 skip_broken=skip_broken,
@@ -136,7 +144,10 @@ def train(
             )
 
     if folds is None:
-        _show_result(train_into(config, folder), root, json)
+        run = train_into(config, folder)
+        if processes.first:
+            _show_result(run, root, json)
+        processes.leave()
         return
     from gwapctl.cli.folds import estimate_and_train
     from gwapctl.evaluate import Options

@@ -74,7 +74,9 @@ class RunSettings:
     dataset: str
     backbone: Annotated[str, Flag("Network that reads the image.", NETWORK)]
     weights: Annotated[str, Flag("First weights: imagenet, none, a file, a run or a zoo entry.", NETWORK)] = "imagenet"
-    batch_size: Annotated[int, Bounds(ge=1), Flag("Images per step.", MACHINE, spelled="--batch-size -b")] = 4
+    batch_size: Annotated[
+        int, Bounds(ge=1), Flag("Images per step, of all processes.", MACHINE, spelled="--batch-size -b")
+    ] = 4
     accumulate: Annotated[int, Bounds(ge=1), About("Batches per optimizer step.", SCHEDULE)] = 1
     optimizer: Annotated[Literal["sgd", "adamw"], About("What moves the weights.", SCHEDULE)] = "sgd"
     lr: Annotated[float, Bounds(gt=0), Flag("Learning rate.", SCHEDULE)] = 5e-4

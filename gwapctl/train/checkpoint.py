@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gwapctl.config import stored_config
 from gwapctl.device import device_name
@@ -17,7 +18,7 @@ from gwapctl.files import atomic_path
 from gwapctl.runs import Run, remove_folds, remove_run
 from gwapctl.train.first_weights import described_weights
 from gwapctl.train.schedule import build_optimizer
-from gwapctl.train.task import Task
+from gwapctl.train.task import Step, Task
 
 STATE = "state.pt"
 
@@ -28,6 +29,7 @@ class Training:
     def __init__(self, task: Task[Any, Any]) -> None:
         self.task = task
         self.optimizer = build_optimizer(task.parameter_groups(), task.config)
+        self.network: nn.Module = Step(task)
         self.iteration = 0
         self.best: dict[str, Any] = {}
 

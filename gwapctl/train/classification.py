@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.config import TrainConfig
-from gwapctl.datasets.base import Dataset
 from gwapctl.device import autocast, to_device
 from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
-from gwapctl.maps.resolve import require_map
 from gwapctl.metrics.classification import ClassificationAP, TopKError
-from gwapctl.networks.backbones import added_layers, build_backbone, imagenet_classifier, pretrained_weights_info
+from gwapctl.networks.backbones import added_layers, build_backbone, pretrained_weights_info
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
-from gwapctl.networks.classifier import Classifier, ModelInfo, build_classifier, load_matching, read_weights, save_model
+from gwapctl.networks.classifier import Classifier, save_model
 from gwapctl.networks.heads import check_head, head_class
 from gwapctl.networks.heads.base import Head, HeadOutput
 from gwapctl.networks.transforms import (
@@ -48,19 +46,24 @@ from gwapctl.train.feature_cache import (
     default_folder,
     frozen_part,
 )
+from gwapctl.train.first_model import build_model
 from gwapctl.train.freezing import freeze
 from gwapctl.train.kept_images import Reader, keep_images
 from gwapctl.train.nothing import with_none_threshold
 from gwapctl.train.schedule import parameter_groups
 from gwapctl.train.task import Listener, Resources, Task
 
-ILSVRC, ILSVRC_CLASSES = ("imagenet", "lid"), 1000  # data sets whose classes are sorted wnids, as torchvision's
+T = TypeVar("T")
+
 
 AUGMENTING = 2  # ends the seeds of augmentations, so that they are no other's
 
 
 class Batch(NamedTuple):
-    """Images or feature maps, the indices of their samples ``(B,)``, and how labels are mixed (``Augmented``)."""
+    """Images or feature maps, the indices of samples ``(B,)``, and how labels are mixed (``Augmented``).
+
+    Of several processes each has the images of its part; all else is the whole batch's.
+    """
 
     images: Tensor
     indices: Tensor
@@ -227,14 +230,20 @@ class ClassificationTask(Task[Batch, Labelled]):
             )
         listener.announce(cache.announcement())
         run.update(features={"folder": str(cache.folder.resolve()), "key": cache.key, **cache.description})
-        cache.fill(self.model, workers=self.workers, stop=interrupted, progress=listener.progress)
+        own = self.processes.part(self.processes.on_first(cache.missing))
+        with self.processes.together():
+            cache.fill(self.model, own, workers=self.workers, stop=interrupted, progress=listener.progress)
+        cache.require_all()
         self.read(cache)
 
     def keep_images(self, interrupted: Callable[[], bool], listener: Listener) -> None:
         """Keep decoded images from one epoch to the next, where there are several."""
         if self.total > self.per_epoch:
             parent = self.resources.feature_cache or default_folder()
-            self.train_source, self.val_source = keep_images(self.readers, parent, self.workers, interrupted, listener)
+            with self.processes.in_turn():
+                self.train_source, self.val_source = keep_images(
+                    self.readers, parent, self.workers, interrupted, listener, self.processes.count
+                )
 
     def batches(self, iteration: int) -> Iterator[Batch]:
         """Yield batches behind whose images are those without labels, if the head learns from such."""
@@ -247,10 +256,17 @@ class ClassificationTask(Task[Batch, Labelled]):
         start, stop = iteration * config.accumulate, self.total * config.accumulate
         behind = len(data.background), self.backgrounds_per_batch
         sampler = TrainingBatches(len(data.train), config.batch_size, self.sizes, config.seed, start, stop, *behind)
-        loaded = load_batches(images, sampler, self.workers)
-        if config.augment is None:
-            return itertools.starmap(Batch, loaded)
-        return (self._augmented(number, *batch) for number, batch in enumerate(loaded, start))
+        if config.augment is not None:  # it may mix images, so that every process needs all of them
+            numbered = enumerate(load_batches(images, sampler, self.workers), start)
+            return (self._augmented(number, *batch) for number, batch in numbered)
+        loaded = load_batches(images, map(self._own, sampler), self.workers)
+        indices = (torch.tensor([key.image for key in keys]) for keys in sampler)
+        return (Batch(own, whole) for (own, _), whole in zip(loaded, indices, strict=True))
+
+    def _own(self, rows: Sequence[T]) -> list[T]:
+        """Return this process's part of a batch: of the images with labels, and of those behind them."""
+        known = len(rows) - self.backgrounds_per_batch
+        return [*self.processes.part(rows[:known]), *self.processes.part(rows[known:])]
 
     def _augmented(self, number: int, images: Tensor, indices: Tensor) -> Batch:
         """Return the batch of that ``number``, which with the seed decides all chance in it."""
@@ -258,7 +274,8 @@ class ClassificationTask(Task[Batch, Labelled]):
         generator = np.random.default_rng([self.config.seed, number, len(self.data.train), 0, AUGMENTING])
         mean = 255 * torch.tensor(self.model.info.mean)
         changed = change(images, len(indices) - self.backgrounds_per_batch, mean, generator)
-        return Batch(changed.images, indices, changed.partners, changed.share)
+        own = changed.images[self._own(range(len(indices)))] if self.processes.count > 1 else changed.images
+        return Batch(own, indices, changed.partners, changed.share)
 
     def begin_step(self, iteration: int) -> None:
         """Set what learns to training; going through the hundreds of parts of a frozen network takes time."""
@@ -266,13 +283,19 @@ class ClassificationTask(Task[Batch, Labelled]):
             module.train()
         for module in self.frozen:
             module.eval()
+        self.processes.seed(self.config.seed, iteration)
 
     def forward(self, batch: Batch) -> Labelled:
         """Run the network on a batch, and look its labels up."""
         known = batch.indices[: len(batch.indices) - self.backgrounds_per_batch]
         labels, mask = (to_device(table[known], self.device) for table in (self.labels, self.label_mask))
         images, region = self._split(to_device(batch.images, self.device))
-        return Labelled(self.network(images, region), labels, mask, batch.partners, batch.share)
+        output = self.network(images, region)
+        if self.processes.count > 1:  # a head without a loss of its own has that of the logits
+            read = HeadOutput(output.logits) if type(self.head).loss is Head.loss else output
+            rows = len(known), self.backgrounds_per_batch
+            output = HeadOutput(*(None if one is None else self.processes.gather(one, *rows) for one in read))  # type: ignore[arg-type]
+        return Labelled(output, labels, mask, batch.partners, batch.share)
 
     def loss(self, output: Labelled, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the head's loss, of mixed labels the mean by their shares; the history shows no parts of it."""
@@ -291,30 +314,33 @@ class ClassificationTask(Task[Batch, Labelled]):
     def validate(self) -> dict[str, float]:
         """Return the classification metrics of the present weights, at the model's input size."""
         model, samples = self.averaged, self.data.val
+        precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
+        best: dict[bool, list[float]] = {True: [], False: []}  # scores of images of some class, and of nothing
+        for row, sample in zip(self.processes.collect(self._val_scores()), samples, strict=True):
+            if sample.labels or not sample.ignored:
+                best[bool(sample.labels)].append(float(row.max()))
+            if model.info.multi_label:
+                precision_meter.update(row, sample.labels, sample.ignored)
+            else:
+                error_meter.update([int(c) for c in (-row).argsort(kind="stable")[:5]], sample.labels[0])
+        model.info = with_none_threshold(model.info, best[True], best[False])
+        return precision_meter.compute() if model.info.multi_label else error_meter.compute()
+
+    def _val_scores(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the scores (C,) of the images held out, in order; of several processes each those of its batches."""
+        model, samples = self.averaged, self.data.val
         network = self._network_of(model)
         items: Items = EvaluationImages(samples, self.config.image_size, self.val_source)
         if self.features is not None:
             items = EvaluationFeatures(self.features, samples)
-        precision_meter, error_meter = ClassificationAP(len(model.info.classes)), TopKError()
-        best: dict[bool, list[float]] = {True: [], False: []}  # scores of images of some class, and of nothing
         step = max(8, self.config.batch_size)
         batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         model.eval()
-        with torch.inference_mode():
-            for batch, indices in load_batches(items, batches, self.workers):
-                images, region = self._split(to_device(batch, self.device))
-                with autocast(self.device, self.config.precision):
-                    scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
-                for row, index in zip(scores, indices.tolist(), strict=True):
-                    sample = samples[index]
-                    if sample.labels or not sample.ignored:
-                        best[bool(sample.labels)].append(float(row.max()))
-                    if model.info.multi_label:
-                        precision_meter.update(row, sample.labels, sample.ignored)
-                    else:
-                        error_meter.update([int(c) for c in (-row).argsort(kind="stable")[:5]], sample.labels[0])
-        model.info = with_none_threshold(model.info, best[True], best[False])
-        return precision_meter.compute() if model.info.multi_label else error_meter.compute()
+        for batch, _ in load_batches(items, self.processes.part(batches), self.workers):
+            images, region = self._split(to_device(batch, self.device))
+            with torch.inference_mode(), autocast(self.device, self.config.precision):
+                scores = model.probabilities(network(images, region).logits.float()).cpu().numpy()
+            yield from scores
 
     def select(self, scores: dict[str, float], best: dict[str, Any]) -> dict[str, Any] | None:
         """Choose by area mAP, or by the top-1 error, where the best weights are kept."""
@@ -352,38 +378,3 @@ class ClassificationTask(Task[Batch, Labelled]):
     def save(self, folder: Path) -> None:
         """Write the weights, averaged where they are, and ``model.json``."""
         save_model(self.averaged, folder)
-
-
-def build_model(config: TrainConfig, dataset: Dataset, weights: Path | None) -> tuple[Classifier, list[str]]:
-    """Build the model with its first weights; return it and the names of layers that ``weights`` did not fill."""
-    backbone = build_backbone(config.network, output_stride=config.output_stride)
-    sizes, head = config.train_sizes or config.image_size, head_class(config.head)
-    provenance = {"dataset": dataset.name, "recipe": config.recipe, "seed": config.seed}
-    info = ModelInfo(
-        backbone=config.network,
-        output_stride=backbone.output_stride,
-        head=config.head,
-        head_options=config.head_options,
-        classes=dataset.classes,
-        multi_label=dataset.multi_label,
-        input_size=config.image_size,
-        train_sizes=(min(sizes), max(sizes)),
-        mean=backbone.mean,
-        std=backbone.std,
-        map=config.map or head.map,
-        scales=config.scales,
-        box_rule=config.box_rule or "paper20",
-        provenance=provenance | ({"sees_boxes": True} if head.sees_boxes else {}),
-    )
-    model = build_classifier(info, pretrained=config.weights == "imagenet")
-    if config.map is not None:
-        require_map(model, config.map)
-    of_ilsvrc = dataset.name in ILSVRC and len(dataset.classes) == ILSVRC_CLASSES
-    if config.weights == "imagenet" and of_ilsvrc and not config.new_head:  # an unmodified network keeps its classifier
-        model.head.load_state_dict(imagenet_classifier(config.network, config.head) or model.head.state_dict())
-    if weights is None:
-        return model, []
-    tensors = read_weights(weights, config.network, config.head)
-    if config.new_head:  # another head's scores would be an advantage where heads are compared
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
-    return model, load_matching(model, tensors, weights)

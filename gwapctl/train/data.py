@@ -59,6 +59,12 @@ class TrainData:
         return {"train": self.train, "val": self.val, "background": self.background}
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What all processes of a training must agree on: the images of every part, and those that were left out."""
+        prints = {name: fingerprint(samples) for name, samples in self.parts.items()}
+        return {"skipped": self.skipped, "fingerprints": prints}
+
+    @property
     def summary(self) -> str:
         """Say how many images of which split train, and which validate."""
         judged = f"{len(self.val):,} to validate on ({self.val_split})" if self.val else "none to validate on"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gwapctl.boxes import FloatArray
+from gwapctl.boxes import Detections, FloatArray
 from gwapctl.config import DetectorConfig
 from gwapctl.datasets.base import BoxedSample, Sample
 from gwapctl.device import to_device
@@ -32,7 +32,8 @@ from gwapctl.networks.transforms import Image, image_labels, read_ahead
 from gwapctl.runs import Run
 from gwapctl.train.composites import SIDE as COMPOSED_SIDE
 from gwapctl.train.data import DetectorData, load_detector_data
-from gwapctl.train.detector_batches import Batch, DetectorImages, MixedBatches, collate, is_wide
+from gwapctl.train.detector_batches import Batch, DetectorImages, Key, MixedBatches, collate, is_wide
+from gwapctl.train.detector_shares import DetectorShares
 from gwapctl.train.feature_cache import default_folder
 from gwapctl.train.rounds import Find, Rounds
 from gwapctl.train.schedule import parameter_groups
@@ -67,6 +68,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         self.composed: Mapping[int, BoxedSample] = {}
         self._look_at(data.train)
         seen = config.weak != "none" and config.boxes_from is None
+        self.processes.require_batch(config.batch_size)
         self.others = [index for index in range(len(data.train)) if index not in data.boxed] if seen else []
         self.boxed: Mapping[int, BoxedSample] = data.boxed
         self.box_weights: Mapping[int, FloatArray] = {}
@@ -81,6 +83,7 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         if config.ema:
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.shares = DetectorShares(self.processes, self.model) if self.processes.count > 1 else None
 
     def _look_at(self, samples: Sequence[Sample]) -> None:
         """Take these images, those of the training and behind them the composed ones, and their labels."""
@@ -117,21 +120,28 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
         Those are found where they are somebody else's.
         """
-        write_text(run.folder / SUBSET, self.data.listing)
+        if self.processes.first:
+            write_text(run.folder / SUBSET, self.data.listing)
         if self.config.boxes_from is not None:
             self.rounds = Rounds(run, self.data, self.resources.boxes, interrupted, listener)
-            self.rounds.first()
-            self.composed = self.rounds.composed(max(COMPOSED_SIDE, self.config.long_side), self.workers)
+            self.composed = self.processes.on_first(self._first_boxes)
             self._look_at([*self.data.train, *self.composed.values()])
         if self.config.cache_features:
             self.cache = self._filled_cache(run, interrupted, listener)
+
+    def _first_boxes(self) -> Mapping[int, BoxedSample]:
+        """Find the boxes of the first round; return the images that are composed of them."""
+        self.rounds.first()
+        return self.rounds.composed(max(COMPOSED_SIDE, self.config.long_side), self.workers)
 
     def _filled_cache(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> TrunkCache:
         """Return the maps of all training images; those that are not there yet are computed."""
         config, known = self.config, run.document.get("features")
         parent = self.resources.feature_cache or (Path(known["folder"]).parent if known else default_folder())
         one_round = config.boxes_from is not None and config.rounds == 1
-        wanted: set[int] | None = {*self.rounds.boxes_of(1)[0], *self.composed} if one_round else None
+        wanted: set[int] | None = None
+        if one_round:
+            wanted = {*self.processes.on_first(lambda: set(self.rounds.boxes_of(1)[0])), *self.composed}
         cache = TrunkCache(
             parent, self.model, self.samples, precision=config.precision, mirrored=config.flip, wanted=wanted
         )
@@ -139,7 +149,9 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
             raise DataError(f"{run.folder} cannot be resumed: its images, or the weights of its trunk, were changed.")
         listener.announce(cache.announcement())
         run.update(features=cache.described())
-        cache.fill(self.model, workers=self.workers, stop=interrupted, progress=listener.progress)
+        own = self.processes.part(self.processes.on_first(cache.missing))
+        with self.processes.together():
+            cache.fill(self.model, own, workers=self.workers, stop=interrupted, progress=listener.progress)
         return cache
 
     def part(self, iteration: int) -> tuple[int, int]:
@@ -170,14 +182,19 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         boxed, share = sorted(self.boxed), config.accumulate
         wide = {index: is_wide(self.samples[index]) for index in (*boxed, *self.others)}
         keys = MixedBatches(wide, boxed, self.others, config.batch_size, config.seed, first * share, stop * share)
-        for pictures in read_ahead(images.__getitem__, keys, self.workers):
+        for pictures in read_ahead(images.__getitem__, map(self._own, keys), self.workers):
             yield collate(pictures)
+
+    def _own(self, keys: Sequence[Key]) -> list[Key]:
+        """Return this process's part of a batch: of the images with boxes, and of the others behind them."""
+        boxed = self.config.batch_size
+        return [*self.processes.part(keys[:boxed]), *self.processes.part(keys[boxed:])]
 
     def begin_step(self, iteration: int) -> None:
         """Begin a round where it is time, set the model to training and seed torch for this iteration."""
         if self.config.boxes_from is not None and self._round_of(iteration) != self.round:
             self.round = self._round_of(iteration)
-            found, self.box_weights = self.rounds.boxes_of(self.round, self._finder())
+            found, self.box_weights = self.processes.on_first(lambda: self.rounds.boxes_of(self.round, self._finder()))
             self.boxed = {**found, **self.composed}
         self._set_training()
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, iteration]).generate_state(1)[0]))
@@ -199,6 +216,13 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the losses of a batch by name."""
+        if self.shares is None:
+            return self._losses(batch)
+        losses = self._losses(self.shares.padded(batch))
+        return self.shares.weighed(losses, batch)
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a process's images."""
         objects = [target and target.to(self.device) for target in batch.targets]
         images = to_device(batch.images, self.device)
         if self.cache is None:
@@ -236,13 +260,17 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
 
     def validate(self) -> dict[str, float]:
         """Return ``det_map_11pt`` and ``det_map_area`` of the present weights."""
-        reader = self.reader()
         meter = DetectionAP()
-        for start in range(0, len(self.data.val), reader.batch_size):
-            samples = self.data.val[start : start + reader.batch_size]
-            for sample, found in zip(samples, reader.run([read_image(s.path) for s in samples]), strict=True):
-                meter.update(found.boxes, found.scores, found.labels, sample.boxes, sample.box_labels, sample.difficult)
+        for sample, found in zip(self.data.val, self.processes.collect(self._val_found()), strict=True):
+            meter.update(found.boxes, found.scores, found.labels, sample.boxes, sample.box_labels, sample.difficult)
         return meter.compute()
+
+    def _val_found(self) -> Iterator[Detections]:
+        """Yield what is found in the images held out, in order; of several processes each what is in its batches."""
+        reader, val = self.reader(), self.data.val
+        batches = [val[start : start + reader.batch_size] for start in range(0, len(val), reader.batch_size)]
+        for samples in self.processes.part(batches):
+            yield from reader.run([read_image(sample.path) for sample in samples])
 
     def reader(self) -> DetectorReader:
         """Return what finds objects with the present weights."""

@@ -138,12 +138,13 @@ class FeatureCache:
     def fill(
         self,
         model: Classifier,
+        missing: Sequence[tuple[int, list[str]]] | None = None,
         *,
         workers: int = 0,
         stop: Callable[[], bool] = lambda: False,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Compute and write what is missing. The order of images and batches is fixed.
+        """Compute and write what is missing, or this part of it. The order of images and batches is fixed.
 
         Raises:
             KeyboardInterrupt: ``stop()`` was true between two batches; whole shards are kept.
@@ -151,11 +152,11 @@ class FeatureCache:
             ModelError: a feature map does not fit float16.
 
         """
-        missing = self.missing()
+        todo = self.missing() if missing is None else missing
         self._require_space()
         write_json(self.folder / "cache.json", self.description)
-        done, total = 0, sum(len(self._images_of(shard)) for shard, _ in missing)
-        for shard, variants in missing:
+        done, total = 0, sum(len(self._images_of(shard)) for shard, _ in todo)
+        for shard, variants in todo:
             rows = self._images_of(shard)
             maps = {variant: np.empty((len(rows), *self.shape), np.float16) for variant in variants}
             batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
@@ -172,6 +173,11 @@ class FeatureCache:
             for variant, part in maps.items():
                 with atomic_path(self._path(variant, shard)) as temporary, temporary.open("wb") as file:
                     np.save(file, part, allow_pickle=False)
+        if missing is None:
+            self.require_all()
+
+    def require_all(self) -> None:
+        """Raise ``DataError`` where something is missing after all was written."""
         if self.missing():
             raise DataError(f"{self.folder} cannot be read back after it was written. Is the disk in order?")
 

@@ -193,12 +193,18 @@ def _states(samples: Sequence[Sample]) -> _Table:
 
 
 def keep_images(
-    readers: Sequence[Reader], parent: Path, workers: int, stop: Callable[[], bool], listener: Listener
+    readers: Sequence[Reader],
+    parent: Path,
+    workers: int,
+    stop: Callable[[], bool],
+    listener: Listener,
+    processes: int = 1,
 ) -> list[Source]:
     """Return what reads the samples of each of ``readers`` from now on.
 
-    In memory where all fit ``MEMORY_SHARE`` of what is free; else in folders in ``parent``, filled before this returns;
-    the readers themselves where the disk is too small for ``DISK_SHARE`` as well.
+    In memory where all fit ``MEMORY_SHARE`` of what is free, as often as there are ``processes`` that keep them; else
+    in folders in ``parent``, filled before this returns; the readers themselves where the disk is too small for
+    ``DISK_SHARE`` as well.
 
     Raises:
         KeyboardInterrupt: ``stop()`` was true; what is on disk by then is kept.
@@ -206,7 +212,7 @@ def keep_images(
 
     """
     needed, size = sum(reader.most_bytes for reader in readers), sum(len(reader.samples) for reader in readers)
-    if needed <= MEMORY_SHARE * free_memory():
+    if needed * processes <= MEMORY_SHARE * free_memory():
         listener.detail(f"decoded images are kept in memory: at most {size_text(needed)}")
         return [InMemory(reader) for reader in readers]
     kept = [OnDisk(reader, parent) for reader in readers if reader.samples]

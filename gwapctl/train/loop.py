@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ import torch
 from torch import Tensor
 
 from gwapctl.config import DetectorConfig, RunConfig, TrainConfig
-from gwapctl.device import autocast, keep_freed_memory
+from gwapctl.device import keep_freed_memory
 from gwapctl.files import in_use
 from gwapctl.lock import locked
 from gwapctl.progress import Progress
 from gwapctl.runs import Run, now
 from gwapctl.train.check import ImageCheck
-from gwapctl.train.checkpoint import STATE, Training, create_run, interrupt_flag, kept_resumable, resume_run, save_state
+from gwapctl.train.checkpoint import STATE, Training, interrupt_flag, kept_resumable, save_state
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.detection import DetectionTask
 from gwapctl.train.history import Meter, require_finite, require_tensorboard, scalar_writer
+from gwapctl.train.launch import join
 from gwapctl.train.schedule import learning_rate
 from gwapctl.train.task import Listener, Resources, Task
+from gwapctl.train.together import agree_on_norms, gradients_stay, load_data, open_run, share_of, step_together
 
 TASKS: dict[type[RunConfig], type[Task[Any, Any]]] = {TrainConfig: ClassificationTask, DetectorConfig: DetectionTask}
 
@@ -43,7 +46,7 @@ def train(
     """Train what ``config`` describes into the run folder ``folder``, or continue the run that is there.
 
     All images are looked at before anything is built. One that cannot be read is an error, or left out and recorded in
-    ``run.json``.
+    ``run.json``. Processes that torchrun or srun started train together; all call this, and the first one writes.
 
     Args:
         config: all that decides the weights, besides the data; its type decides the task.
@@ -63,7 +66,7 @@ def train(
         GwapctlError: data, weights, settings or the device cannot be used.
 
     """
-    resources = Resources.find(device, workers, feature_cache, root)
+    resources = Resources.find(device, workers, feature_cache, root, processes=join())
     return train_with(
         resources, config, folder, skip_broken=skip_broken, resume=resume, tensorboard=tensorboard, listener=listener
     )
@@ -86,7 +89,9 @@ def train_with(
     """
     if tensorboard:
         require_tensorboard()
-    with locked(folder, listener.warn):
+    listener = share_of(listener, resources.processes)
+    alone = locked(folder, listener.warn) if resources.processes.first else nullcontext()  # one writes, the others not
+    with alone, resources.processes.lost_ones():
         return _train_alone(resources, config, folder, skip_broken, resume, tensorboard, keep_folds, listener)
 
 
@@ -101,27 +106,39 @@ def _train_alone(
     listener: Listener,
 ) -> Run:
     """Train in a folder that nobody else writes."""
-    kind = TASKS[type(config)]
-    known = (Run.open(folder).document["dataset"].get("skipped") or {}) if resume else None
-    data = kind.load_data(config, resources.root, ImageCheck(skip_broken, known, listener))
+    kind, processes = TASKS[type(config)], resources.processes
+
+    def check() -> ImageCheck:
+        known = (Run.open(folder).document["dataset"].get("skipped") or {}) if resume else None
+        return ImageCheck(skip_broken, known, listener)
+
+    data = load_data(kind, config, resources, check)
     for text in data.dataset.warnings():
         listener.warn(text)
     listener.announce(data.summary)
     _announce_download(kind, config, listener)
-    task = kind(config, data, resources)
+    with processes.in_turn():  # what is downloaded is there for those that follow
+        task = kind(config, data, resources)
     choose_algorithms(task)
     training = Training(task)
     is_new = not in_use(folder)
-    run = resume_run(folder, training) if resume else create_run(folder, task, keep_folds)
-    logged = scalar_writer(run, training.iteration, tensorboard)
-    with kept_resumable(run, training, discard=is_new), interrupt_flag() as interrupted, logged as scalars:
+    run = open_run(folder, training, resume=resume, keep_folds=keep_folds)
+    logged = scalar_writer(run, training.iteration, tensorboard and processes.first)
+    kept = kept_resumable(run, training, discard=is_new) if processes.first else nullcontext()
+    with kept, interrupt_flag() as interrupted, logged as scalars:
         task.prepare(run, interrupted, listener)
         run_iterations(training, run, interrupted, listener, scalars)
-    if task.keep == "last" or task.total == 0:  # 0: the first weights are the model
-        task.save(folder)
-    run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
-    (folder / STATE).unlink(missing_ok=True)  # now that nothing resumes it
+    processes.on_first(lambda: _finish(training, run))
     return run
+
+
+def _finish(training: Training, run: Run) -> None:
+    """Write the model where its weights are the last ones, and say in the run that it is finished."""
+    task = training.task
+    if task.keep == "last" or task.total == 0:  # 0: the first weights are the model
+        task.save(run.folder)
+    run.update(status="finished", finished=now(), iterations=training.iteration, best=training.best)
+    (run.folder / STATE).unlink(missing_ok=True)  # now that nothing resumes it
 
 
 def _announce_download(kind: type[Task[Any, Any]], config: RunConfig, listener: Listener) -> None:
@@ -146,6 +163,8 @@ def run_iterations(
     """Take the iterations that are left, with a row of the history now and then."""
     task = training.task
     meter, batches = Meter(task.images_per_step), task.batches(training.iteration)
+    if training.iteration < task.total:
+        step_together(training, listener)
     while training.iteration < task.total:
         lr = learning_rate(task.config, *task.part(training.iteration))
         meter.add(*train_step(training, batches, lr))
@@ -155,12 +174,15 @@ def run_iterations(
             listener.progress(Progress(training.iteration, task.total, "it", text))
         if training.iteration % task.row_every == 0 or training.iteration == task.total:
             end_row(training, run, meter, lr, scalars)
-        if interrupted():
+        if task.processes.any(interrupted()):
             raise KeyboardInterrupt
 
 
 def train_step(training: Training, batches: Iterator[Any], lr: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Take one optimizer step over ``accumulate`` batches; return the mean loss and parts (tensors, not waited for)."""
+    """Take one optimizer step over ``accumulate`` batches; return the mean loss and parts (tensors, not waited for).
+
+    Several processes add up their gradients once, with those of the last batch.
+    """
     task, optimizer = training.task, training.optimizer
     task.begin_step(training.iteration)
     for group in optimizer.param_groups:
@@ -168,16 +190,16 @@ def train_step(training: Training, batches: Iterator[Any], lr: float) -> tuple[T
     optimizer.zero_grad(set_to_none=True)
     share = task.config.accumulate
     total, parts = torch.zeros((), device=task.device), dict[str, Tensor]()
-    for _ in range(share):
+    for number in range(share):
         batch = next(batches)
-        with autocast(task.device, task.config.precision):
-            output = task.forward(batch)
-        loss, named = task.loss(output, training.iteration)
-        (loss / share).backward()  # type: ignore[no-untyped-call]
+        with gradients_stay(training, number + 1 < share):
+            loss, named = training.network(batch, training.iteration)
+            (loss / share).backward()
         total += loss.detach() / share
         for name, part in named.items():
             parts[name] = parts.get(name, 0) + part.detach() / share
     optimizer.step()
+    agree_on_norms(task)
     task.end_step()
     return total, parts
 
@@ -189,7 +211,7 @@ def end_row(training: Training, run: Run, meter: Meter, lr: float, scalars: Any)
     """
     task, iteration = training.task, training.iteration
     epoch = {"epoch": iteration / task.per_epoch} if task.per_epoch else {}
-    row = {"iteration": iteration, **epoch, **meter.reset(), "lr": lr}
+    row = {"iteration": iteration, **epoch, **task.processes.mean(meter.reset()), "lr": lr}
     require_finite(row)
     if task.data.val:
         scores = task.validate()
@@ -197,12 +219,13 @@ def end_row(training: Training, run: Run, meter: Meter, lr: float, scalars: Any)
         chosen = task.select(scores, training.best)
         if chosen is not None:
             training.best = {"iteration": iteration, **chosen}
-            if task.keep == "best":
+            if task.keep == "best" and task.processes.first:
                 task.save(run.folder)
     run.append_history(row)
     if scalars is not None:
         for name in row.keys() - {"iteration"}:
             scalars.add_scalar(name, row[name], iteration)
-    save_state(training.state(), run)
+    if task.processes.first:
+        save_state(training.state(), run)
     run.update(iterations=iteration, best=training.best)
     meter.started = time.monotonic()

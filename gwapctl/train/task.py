@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from gwapctl.config import RunConfig
-from gwapctl.device import resolve_device
+from gwapctl.device import autocast, resolve_device
 from gwapctl.errors import DataError
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.zoo import find_weights
 from gwapctl.progress import ProgressCallback
 from gwapctl.runs import Run
 from gwapctl.train.data import TrainData
+from gwapctl.train.distributed import ALONE, Processes
 from gwapctl.train.pseudo import BoxSource
 
 Batch = TypeVar("Batch")
@@ -41,9 +42,14 @@ class Listener:
     check_progress: ProgressCallback | None = None
 
 
-def default_workers() -> int:
-    """Return how many threads read images: the cores but one, at least 1 and at most 8."""
-    return min(8, max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 2))
+def default_workers(processes: int = 1) -> int:
+    """Return how many threads read images: the cores but one, at least 1 and at most 8; of ``processes`` their share.
+
+    >>> default_workers(1000)
+    1
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 3 * processes
+    return min(8, max(1, cores // processes - 1))
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Resources:
 
     Without ``feature_cache`` the caches lie in the user's own cache. ``root`` is the folder of data, where files of
     first weights may lie, too. ``boxes`` finds boxes of training images, for a detector that learns from those.
+    ``processes`` are those that train together.
     """
 
     device: torch.device
@@ -59,6 +66,7 @@ class Resources:
     feature_cache: Path | None = None
     root: Path | None = None
     boxes: BoxSource | None = None
+    processes: Processes = ALONE
 
     @classmethod
     def find(
@@ -68,10 +76,12 @@ class Resources:
         feature_cache: Path | None = None,
         root: Path | None = None,
         boxes: BoxSource | None = None,
+        processes: Processes = ALONE,
     ) -> Resources:
         """Return what is there of what is asked for: ``auto`` is a device, and None as many workers as there may be."""
-        workers = default_workers() if workers is None else workers
-        return cls(resolve_device(device), workers, feature_cache, root, boxes)
+        workers = default_workers(processes.local_count) if workers is None else workers
+        place = resolve_device(processes.device(device))
+        return cls(place, workers, feature_cache, root, boxes, processes)
 
 
 class Task(ABC, Generic[Batch, Output]):
@@ -92,7 +102,8 @@ class Task(ABC, Generic[Batch, Output]):
 
     def __init__(self, config: RunConfig, data: TrainData, resources: Resources) -> None:
         self.config, self.data, self.resources = config, data, resources
-        self.device, self.workers = resources.device, resources.workers
+        self.device, self.workers, self.processes = resources.device, resources.workers, resources.processes
+        self.processes.require_batch(min(config.batch_size, len(data.train)))
         torch.manual_seed(config.seed)
 
     @staticmethod
@@ -148,7 +159,10 @@ class Task(ABC, Generic[Batch, Output]):
 
     @abstractmethod
     def batches(self, iteration: int) -> Iterator[Batch]:
-        """Yield the batches from the first of ``iteration`` to the last of all, ``accumulate`` per iteration."""
+        """Yield the batches from the first of ``iteration`` to the last of all, ``accumulate`` per iteration.
+
+        Of several processes each reads its part of a batch, and knows how large the whole is.
+        """
 
     @abstractmethod
     def begin_step(self, iteration: int) -> None:
@@ -160,7 +174,10 @@ class Task(ABC, Generic[Batch, Output]):
 
     @abstractmethod
     def loss(self, output: Output, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss (a scalar) and the named parts that the history shows beside it, if any."""
+        """Return the loss (a scalar) and the named parts that the history shows beside it, if any.
+
+        Of several processes the mean of them is the whole batch's, of the values and of the gradients.
+        """
 
     def end_step(self) -> None:
         """Follow the weights that the optimizer has just changed."""
@@ -184,3 +201,17 @@ class Task(ABC, Generic[Batch, Output]):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the model with its present weights into the run's ``folder``."""
+
+
+class Step(nn.Module):
+    """Forward pass and loss of a task as one module, which ``DistributedDataParallel`` can wrap."""
+
+    def __init__(self, task: Task[Any, Any]) -> None:
+        super().__init__()
+        self.task, self.model = task, task.model
+
+    def forward(self, batch: Any, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its named parts."""
+        with autocast(self.task.device, self.task.config.precision):
+            output = self.task.forward(batch)
+        return self.task.loss(output, iteration)

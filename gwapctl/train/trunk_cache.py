@@ -128,12 +128,13 @@ class TrunkCache:
     def fill(
         self,
         model: Detector,
+        missing: Sequence[tuple[int, list[str]]] | None = None,
         *,
         workers: int = 0,
         stop: Callable[[], bool] = lambda: False,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Compute and write what is missing.
+        """Compute and write what is missing, or this part of it.
 
         Raises:
             KeyboardInterrupt: ``stop()`` was true between two images; whole files are kept.
@@ -141,7 +142,7 @@ class TrunkCache:
             ModelError: a map does not fit float16.
 
         """
-        missing = self.missing()
+        missing = self.missing() if missing is None else missing
         self._require_space()
         write_json(self.folder / "cache.json", self.description)
         model.trunk.eval()
