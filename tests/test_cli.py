@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gwapctl import __version__, cli
-from gwapctl.cli import console, options
+from gwapctl.cli import console, parse
 from gwapctl.config import all_settings
 from gwapctl.errors import DataError, GwapctlError, MissingDependencyError, ModelError, UsageError
 from gwapctl.progress import Progress
@@ -263,27 +263,20 @@ def test_json_never_carries_nan() -> None:
 
 
 def test_scales_and_sizes_are_read() -> None:
-    assert options.parse_scales(None) is None
-    assert options.parse_scales("224, 448") == (224, 448)
+    assert parse.parse_scales(None) is None
+    assert parse.parse_scales("224, 448") == (224, 448)
     assert all_settings()["image_size"].parse("224") == (224, 224)
     assert all_settings()["image_size"].parse("320x240") == (320, 240)
-    assert options.parse_names(None, "--save", ("map",)) == ()
-    assert options.parse_names("map, mask", "--save", ("map", "mask")) == ("map", "mask")
+    assert parse.parse_names(None, "--save", ("map",)) == ()
+    assert parse.parse_names("map, mask", "--save", ("map", "mask")) == ("map", "mask")
 
 
-@pytest.mark.parametrize(
-    ("parse", "text"),
-    [
-        (options.parse_scales, "224,,448"),
-        (options.parse_scales, "0"),
-        (options.parse_scales, "-1"),
-    ],
-)
-def test_wrong_scales_are_refused(parse: Callable[[str], object], text: str) -> None:
+@pytest.mark.parametrize("text", ["224,,448", "0", "-1"])
+def test_wrong_scales_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="Write it like"):
-        parse(text)
+        parse.parse_scales(text)
 
 
 def test_wrong_names_are_refused() -> None:
     with pytest.raises(UsageError, match="Choose from: map, mask"):
-        options.parse_names("map,box", "--save", ("map", "mask"))
+        parse.parse_names("map,box", "--save", ("map", "mask"))

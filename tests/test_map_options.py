@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gwapctl.cli import options as cli_options
+from gwapctl.cli import parse
 from gwapctl.errors import UsageError
 from gwapctl.evaluate import Options, evaluate, stored_rule
 from gwapctl.inputs import find_inputs
@@ -142,11 +142,11 @@ def test_layers_are_numbered_as_models_show_prints_them(run: Run, run_cli: Calla
 
 
 def test_shares() -> None:
-    assert [cli_options.parse_share(text, "--close") for text in (None, "5%", "0.05", "0")] == [None, 0.05, 0.05, 0]
-    assert cli_options.parse_layers("3, a.b") == ("3", "a.b")
+    assert [parse.parse_share(text, "--close") for text in (None, "5%", "0.05", "0")] == [None, 0.05, 0.05, 0]
+    assert parse.parse_layers("3, a.b") == ("3", "a.b")
     for text in ("-1", "100%", "x", "nan"):
         with pytest.raises(UsageError, match="--close"):
-            cli_options.parse_share(text, "--close")
+            parse.parse_share(text, "--close")
 
 
 # ----------------------------------------------------------------------------------------------- heads that see boxes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gwapctl.cli import console, options
+from gwapctl.cli import console, parse
 from gwapctl.cli.options import option
 from gwapctl.errors import UsageError
 
@@ -49,7 +49,7 @@ def accepted_error(text: str | None, calibrated_on: str | None, apply: Path | No
         raise UsageError(
             "--accept-error 5% and --calibrated-on FILE|DATASET go together. Give both, or leave both out."
         )
-    share = options.parse_share(text, "--accept-error")
+    share = parse.parse_share(text, "--accept-error")
     if share == 0:
         raise UsageError("--accept-error 0 would accept nothing: nobody can be sure of that. Write it like 5%.")
     return share

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gwapctl.cli import console, engines, options, sharding
+from gwapctl.cli import console, engines, options, parse, sharding
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.engines import AUTO
@@ -123,7 +123,7 @@ def localize(
             asked,
             options.model_or_default(model),
             out,
-            options.parse_names(save, "--save", SAVES) if save is not None else SAVES,
+            parse.parse_names(save, "--save", SAVES) if save is not None else SAVES,
             device=device,
             precision=precision,
             reading=reading,
@@ -182,7 +182,7 @@ def _saved(save: str | None, out: Path | None, resume: bool, overwrite: bool, sh
     needs_out = [name for name, given in asked.items() if given]
     if out is None and needs_out:
         raise UsageError(f"{needs_out[0]} needs a folder. Give one with --out.")
-    return SAVES if save is None else options.parse_names(save, "--save", SAVES)
+    return SAVES if save is None else parse.parse_names(save, "--save", SAVES)
 
 
 @dataclass

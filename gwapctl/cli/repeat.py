@@ -57,14 +57,13 @@ def repeat_of(folder: Path, root: Path | None, device: str, offline: bool, typed
 
 def _root_of(run: Run, name: str) -> Path | None:
     """Return where the data of a run are to be looked for: where they were, if there is still something."""
-    from gwapctl.cli.train import _root_of_run
     from gwapctl.datasets import DATASETS
     from gwapctl.datasets.subset import split_name
 
     root = run.document["dataset"].get("root")
     if split_name(name)[0] in DATASETS:
         return Path(root) if root and Path(root).is_dir() else None
-    return _root_of_run(run.folder, name)
+    return root_of_run(run.folder, name)
 
 
 def _require_same_data(config: TrainConfig | DetectorConfig, root: Path | None, run: Run) -> None:
@@ -111,3 +110,19 @@ def _changes(run: Run, device: str) -> Iterator[str]:
     threads = run.document.get("threads")
     if name == "cpu" and threads not in (None, torch.get_num_threads()):
         yield f"{run.folder} was trained with {threads} threads of torch, and here are {torch.get_num_threads()}"
+
+
+def root_of_run(folder: Path, dataset: str) -> Path | None:
+    """Return where a run's data set counts from, if it is a folder's name and lay elsewhere than here."""
+    from gwapctl.datasets import DATASETS
+    from gwapctl.datasets.folders import recorded_path
+    from gwapctl.datasets.subset import split_name
+    from gwapctl.runs import Run
+
+    whole = split_name(dataset)[0]
+    root = (Run.open(folder).document.get("dataset") or {}).get("root")
+    if root is None or whole in DATASETS or Path(whole).exists():
+        return None
+    folder_now = recorded_path(whole, Path(root))
+    tops = () if folder_now is None else folder_now.parents
+    return next((top for top in tops if (top / whole).exists()), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from gwapctl.cli import complete, console, options
+from gwapctl.cli import complete, console, options, parse
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option, require_suffix
 from gwapctl.errors import UsageError, counted
 
@@ -95,10 +95,10 @@ def report(
 
         path = out or Path(f"figure-{figure}.png")
         figures.check_figure(figure, path, overwrite=overwrite)
-        specs = [*([] if run is None else [str(run)]), *options.listed(models)]
+        specs = [*([] if run is None else [str(run)]), *parse.listed(models)]
         shown = figures.find_models(specs, runs or Path("runs"), detectors=figure == "9")
         known = figures.find_images(images or [], shown[0].model.name, dataset=dataset, root=root, count=limit)
-        wishes = figures.Wishes(map, options.parse_scales(scales))
+        wishes = figures.Wishes(map, parse.parse_scales(scales))
         figures.save_layout(figures.build_figure(figure, shown, known, wishes, console.warn), path, dpi=dpi)
         console.print_text(str(path))
     elif run is not None and table is None and figure is None:

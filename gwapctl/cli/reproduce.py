@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gwapctl.cli import complete, console, options
+from gwapctl.cli import complete, console, options, parse
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.config.settings import all_settings, parse_changes
 from gwapctl.errors import GwapctlError, UsageError, unknown_name
@@ -85,7 +85,7 @@ def reproduce(
     machine = Machine(runs, root, device, workers, feature_cache)
     settings = _settings(changes)
     specs = [with_settings(spec, settings) for spec in load_specs(table, profile)]
-    asked = _with_rows(specs, options.listed(rows))
+    asked = _with_rows(specs, parse.listed(rows))
     plans, broken = [], []
     for spec, part in asked:  # one after the other: a later table finds what an earlier one has trained
         known = None if again else _known_results(record)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gwapctl.cli import console, many, options
-from gwapctl.config.settings import all_settings, parse_changes, settings_of
+from gwapctl.cli.repeat import root_of_run
+from gwapctl.cli.settings_table import chosen_recipe, show_settings
+from gwapctl.config.settings import all_settings, parse_changes
 from gwapctl.config.settings import successor as successor  # what the command line asks about a flag that is no more
 from gwapctl.errors import GwapctlError, UsageError
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from gwapctl.runs import Run
     from gwapctl.train.pseudo import BoxSource
     from gwapctl.train.task import Task
-
-COLUMNS = (20, 15, 8, 28)  # characters of the four columns of --settings
 
 SkipBroken = Annotated[
     bool, options.option("--skip-broken", "Leave out images that cannot be read, and count them.", options.DATA)
@@ -107,7 +105,9 @@ def train(
     if resume:
         config = _resumed_config(dataset, out, typed, folds)
     else:
-        config = repeat.config if repeat else build_train_config(dataset, _recipe(dataset, recipe, asked)[1], asked)
+        config = (
+            repeat.config if repeat else build_train_config(dataset, chosen_recipe(dataset, recipe, asked)[1], asked)
+        )
     folder = out or new_run_folder(Path("runs"), f"{Path(dataset).name}-{config.backbone}-{config.method}")
     _task(config).check(config)
     resolve_device(processes.device(device))
@@ -123,7 +123,7 @@ def train(
     if tensorboard:  # this and what follows: before anything is downloaded
         require_tensorboard()
     if resume and root is None:
-        root = _root_of_run(fold_folder(folder, 0) if folds else folder, dataset)
+        root = root_of_run(fold_folder(folder, 0) if folds else folder, dataset)
     require_weights(config, offline, root)
     processes.on_first(lambda: require_output_folder(folder, overwrite=overwrite, resume=resume))
     with processes.in_turn():
@@ -158,16 +158,6 @@ def train(
         _show_result(run, root, json)
 
 
-def _recipe(dataset: str | None, recipe: str | None, asked: dict[str, Any]) -> tuple[str | None, Path | None]:
-    """Return the recipe that is named, or the data set's, and its file."""
-    from gwapctl.networks.zoo import find_recipe
-    from gwapctl.train.recipes import default_recipe
-
-    if recipe is None and dataset is not None:
-        recipe = default_recipe(dataset, asked)
-    return recipe, find_recipe(recipe) if recipe else None
-
-
 def _asked(given: dict[str, Any], changes: list[str] | None) -> dict[str, Any]:
     """Return the settings that flags and ``--set`` give; a setting that both give is a mistake."""
     changed = parse_changes(changes or [])
@@ -181,60 +171,6 @@ def _flag_of(key: str) -> str:
     """Write a setting as it is typed."""
     setting = all_settings()[key]
     return setting.words[0] if setting.about.flag else f"--set {key}"
-
-
-def show_settings(
-    dataset: str | None, recipe: str | None, typed: dict[str, str], asked: dict[str, Any], json: bool
-) -> None:
-    """Print every setting: its value for this data set, recipe and flags, where that comes from, what it is.
-
-    ``typed`` says how those of ``asked`` that were typed were; the others come from the model that --weights name.
-    """
-    from gwapctl.config import resolve
-
-    recipe, file = _recipe(dataset, recipe, asked)
-    config, origins = resolve(dataset, file, asked)
-    said = origins | dict.fromkeys(asked, "--weights") | typed
-    own = settings_of(type(config))
-    shown = [own.get(key, setting) for key, setting in all_settings().items() if key in own or "detector" not in own]
-    rows = [
-        {
-            "key": setting.key,
-            "value": getattr(config, setting.key, setting.default),
-            "origin": said.get(setting.key, "default" if setting.key in own else "detector"),
-            "default": setting.default,
-            "flag": setting.words[0] if setting.about.flag else None,
-            "panel": setting.about.panel,
-            "values": setting.allowed,
-            "help": setting.about.help,
-        }
-        for setting in shown
-    ]
-    if json:
-        console.print_json({"schema_version": 1, "dataset": dataset, "recipe": recipe, "settings": rows})
-        return
-    what = f"of a training on {dataset}" if dataset else "and their defaults; with a DATASET, what it makes of them"
-    console.print_table(
-        ("setting", "value", "origin", "what it is"),
-        _setting_lines(rows),
-        title=f"Settings {what}" + (f", by recipe {recipe}" if recipe else ""),
-    )
-    console.note("* has a flag (--image-size); any: --set KEY=VALUE. Origin detector: of use with --detector.")
-
-
-def _setting_lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """Yield the lines of the table, cells wrapped so that it fits 80 columns."""
-    panel = ""
-    for row in rows:
-        if row["panel"] != panel:
-            panel = row["panel"]
-            yield ("", "", "", "")
-            yield (panel.upper(), "", "", "")
-        write = all_settings()[row["key"]].write
-        usual = f" Default: {write(row['default']) or 'none'}." if row["origin"] not in ("default", "detector") else ""
-        cells = (row["key"] + " *" * bool(row["flag"]), write(row["value"]), row["origin"], row["help"] + usual)
-        parts = [textwrap.wrap(cell, width) for cell, width in zip(cells, COLUMNS, strict=True)]
-        yield from itertools.zip_longest(*parts, fillvalue="")
 
 
 def _resumed_config(
@@ -257,22 +193,6 @@ def _resumed_config(
         was = ", ".join(f"{name} = {getattr(stored, name, None)}" for name in wrong)
         raise UsageError(f"{out} was started with {was}. Resume it with the same settings, or start another --out.")
     return stored
-
-
-def _root_of_run(folder: Path, dataset: str) -> Path | None:
-    """Return where a run's data set counts from, if it is a folder's name and lay elsewhere than here."""
-    from gwapctl.datasets import DATASETS
-    from gwapctl.datasets.folders import recorded_path
-    from gwapctl.datasets.subset import split_name
-    from gwapctl.runs import Run
-
-    whole = split_name(dataset)[0]
-    root = (Run.open(folder).document.get("dataset") or {}).get("root")
-    if root is None or whole in DATASETS or Path(whole).exists():
-        return None
-    folder_now = recorded_path(whole, Path(root))
-    tops = () if folder_now is None else folder_now.parents
-    return next((top for top in tops if (top / whole).exists()), None)
 
 
 def _task(config: TrainConfig | DetectorConfig) -> type[Task[Any, Any]]:
