@@ -69,7 +69,8 @@ def localize_inputs(
         check_distinct(item.id for item in inputs)
     if out is not None:
         require_output_folder(out, overwrite=overwrite, resume=resume)
-    predictor.settle([item.path for item in inputs], _recorded_choice(out) if out is not None and resume else None)
+    whole = inputs.items if isinstance(inputs, Part) else inputs  # so that all shards decide alike
+    predictor.settle([item.path for item in whole], _recorded_choice(out) if out is not None and resume else None)
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     with nullcontext() if output is None else locked(output.folder):
         done = output.prepare(resume=resume, overwrite=overwrite) if output else set()
