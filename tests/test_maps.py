@@ -248,7 +248,7 @@ def test_stored_settings_are_the_defaults() -> None:
         ({"map": "wieght"}, UsageError, "Did you mean 'weight'"),
         ({"resize": "crop"}, UsageError, "keep, warp"),
         ({"scales": (0,)}, UsageError, "224, 448, 672"),
-        ({"precision": "int8"}, UsageError, "fp32"),
+        ({"precision": "int8"}, UsageError, "engine='openvino'"),
         ({"device": "gpu"}, UsageError, "cuda"),
         ({"device": "cuda:99"}, MissingDependencyError, "device='cpu'"),
     ],

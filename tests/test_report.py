@@ -536,7 +536,7 @@ def test_a_broken_evaluation_names_its_run(tmp_path: Path, make_run: MakeRun) ->
         (('id = "caffenet-gwap-gt"', 'id = "caffenet-gap"'), "same id"),
         (('recipe = "voc-caffenet-gap"', ""), "either a recipe or a reason"),
         (('labels = ["GAP", "C"]', 'labels = ["GAP"]'), "1 labels for 2 columns"),
-        (("[[rows]]", "[[rows"), "cannot read"),
+        (("[[rows]]", "[[rows"), "is not valid TOML"),
     ],
 )
 def test_a_broken_specification_is_refused(tmp_path: Path, change: tuple[str, str], mistake: str) -> None:

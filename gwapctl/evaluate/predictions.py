@@ -42,7 +42,7 @@ class Predictions:
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     detector: bool = False
-    chunk: int = 1
+    chunk: int = field(default=1, repr=False)
 
 
 def from_detections(

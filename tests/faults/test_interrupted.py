@@ -117,7 +117,11 @@ def test_a_full_disk_stops_a_training_that_goes_on(
     assert (folder / "weights.safetensors").read_bytes() == weights
 
 
-def test_a_training_image_that_vanishes(voc: Path, tmp_path: Path, weights: bytes) -> None:
+def test_a_training_image_that_vanishes(
+    voc: Path, tmp_path: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gwapctl.train.kept_images.MEMORY_SHARE", 0)  # else no image is read twice
+    monkeypatch.setattr("gwapctl.train.kept_images.DISK_SHARE", 0)
     data = tmp_path / "data" / voc.name
     shutil.copytree(voc, data)
     first = (data / "ImageSets" / "Main" / "train.txt").read_text().split()

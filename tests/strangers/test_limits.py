@@ -83,7 +83,7 @@ def test_a_damaged_png_with_text_is_still_refused(tmp_path: Path) -> None:
 
 def test_a_picture_too_large_is_not_decoded_to_learn_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", WIDTH * HEIGHT - 1)
-    with pytest.raises(DataError, match=r"a\.png has 80 x 60 pixels, more than"):
+    with pytest.raises(DataError, match=r"a\.png has 80 x 60 pixels: .* at most"):
         image_size(png(tmp_path / "a.png"))
 
 
