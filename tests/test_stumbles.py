@@ -203,7 +203,7 @@ def test_a_gate_that_cannot_be_measured_stops_before_any_work(
     def working(*_: object) -> None:
         raise AssertionError("it works already")
 
-    monkeypatch.setattr("gwapctl.evaluate.run.evaluate_predictions", working)
+    monkeypatch.setattr("gwapctl.evaluate.run.judge", working)
     done = run_cli("evaluate", "model", "--dataset", voc, "--fail-under", gate)
     assert done.code == 2
     assert why in done.stderr

@@ -69,7 +69,8 @@ def localize_inputs(
         check_distinct(item.id for item in inputs)
     if out is not None:
         require_output_folder(out, overwrite=overwrite, resume=resume)
-    whole = inputs.items if isinstance(inputs, Part) else inputs  # so that all shards decide alike
+    known = isinstance(inputs, Part) and inputs.whole is None  # a worker of a cluster has its own images alone
+    whole = inputs.items if isinstance(inputs, Part) and known else inputs  # so that all shards decide alike
     predictor.settle([item.path for item in whole], _recorded_choice(out) if out is not None and resume else None)
     output = _Output(out, tuple(save), predictor, model_name) if out is not None else None
     with nullcontext() if output is None else locked(output.folder):

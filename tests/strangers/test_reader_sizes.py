@@ -150,7 +150,7 @@ def test_evaluate_and_train_say_what_data_check_says(tmp_path: Path, run_cli: Cl
     assert document["metrics"]["mean_iou"] == 1
     (note,) = [text for text in document["notes"] if "but" in text]
     checked = json.loads(run_cli("data", "check", root, "--json").stdout)["warnings"]
-    checked = [text for text in checked if " look al" not in text and "in two splits" not in text]
+    checked = [text for text in checked if " look al" not in text and " in the splits " not in text]
     assert len(checked) == 3
     assert any(note.split(" (and 1 more")[0].split("80 x 60, but")[0] in text for text in checked)
     assert note.endswith("(and 1 more like this)")
