@@ -179,7 +179,7 @@ def _checked(document: Any, kinds: Mapping[str, type], path: Path) -> _Stated:
     if not isinstance(document, dict):
         raise DataError(f"{path} is no JSON object. It was written by something else.")
     for key, kind in kinds.items():
-        if not isinstance(document.get(key) or kind(), kind):
+        if not isinstance(document.get(key) or kind(), kind) or (kind is int and document.get(key) is True):
             raise DataError(f"{path}: {key!r} is {str(document[key])[:40]!r}, no {_KINDS[kind]}. Repair it.")
     for value in [*(document.get("floors") or {}).values(), *(document.get("per_class") or ())]:
         if value is not None and not isinstance(value, dict):
@@ -190,8 +190,8 @@ def _checked(document: Any, kinds: Mapping[str, type], path: Path) -> _Stated:
 
 _KINDS = {str: "text", int: "whole number", dict: "object", list: "list"}
 _RUN = {"status": str, "config": dict, "dataset": dict, "versions": dict, "best": dict}
-_EVALUATION = {"dataset": str, "split": str, "protocol": str, "n": int, "notes": list, "per_class": list}
-_EVALUATION |= {"options": dict, "metrics": dict, "floors": dict}
+_EVALUATION = {"dataset": str, "split": str, "protocol": str, "n": int, "n_degenerate": int}
+_EVALUATION |= {"notes": list, "per_class": list, "options": dict, "metrics": dict, "floors": dict}
 
 
 def remove_run(folder: Path) -> None:

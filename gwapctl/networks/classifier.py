@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gwapctl.datasets.base import ClassName
-from gwapctl.errors import ModelError, option, reading
+from gwapctl.errors import ModelError, UsageError, option, reading
 from gwapctl.files import atomic_path, read_json, write_json
 from gwapctl.networks.backbones import build_backbone, imagenet_weights, own_names, packaged_weights
 from gwapctl.networks.backbones.base import Backbone
@@ -182,8 +182,11 @@ def load_classifier(folder: Path) -> Classifier:
 
     """
     info = load_info(folder)
-    with reading(folder / "model.json", ModelError):  # a network may fail to be built of what it says
-        model = build_classifier(info)
+    try:
+        with reading(folder / "model.json", ModelError):  # a network may fail to be built of what it says
+            model = build_classifier(info)
+    except UsageError as error:  # it is the file that says so, and nobody who typed it
+        raise ModelError(f"{folder / 'model.json'}: {error}") from None
     if info.weights_package is None:
         return load_saved(model, folder)
     package = packaged_weights().get(info.backbone)

@@ -22,6 +22,7 @@ from gwapctl.predict.prediction import SCHEMA_VERSION, check_schema, first_probl
 
 MAPS = "maps"
 MAPS_INFO = "maps.json"
+LARGEST = 1e37  # that a map may hold: differences of two are float32, too
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,8 @@ class MapFolder:
         channels = array[None] if array.ndim == 2 else array
         if not ranges:
             return channels
+        if not all(abs(end) < LARGEST for pair in ranges for end in pair):  # nor NaN
+            raise DataError(f"{self.path / MAPS_INFO} has a range of {image_id!r} that is none. Make the maps again.")
         if len(ranges) != len(channels):
             raise DataError(
                 f"{self.path / MAPS_INFO} has {len(ranges)} ranges for the {len(channels)} maps of {image_id!r}. "
@@ -202,8 +205,12 @@ class MapFolder:
 def _read_array(file: Path) -> npt.NDArray[Any]:
     """Return the array of a ``.npy`` file; it is mapped first, so that a header that states too much costs nothing."""
     with file.open("rb") as stream:
-        if stream.read(4) == b"PK\x03\x04":
-            raise DataError(f"{file} is an .npz archive. Save one array (H, W) or (C, H, W) per image.")
+        head = stream.read(12)
+    if head.startswith(b"PK\x03\x04"):
+        raise DataError(f"{file} is an .npz archive. Save one array (H, W) or (C, H, W) per image.")
+    # of later versions of the format; numpy asks for as much memory before it reads
+    if head[6:7] in (b"\x02", b"\x03") and int.from_bytes(head[8:], "little") > file.stat().st_size:
+        raise DataError(f"{file} cannot be read: its header is longer than the file. Make it again.")
     return np.array(np.load(file, mmap_mode="r", allow_pickle=False))
 
 

@@ -363,7 +363,7 @@ TARGETS: dict[str, Target] = {
         make_run,
         read_run,
         ("run/*.json", "run/*.jsonl", "run/evaluations/*.json"),
-        lists=("evaluations/*.json",),  # a page of a run is made of all of them
+        lists=("evaluations/*.json", "run.json"),  # a page of a run is made of all of them
     ),
     "archives": Target(make_archives, read_archives, ("*.zip", "*.tar")),
 }
