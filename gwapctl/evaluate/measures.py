@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pkgutil import resolve_name
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from gwapctl.boxes import FloatArray
 from gwapctl.datasets.base import ClassName
 from gwapctl.metrics import METRICS
 from gwapctl.metrics.judged import Accumulator, JudgedImage, Replicates
-from gwapctl.metrics.merging import State
+from gwapctl.metrics.merging import Mergeable, State
 from gwapctl.metrics.replicates import encode, resamples
 
 Kind = TypeVar("Kind", bound=Accumulator)
@@ -75,6 +76,26 @@ class Measures:
                 for label, numbers in found.per_class.items():
                     rows.setdefault(label, {}).update(numbers)
         return Replicates(values, rows)
+
+
+class Judging(Mergeable):
+    """A protocol's part that shards share: what was judged of ``_n`` images, and of the floors where it has some."""
+
+    _judged: Measures
+    _floors: Mapping[str, Measures] = MappingProxyType({})
+    _n: int
+
+    def state(self) -> State:
+        """Return what was gathered of each image."""
+        floors = {name: one.state() for name, one in self._floors.items()}
+        return super().state() | {"judged": self._judged.state(), "floors": floors}
+
+    def extend(self, state: State) -> Self:
+        """Add what another one gathered of the images that follow."""
+        self._judged.extend(state["judged"], self._n)
+        for name, floor in self._floors.items():
+            floor.extend(state["floors"][name], self._n)
+        return super().extend(state)
 
 
 def replicates_document(

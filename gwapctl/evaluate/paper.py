@@ -20,7 +20,7 @@ from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Annotation, Masks
-from gwapctl.evaluate.measures import Measures, at_calibrated, registered, replicates_document
+from gwapctl.evaluate.measures import Judging, Measures, at_calibrated, registered, replicates_document
 from gwapctl.evaluate.predictions import FiveGuesses
 from gwapctl.evaluate.result import EvaluationResult, class_row
 from gwapctl.metrics import METRICS, Need, needing
@@ -38,7 +38,7 @@ SURE = 0.5  # a class counts as predicted above this score
 EXAMPLES = 12  # of the best and of the worst: more than a report shows, because images may have moved
 
 
-class PaperProtocol(Mergeable):
+class PaperProtocol(Judging):
     """Judges one image after the other; ``result`` ends it.
 
     ``guesses`` take the place of the five best classes and their boxes in the top-5 localization error.
@@ -121,18 +121,6 @@ class PaperProtocol(Mergeable):
         if heat is not None and annotation.mask is not None:
             self._predicted_iou.update(to_bytes(to_image(heat, width, height)), annotation.mask)
 
-    def state(self) -> State:
-        """Return what was gathered of each image."""
-        floors = {name: one.state() for name, one in self._floors.items()}
-        return super().state() | {"judged": self._judged.state(), "floors": floors}
-
-    def extend(self, state: State) -> Self:
-        """Add what another one gathered of the images that follow."""
-        self._judged.extend(state["judged"], self._n)
-        for name, floor in self._floors.items():
-            floor.extend(state["floors"][name], self._n)
-        return super().extend(state)
-
     def result(self) -> EvaluationResult:
         """Return all metrics that the data allows."""
         asked = self._calibrated is not None
@@ -203,7 +191,7 @@ def _blind(image: JudgedImage, box: FloatArray, *, swept: bool) -> JudgedImage:
     return replace(image, blind=box, foreground=inside, heat=inside.astype(np.float32))
 
 
-class DetectionProtocol(Mergeable):
+class DetectionProtocol(Judging):
     """``det_map_11pt``, ``det_map_area`` (IoU >= 0.5, difficult objects count neither way) and ``coco_map``.
 
     There are no floors: a box that never looks at the image has no score to be ranked by. ``n_degenerate`` counts the
@@ -232,15 +220,6 @@ class DetectionProtocol(Mergeable):
         self._n += 1
         self._n_degenerate += not len(found.boxes)
         self._images[list(sample.labels)] += 1
-
-    def state(self) -> State:
-        """Return what was gathered of each image."""
-        return super().state() | {"judged": self._judged.state()}
-
-    def extend(self, state: State) -> Self:
-        """Add what another one gathered of the images that follow."""
-        self._judged.extend(state["judged"], self._n)
-        return super().extend(state)
 
     def result(self) -> EvaluationResult:
         """Return the metrics; none where no class has an object that counts."""

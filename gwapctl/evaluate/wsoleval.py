@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Self, cast
+from typing import cast
 
 import numpy as np
 
@@ -11,20 +11,19 @@ from gwapctl.datasets.base import BoxedSample, Dataset
 from gwapctl.errors import DataError
 from gwapctl.evaluate.calibration import Calibration
 from gwapctl.evaluate.ground_truth import Masks, true_boxes
-from gwapctl.evaluate.measures import Measures, replicates_document
+from gwapctl.evaluate.measures import Judging, Measures, replicates_document
 from gwapctl.evaluate.paper import threshold_curve
 from gwapctl.evaluate.result import EvaluationResult
 from gwapctl.metrics import METRICS
 from gwapctl.metrics.foreground import boxes_mask
 from gwapctl.metrics.judged import JudgedImage
 from gwapctl.metrics.localization import FLOORS
-from gwapctl.metrics.merging import Mergeable, State
 from gwapctl.metrics.pixel_ap import PixelAP
 from gwapctl.metrics.wsoleval import SIDE, TransferredWsolevalAccuracy, WsolevalBoxAccuracy, grid_map
 from gwapctl.predict.prediction import Prediction
 
 
-class WsolevalProtocol(Mergeable):
+class WsolevalProtocol(Judging):
     """MaxBoxAcc and MaxBoxAccV2 where there are boxes, PxAP where there are masks, on a grid of 224 x 224.
 
     The map of an image is that of its true class; the best threshold is chosen on the data it is reported on, an
@@ -78,18 +77,6 @@ class WsolevalProtocol(Mergeable):
             heat = boxes_mask(box, SIDE, SIDE).astype(np.float64)
             self._floors[name].judge(self._n, replace(image, blind=box, heat=heat))
         self._n += 1
-
-    def state(self) -> State:
-        """Return what was gathered of each image."""
-        floors = {name: one.state() for name, one in self._floors.items()}
-        return super().state() | {"judged": self._judged.state(), "floors": floors}
-
-    def extend(self, state: State) -> Self:
-        """Add what another one gathered of the images that follow."""
-        self._judged.extend(state["judged"], self._n)
-        for name, floor in self._floors.items():
-            floor.extend(state["floors"][name], self._n)
-        return super().extend(state)
 
     def result(self) -> EvaluationResult:
         """Return the metrics that the data has positions for."""
