@@ -183,7 +183,7 @@ def measure(work: Work) -> Iterator[dict[str, Any]]:
 def _without_found_boxes() -> list[str]:
     """Return the settings of a detector from found boxes, for true ones."""
     found = build_train_config("photos", None, {"detector": "rfcn", "boxes_from": "run"})
-    other = {"rounds", "composites"}  # which only found boxes have
+    other = {"rounds", "composites", "area_exponent"}  # which only found boxes have
     values = {key: getattr(found, key) for key in defaults_for("photos", True, True) if key not in other}
     return ["--detector", "rfcn", *as_arguments(values)]
 

@@ -64,34 +64,39 @@ Contender = Callable[[Sequence[ImageInput]], int]
 class Subject:
     """A network as gwapctl has it and as the other tools have it, with what both are asked.
 
-    ``layer`` is the module that both tools read, ``fc`` the linear layer of torch-cam's CAM; ``settings`` of
-    ``Model.predictor`` by the name of a row.
+    ``layer`` is the module that both tools read, ``fc`` the linear layer of torch-cam's CAM; ``rows`` are ours, by
+    name: the network, and the options of ``Model.predictor``.
     """
 
     name: str
-    ours: Classifier
     theirs: nn.Module
     layer: str
     fc: str
-    settings: Mapping[str, Mapping[str, Any]]
+    rows: Mapping[str, tuple[Classifier, Mapping[str, Any]]]
 
 
 def googlenet() -> Subject:
     """Return GoogLeNet with random weights."""
     theirs = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=False, num_classes=CLASSES)
-    return Subject("googlenet", random_classifier("googlenet"), theirs, "inception5b", "fc", {"": {}})
+    return Subject("googlenet", theirs, "inception5b", "fc", {"": (random_classifier("googlenet"), {})})
 
 
 def default_network() -> Subject:
-    """Return the default model, and the same network with random weights."""
+    """Return the default model, and the same network with random weights.
+
+    Where the others see 224 pixels, so does ours: it decides the class there, and not at the size it was trained for.
+    """
     name, _ = default_model()
     theirs = timm.create_model("efficientnet_lite0", pretrained=False, output_stride=16, num_classes=CLASSES)
-    settings: dict[str, dict[str, Any]] = {
-        "224": {"scales": (SIDE,), "box_rule": RULE, "refine": "none"},
-        "as it is": {},
-        "224,448,672": {"scales": (SIDE, 2 * SIDE, 3 * SIDE), "box_rule": RULE, "refine": "none"},
+    stored, at_224 = (load_classifier(resolve_model(name)) for _ in range(2))
+    at_224.info = at_224.info.model_copy(update={"input_size": (SIDE, SIDE)})
+    plain = {"box_rule": RULE, "refine": "none"}
+    rows: dict[str, tuple[Classifier, Mapping[str, Any]]] = {
+        "224": (at_224, {"scales": (SIDE,), **plain}),
+        "as it is": (stored, {}),
+        "224,448,672": (at_224, {"scales": (SIDE, 2 * SIDE, 3 * SIDE), **plain}),
     }
-    return Subject(name, load_classifier(resolve_model(name)), theirs, "bn2", "classifier", settings)
+    return Subject(name, theirs, "bn2", "classifier", rows)
 
 
 class Ours:
@@ -207,9 +212,9 @@ def torch_kernels() -> str:
 def compare(subject: Subject, inputs: Sequence[ImageInput], options: argparse.Namespace) -> None:
     """Print images per second of every contender, and how many times as fast as the others ours are."""
     ours: dict[str, Ours] = {}
-    for name, settings in subject.settings.items():
+    for name, (network, settings) in subject.rows.items():
         for engine, precision in engines(options.engine, options.precision, options.device):
-            model = Model(subject.ours, subject.name, device=options.device, precision=precision, engine=engine)
+            model = Model(network, subject.name, device=options.device, precision=precision, engine=engine)
             row = Ours(subject, model.predictor(**settings), inputs)
             chosen = f"auto: {row.predictor.choice}" if engine == AUTO else f"{row.predictor.choice}"
             ours[f"gwapctl {chosen.partition('@')[0]} {name}".strip()] = row
@@ -233,13 +238,13 @@ def compare(subject: Subject, inputs: Sequence[ImageInput], options: argparse.Na
     for name in ours:
         ratios = [f"{best[other] / best[name]:.2f} times the rate of {other}" for other in TARGETS]
         print(f"{name:<48}has {', '.join(ratios)}")
-    network = "ours cut at inception4e, theirs whole" if subject.name == "googlenet" else "the very same network"
+    compared = "ours cut at inception4e, theirs whole" if subject.name == "googlenet" else "the very same network"
     record(
         options.csv,
         (
             Measured(
                 f"{subject.name}, {name}, beside {other}",
-                f"JPEG to JSON, {network}; {torch.get_num_threads()} threads; theirs one image after the other",
+                f"JPEG to JSON, {compared}; {torch.get_num_threads()} threads; theirs one image after the other",
                 best[other] / best[name],
             )
             for name in ours

@@ -164,6 +164,7 @@ FOUND_BOXES = DETECTOR_FOLDER | {  # minutes of a CPU for a few hundred photos
     "rounds": 1,  # a second one made boxes of training images better, and the detector not
     "composites": 1.5,
     "weak": "gwap",  # it learns from labels that are right where boxes are not
+    "area_exponent": None,  # boxes found by a classifier may be parts of objects, and so what is learned from them
     "cache_features": True,
     "frozen_stages": 5,  # the trunk stays ImageNet's, as a frozen classifier's does
 }

@@ -209,6 +209,11 @@ class DetectorSettings(RunSettings):
     support: Annotated[
         bool, About("Add the scores of the boxes around a box to its own: wholes before their parts.", DETECTOR)
     ] = False
+    area_exponent: Annotated[
+        float | None,
+        Bounds(ge=0, le=4),
+        About("Multiply a box's score by its share of the image to this power; none: what labels choose.", DETECTOR),
+    ] = 0.0
     frozen_stages: Annotated[
         int, Bounds(ge=0, le=5), About("Stages of a pretrained network that do not learn, of five.", DETECTOR)
     ] = 2

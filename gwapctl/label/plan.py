@@ -15,6 +15,7 @@ from gwapctl.datasets import open_dataset, training_splits
 from gwapctl.datasets.base import Dataset, Sample
 from gwapctl.datasets.folders import has_images, list_images
 from gwapctl.errors import DataError, UsageError, any_of, counted, lookup, option
+from gwapctl.evaluate.training_boxes import MIN_AREA, MOST_BOXES
 from gwapctl.formats import EXPORTERS
 from gwapctl.label.pace import Pace, measure_pace, seconds_of
 from gwapctl.label.steps import Box, Check, Find, Judge, Machine, Step, Train, Write
@@ -31,7 +32,7 @@ SMALL: dict[str, Any] = {  # where these weights are not installed: of what come
     "image_size": (128, 128),
 }
 MOST_CACHED, UNCACHED = 10_000, {"cache_features": False, "epochs": 3}  # images; a megabyte of features for each
-BOXES = Cutting(max_boxes=5, min_area=0.01)  # what the detector learns from: as `train --boxes-from RUN` cuts them
+BOXES = Cutting(max_boxes=MOST_BOXES, min_area=MIN_AREA)  # as `train --boxes-from RUN` cuts what it learns from
 DETECTOR: dict[str, Any] = {}  # in what it departs from every detector that learns from found boxes
 BASE, LONGEST = 300, 4  # images that its iterations are for; more images get as many times more, at most
 FEWEST, ADVISED = 5, 20  # images of a class

@@ -29,7 +29,9 @@ from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import build_detector, load_trunk, save_detector
 from gwapctl.networks.rfcn.trunk import build_trunk, check_trunk, trunk_weights
 from gwapctl.networks.transforms import Image, image_labels, read_ahead
+from gwapctl.progress import Progress
 from gwapctl.runs import Run
+from gwapctl.train.area import choose_area_exponent
 from gwapctl.train.composites import SIDE as COMPOSED_SIDE
 from gwapctl.train.data import DetectorData, load_detector_data
 from gwapctl.train.detector_batches import Batch, DetectorImages, Key, MixedBatches, collate, is_wide
@@ -272,6 +274,25 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         for samples in self.processes.part(batches):
             yield from reader.run([read_image(sample.path) for sample in samples])
 
+    def conclude(self, interrupted: Callable[[], bool], listener: Listener) -> None:
+        """Let labels choose how much the size of a box counts, where no number is set and a weak branch can tell."""
+        if self.config.area_exponent is not None or self.averaged.weak is None:
+            return
+
+        def progress(done: Progress) -> None:
+            if interrupted():
+                raise KeyboardInterrupt
+            if listener.check_progress:
+                listener.check_progress(done)
+
+        boxed = self.data.boxed if self.config.boxes_from is None else self.rounds.boxes_of(1)[0]
+        reader, shown = self.reader(), {index: self.data.train[index] for index in boxed}
+        tried = choose_area_exponent(reader, shown, self._finder(), self.config.seed, progress)
+        info = reader.model.info
+        listener.announce(f"a box's score counts its share of the image to the power {info.area_exponent:g}")
+        provenance = info.provenance | {"area_exponents": {f"{key:g}": value for key, value in tried.items()}}
+        reader.model.info = info.model_copy(update={"provenance": provenance})
+
     def reader(self) -> DetectorReader:
         """Return what finds objects with the present weights."""
         return DetectorReader(self.averaged, precision=self.config.precision, device=str(self.device))
@@ -303,6 +324,7 @@ def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | Non
         proposals=config.proposals,
         image_scores=config.image_scores,
         support=config.support,
+        area_exponent=config.area_exponent or 0.0,
         mean=trunk.mean,
         std=trunk.std,
         provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **seen},

@@ -128,6 +128,7 @@ def _train_alone(
     with kept, interrupt_flag() as interrupted, logged as scalars:
         task.prepare(run, interrupted, listener)
         run_iterations(training, run, interrupted, listener, scalars)
+        processes.on_first(lambda: task.conclude(interrupted, listener))
     processes.on_first(lambda: _finish(training, run))
     return run
 

@@ -198,6 +198,9 @@ class Task(ABC, Generic[Batch, Output]):
         """Continue from ``state``."""
         self.model.load_state_dict(state["model"])
 
+    def conclude(self, interrupted: Callable[[], bool], listener: Listener) -> None:
+        """Choose what the trained model stores beside its last weights."""
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the model with its present weights into the run's ``folder``."""

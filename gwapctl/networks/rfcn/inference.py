@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gwapctl.boxes import Detections, clip
+from gwapctl.boxes import Detections, FloatArray, clip
 from gwapctl.device import autocast, resolve_device
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import ImageArray
@@ -62,6 +62,18 @@ class DetectorReader:
                 results = self._forward(inputs, [geometries[index] for index in part], min_score, maps)
                 found |= zip(part, results, strict=True)
         return [found[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def image_chances(self, images: Sequence[ImageArray]) -> FloatArray:
+        """Return the chance (n, C) that each class is in each image ``(H, W, 3)``, by the weak branch: in 0..1."""
+        rows = []
+        for image in images:
+            grid = Geometry.within(image.shape[1], image.shape[0], self.info.short_side, self.info.long_side)
+            inputs, sizes = pad([resize(image, (grid.input_width, grid.input_height))])
+            with autocast(self.device, self.precision):
+                _, shared = self.model.features(inputs.to(self.device), sizes)
+                rows.append(self.model.image_chances(shared, sizes).double().cpu().numpy())
+        return np.concatenate(rows)
 
     @torch.inference_mode()
     def _forward(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import (
     batched_nms,
+    box_area,
     box_iou,
     clip_boxes_to_image,
     ps_roi_align,
@@ -118,7 +119,8 @@ class Detector(nn.Module):
 
         What scores below ``score_threshold`` is left out; it is 0 as published. Of each image there are, as
         torchvision's detectors have them, the highest score first: ``boxes`` (N, 4) half-open in input pixels,
-        ``scores`` (N,) in 0..1, ``labels`` (N,) 0..C-1. Scores are those of ``supported`` where the detector has that.
+        ``scores`` (N,) in 0..1, ``labels`` (N,) 0..C-1. Scores are those of ``supported`` where the detector has that,
+        and times the boxes' share of the image to the power of its ``area_exponent``.
         """
         conv4, shared = features
         regions, _ = self.proposals(conv4, sizes)
@@ -126,14 +128,13 @@ class Detector(nn.Module):
         counts = [len(boxes) for boxes in regions]
         chances = scores.softmax(dim=1)[:, 1:]  # (R, C)
         if self.info.image_scores:
-            chances = chances * self._image_scores(shared, sizes).repeat_interleave(
-                torch.tensor(counts, device=chances.device), dim=0
-            )
+            of_images = self.image_chances(shared, sizes)
+            chances = chances * of_images.repeat_interleave(torch.tensor(counts, device=chances.device), dim=0)
         found = []
         parts = zip(torch.split(chances, counts), torch.split(offsets, counts), regions, sizes, strict=True)
         for image_chances, image_offsets, boxes, size in parts:
             moved = clip_boxes_to_image(CODER.decode_single(image_offsets, boxes), size)
-            found.append(_suppress(moved, image_chances, score_threshold, self.info.support))
+            found.append(_suppress(moved, image_chances, score_threshold, size, self.info))
         return found
 
     @torch.no_grad()
@@ -165,12 +166,13 @@ class Detector(nn.Module):
         """Return the shared features of conv5."""
         return functional.relu(self.neck(conv5))
 
-    def _image_scores(self, shared: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    @torch.no_grad()
+    def image_chances(self, shared: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Return the chance (B, C) that each class is in each image, by the weak branch; of several poolings the mean.
 
-        ``shared`` are the shared features.
+        ``shared`` are the shared features. There must be a weak branch.
         """
-        assert self.weak is not None  # DetectorInfo sees to it
+        assert self.weak is not None
         logits = self.weak(shared, [self._cells(size) for size in sizes]).logits
         return torch.stack([one.sigmoid() for one in logits]).mean(0)
 
@@ -204,12 +206,17 @@ def _take(features: Tensor, indices: list[int]) -> Tensor:
     return features if len(indices) == len(features) else features[indices]
 
 
-def _suppress(boxes: Tensor, scores: Tensor, score_threshold: float, support: bool) -> dict[str, Tensor]:
-    """Turn regions with boxes (N, 4) and class scores (N, C) into detections, class by class."""
+def _suppress(
+    boxes: Tensor, scores: Tensor, score_threshold: float, size: tuple[int, int], info: DetectorInfo
+) -> dict[str, Tensor]:
+    """Turn regions of an image with boxes (N, 4) and class scores (N, C) into detections, class by class."""
     whole = remove_small_boxes(boxes, 1.0)  # moved out of the image
     boxes, scores = boxes[whole], scores[whole]
-    if support:
+    if info.support:
         scores = supported(boxes, scores)
+    if info.area_exponent:
+        shares = box_area(boxes) / (size[0] * size[1])
+        scores = scores * shares[:, None] ** info.area_exponent
     region, label = torch.where(scores >= score_threshold)
     kept = batched_nms(boxes[region], scores[region, label], label, NMS_IOU)[:MOST_DETECTIONS]
     region, label = region[kept], label[kept]
