@@ -85,6 +85,8 @@ LABEL = (
     *("--set", "classifier.image_size=32", "--set", "detector.short_side=40", "--set", "detector.long_side=56"),
 )
 FINDING = ("localize", PHOTOS, *FOUND)
+SHARD = (*FINDING, "--shard", "0/2")
+MERGE = ("merge", "in/shards", "--out", f"{OUT}/all")
 EARLIER = ("localize", OTHER, *FOUND)
 STORED = ("localize", PHOTOS, *FOUND[:-1], "in/found")
 YOLO = ("boxes", "in/found", "--format", "yolo", "--out", f"{OUT}/yolo")
@@ -108,6 +110,8 @@ VERBS: dict[str, Verb] = {
     "train, folds": _training("--epochs", "1", "--folds", "2", data="in/photos", slow=True),
     "train, a detector": Verb(DETECTOR, again=_resumed(DETECTOR), slow=True),
     "localize": Verb(FINDING, again=lambda _: (*FINDING, "--resume")),
+    "localize, a shard": Verb(SHARD, again=lambda _: (*SHARD, "--resume")),
+    "merge": Verb(MERGE, again=lambda out: ("--version",) if (out / "all").is_dir() else MERGE),  # it is there whole
     "localize, replacing": Verb((*FINDING, "--overwrite"), (EARLIER,)),
     "boxes, one file": Verb(
         ("boxes", "in/found", "--out", f"{OUT}/boxes.json", "--overwrite"),
@@ -126,6 +130,9 @@ VERBS: dict[str, Verb] = {
     "report, a page": Verb(("report", MODEL, "--out", f"{OUT}/report.html", "--overwrite")),
     "label": Verb(LABEL, again=_label_again, slow=True),
     "export onnx": Verb(("export", "onnx", "--model", MODEL, "--out", f"{OUT}/model.onnx", "--overwrite"), slow=True),
+    "export openvino": Verb(
+        ("export", "openvino", "--model", MODEL, "--out", f"{OUT}/model.xml", "--overwrite"), slow=True
+    ),
     "data synth": Verb((*SYNTH, "--overwrite")),
     "data synth, replacing": Verb((*SYNTH, "--overwrite"), ((*SYNTH[:3], "7", *SYNTH[4:], "--seed", "3"),)),
     "data synth, backgrounds": Verb((*BACKGROUND, "--overwrite")),
@@ -149,6 +156,7 @@ def make_inputs(place: Path) -> None:
         ("localize", SET, "--labels", "from-dataset", *FOUND[:-1], "in/found"),
         ("localize", "in/other-set", "--labels", "from-dataset", *FOUND[:-1], "in/earlier"),
         ("boxes", "in/found", "--out", "in/boxes.jsonl"),
+        *((*FINDING[:-1], f"in/shards/{one}", "--shard", f"{one}/2") for one in (0, 1)),
     ]
     for words in commands:
         run_whole(place, *words)

@@ -24,6 +24,7 @@ BOXED = 6.5  # maps at three scales, GrabCut and doubt
 STEP, CACHED_STEP = 1.0, 0.15  # of the detector in training, with a frozen trunk, whose maps may be cached
 COMPOSED = 1.5  # an image composed of others
 FOUND = 1.5  # the detector, the overlay and the heat
+SIZED = 4.0  # boxes cut out and looked at, to choose how much their size counts
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def _training(step: Train, images: int, pace: Pace) -> float:
     """Return the seconds of a training without its start."""
     config = step.config
     if isinstance(config, DetectorConfig):
-        from gwapctl.train.composites import how_many  # needs torch
+        from gwapctl.train.area import MOST_IMAGES  # both need torch
+        from gwapctl.train.composites import how_many
 
         size = config.short_side * config.long_side / SIDE**2
         shown = config.iterations * config.batch_size * config.accumulate
@@ -111,7 +113,8 @@ def _training(step: Train, images: int, pace: Pace) -> float:
         composed = how_many(config.composites, images)
         cached = (images + composed) * 2 * CACHED * size if config.cache_features else 0.0
         each = CACHED_STEP if config.cache_features else STEP
-        return images * pace.read + again + pace.forward * (COMPOSED * composed + cached + shown * size * each)
+        sized = min(images, MOST_IMAGES) * SIZED * size if config.area_exponent is None else 0.0
+        return images * pace.read + again + pace.forward * (COMPOSED * composed + cached + shown * size * each + sized)
     epochs, size = config.epochs or 1, config.image_size[0] * config.image_size[1] / SIDE**2
     if config.cache_features:
         views = 2 if config.flip else 1
