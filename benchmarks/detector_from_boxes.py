@@ -254,9 +254,10 @@ same script measures; nothing here is written by hand.
 
 A frozen `efficientnet-lite0` learns the classes from image-level labels (recipe `photos`) and draws boxes on the
 training images by its stored rule. A detector learns from them and from images composed of what those hold that are
-least in doubt (`train --detector rfcn --boxes-from RUN`), and the same one from all true boxes: what these boxes cost.
-No image of the split below was learned from. Settings were chosen on a third of the training images of `fruits-voc`
-and of `voc2012-part`, kept out of trainings (`--on held-out`).
+least in doubt (`train --detector rfcn --boxes-from RUN`); image-level labels choose how much the size of a box counts
+in its score (`area_exponent`). The same one from all true boxes, where size does not count, tells what found boxes
+cost. No image of the split below was learned from. Settings were chosen on a third of the training images of
+`fruits-voc` and of `voc2012-part`, kept out of trainings (`--on held-out`).
 
 AP is detection AP at IoU 0.5 (11 points, mean over classes; of `voc2012-part` over its five complete ones: cat, cow,
 dog, horse, sheep). CorLoc asks, of each class that an image shows, whether the best-scoring box of it is on an object
