@@ -22,7 +22,7 @@ from gwapctl.train.rounds import Find
 
 EXPONENTS = (0.0, 0.1, 0.2, 0.4, 0.8)
 MOST_IMAGES = 300  # that are looked at
-SUREST = 1e-6  # beside 0 and 1: chances closer than that are the same
+SUREST = 1e-6  # chances closer to 0 and 1 are the same
 
 
 def choose_area_exponent(
@@ -31,7 +31,8 @@ def choose_area_exponent(
     """Set the exponent of the reader's model, and return how sure the weak branch was with each that was tried.
 
     Of each image and class in it the best box is cut out, and the weak branch asked for the class: the mean logit. The
-    largest one decides, of equal ones that of the smaller exponent. Without images that show something it stays 0.
+    exponent with the largest one is taken if it is larger than that of 0 by more than the standard error of the
+    differences; else, and without images that show something, 0.
 
     Args:
         reader: of a detector that has a weak branch.
@@ -49,9 +50,15 @@ def choose_area_exponent(
         image = read_image(samples[index].path)
         logits += [_sureness(reader, image, label, boxes) for label, boxes in best.items()]
         progress(Progress(done, len(drawn), "images", "choosing how much the size of a box counts"))
-    means = dict(zip(EXPONENTS, np.mean(logits, axis=0).tolist(), strict=True)) if logits else {EXPONENTS[0]: 0.0}
-    _set(reader, max(means, key=lambda exponent: means[exponent]))
-    return means
+    _set(reader, _chosen(np.array(logits)) if logits else 0.0)
+    return dict(zip(EXPONENTS, np.mean(logits, axis=0).tolist(), strict=True)) if logits else {}
+
+
+def _chosen(logits: FloatArray) -> float:
+    """Return the exponent that the logits (pairs of image and class, exponents) speak for."""
+    best = int(logits.mean(axis=0).argmax())
+    gains = logits[:, best] - logits[:, 0]
+    return EXPONENTS[best] if gains.mean() > gains.std() / len(gains) ** 0.5 else 0.0
 
 
 def _set(reader: DetectorReader, exponent: float) -> None:
