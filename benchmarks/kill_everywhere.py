@@ -107,7 +107,7 @@ VERBS: dict[str, Verb] = {
     "train, cached features": _training(
         *("--epochs", "2", "--freeze-backbone", "--cache-features", "--feature-cache", f"{OUT}/cache")
     ),
-    "train, folds": _training("--epochs", "1", "--folds", "2", data="in/photos", slow=True),
+    "train, folds": _training(*("--epochs", "1", "--folds", "2", "--set", "keep=last"), data="in/photos", slow=True),
     "train, a detector": Verb(DETECTOR, again=_resumed(DETECTOR), slow=True),
     "localize": Verb(FINDING, again=lambda _: (*FINDING, "--resume")),
     "localize, a shard": Verb(SHARD, again=lambda _: (*SHARD, "--resume")),

@@ -95,7 +95,10 @@ def main() -> None:
         shares = [one / alone for one, alone in zip(found, rates["network"], strict=True)]
         told = f"{options.backbone}, {size} px, {training.task.workers} readers, {images} images; the step on one batch"
         if name != "network":
-            record(options.csv, [Measured(f"training from JPEGs, {name}", told, statistics.median(shares))])
+            record(
+                options.csv,
+                [Measured(f"training {options.backbone} from JPEGs, {name}", told, statistics.median(shares))],
+            )
         print(f"{name:<16}{max(found):>9.1f} images/s{statistics.median(shares):>8.1%} of the network")
     print(f"target: kept at {TARGET:.0%} of the network or more")
 

@@ -34,7 +34,8 @@ def our_step(options: argparse.Namespace, head: str, *, compiled: bool) -> Calla
     from gwapctl.datasets.base import ClassName, Sample
     from gwapctl.device import keep_freed_memory, resolve_device
     from gwapctl.train.checkpoint import Training
-    from gwapctl.train.classification import ClassificationTask
+    from gwapctl.train.classification import Batch, ClassificationTask
+    from gwapctl.train.data import TrainData
     from gwapctl.train.loop import train_step
     from gwapctl.train.task import Resources
 
@@ -42,10 +43,8 @@ def our_step(options: argparse.Namespace, head: str, *, compiled: bool) -> Calla
         name, multi_label = "noise", True
         classes = tuple(ClassName(str(index), str(index)) for index in range(CLASSES))
 
-    class Data:
-        dataset = Names()
-        train = tuple(Sample(str(index), Path(), (index % CLASSES,)) for index in range(options.batch))
-
+    train = tuple(Sample(str(index), Path(), (index % CLASSES,)) for index in range(options.batch))
+    data = TrainData(Names(), train, (), "train", None)  # type: ignore[arg-type]
     device = resolve_device("auto")
     if device.type == "cpu":
         keep_freed_memory()
@@ -53,9 +52,9 @@ def our_step(options: argparse.Namespace, head: str, *, compiled: bool) -> Calla
     if compiled:
         settings["compile"] = True
     config = build_train_config("noise", None, settings)
-    training = Training(ClassificationTask(config, Data(), Resources(device)))  # type: ignore[arg-type]
+    training = Training(ClassificationTask(config, data, Resources(device)))
     images = torch.randint(0, 256, (options.batch, options.size, options.size, 3), dtype=torch.uint8)
-    batches = itertools.repeat((images.permute(0, 3, 1, 2), torch.arange(options.batch)))
+    batches = itertools.repeat(Batch(images.permute(0, 3, 1, 2), torch.arange(options.batch)))
     return lambda: train_step(training, batches, 1e-3)
 
 

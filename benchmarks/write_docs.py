@@ -106,6 +106,12 @@ def peer_of(row: dict[str, str]) -> str | None:
     return next((peer for word, peer in PEERS.items() if word in said), None) if row["benchmark"] != "gpu" else None
 
 
+def leads(row: dict[str, str]) -> bool:
+    """Tell whether a row is in a table of the page: of engines, those that are chosen, torch's plain one and int8."""
+    engine = re.search(r"gwapctl (\w+ ?\w*)", row["row"]) if row["benchmark"] == "localize_speed" else None
+    return engine is None or engine[1].startswith(("auto", "torch fp32", "openvino int8"))
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """Return a table: a line for each thing measured, a column for each machine, and the commands below it."""
     kinds, lines = [*dict.fromkeys(map(kind, rows))], dict.fromkeys(map(key, rows))
@@ -133,7 +139,7 @@ def draw_plot(rows: list[dict[str, str]]) -> None:
 
     kinds, lines = [*dict.fromkeys(map(kind, rows))], [*dict.fromkeys(map(key, rows))]
     names = {key(row): named(row) for row in rows}
-    figure = Figure(figsize=(9, 0.7 + 0.32 * len(lines) * max(1, len(kinds) / 2)), layout="constrained")
+    figure = Figure(figsize=(11, 1.2 + 0.17 * len(lines) * len(kinds) ** 0.5), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(kinds)
     for number, name in enumerate(kinds):
@@ -144,14 +150,15 @@ def draw_plot(rows: list[dict[str, str]]) -> None:
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xlabel("times as fast as the tool beside it (log scale; 1: as fast)")
-    axes.legend(fontsize=7)
+    axes.margins(x=0.1, y=0.01)
+    axes.set_xlabel("times as fast as the tool beside it")
+    figure.legend(loc="outside upper right", fontsize=7)
     figure.savefig(PLOT, dpi=110, metadata={"Software": None})
 
 
 def beginning() -> str:
     """Return the page up to what the benchmarks printed."""
-    rows = results.read(SPEED)
+    rows = [row for row in results.read(SPEED) if leads(row)]
     peers = list(PEERS.values())
     beside = sorted((row for row in rows if peer_of(row)), key=lambda row: peers.index(str(peer_of(row))))
     own = [row for row in rows if not peer_of(row) and row["benchmark"] != "gpu"]
