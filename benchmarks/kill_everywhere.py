@@ -81,6 +81,7 @@ LABEL = (
     *("--set", "classifier.epochs=1", "--set", "classifier.batch_size=4", "--set", "detector.iterations=2"),
     *("--set", "classifier.backbone=resnet-s", "--set", "classifier.weights=none", "--set", "detector.weights=none"),
     *("--set", "classifier.cache_features=false", "--set", "classifier.freeze_backbone=false"),
+    *("--set", "classifier.output_stride=none", "--set", "classifier.scales=", "--set", "classifier.box_rule=paper20"),
     *("--set", "detector.backbone=resnet-s", "--set", "detector.cache_features=false"),
     *("--set", "classifier.image_size=32", "--set", "detector.short_side=40", "--set", "detector.long_side=56"),
 )
