@@ -20,6 +20,7 @@ from gwapctl.images.files import nfc
 Key = TypeVar("Key")
 
 FOREIGN = -2  # a class that the data set does not have: always wrong
+MOST_DIGITS = 18  # of a class's number; Python reads no more than 4,300
 _NUMBER = re.compile(r"\s*([+-]?[0-9]+)(?:\.0*)?\s*")
 _WNID = re.compile(r"n[0-9]{8}")  # everybody's ids of the classes of ImageNet
 
@@ -80,7 +81,7 @@ def is_name(text: str) -> bool:
 
 def _number(text: str) -> int | None:
     match = _NUMBER.fullmatch(text)
-    return None if match is None else int(match[1])
+    return None if match is None or len(match[1]) > MOST_DIGITS else int(match[1])
 
 
 def _numbers(classes: Iterable[tuple[int, ClassName]]) -> Iterable[tuple[str, int]]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gwapctl.boxes import as_boxes, from_inclusive
 from gwapctl.datasets.base import BoxedSample, ClassName, Dataset
 from gwapctl.datasets.folders import read_lines
-from gwapctl.errors import DataError, option
+from gwapctl.errors import DataError, option, reading
 from gwapctl.images.decode import image_size, read_image
 
 IGNORE = 255
@@ -117,9 +117,10 @@ class WsolevalDataset(Dataset):
         if first is None:
             return None
         base = self._masks or folder.parent / "masks"
-        for candidate in (base, *sorted(path for path in base.glob("*") if path.is_dir())):
-            if (candidate / first).is_file():
-                return candidate
+        with reading(folder / "localization.txt"):  # the name may be none that a system can have
+            for candidate in (base, *sorted(path for path in base.glob("*") if path.is_dir())):
+                if (candidate / first).is_file():
+                    return candidate
         raise DataError(
             f"mask {first} of {folder / 'localization.txt'} is not under {base}. Give their folder with "
             f"{option('masks')}."

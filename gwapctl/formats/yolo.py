@@ -80,7 +80,10 @@ def _read_line(line: str, names: Names, size: tuple[int, int]) -> ClassPredictio
     label, score, values = names.by_number[class_number(line, names)], 1.0, line.split()
     if len(values) == SCORED:
         score = float(values.pop())
-    x0, y0, x1, y1 = boxes.from_yolo(read_fractions(" ".join(values)), *size)[0].tolist()
+    box = boxes.from_yolo(read_fractions(" ".join(values)), *size)
+    if not boxes.valid(boxes.clip(box, *size))[0]:
+        raise ValueError(f"the box {line.strip()!r} has no pixel of the image")
+    x0, y0, x1, y1 = box[0].tolist()
     return ClassPrediction(label, "", score, (x0, y0, x1, y1))
 
 

@@ -18,7 +18,7 @@ from gwapctl.errors import DataError, printable, reading
 from gwapctl.files import atomic_path, json_text, read_json
 from gwapctl.images.files import find_file, name_problem, same_name
 from gwapctl.maps.reading import UNKNOWN, ResolvedReading
-from gwapctl.predict.prediction import SCHEMA_VERSION, check_schema, first_problem
+from gwapctl.predict.prediction import LONGEST, SCHEMA_VERSION, check_schema, first_problem
 
 MAPS = "maps"
 MAPS_INFO = "maps.json"
@@ -40,8 +40,8 @@ class MapImage:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be true of any image."""
-        if min(self.width, self.height) < 0:
-            raise ValueError("an image has a negative size")
+        if not (0 <= self.width < LONGEST and 0 <= self.height < LONGEST):
+            raise ValueError("an image has a size that none has")
         if self.label_ids and len(self.label_ids) != len(self.labels):
             raise ValueError("an image has not as many label_ids as labels")
 
@@ -166,7 +166,7 @@ class MapFolder:
             raise DataError(f"{self.path / MAPS_INFO} has a range of {image_id!r} that is none. Make the maps again.")
         if len(ranges) != len(channels):
             raise DataError(
-                f"{self.path / MAPS_INFO} has {len(ranges)} ranges for the {len(channels)} maps of {image_id!r}. "
+                f"{self.path / MAPS_INFO} has {len(ranges)} ranges for the {len(channels)} maps of {image_id}.npy. "
                 f"Make them again: {HOW_TO_MAKE}"
             )
         from gwapctl.regions import unstretch  # reading maps.json needs no OpenCV

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Lt
 from PIL import Image
 from pydantic import ConfigDict, FiniteFloat, TypeAdapter, ValidationError, field_serializer, field_validator
 from pydantic.dataclasses import dataclass
@@ -17,6 +18,7 @@ from gwapctl.boxes import Detections, FloatArray
 from gwapctl.errors import DataError, GwapctlError
 
 SCHEMA_VERSION = 1
+LONGEST = 2**31  # no image is as wide or high
 RECORDED = (
     "image",
     "width",
@@ -123,8 +125,8 @@ class Prediction:
     """
 
     image: str
-    width: int
-    height: int
+    width: Annotated[int, Lt(LONGEST)]
+    height: Annotated[int, Lt(LONGEST)]
     model: str = ""
     scales: tuple[int, ...] = ()
     predictions: tuple[ClassPrediction, ...] = ()
