@@ -36,6 +36,7 @@ COLUMNS = (
     *("dataset", "split", "protocol", "options", "n", "n_degenerate", "date", "gwapctl", "torch", "floors"),
     "per_class",
 )
+WHOLE = {"seed", "classes", "n", "n_degenerate"}  # columns of whole numbers
 AS_JSON = ("changed", "options", "floors", "per_class")
 NOT_IN_THE_FILE = ("shipped", "replicates")
 SAME_EVALUATION = ("run", "dataset", "split", "protocol", "options")
@@ -118,18 +119,28 @@ def run_rows(runs: Iterable[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         with reading(run.folder / "run.json"):
-            about = _about(run)
+            about = _writable(_about(run))
         val_split = (run.document.get("dataset") or {}).get("val_split")
         for document in run.evaluations():
             try:
                 if not is_chosen_on(str(document["split"]), val_split):
-                    rows.append(about | _evaluation(document))
-            except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
+                    rows.append(about | _writable(_evaluation(document)))
+            except (DataError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 raise DataError(
                     f"{run.folder / 'evaluations'} holds a broken evaluation ({type(error).__name__}: {error}). "
                     f"Repeat it with: gwapctl evaluate {run.folder}."
                 ) from error
     return _frame(rows).assign(shipped=False)
+
+
+def _writable(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row; it is a ``ValueError`` that a table cannot hold it."""
+    json.dumps(row, ensure_ascii=False, default=str).encode()  # half of a character, as JSON may state it
+    for name in WHOLE & row.keys():
+        value = row[name]
+        if value is not None and not (isinstance(value, int) and abs(value) < 2**63):
+            raise ValueError(f"{name} is {str(value)[:40]!r}, no whole number")
+    return row
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -241,6 +252,4 @@ def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Put the columns in the file's order: what is known of an evaluation, then its metrics by name."""
     last = rows.columns.intersection([*NOT_IN_THE_FILE])
     metrics = sorted({*rows.columns} - {*COLUMNS, *last})
-    return rows.reindex(columns=[*COLUMNS, *metrics, *last]).astype(
-        dict.fromkeys(("seed", "classes", "n", "n_degenerate"), "Int64")
-    )
+    return rows.reindex(columns=[*COLUMNS, *metrics, *last]).astype(dict.fromkeys(sorted(WHOLE), "Int64"))
