@@ -148,7 +148,7 @@ def test_ranges_give_maps_their_own_values_again(tmp_path: Path) -> None:
     assert folder.channels("old").tolist() == [[[0, 1.5, 3]]]
     np.testing.assert_array_equal(folder.load("new"), stretched)
     write_map(tmp_path, "new", stretched[:2])
-    with pytest.raises(DataError, match="3 ranges for the 2 maps of 'new'"):
+    with pytest.raises(DataError, match=r"3 ranges for the 2 maps of new\.npy"):
         folder.channels("new")
 
 
