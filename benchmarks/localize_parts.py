@@ -8,8 +8,8 @@ cores to itself. "of the slower part" is beside the slower of both where the cor
 best, whole cores each; "of both parts" beside all cores for one after the other, which nothing on a CPU can pass. Three
 scales are set beside the sum of three calls with one scale each. With --dataset, a folder of ILSVRC's layout, the
 default model's ``evaluate`` (all thresholds swept) is set beside its ``localize``, on the same images by the same
-engine. Targets: 85 % of the slower part, three scales at most the sum of the three, evaluating at the rate of
-localizing. All take turns in every round; the best round of each counts.
+engine, each from loading the model on. Targets: 85 % of the slower part, three scales at most the sum of the three,
+evaluating at the rate of localizing. All take turns in every round; the best round of each counts.
 """
 
 from __future__ import annotations
@@ -128,7 +128,12 @@ def evaluating(options: argparse.Namespace) -> list[Measured]:
     predictor.settle(files)
     engine, precision = predictor.choice.engine, predictor.choice.precision
     asked = Options(dataset="imagenet", root=options.dataset, split="val", engine=engine, precision=precision)
-    contenders = {"localize": partial(localize, predictor, files), "evaluate": partial(evaluate, name, asked)}
+
+    def localized() -> int:
+        """Load the model, too, as evaluating does."""
+        return localize(load_model(name, device="cpu", precision=precision, engine=engine).predictor(), files)
+
+    contenders = {"localize": localized, "evaluate": partial(evaluate, name, asked)}
     best = seconds_of(options.rounds, contenders)
     told = f"{name}, {predictor.choice}, {torch.get_num_threads()} threads, {len(files)} images of {options.dataset}"
     print(f"{told}: " + ", ".join(f"{verb} {len(files) / seconds:.0f} images/s" for verb, seconds in best.items()))

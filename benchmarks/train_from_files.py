@@ -1,6 +1,6 @@
 """Images per second of training from JPEGs: decoded in every epoch, kept from the first on, and the network alone.
 
-python benchmarks/train_from_files.py DATASET [--backbone googlenet] [--size 224] [--steps 6] [--rounds 3]
+python benchmarks/train_from_files.py DATASET [--backbone googlenet] [--size 224] [--steps 20] [--rounds 7]
 
 All take the same steps of ``gwapctl train`` (its defaults for a folder: batch 16, random crops of half of the area
 or more, mirrored), in turns in one process; the best round of each counts. ``decoded whole`` is how images came before
@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--backbone", default="googlenet")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, help="threads that read images; by default as gwapctl train")
     parser.add_argument("--folder", type=Path, help="of decoded images; by default a temporary one")
     add_csv_option(parser)

@@ -122,7 +122,7 @@ class TrainingImages:
             image = random_crop(image, self.min_crop, generator, self.crop_aspect)
         image = resize(image, key.size)
         if self.flip and generator.random() < 0.5:
-            image = image[:, ::-1]
+            image = np.asarray(cv2.flip(image, 1), np.uint8)  # many times as fast as stacking a mirrored view
         return image, key.image
 
 

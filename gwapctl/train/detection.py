@@ -29,7 +29,6 @@ from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.rfcn.store import build_detector, load_trunk, save_detector
 from gwapctl.networks.rfcn.trunk import build_trunk, check_trunk, trunk_weights
 from gwapctl.networks.transforms import Image, image_labels, read_ahead
-from gwapctl.progress import Progress
 from gwapctl.runs import Run
 from gwapctl.train.area import choose_area_exponent
 from gwapctl.train.composites import SIDE as COMPOSED_SIDE
@@ -278,16 +277,10 @@ class DetectionTask(Task[Batch, dict[str, Tensor]]):
         """Let labels choose how much the size of a box counts, where no number is set and a weak branch can tell."""
         if self.config.area_exponent is not None or self.averaged.weak is None:
             return
-
-        def progress(done: Progress) -> None:
-            if interrupted():
-                raise KeyboardInterrupt
-            if listener.check_progress:
-                listener.check_progress(done)
-
         boxed = self.data.boxed if self.config.boxes_from is None else self.rounds.boxes_of(1)[0]
         reader, shown = self.reader(), {index: self.data.train[index] for index in boxed}
-        tried = choose_area_exponent(reader, shown, self._finder(), self.config.seed, progress)
+        seed, progress = self.config.seed, listener.stoppable(interrupted)
+        tried = choose_area_exponent(reader, shown, self._finder(), seed, progress)
         info = reader.model.info
         listener.announce(f"a box's score counts its share of the image to the power {info.area_exponent:g}")
         provenance = info.provenance | {"area_exponents": {f"{key:g}": value for key, value in tried.items()}}

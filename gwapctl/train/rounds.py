@@ -51,7 +51,7 @@ class Rounds:
         listener: Listener,
     ) -> None:
         self.run, self.data, self.source = run, data, source
-        self.interrupted, self.listener = interrupted, listener
+        self.listener, self.progress = listener, listener.stoppable(interrupted)
 
     def first(self) -> list[PseudoBoxes]:
         """Return the boxes of the first round, one value per image.
@@ -93,7 +93,7 @@ class Rounds:
         folder, seed = self.run.folder / COMPOSITES, int(self.run.document["config"]["seed"])
         composites = Composites(train, found, seed=seed, side=side)
         names = self.data.dataset.classes
-        made = write_composites(folder, composites, count, names, workers=workers, progress=self._progress)
+        made = write_composites(folder, composites, count, names, workers=workers, progress=self.progress)
         objects = sum(map(len, composites.sources.values()))
         self.listener.announce(f"{count:,} images composed of the {objects:,} least doubtful boxes: {folder}")
         return dict(enumerate(made, start=len(train)))
@@ -110,7 +110,7 @@ class Rounds:
     def _from_source(self) -> Sequence[PseudoBoxes]:
         if self.source is None:
             raise UsageError("boxes_from needs what finds the boxes: train with gwapctl train.")
-        found = self.source(self.data.dataset, self.data.train, self._progress)
+        found = self.source(self.data.dataset, self.data.train, self.progress)
         if not any(map(len, found)):
             said = self.run.document["config"]["boxes_from"]
             raise DataError(f"{said} has no box of a class that the labels of the training images name.")
@@ -121,14 +121,8 @@ class Rounds:
         found = []
         for index, (sample, first) in enumerate(zip(self.data.train, self.first(), strict=True)):
             found.append(next_round(first, find(index, LIKELY), sample.labels))
-            self._progress(Progress(index + 1, len(self.data.train), "images"))
+            self.progress(Progress(index + 1, len(self.data.train), "images"))
         return found
-
-    def _progress(self, done: Progress) -> None:
-        if self.interrupted():
-            raise KeyboardInterrupt
-        if self.listener.check_progress:
-            self.listener.check_progress(done)
 
     def _report(self, number: int, found: Sequence[PseudoBoxes]) -> None:
         """Say, also in ``run.json``, how many boxes a round has, and how good they are where true boxes tell."""

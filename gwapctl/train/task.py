@@ -17,7 +17,7 @@ from gwapctl.device import autocast, resolve_device
 from gwapctl.errors import DataError
 from gwapctl.networks.backbones.pretrained import PretrainedWeights
 from gwapctl.networks.zoo import find_weights
-from gwapctl.progress import ProgressCallback
+from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import Run
 from gwapctl.train.data import TrainData
 from gwapctl.train.distributed import ALONE, Processes
@@ -40,6 +40,17 @@ class Listener:
     warn: Callable[[str], None] = lambda _: None
     progress: ProgressCallback | None = None
     check_progress: ProgressCallback | None = None
+
+    def stoppable(self, interrupted: Callable[[], bool]) -> ProgressCallback:
+        """Return what passes the progress of looking at images on, and raises KeyboardInterrupt once interrupted."""
+
+        def progress(done: Progress) -> None:
+            if interrupted():
+                raise KeyboardInterrupt
+            if self.check_progress:
+                self.check_progress(done)
+
+        return progress
 
 
 def default_workers(processes: int = 1) -> int:
