@@ -22,6 +22,7 @@ from needs import run_script
 from results import Measured, add_csv_option, record
 
 TARGET = 0.85
+BETWEEN = 1.0  # seconds in which the readers of a contender that is done read the batches that they are ahead
 
 
 def contenders(options: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, Iterator[Any]]]:
@@ -62,6 +63,7 @@ def rate(training: Any, batches: Iterator[Any], steps: int) -> float:
     from gwapctl.networks.transforms import BATCHES_AHEAD
     from gwapctl.train.loop import train_step
 
+    time.sleep(BETWEEN)
     for _ in range(BATCHES_AHEAD + 1):
         train_step(training, batches, 1e-4)
     started = time.perf_counter()

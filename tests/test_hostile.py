@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -234,13 +233,24 @@ def make_zip(path: Path, name: str, content: bytes, kind: int = zipfile.ZIP_STOR
     return path
 
 
-def test_a_broken_lzma_archive(tmp_path: Path) -> None:
-    file = make_zip(tmp_path / "a.zip", "a.txt", os.urandom(2000), zipfile.ZIP_LZMA)
-    data = bytearray(file.read_bytes())
-    data[60:200] = bytes(140)
-    file.write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"a\.zip is damaged"):
+def test_lzma_which_takes_any_memory_is_refused(tmp_path: Path) -> None:
+    file = make_zip(tmp_path / "a.zip", "a.txt", b"content", zipfile.ZIP_LZMA)
+    with pytest.raises(DataError, match=r"a\.zip packs a\.txt neither by deflate nor by bzip2"):
         unpack(file, tmp_path / "out")
+    with tarfile.open(tmp_path / "a.tar.xz", "w:xz") as archive:
+        archive.add(file, "a.txt")
+    with pytest.raises(DataError, match=r"a\.tar\.xz is neither a zip nor a tar file"):
+        unpack(tmp_path / "a.tar.xz", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "bz2"])
+def test_tar_files_packed_otherwise_are_read(kind: str, tmp_path: Path) -> None:
+    content = tmp_path / "content.txt"
+    content.write_text("content")
+    with tarfile.open(tmp_path / "a.tar", f"w:{kind}") as archive:
+        archive.add(content, "a/b.txt")
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert (tmp_path / "out/a/b.txt").read_text() == "content"
 
 
 def test_an_encrypted_archive(tmp_path: Path) -> None:
@@ -400,3 +410,25 @@ def test_the_limit_on_pixels_says_what_it_enforces(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", bytes(data))
     with pytest.raises(DataError, match=r"14000 x 14000 pixels: 196\.0 megapixels, and at most 100 are decoded"):
         read_image(tmp_path / "a.jpg")
+
+
+GROWTH = """
+import re, sys
+from pathlib import Path
+from gwapctl.images.decode import read_image
+def most():
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text()).group(1)) * 1024
+before = most()
+read_image(Path(sys.argv[1]))
+print(most() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep the most memory in a file")
+def test_the_largest_images_are_decoded_in_a_gigabyte(tmp_path: Path) -> None:
+    flat = Image.new("RGB", (10_000, 10_000), (200, 100, 50))  # whose end looks missing; all coefficients are kept
+    flat.save(tmp_path / "a.jpg", progressive=True, subsampling=0)
+    command = [sys.executable, "-c", GROWTH, str(tmp_path / "a.jpg")]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert 300_000_000 < grown < 1_000_000_000

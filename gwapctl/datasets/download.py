@@ -17,9 +17,10 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 from gwapctl.datasets import DATASETS, refuse_ambiguous
 from gwapctl.datasets.folders import data_folders
@@ -35,6 +36,9 @@ _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
 _EXPANSION = 100  # times its own size that an archive may hold: photos hardly shrink, a bomb is 1,000 times as large
 _ALWAYS = 1 << 30  # bytes that any archive may hold
+# LZMA is left out: the header of a file of a few bytes asks for gigabytes of memory, and gets them.
+_TAR_MODES: tuple[Literal["r:", "r:gz", "r:bz2"], ...] = ("r:", "r:gz", "r:bz2")
+_ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _BLOCK = 4096  # bytes that a file takes at least
 
 TRAINING = ("train", "trainval")  # the splits that are for training
@@ -279,12 +283,7 @@ def _copy(stream: IO[bytes], path: Path, most: int) -> int:
 
 def _members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
     """Yield the checked name and the content of every file."""
-    if zipfile.is_zipfile(archive):
-        yield from _zip_members(archive)
-    elif tarfile.is_tarfile(archive):
-        yield from _tar_members(archive)
-    else:
-        raise DataError(f"{archive} is neither a tar nor a zip file. Fetch it again.")
+    yield from _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
@@ -293,6 +292,8 @@ def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{archive} holds a link or device, {member.filename}, which is refused.")
+            if member.compress_type not in _ZIP_KINDS:
+                raise DataError(f"{archive} packs {member.filename} neither by deflate nor by bzip2: refused.")
             name = _checked(member.filename, archive)
             if not member.is_dir():
                 with file.open(member) as stream:
@@ -300,13 +301,21 @@ def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
-    with tarfile.open(archive) as file:
+    with _open_tar(archive) as file:
         for name, stream in _read_tar(file, archive):
             if name.suffix != ".tar":
                 yield name, stream
                 continue
-            with tarfile.open(fileobj=stream) as inner:
+            with tarfile.open(fileobj=stream, mode="r:") as inner:
                 yield from ((name.with_suffix("") / below, data) for below, data in _read_tar(inner, archive))
+
+
+def _open_tar(archive: Path) -> tarfile.TarFile:
+    """Open a tar file, whole or packed."""
+    for mode in _TAR_MODES:
+        with suppress(tarfile.ReadError):
+            return tarfile.open(archive, mode)
+    raise DataError(f"{archive} is neither a zip nor a tar file, plain or packed by gzip or bzip2. Fetch it again.")
 
 
 def _read_tar(file: tarfile.TarFile, archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:

@@ -29,7 +29,8 @@ from gwapctl.images.jpeg import AGAIN, ORIENTATION, BadImageError, StoredSize, n
 ImageArray = npt.NDArray[np.uint8]
 _Read = TypeVar("_Read")
 
-MAX_PIXELS = 100_000_000  # decoding holds at most seven bytes of each: 0.7 GB
+MAX_PIXELS = 100_000_000  # decoding holds at most nine bytes of each: 0.9 GB
+_LARGE = 100_000_000  # bytes of pixels that are not held while the file is decoded once more
 _ROWS = 256  # that are converted at a time: a whole image would be held several times over
 
 # what Pillow may take a file for, whatever it is called: it would have Ghostscript run PostScript
@@ -138,15 +139,26 @@ def _decode(data: bytes, least: tuple[int, int] | None = None) -> ImageArray:
     if header.components not in (1, 3):  # CMYK: OpenCV's conversion ignores the Adobe marker
         return _decode_with_pillow(data)
     factor = 1 if least is None else _reduction(header.size, least)
+    bgr = _decode_with_opencv(data, header.size, factor)
+    if _may_be_incomplete(bgr, 4 if factor == 1 else 2):
+        large = bgr.nbytes > _LARGE
+        if large:  # to look closer takes more memory than that: one after the other
+            del bgr
+        if _is_incomplete(data, end):
+            raise BadImageError(f"is damaged: the JPEG data of its lower part is missing. {AGAIN}")
+        if large:
+            bgr = _decode_with_opencv(data, header.size, factor)
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)  # in its place
+    return _upright(np.asarray(rgb, np.uint8), header.size.orientation)
+
+
+def _decode_with_opencv(data: bytes, size: StoredSize, factor: int) -> npt.NDArray[Any]:
+    """Return the BGR pixels of a JPEG of that size, which is divided by ``factor``."""
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _READING[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None:
         raise not_an_image()
-    if factor > 1:  # a last row or column stands for less than half of its pixels
-        bgr = bgr[: round(header.size.height / factor), : round(header.size.width / factor)]
-    if _may_be_incomplete(bgr, 4 if factor == 1 else 2) and _is_incomplete(data, end):
-        raise BadImageError(f"is damaged: the JPEG data of its lower part is missing. {AGAIN}")
-    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)  # in its place
-    return _upright(np.asarray(rgb, np.uint8), header.size.orientation)
+    # a last row or column of a reduced one may stand for less than half of its pixels
+    return bgr[: round(size.height / factor), : round(size.width / factor)]
 
 
 def _reduction(size: StoredSize, least: tuple[int, int]) -> int:
@@ -185,7 +197,12 @@ def _is_incomplete(data: bytes, end: int) -> bool:
 
 
 def _digest(image: Image.Image) -> bytes:
-    """Return a hash of the pixels, so that two large images need not be held to be compared."""
+    """Return a hash of the pixels, so that two images need not be held to be compared; of a large one at half its size.
+
+    What is missing shows there, too, and a progressive JPEG takes much memory besides its pixels.
+    """
+    if 3 * image.width * image.height > _LARGE:
+        image.draft(None, (image.width // 2, image.height // 2))
     image.load()
     digest = hashlib.blake2b()
     for top in range(0, image.height, _ROWS):
