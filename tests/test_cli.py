@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,6 +162,18 @@ def test_ctrl_c_exits_130() -> None:
         _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130
     assert stderr == "error: interrupted.\n"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_who_stops_what_can_go_on_is_told_how(named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), console.resumable(tmp_path / "none", named=named):
+        raise KeyboardInterrupt
+    assert not capsys.readouterr().err
+    (tmp_path / "run.json").touch()
+    with pytest.raises(KeyboardInterrupt), console.resumable(tmp_path, named=named):
+        raise KeyboardInterrupt
+    typed = "" if named else f"--out {tmp_path} "
+    assert capsys.readouterr().err == f"the same command with {typed}--resume goes on.\n"
 
 
 def test_a_closed_pipe_ends_quietly() -> None:

@@ -130,6 +130,15 @@ def test_nothing_is_overwritten_by_accident(tmp_path: Path) -> None:
         make_synthetic_voc(precious, images=5, seed=0, size=(64, 64), overwrite=True)
 
 
+def test_what_a_killed_replacing_left_is_replaced(tmp_path: Path) -> None:
+    left = tmp_path / "set"
+    (left / "Annotations").mkdir(parents=True)  # all its files are gone by then, and a list of them with them
+    with pytest.raises(UsageError, match="in use"):
+        make_synthetic_voc(left, images=5, seed=0, size=(64, 64))
+    make_synthetic_voc(left, images=5, seed=0, size=(64, 64), overwrite=True)
+    assert len(list((left / "Annotations").iterdir())) == 5
+
+
 @pytest.mark.parametrize(("images", "size"), [(4, (64, 64)), (5, (20, 64)), (5, (90, 80))])
 def test_wrong_arguments(tmp_path: Path, images: int, size: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match="at least 5 images"):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gwapctl.errors import printable
@@ -196,6 +197,17 @@ def _is_numeric(texts: list[str]) -> bool:
     """Tell whether every filled cell of a column reads as a number (a percent sign or dash may stand for one)."""
     filled = [text.rstrip(" %") for text in texts if text not in ("", "-", "–")]
     return bool(filled) and all(text.lstrip("+-").replace(".", "", 1).isdecimal() for text in filled)
+
+
+@contextmanager
+def resumable(out: Path | None, *, named: bool) -> Iterator[None]:
+    """Say how to go on where Ctrl-C stops what is inside and ``out`` has something of it; ``named``: it is typed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out is not None and out.is_dir() and any(out.iterdir()):
+            note(f"the same command with {'' if named else f'--out {out} '}--resume goes on.")
+        raise
 
 
 @contextmanager

@@ -160,7 +160,8 @@ def localize(
         return
     tally = Tally()
     predictor.notice = console.detail
-    with locked(out, console.warn) if out else nullcontext(), console.progress("localize") as progress:
+    lock = locked(out, console.warn) if out else nullcontext()
+    with console.resumable(out, named=True), lock, console.progress("localize") as progress:
         found = localize_inputs(
             predictor,
             loaded.name,

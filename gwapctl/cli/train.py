@@ -129,15 +129,15 @@ def train(
     with processes.in_turn():
         options.fetch_dataset(dataset, root, offline, heard=processes.beating)
 
-    def train_into(config: TrainConfig | DetectorConfig, folder: Path) -> Run:
-        _announce_training(config, folder)
-        with console.progress("training") as shown:
+    def train_into(config: TrainConfig | DetectorConfig, into: Path) -> Run:
+        _announce_training(config, into)
+        with console.resumable(folder, named=out is not None), console.progress("training") as shown:
             return loop.train_with(
                 Resources.find(device, workers, feature_cache, root, boxes=boxes, processes=processes),
                 config,
-                folder,
+                into,
                 skip_broken=skip_broken,
-                resume=resume and (folder / "run.json").is_file(),
+                resume=resume and (into / "run.json").is_file(),
                 tensorboard=tensorboard,
                 keep_folds=folds is not None,
                 listener=Listener(console.note, console.detail, console.warn, shown, shown),

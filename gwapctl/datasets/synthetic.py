@@ -192,7 +192,7 @@ def make_synthetic_voc(
     """
     if images < 5 or not 64 <= size[0] <= size[1]:
         raise UsageError("a synthetic data set needs at least 5 images and sizes from 64 pixels up.")
-    if (folder.exists() and not folder.is_dir()) or (in_use(folder) and not (overwrite and _own_files(folder))):
+    if (folder.exists() and not folder.is_dir()) or (in_use(folder) and not (overwrite and _is_ours(folder))):
         raise UsageError(
             f"{folder} is in use. Choose another folder, or replace a synthetic one with {option('overwrite', True)}."
         )
@@ -212,6 +212,11 @@ def make_synthetic_voc(
         raise DataError(
             f"cannot write {folder}: {error.strerror or error}. Free space or choose another folder."
         ) from error
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether files of ours are below ``folder``, or none at all: their removal, killed, leaves empty folders."""
+    return bool(_own_files(folder)) or all(path.is_dir() and not path.is_symlink() for path in folder.rglob("*"))
 
 
 def _own_files(folder: Path) -> list[str]:
