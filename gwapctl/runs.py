@@ -18,8 +18,10 @@ from typing import Any
 
 from gwapctl.errors import DataError, option
 from gwapctl.files import read_json, read_text, remove_below, write_json, write_text
+from gwapctl.lock import locked
 
 SCHEMA_VERSION = 1
+STATE = "state.pt"  # of a training that is not finished
 FOLDS, FOLDS_ESTIMATE = "folds", "folds.json"  # the trainings that estimate another one, and what they say of it
 LONGEST_NAME = 150  # characters of a file's name that say what an evaluation was
 LIBRARIES = ("gwapctl", "torch", "torchvision", "numpy", "opencv-python-headless", "timm")
@@ -27,7 +29,7 @@ LIBRARIES = ("gwapctl", "torch", "torchvision", "numpy", "opencv-python-headless
 # what is written to a run's folder, ``run.json`` first: without it there is no run
 WRITTEN = (
     "run.json",
-    "state.pt",
+    STATE,
     "history.jsonl",
     "model.json",
     "weights.safetensors",
@@ -105,6 +107,11 @@ class Run:
     def finished(self) -> bool:
         """Whether training ran to its end."""
         return bool(self.document["status"] == "finished")
+
+    def settle(self) -> None:
+        """Remove what a training leaves that was killed when it was finished: its state, and its lock."""
+        with locked(self.folder):
+            (self.folder / STATE).unlink(missing_ok=True)
 
     def update(self, **values: Any) -> None:
         """Set top-level fields of ``run.json``."""

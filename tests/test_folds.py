@@ -16,7 +16,7 @@ from gwapctl.datasets.base import holdout
 from gwapctl.evaluate.folds import interval, keep_none_threshold
 from gwapctl.files import read_json, write_json
 from gwapctl.metrics import FRACTION, NUMBER, PERCENT, POINTS
-from gwapctl.runs import Run, find_runs, fold_folder
+from gwapctl.runs import STATE, Run, find_runs, fold_folder
 
 Cli = Callable[..., Any]
 QUICK = ("--backbone", "resnet-s", "--weights", "none", "--image-size", 32, "--batch-size", 4, "--iterations", 2)
@@ -109,11 +109,16 @@ def test_what_was_stopped_goes_on_and_what_is_done_is_kept(data: Path, tmp_path:
         for file in ("run.json", "weights.safetensors", "model.json", "history.jsonl"):
             (folder / file).unlink()
     (out / "folds.json").unlink()
+    (fold_folder(out, 1) / STATE).touch()  # as if it had been killed at its very end
     again = run_cli(*asked, "--resume", "--json")
     assert again.code == 0, again.stderr
+    assert not (fold_folder(out, 1) / STATE).exists()
     assert json.loads(again.stdout)["metrics"].keys() == document["metrics"].keys()
     assert Run.open(fold_folder(out, 0)).document["finished"] == kept
     assert (out / "weights.safetensors").read_bytes() == weights
+    (out / STATE).touch()
+    assert run_cli(*asked, "--resume", "--json").code == 0
+    assert not (out / STATE).exists()
     other = run_cli(*asked, "--resume", "--lr", 0.1)
     assert other.code == 2
     assert len(find_runs(out)) == 4

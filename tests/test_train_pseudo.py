@@ -199,6 +199,23 @@ def test_one_that_stops_while_boxes_are_found_resumes(voc: Path, tmp_path: Path)
     assert train_from(config_for(voc), tmp_path / "run", resume=True).finished
 
 
+def test_a_round_that_was_killed_before_it_was_told_is_told(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_from(config_for(voc), tmp_path / "whole")
+
+    def killed(*_: object) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gwapctl.train.rounds.judge", killed)  # the file of the round is there by then
+        with pytest.raises(KeyboardInterrupt):
+            train_from(config_for(voc), tmp_path / "parts")
+    assert boxes_file(tmp_path / "parts", 1).is_file()
+    parts = train_from(config_for(voc), tmp_path / "parts", resume=True)
+    assert parts.document["rounds"] == whole.document["rounds"]
+
+
 def test_rounds_differ_and_each_has_its_schedule(voc: Path, tmp_path: Path) -> None:
     config = config_for(voc, rounds=2, iterations=20, schedule="cosine", warmup=0)
     said: list[str] = []

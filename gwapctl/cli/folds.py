@@ -46,7 +46,11 @@ def estimate_and_train(
         if not json:
             print_estimate(estimate)
         done = Run.open(folder) if resume and (folder / "run.json").is_file() else None
-        run = done if done is not None and done.finished else train(final, folder)
+        if done is not None and done.finished:
+            done.settle()
+            run = done
+        else:
+            run = train(final, folder)
         keep_none_threshold(folder, folds)
     if json:
         console.print_json({**estimate, "run": str(run.folder)})

@@ -62,6 +62,8 @@ def cross_validate(
         if run is None or not run.finished:
             with _no_empty_folders(place.parent, folder):
                 run = train(wanted, place)
+        else:
+            run.settle()
         with steps[fold] if steps else nullcontext() as progress:
             found.append(_judged(run, options, progress))
     metrics = [one["metrics"] for one in found]

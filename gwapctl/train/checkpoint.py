@@ -15,12 +15,10 @@ from gwapctl.config import stored_config
 from gwapctl.device import device_name
 from gwapctl.errors import ModelError, UsageError, option
 from gwapctl.files import atomic_path
-from gwapctl.runs import Run, remove_folds, remove_run
+from gwapctl.runs import STATE, Run, remove_folds, remove_run
 from gwapctl.train.first_weights import described_weights
 from gwapctl.train.schedule import build_optimizer
 from gwapctl.train.task import Step, Task
-
-STATE = "state.pt"
 
 
 class Training:
@@ -68,7 +66,7 @@ def resume_run(folder: Path, training: Training) -> Run:
     """
     run = Run.open(folder)
     if run.finished:
-        (folder / STATE).unlink(missing_ok=True)  # of one that was killed between its last two steps
+        run.settle()
         raise UsageError(f"{folder} is finished: there is nothing to resume.")
     if stored_config(run.document["config"]) != training.task.config:  # not the documents: a later version has more
         alone = f"Resume with {option('out')} and {option('resume', True)} alone"

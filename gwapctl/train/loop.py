@@ -16,9 +16,9 @@ from gwapctl.device import keep_freed_memory
 from gwapctl.files import in_use
 from gwapctl.lock import locked
 from gwapctl.progress import Progress
-from gwapctl.runs import Run, now
+from gwapctl.runs import STATE, Run, now
 from gwapctl.train.check import ImageCheck
-from gwapctl.train.checkpoint import STATE, Training, interrupt_flag, kept_resumable, save_state
+from gwapctl.train.checkpoint import Training, interrupt_flag, kept_resumable, save_state
 from gwapctl.train.classification import ClassificationTask
 from gwapctl.train.detection import DetectionTask
 from gwapctl.train.history import Meter, require_finite, require_tensorboard, scalar_writer

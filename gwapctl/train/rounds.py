@@ -102,10 +102,11 @@ class Rounds:
         """Return the boxes of a round from its file, which is written at the first time."""
         file, classes = boxes_file(self.run.folder, number), self.data.dataset.classes
         if not file.is_file():
-            found = make()
-            write_boxes(file, self.data.train, found, classes)
+            write_boxes(file, self.data.train, make(), classes)
+        found = read_boxes(file, self.data.train, classes)
+        if len(self.run.document.get("rounds", [])) < number:  # also after a kill between the file and its row
             self._report(number, found)
-        return read_boxes(file, self.data.train, classes)
+        return found
 
     def _from_source(self) -> Sequence[PseudoBoxes]:
         if self.source is None:

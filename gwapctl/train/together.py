@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gwapctl.config import RunConfig
 from gwapctl.errors import DataError, setting
-from gwapctl.runs import Run
-from gwapctl.train.checkpoint import STATE, Training, create_run, read_state, resume_run
+from gwapctl.runs import STATE, Run
+from gwapctl.train.checkpoint import Training, create_run, read_state, resume_run
 from gwapctl.train.data import TrainData
 from gwapctl.train.distributed import Processes
 from gwapctl.train.task import Listener, Resources, Task
