@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
@@ -87,6 +87,9 @@ def square_image(width: int, height: int, box: tuple[int, int, int, int], colour
     resize=st.sampled_from(["warp", "keep"]),
     flip=st.booleans(),
     scales=st.sampled_from([(64,), (96, 64)]),
+)
+@example(width=259, height=144, place=(0.9296875, 0.0, 0.375, 0.0), resize="keep", flip=False, scales=(64,)).xfail(
+    reason="10 pixels too far to the right, where a cell has 9; known, not understood", raises=AssertionError
 )
 def test_box_is_right_at_any_shape(
     width: int, height: int, place: tuple[float, ...], resize: str, flip: bool, scales: tuple[int, ...]

@@ -200,13 +200,13 @@ def _is_numeric(texts: list[str]) -> bool:
 
 
 @contextmanager
-def resumable(out: Path | None, *, named: bool) -> Iterator[None]:
-    """Say how to go on where Ctrl-C stops what is inside and ``out`` has something of it; ``named``: it is typed."""
+def resumable(out: Path | None, again: str) -> Iterator[None]:
+    """Say what goes on with it where Ctrl-C stops what is inside and ``out`` has something of it."""
     try:
         yield
     except KeyboardInterrupt:
         if out is not None and out.is_dir() and any(out.iterdir()):
-            note(f"the same command with {'' if named else f'--out {out} '}--resume goes on.")
+            note(f"go on with: {again}")
         raise
 
 

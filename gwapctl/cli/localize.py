@@ -161,7 +161,8 @@ def localize(
     tally = Tally()
     predictor.notice = console.detail
     lock = locked(out, console.warn) if out else nullcontext()
-    with console.resumable(out, named=True), lock, console.progress("localize") as progress:
+    again = f"the same command with --resume{' in place of --overwrite' if overwrite else ''}"
+    with console.resumable(out, again), lock, console.progress("localize") as progress:
         found = localize_inputs(
             predictor,
             loaded.name,

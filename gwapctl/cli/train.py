@@ -129,9 +129,12 @@ def train(
     with processes.in_turn():
         options.fetch_dataset(dataset, root, offline, heard=processes.beating)
 
+    counted_folds = ["--folds", str(folds)] if folds else []
+    again = shlex.join(["gwapctl", "train", dataset, *counted_folds, "--out", str(folder), "--resume"])
+
     def train_into(config: TrainConfig | DetectorConfig, into: Path) -> Run:
         _announce_training(config, into)
-        with console.resumable(folder, named=out is not None), console.progress("training") as shown:
+        with console.resumable(folder, again), console.progress("training") as shown:
             return loop.train_with(
                 Resources.find(device, workers, feature_cache, root, boxes=boxes, processes=processes),
                 config,
