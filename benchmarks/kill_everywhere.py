@@ -2,11 +2,12 @@
 
 python benchmarks/kill_everywhere.py [--verbs train,localize] [--every 1] [--points N] [--no-torn] [--json]
 
-A verb runs once undisturbed, on small synthetic data. Then it runs again and again in a forked process that ends at its
-first, second, third ... file operation (``faults.py``), each time with a whole and, where something is being written,
-with a half written file. A person's next command follows: ``--resume`` where there is something to resume, else the
-same again. Recovered is a point from which that ends well and leaves the same files, to the byte; only the times that
-documents say are left out. ``--points`` spreads N of them over the verbs asked for.
+A verb runs once, on small synthetic data, and what a kill would leave is kept before each of its file operations
+(``crashes.py``): with a whole and, where something is being written, with a half written file. Each of these states
+that differs from the others, a point, is laid there again, and a person's next command follows: ``--resume`` where
+there is something to resume, else the same again. Recovered is a point from which that ends well and leaves the same
+files as the undisturbed run, to the byte; only the times that documents say are left out. ``--points`` spreads N of
+them over the verbs asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults import KILLED, TEARABLE, Faults, Outcome, attempt
+from crashes import Crash, Outcome, Recorder, Store, attempt, distinct
 
 TIMES = {"started", "finished", "images_per_second", "created", "seconds"}  # that documents say
 REFUSED = 2
@@ -168,9 +169,9 @@ def make_inputs(place: Path) -> None:
         shutil.copy(file, folder)
 
 
-def run_whole(place: Path, *words: str) -> None:
+def run_whole(place: Path, *words: str, recorder: Recorder | None = None) -> None:
     """Run a command undisturbed, in a process of its own, for this one must not use torch."""
-    outcome = attempt(typed(*words), None, place / "notes")
+    outcome = attempt(typed(*words), place / "notes", recorder)
     if outcome.code:
         raise SystemExit(f"gwapctl {' '.join(words)} ended with {outcome.code}:\n{outcome.said}")
 
@@ -203,50 +204,40 @@ def _timeless(value: Any) -> Any:
 
 
 class Trial:
-    """One verb, killed again and again in the folder ``place``."""
+    """One verb, recorded in the folder ``place``: every crash of it, and what it leaves undisturbed."""
 
     def __init__(self, name: str, verb: Verb, place: Path) -> None:
         self.name, self.verb, self.place, self.out = name, verb, place, place / OUT
-        self.kept = place / "before"
-        self._begin(verb.before)
-        shutil.rmtree(self.kept, ignore_errors=True)
-        shutil.copytree(self.out, self.kept)
-        whole = self._run(verb.words, Faults(self.out))
-        if whole.code:
-            raise SystemExit(f"gwapctl {' '.join(verb.words)} ended with {whole.code}:\n{whole.said}")
-        self.log, self.whole = whole.log, content(self.out)
+        self.store = Store(place / "kept")
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir()
+        for words in verb.before:
+            run_whole(place, *words)
+        recorder = Recorder(self.out, self.store, place / "crashes.jsonl")
+        run_whole(place, *verb.words, recorder=recorder)
+        self.crashes, self.whole = recorder.crashes(), content(self.out)
+        self.operations = self.crashes[-1].at + 1
 
-    def points(self, torn: bool) -> list[tuple[int, bool]]:
-        """Return every operation, and each that can leave half of a file once more."""
-        once = [(number, False) for number in range(len(self.log))]
-        return sorted(once + [(n, True) for n, (name, _) in enumerate(self.log) if torn and name in TEARABLE])
+    def states(self, torn: bool) -> list[Crash]:
+        """Return the crashes that leave something different, those with half written files only if asked for."""
+        return distinct([crash for crash in self.crashes if torn or not crash.torn])
 
-    def lost(self, at: int, torn: bool) -> str | None:
-        """Kill at a point and go on; return what is wrong then, None: nothing."""
-        shutil.rmtree(self.out)
-        shutil.copytree(self.kept, self.out)
-        killed = self._run(self.verb.words, Faults(self.out, at, torn))
-        if killed.code != KILLED:
-            return f"it was not killed, but ended with {killed.code}: {killed.said[-300:]}"
+    def lost(self, crash: Crash) -> str | None:
+        """Go on after a crash; return what is wrong then, None: nothing."""
+        self.store.lay(crash.files, self.out)
         words = self.verb.again(self.out) if self.verb.again else self.verb.words
-        after = self._run(words, None)
+        after = self._run(words)
         if after.code == REFUSED and "--overwrite" in self.verb.words:  # what is there is still what is to be replaced
             words = self.verb.words
-            after = self._run(words, None)
+            after = self._run(words)
         if after.code and "there is nothing to resume" not in after.said:
             return f"`gwapctl {' '.join(words)}` ended with {after.code}: {after.said[-300:]}"
         found = content(self.out)
         other = sorted(name for name in found.keys() | self.whole.keys() if found.get(name) != self.whole.get(name))
         return f"other than undisturbed: {', '.join(other)}" if other else None
 
-    def _begin(self, commands: tuple[tuple[str, ...], ...]) -> None:
-        shutil.rmtree(self.out, ignore_errors=True)
-        self.out.mkdir()
-        for words in commands:
-            run_whole(self.place, *words)
-
-    def _run(self, words: tuple[str, ...], faults: Faults | None) -> Outcome:
-        return attempt(typed(*words), faults, self.place / "notes")
+    def _run(self, words: tuple[str, ...]) -> Outcome:
+        return attempt(typed(*words), self.place / "notes")
 
 
 def spread(points: list[Any], count: int) -> list[Any]:
@@ -275,14 +266,10 @@ def main() -> int:
         names = _names(asked.verbs)
         for name in names:
             trial = Trial(name, VERBS[name], place)
-            points = trial.points(asked.torn)[:: asked.every]
-            chosen = points if asked.points is None else spread(points, max(1, asked.points // len(names)))
-            lost = []
-            for at, torn in chosen:
-                wrong = trial.lost(at, torn)
-                if wrong is not None:
-                    lost.append(f"{' '.join(trial.log[at])}{', torn' * torn} ({at}): {wrong}")
-            counts = {"operations": len(trial.log), "points": len(chosen), "recovered": len(chosen) - len(lost)}
+            states = trial.states(asked.torn)[:: asked.every]
+            chosen = states if asked.points is None else spread(states, max(1, asked.points // len(names)))
+            lost = [f"{crash}: {wrong}" for crash in chosen if (wrong := trial.lost(crash)) is not None]
+            counts = {"operations": trial.operations, "points": len(chosen), "recovered": len(chosen) - len(lost)}
             rows.append({"verb": name, **counts, "lost": lost})
             if not asked.json:
                 _print(rows[-1], first=len(rows) == 1)
