@@ -134,6 +134,9 @@ def test_shards_that_do_not_fit_are_refused(tmp_path: Path, run_cli: Cli, photos
     pair = shard("p0", "0/2", "--save", "overlay"), shard("p1", "1/2", "--save", "overlay")
     (pair[1] / "overlays" / "b" / "9.png.jpg").unlink()
     assert "overlays/b/9.png.jpg is missing" in run_cli("merge", *pair, "--out", tmp_path / "all").stderr
+    next((second / "masks").rglob("*.png")).unlink()
+    said = run_cli("merge", first, second, "--out", tmp_path / "all").stderr
+    assert "s1 is not whole: masks has files of some images, and of others none" in said
     assert not (tmp_path / "all").exists()
     assert "Give one with --out" in run_cli("localize", photos, "-m", model, "--shard", "0/2").stderr
 

@@ -32,10 +32,15 @@ def merge_localized(records: Sequence[ShardRecord], out: Path, progress: Progres
     with new_folder(out) as folder:
         with (folder / PREDICTIONS).open("wb") as merged:
             for record in records:
+                masked: set[bool] = set()  # all images where something was found have a mask, or none has
                 for line, document in _lines_in_order(record):
                     merged.write(line)
                     failed += document["error"] is not None
                     _take_files(record, document, folder)
+                    if "mask" in record.settings["save"]:
+                        masked |= _take_mask(record, document, folder)
+                    if len(masked) > 1:
+                        raise _not_whole(record, f"{MASKS} has files of some images, and of others none")
                     done += 1
                     if progress:
                         progress(Progress(done, total, "images"))
@@ -116,8 +121,13 @@ def _take_files(record: ShardRecord, document: dict[str, object], folder: Path) 
     for name in names:
         if not _linked(record.folder / name, folder / name):
             raise _not_whole(record, f"{name} is missing")
-    if "mask" in save:  # there is none where nothing was found
-        _linked(record.folder / MASKS / f"{image_id}.png", folder / MASKS / f"{image_id}.png")
+
+
+def _take_mask(record: ShardRecord, document: dict[str, object], folder: Path) -> set[bool]:
+    """Link or copy the mask of one image; return whether it is there, nothing where there is none to expect."""
+    name = Path(MASKS) / f"{document['id']}.png"
+    there = _linked(record.folder / name, folder / name)
+    return {there} if document["predictions"] and document["error"] is None else set()
 
 
 def _linked(file: Path, name: Path) -> bool:
