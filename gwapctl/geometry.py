@@ -43,9 +43,15 @@ class Geometry:
         return cls(width, height, input_width, input_height, input_width / width, input_height / height)
 
     @classmethod
-    def keep(cls, width: int, height: int, short_side: int) -> Geometry:
-        """Resize so that the shorter side has ``short_side`` pixels; the aspect ratio stays, to the nearest pixel."""
-        return cls.scaled(width, height, short_side / max(1, min(width, height)))
+    def keep(cls, width: int, height: int, short_side: int, step: int = 1) -> Geometry:
+        """Resize so that the shorter side has ``short_side`` pixels; the aspect ratio stays, to the nearest ``step``.
+
+        The longer side is a multiple of ``step``. A network's stride as the step gives its map whole cells there: the
+        last one of a side that its cells do not divide is partly outside of the image, or the image goes on behind it.
+        """
+        kept = cls.scaled(width, height, short_side / max(1, min(width, height)))
+        long_side = max(short_side, step * round(max(kept.input_width, kept.input_height) / step))
+        return cls.warp(width, height, *((long_side, short_side) if width > height else (short_side, long_side)))
 
     @classmethod
     def within(cls, width: int, height: int, short_side: int, long_side: int) -> Geometry:

@@ -69,6 +69,16 @@ def test_keep_fixes_the_short_side_and_the_aspect(width: int, height: int, short
 
 
 @steady
+@given(side, side, st.integers(1, 20), st.sampled_from([4, 8, 16, 32]))
+def test_keep_makes_the_long_side_whole_cells(width: int, height: int, cells: int, stride: int) -> None:
+    geometry = Geometry.keep(width, height, cells * stride, stride)
+    short, long = sorted((geometry.input_width, geometry.input_height))
+    assert (short, long % stride) == (cells * stride, 0)
+    assert abs(long - short * max(width, height) / min(width, height)) <= (stride + 1) / 2
+    assert (geometry.input_width > geometry.input_height) <= (width > height)
+
+
+@steady
 @given(side, side, st.integers(1, 700))
 def test_fit_bounds_the_long_side_and_never_enlarges(width: int, height: int, long: int) -> None:
     geometry = Geometry.fit(width, height, long)

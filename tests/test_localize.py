@@ -88,9 +88,7 @@ def square_image(width: int, height: int, box: tuple[int, int, int, int], colour
     flip=st.booleans(),
     scales=st.sampled_from([(64,), (96, 64)]),
 )
-@example(width=259, height=144, place=(0.9296875, 0.0, 0.375, 0.0), resize="keep", flip=False, scales=(64,)).xfail(
-    reason="10 pixels too far to the right, where a cell has 9; known, not understood", raises=AssertionError
-)
+@example(width=259, height=144, place=(0.9296875, 0.0, 0.375, 0.0), resize="keep", flip=False, scales=(64,))
 def test_box_is_right_at_any_shape(
     width: int, height: int, place: tuple[float, ...], resize: str, flip: bool, scales: tuple[int, ...]
 ) -> None:

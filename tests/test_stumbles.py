@@ -97,6 +97,16 @@ def test_files_that_are_no_images_are_counted_by_suffix(photos: Path, run_cli: R
         assert words in " ".join((done.stdout + done.stderr).split()), command
 
 
+def test_label_images_of_a_data_set_are_no_photos(tmp_path: Path, run_cli: Run) -> None:
+    for name in ("JPEGImages/1.jpg", "SegmentationClass/1.png", "Masks/1.png", "more/Masks/2.png"):
+        save_image(tmp_path / "VOC2012" / name)
+    done = run_cli("localize", tmp_path, "--dry-run")
+    said = " ".join(done.stderr.split())
+    assert "2 images" in said, said  # Masks alone may be photos of masks
+    assert "not read, for beside JPEGImages its images are labels of pixels" in said
+    assert "SegmentationClass" in said
+
+
 def test_the_same_file_under_two_names_is_said(photos: Path, run_cli: Run) -> None:
     (photos / "dog" / "again.jpg").symlink_to(Path("..", "cat", "1.jpg"))
     os.link(photos / "cat" / "2.jpg", photos / "dog" / "copy.jpg")  # a hard link is a file of its own right

@@ -36,6 +36,8 @@ _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 LONGEST_NAME = 255  # bytes of the name of a file, on every usual system
 _SHOWN = 3  # files that a message names
 _KINDS = 6  # suffixes
+PHOTOS = "JPEGImages"  # where VOC's layout has its photos, and beside it pictures that are labels of their pixels:
+PIXEL_LABELS = frozenset({"SegmentationClass", "SegmentationObject", "Masks"})
 
 
 def heic_is_readable() -> bool:
@@ -159,6 +161,7 @@ class Overlooked:
     loops: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # files that are no images, by suffix
+    labels: list[str] = field(default_factory=list)  # folders of label images in VOC's layout
     _known: dict[str, bool] = field(default_factory=dict)  # folders: whether the way to them leads back
 
     def messages(self) -> list[str]:
@@ -174,6 +177,8 @@ class Overlooked:
             lines.append(f"{_some(self.loops)}: {what}. Not followed, so that no image is taken twice.")
         if self.closed:
             lines.append(f"cannot look into {_some(self.closed)}. Allow it, or leave the folder out.")
+        if self.labels:
+            lines.append(f"{_some(self.labels)}: not read, for beside {PHOTOS} its images are labels of pixels.")
         if self.others:
             kinds = [f"{number} {suffix or 'without suffix'}" for suffix, number in self.others.most_common()]
             listed = ", ".join(kinds[:_KINDS]) + (f" and {len(kinds) - _KINDS} more kinds" * (len(kinds) > _KINDS))
@@ -273,6 +278,9 @@ def _entries(folder: str, top: str, overlooked: Overlooked) -> tuple[list[str], 
                     overlooked.others[suffix] += 1
     except OSError as error:
         overlooked.note_closed(error)
+    if PHOTOS in folders:
+        overlooked.labels += [os.path.join(folder, name) for name in folders if name in PIXEL_LABELS]  # noqa: PTH118
+        folders = [name for name in folders if name not in PIXEL_LABELS]
     return folders, images
 
 

@@ -220,7 +220,7 @@ class Localizer:
             return self._own_size
         if self.reading.resize == "warp":
             return scale, scale
-        kept = Geometry.keep(width, height, scale)
+        kept = Geometry.keep(width, height, scale, self.model.backbone.stride)
         return kept.input_width, kept.input_height
 
     def run(

@@ -29,7 +29,7 @@ class MapReading:
     Attributes:
         method: a name in ``MAPS``.
         scales: input sizes whose maps are averaged. ``resize="warp"`` makes S x S inputs, as the paper does, ``"keep"``
-            scales the shorter side to S.
+            scales the shorter side to S and the longer one to the nearest whole cell of the feature map.
         layer: names or numbers of the layers that a gradient map is read at (``maps.layers``).
         fuse: how maps of several layers become one: ``mean``, ``max`` or ``product``.
         resize: ``warp`` or ``keep``.
