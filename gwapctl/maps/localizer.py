@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from gwapctl.maps.heatmap import FloatArray, PreparedImage, Size, compose, heatm
 from gwapctl.maps.methods import fuse_maps, minmax
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.maps.resolve import resolve_reading
+from gwapctl.networks.backbones.base import Backbone
 from gwapctl.networks.classifier import Classifier
 from gwapctl.networks.transforms import resize as resize_image
 from gwapctl.regions import normalise, unstretch
@@ -220,7 +221,7 @@ class Localizer:
             return self._own_size
         if self.reading.resize == "warp":
             return scale, scale
-        kept = Geometry.keep(width, height, scale, self.model.backbone.stride)
+        kept = Geometry.keep(width, height, scale, cast(Backbone, self.model.backbone).stride)
         return kept.input_width, kept.input_height
 
     def run(
