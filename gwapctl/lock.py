@@ -66,6 +66,11 @@ def locked(folder: Path, notice: Callable[[str], None] = lambda _: None) -> Iter
         _remove_empty(made)
 
 
+def is_left(folder: Path) -> bool:
+    """Tell whether what writes ``folder``, or wrote there until it was killed, has not come to its end."""
+    return (folder / LOCK).exists()
+
+
 def _take(folder: Path, notice: Callable[[str], None]) -> str:
     """Write the lock and return what tells it from others."""
     file, token = folder / LOCK, secrets.token_hex(8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from gwapctl.errors import DataError
 from gwapctl.label import Asked, Ears, Machine, Plan, carry_out, make_plan, plan, prepare_folder, summary
 from gwapctl.label.steps import Write
+from gwapctl.lock import LOCK, _machine
 from gwapctl.predict.predictions import read_predictions
 from gwapctl.progress import Progress, ProgressCallback
 from gwapctl.runs import Run
@@ -146,6 +148,30 @@ def test_what_is_done_is_not_done_again(whole: Path, place: Path) -> None:
     assert seen == [(number, True) for number in range(1, 7)]
     now = {path: path.stat().st_mtime_ns for path in Path("labelled").rglob("*") if path.name != "label.json"}
     assert {path: stamp for path, stamp in now.items() if path != Path("labelled")} == before
+
+
+@pytest.mark.parametrize(
+    ("folder", "missing", "stray"),
+    [
+        ("classifier", (), ("state.pt",)),
+        ("detector", (), ("state.pt",)),
+        ("found", ("maps/maps.json",), (".gwapctl-localize-begun",)),
+        ("review", (), ()),
+    ],
+)
+def test_a_kill_at_the_end_of_a_step_leaves_nothing(
+    whole: Path, place: Path, folder: str, missing: tuple[str, ...], stray: tuple[str, ...]
+) -> None:
+    """All images of the step are done; its writer was killed before it had written the rest and cleared its own."""
+    shutil.copytree(whole / "labelled", "labelled")
+    mine = place / "labelled" / folder
+    for name in missing:
+        (mine / name).unlink()
+    for name in (LOCK, *stray):
+        write(mine / name, {"machine": _machine(), "pid": os.getpid()} if name == LOCK else b"")
+    label(asked(), ears(), resume=True)
+    assert not [name for name in (LOCK, *stray) if (mine / name).exists()]
+    assert files(place / "labelled") == files(whole / "labelled")
 
 
 def test_each_printed_command_does_the_same_by_hand(whole: Path, place: Path, run_cli: Callable[..., Any]) -> None:

@@ -20,6 +20,7 @@ from gwapctl.files import write_json
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.review import PAGE, Review
 from gwapctl.formats.stored import maps_of, recorded
+from gwapctl.lock import is_left
 from gwapctl.networks.zoo import find_recipe
 from gwapctl.predict.base import LocalizingModel, Predictor
 from gwapctl.predict.classifier import load_model
@@ -146,14 +147,21 @@ class Train(Step):
 
     @property
     def done(self) -> bool:
-        """Whether the run is finished."""
+        """Whether the run is finished, and nothing is left of its training."""
+        return self._is_finished and not is_left(self.out)
+
+    @property
+    def _is_finished(self) -> bool:
         return self.is_begun and Run.open(self.out).finished
 
     def carry_out(self, ears: Ears) -> None:
-        """Train, or continue from the run's state."""
+        """Train, or continue from the run's state; one that was killed when it was finished is cleared."""
         from gwapctl.train.loop import train_with
         from gwapctl.train.task import Listener, Resources
 
+        if self._is_finished:
+            Run.open(self.out).settle()
+            return
         resume, machine = self.is_begun, self.machine
         config = stored_config(Run.open(self.out).document["config"]) if resume else self.config
         found = getattr(config, "boxes_from", None)
@@ -235,7 +243,9 @@ class Find(Step):
 
     @property
     def done(self) -> bool:
-        """Whether every image stands in the file, one that cannot be read with its error."""
+        """Whether every image stands in the file, one that cannot be read with its error, and the rest is written."""
+        if is_left(self.out):
+            return False
         try:
             listed = {image.id for image in read_predictions(self.out)}
         except DataError:  # none yet, or torn
@@ -293,7 +303,8 @@ class Write(Step):
     @property
     def done(self) -> bool:
         """Whether what is written last is there."""
-        return self.out.exists() and (self.review is None or (self.review / PAGE).is_file())
+        page_is_there = self.review is None or ((self.review / PAGE).is_file() and not is_left(self.review))
+        return self.out.exists() and page_is_there
 
     def carry_out(self, ears: Ears) -> None:
         """Write all of it."""
