@@ -86,6 +86,20 @@ LABEL = (
     *("--set", "detector.backbone=resnet-s", "--set", "detector.cache_features=false"),
     *("--set", "classifier.image_size=32", "--set", "detector.short_side=40", "--set", "detector.long_side=56"),
 )
+PROFILE = """
+caption = "Two small networks"
+[settings]
+backbone = "resnet-s"
+weights = "none"
+image_size = [32, 32]
+batch_size = 4
+iterations = 2
+val_fraction = 0.0
+keep = "last"
+[tables.ii]
+rows = ["googlenet-gap", "googlenet-gwap"]
+"""
+REPRODUCE = ("reproduce", "ii", "--profile", "in/profile.toml", "--dataset", SET, "--runs", f"{OUT}/runs", *CPU[:2])
 FINDING = ("localize", PHOTOS, *FOUND)
 SHARD = (*FINDING, "--shard", "0/2")
 MERGE = ("merge", "in/shards", "--out", f"{OUT}/all")
@@ -129,6 +143,10 @@ VERBS: dict[str, Verb] = {
     "evaluate, to a file": Verb(
         ("evaluate", "in/found", "--dataset", SET, "--split", "test", "--out", f"{OUT}/found.json")
     ),
+    "evaluate, calibrating": Verb(("evaluate", f"{OUT}/run", "--calibrate", "--force"), (_train("--epochs", "1"),)),
+    "reproduce": Verb(REPRODUCE, slow=True),
+    "models publish": Verb(("models", "publish", MODEL, f"{OUT}/entry")),
+    "report, results": Verb(("report", "--runs", "in", "--record", f"{OUT}/results.csv")),
     "report, a page": Verb(("report", MODEL, "--out", f"{OUT}/report.html", "--overwrite")),
     "label": Verb(LABEL, again=_label_again, slow=True),
     "export onnx": Verb(("export", "onnx", "--model", MODEL, "--out", f"{OUT}/model.onnx", "--overwrite"), slow=True),
@@ -162,6 +180,7 @@ def make_inputs(place: Path) -> None:
     ]
     for words in commands:
         run_whole(place, *words)
+    (place / "in/profile.toml").write_text(PROFILE, encoding="utf-8")
     shutil.copytree(place / "in/other-set/JPEGImages", place / OTHER)
     for index, file in enumerate(sorted((place / PHOTOS).iterdir())):
         folder = place / "in/photos" / ("ball", "leaf")[index % 2]

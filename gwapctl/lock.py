@@ -71,6 +71,12 @@ def is_left(folder: Path) -> bool:
     return (folder / LOCK).exists()
 
 
+def is_held(folder: Path) -> bool:
+    """Tell whether a process that is still there writes ``folder``."""
+    file = folder / LOCK
+    return file.exists() and not _left_behind(_read(file), file)
+
+
 def _take(folder: Path, notice: Callable[[str], None]) -> str:
     """Write the lock and return what tells it from others."""
     file, token = folder / LOCK, secrets.token_hex(8)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gwapctl.errors import DataError, option
-from gwapctl.files import read_json, read_text, remove_below, write_json, write_text
-from gwapctl.lock import locked
+from gwapctl.files import in_use, read_json, read_text, remove_below, write_json, write_text
+from gwapctl.lock import is_held, is_left, locked
 
 SCHEMA_VERSION = 1
 STATE = "state.pt"  # of a training that is not finished
@@ -110,6 +110,8 @@ class Run:
 
     def settle(self) -> None:
         """Remove what a training leaves that was killed when it was finished: its state, and its lock."""
+        if not (is_left(self.folder) or (self.folder / STATE).exists()):
+            return
         with locked(self.folder):
             (self.folder / STATE).unlink(missing_ok=True)
 
@@ -166,7 +168,7 @@ class Run:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Return all stored evaluation documents, in file name order."""
-        paths = sorted((self.folder / "evaluations").glob("*.json"))
+        paths = sorted((self.folder / "evaluations").glob("[!.]*.json"))
         return [_checked(read_json(path), _EVALUATION, path) for path in paths]
 
 
@@ -228,10 +230,13 @@ def fold_folder(folder: Path, fold: int) -> Path:
 
 
 def new_run_folder(parent: Path, name: str) -> Path:
-    """Return ``parent/name``, or ``parent/name-2`` and so on: the first that does not exist yet."""
+    """Return ``parent/name``, or ``parent/name-2`` and so on: the first that holds nothing and that nobody writes.
+
+    What a process left that was killed before it had begun its run counts as nothing.
+    """
     safe = _file_part(name)
     candidates = (parent / (safe if number == 1 else f"{safe}-{number}") for number in count(1))
-    return next(path for path in candidates if not path.exists())
+    return next(path for path in candidates if not (path.is_file() or in_use(path) or is_held(path)))
 
 
 def find_runs(folder: Path) -> list[Run]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 import gwapctl.paper.reproduce as verb
 from gwapctl.datasets.synthetic import make_synthetic_voc
 from gwapctl.errors import DataError, UsageError
+from gwapctl.lock import LOCK, _machine
 from gwapctl.paper.measured import read_results
 from gwapctl.paper.profile import apply_profile, load_profile, profile_names
 from gwapctl.paper.reproduce import Machine, carry_out, make_plan
 from gwapctl.paper.specification import load_table
-from gwapctl.runs import Run, find_runs
+from gwapctl.runs import STATE, Run, find_runs
 
 Reproduce = Callable[..., Any]
 
@@ -176,6 +178,21 @@ def test_an_interrupted_call_continues_where_it_stopped(
     assert (result.code, trainings(result)) == (0, 1)
     assert count == 5 + 2  # one of its three iterations was done
     assert [run.document["status"] for run in find_runs(tmp_path / "runs")] == ["finished", "finished"]
+
+
+def test_what_a_kill_at_the_end_of_a_training_left_is_cleared(reproduce: Reproduce, tmp_path: Path) -> None:
+    assert reproduce("ii", "--rows", "googlenet-gap").code == 0
+    (run,) = find_runs(tmp_path / "runs")
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    (run.folder / STATE).write_bytes(b"")
+    (run.folder / LOCK).write_text(json.dumps({"machine": _machine(), "pid": os.getpid()}))
+    (evaluation,) = (run.folder / "evaluations").iterdir()
+    half = evaluation.with_name(f".gwapctl-{evaluation.name}")  # one that is no evaluation
+    half.write_text(evaluation.read_text()[:99])
+    again = reproduce("ii", "--rows", "googlenet-gap")
+    assert (again.code, trainings(again), evaluations(again)) == (0, 0, 0)
+    half.unlink()
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_metric_that_the_data_cannot_give_is_a_failure(tiny: Path, tmp_path: Path, scenes: Path) -> None:

@@ -186,12 +186,12 @@ def open_coco(path: Path) -> Coco | None:
 
 
 def _annotation_files(folder: Path) -> Iterator[Path]:
-    files = sorted((folder / "annotations").glob("*.json"))
+    files = sorted((folder / "annotations").glob("[!.]*.json"))
     instances = [file for file in files if file.name.startswith("instances")]
     if instances or files:
         yield from instances or files
         return
-    for file in [*sorted(folder.glob(f"*/{_ROBOFLOW}")), *sorted(folder.glob("*.json"))]:
+    for file in [*sorted(folder.glob(f"*/{_ROBOFLOW}")), *sorted(folder.glob("[!.]*.json"))]:
         document = read_json(file)
         if isinstance(document, dict) and all(key in document for key in _KEYS):
             yield file

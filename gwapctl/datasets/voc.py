@@ -70,14 +70,14 @@ class VocPart:
     @cached_property
     def splits(self) -> dict[str, list[str]]:
         """Map split names to image ids; ``<class>_<split>.txt`` files are none."""
-        files = sorted((self.folder / "ImageSets" / "Main").glob("*.txt"))
+        files = sorted((self.folder / "ImageSets" / "Main").glob("[!.]*.txt"))
         lists = {file.stem: lines for file in files if (lines := _read_list(file)) is not None}
         for file in files:
             if any(self._id(line).startswith("/") for line in lists.get(file.stem, ())):
                 raise DataError(f"{file} lists a path from the top of the disk. List ids, such as 000012.")
         splits = {split: list({nfc(i): i for i in map(self._id, lines)}.values()) for split, lines in lists.items()}
         if not splits:
-            splits = {self._only_split: sorted(path.stem for path in self.annotation_folder.glob("*.xml"))}
+            splits = {self._only_split: sorted(path.stem for path in self.annotation_folder.glob("[!.]*.xml"))}
             named = set(map(nfc, splits[self._only_split]))
             left_out = [paths[0] for name, paths in self.images.items() if name not in named]
             texts = (f"{path} has no annotation in {self.annotation_folder} and is left out." for path in left_out)
@@ -93,7 +93,7 @@ class VocPart:
 
     @cached_property
     def _known(self) -> set[str]:
-        return {*self.images, *(nfc(path.stem) for path in self.annotation_folder.glob("*.xml"))}
+        return {*self.images, *(nfc(path.stem) for path in self.annotation_folder.glob("[!.]*.xml"))}
 
     @cached_property
     def images(self) -> dict[str, list[Path]]:
@@ -180,7 +180,7 @@ class Voc(Dataset):
         """Yield the XML files whose image is not there, those that a split lists excepted: they are errors already."""
         for part in self.parts:
             listed = {nfc(name) for names in part.splits.values() for name in names}
-            for file in sorted(part.annotation_folder.glob("*.xml")):
+            for file in sorted(part.annotation_folder.glob("[!.]*.xml")):
                 if nfc(file.stem) not in part.images and nfc(file.stem) not in listed:
                     yield file
 
@@ -260,7 +260,7 @@ def _find_parts(folder: Path) -> list[VocPart]:
 
 def _part_in(folder: Path, split: str) -> VocPart | None:
     for texts in (*_ANNOTATION_FOLDERS, ".", *_IMAGE_FOLDERS):
-        if next((folder / texts).glob("*.xml"), None) is None:
+        if next((folder / texts).glob("[!.]*.xml"), None) is None:
             continue
         for images in (*_IMAGE_FOLDERS, texts, ".") if texts in _ANNOTATION_FOLDERS else (texts,):
             if has_images(folder / images):

@@ -165,7 +165,7 @@ class Yolo(Dataset):
             folder = next(iter(label_folders(part, self.root)), part)
             if not part.is_dir() or not folder.is_dir() or folder == part:
                 continue
-            for file in sorted(folder.rglob("*.txt")):
+            for file in sorted(folder.rglob("[!.]*.txt")):
                 if file not in used and file.name not in NO_LABELS and is_label_text(text_of(file)):
                     self.problems.warn(f"{file} has no image in {part}; it is left out.", kind="labels without image")
 

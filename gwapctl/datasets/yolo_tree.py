@@ -32,7 +32,9 @@ def find_yaml(path: Path) -> Path | None:
     """Return the file that describes the tree: it says ``names``, or at least ``nc`` and ``train``."""
     if path.is_file():
         return path
-    files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")], key=lambda file: (file.name not in _USUAL, file.name))
+    files = sorted(
+        [*path.glob("[!.]*.yaml"), *path.glob("[!.]*.yml")], key=lambda file: (file.name not in _USUAL, file.name)
+    )
     found = []
     for file in files:
         try:
@@ -166,7 +168,7 @@ def _texts(images: Path, root: Path) -> Iterator[Path]:
     """Yield the text files that may be label files of the images in a folder."""
     for folder in label_folders(images, root) if images.is_dir() else ():
         beside = folder == images
-        for file in sorted(folder.glob("*.txt") if beside else folder.rglob("*.txt")):
+        for file in sorted(folder.glob("[!.]*.txt") if beside else folder.rglob("[!.]*.txt")):
             if file.name.lower() not in NO_LABELS and (not beside or _has_image_beside(file)):
                 yield file
 

@@ -36,7 +36,7 @@ def read_voc(folder: Path, size_of: SizeOf | None = None) -> Iterator[Prediction
 
     """
     del size_of  # every file says it
-    for file in sorted(folder.rglob("*.xml")):
+    for file in sorted(folder.rglob("[!.]*.xml")):
         problems = Problems()
         found = read_voc_xml(file, problems)
         if found is None or problems.errors:

@@ -53,7 +53,7 @@ def read_yolo(folder: Path, size_of: SizeOf | None = None) -> Iterator[Predictio
 
     """
     names = names_file(folder, {})
-    for file in sorted((folder / "labels").rglob("*.txt")):
+    for file in sorted((folder / "labels").rglob("[!.]*.txt")):
         name = file.relative_to(folder / "labels").with_suffix("").as_posix()
         size = size_of(name) if size_of is not None else _size_beside(folder, name)
         if size is None and size_of is not None:

@@ -297,6 +297,7 @@ def carry_out(
         where = f"[{index}/{len(plan.works)}] {', '.join(work.rows)}, seed {config.seed}"
         try:
             if work.run is not None and work.run.finished:
+                work.run.settle()
                 keep(work.run)
             if not plan.missing(work):
                 continue

@@ -18,6 +18,7 @@ import pytest
 from gwapctl import lock
 from gwapctl.errors import UsageError
 from gwapctl.lock import LOCK, STALE, locked
+from gwapctl.runs import new_run_folder
 
 HOLDER = """
 import sys, time
@@ -70,6 +71,19 @@ def test_what_a_killed_process_held_is_taken_over_with_a_note(tmp_path: Path) ->
     assert len(notes) == 1
     assert f"process {process.pid}" in notes[0]
     assert not (tmp_path / LOCK).exists()
+
+
+def test_a_new_run_goes_where_nothing_is_and_nobody_writes(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "a-2"
+    assert new_run_folder(tmp_path, "a") == first
+    with held_by_another(first) as process:
+        assert new_run_folder(tmp_path, "a") == second  # that run is about to begin
+        process.kill()
+        process.wait()
+    (first / ".gwapctl-run-1.json").touch()
+    assert new_run_folder(tmp_path, "a") == first  # that one never began
+    (first / "run.json").touch()
+    assert new_run_folder(tmp_path, "a") == second
 
 
 def test_a_number_that_another_process_has_by_now_is_no_sign_of_life(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from gwapctl.errors import DataError, MissingDependencyError, UsageError, printa
 from gwapctl.files import json_text, read_json, write_json
 from gwapctl.formats import EXPORTERS
 from gwapctl.formats.base import annotation_name
+from gwapctl.formats.reading import stored_boxes
 from gwapctl.images.decode import image_size, read_image
 from gwapctl.images.files import Overlooked, find_file, on_disk
 from gwapctl.inputs import find_inputs
@@ -29,6 +30,7 @@ from gwapctl.predict.image_index import ImageIndex
 from gwapctl.predict.map_folder import MapFolder, MapImage, MapsInfo, write_map, write_maps_info
 from gwapctl.predict.prediction import ClassPrediction, Prediction
 from gwapctl.predict.predictions import read_predictions
+from tests.factories import boxes_by_id, coco, make_coco, make_voc, save_image, voc_object, voc_xml, write
 
 NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 LATIN = os.fsdecode(b"lat\xe9in.jpg")
@@ -180,6 +182,50 @@ def test_other_links_are_followed_also_from_both_sides(tmp_path: Path) -> None:
     assert [item.id for item in find_inputs([str(tmp_path / "set")])] == ["cat/0.jpg", "more/x.jpg"]
     (tmp_path / "store" / "back").symlink_to("../set")  # two folders that link to each other
     assert [item.id for item in find_inputs([str(tmp_path / "set")])] == ["cat/0.jpg", "more/x.jpg"]
+
+
+# ------------------------------------------------------------------------------------------------------ hidden files
+
+
+def make_yolo(root: Path) -> Path:
+    write(root / "data.yaml", "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        save_image(root / "images" / split / f"{name}.jpg")
+        write(root / "labels" / split / f"{name}.txt", "1 0.5 0.5 0.25 0.25\n")
+    return root
+
+
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "voc": lambda root: make_voc(root, {"a": voc_xml(voc_object()), "b": voc_xml(voc_object("dog"))}),
+    "voc lists": lambda root: make_voc(root, {"a": voc_xml(voc_object())}, {"train": "a\n"}),
+    "coco": lambda root: make_coco(root, coco()),
+    "yolo": make_yolo,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_mac_or_a_kill_leaves_beside_a_file_is_not_read(tmp_path: Path, layout: str) -> None:
+    folder = LAYOUTS[layout](tmp_path / "set")
+    alone = open_dataset(str(folder))
+    before = boxes_by_id(alone)
+    for file in [path for path in folder.rglob("*") if path.is_file()]:
+        for begin in ("._", ".gwapctl-"):
+            write(file.with_name(f"{begin}{file.name}"), b"\x00\x05\x16\x07\x00\x02\xff\xfe")
+    dataset = open_dataset(str(folder))
+    assert boxes_by_id(dataset) == before
+    assert (dataset.problems.errors, dataset.problems.warnings) == (alone.problems.errors, alone.problems.warnings)
+
+
+@pytest.mark.parametrize("name", ["voc", "yolo"])
+def test_boxes_are_read_without_what_a_kill_left_beside_them(tmp_path: Path, name: str) -> None:
+    found = (ClassPrediction("cat", "cat", 0.5, (1.0, 2.0, 30.0, 40.0)),)
+    item = Prediction(str(save_image(tmp_path / "a.jpg")), 80, 60, predictions=found, id="a")
+    EXPORTERS[name].build().write(tmp_path / "boxes", [item], None)
+    before = [*stored_boxes(tmp_path / "boxes", lambda _: (80, 60))]
+    assert len(before) == 1
+    for file in [path for path in (tmp_path / "boxes").rglob("*") if path.is_file()]:
+        write(file.with_name(f".gwapctl-{file.name}"), b"half")
+    assert [*stored_boxes(tmp_path / "boxes", lambda _: (80, 60))] == before
 
 
 # ------------------------------------------------------------------------------------------------------ Unicode forms
