@@ -20,7 +20,7 @@ import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,11 +37,9 @@ CHANGING = {  # audit events, and where in their arguments paths stand, each wit
 }
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 TEARABLE = ("write", "fsync", "os.rename")
-FOLDER, LINK = "folder", "link "
 
-Files = dict[
-    str, str
-]  # by path below the folder: a file's digest and time, ``FOLDER``, or ``LINK`` and what it points to
+# by path below the folder: ("file", digest, time), ("link", where it leads) or ("folder",); lists once they were stored
+Files = dict[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -75,21 +73,21 @@ class Store:
 
     def keep(self, folder: Path) -> Files:
         """Keep what lies in ``folder``."""
-        files = {}
+        files: Files = {}
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
             if path.is_symlink():
-                files[name] = f"{LINK}{path.readlink()}"
+                files[name] = ("link", str(path.readlink()))
             elif path.is_dir():
-                files[name] = FOLDER
+                files[name] = ("folder",)
             else:
-                files[name] = f"{self._digest(path.read_bytes())} {path.stat().st_mtime_ns}"
+                files[name] = ("file", self._digest(path.read_bytes()), str(path.stat().st_mtime_ns))
         return files
 
-    def halved(self, what: str, half: Callable[[bytes], bytes]) -> str:
+    def halved(self, file: Sequence[str], half: Callable[[bytes], bytes]) -> Sequence[str]:
         """Keep ``half`` of a kept file."""
-        digest, _, modified = what.partition(" ")
-        return f"{self._digest(half((self.place / digest).read_bytes()))} {modified}"
+        kind, digest, modified = file
+        return kind, self._digest(half((self.place / digest).read_bytes())), modified
 
     def lay(self, files: Files, folder: Path) -> None:
         """Make ``folder`` hold these files and no others."""
@@ -97,14 +95,14 @@ class Store:
         folder.mkdir(parents=True)
         for name, what in files.items():
             path = folder / name
-            if what == FOLDER:
-                path.mkdir()
-            elif what.startswith(LINK):
-                path.symlink_to(what.removeprefix(LINK))
-            else:
-                digest, _, modified = what.partition(" ")
-                shutil.copyfile(self.place / digest, path)
-                os.utime(path, ns=(int(modified), int(modified)))
+            match what:
+                case ["folder"]:
+                    path.mkdir()
+                case ["link", aim]:
+                    path.symlink_to(aim)
+                case [_, digest, modified]:
+                    shutil.copyfile(self.place / digest, path)
+                    os.utime(path, ns=(int(modified), int(modified)))
 
     def _digest(self, data: bytes) -> str:
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -116,12 +114,9 @@ class Store:
 
 def distinct(crashes: list[Crash]) -> list[Crash]:
     """Return the first crash of those that leave the same, whatever the times of the files are."""
-    first: dict[frozenset[tuple[str, str]], Crash] = {}
+    first: dict[frozenset[tuple[str, ...]], Crash] = {}
     for crash in crashes:
-        key = frozenset(
-            (name, what if what.startswith(LINK) else what.split()[0]) for name, what in crash.files.items()
-        )
-        first.setdefault(key, crash)
+        first.setdefault(frozenset((name, *what[:2]) for name, what in crash.files.items()), crash)
     return [*first.values()]
 
 
@@ -171,7 +166,7 @@ class Recorder:
             self._busy = me
             files = self._kept()
             crashes = [Crash(self.operations, name, below, False, files)]
-            if name in TEARABLE and below in files and files[below] != FOLDER and not files[below].startswith(LINK):
+            if name in TEARABLE and files.get(below, ("",))[0] == "file":
                 torn = files | {below: self.store.halved(files[below], half)}
                 crashes.append(Crash(self.operations, name, below, True, torn))
             with self.log.open("a", encoding="utf-8") as lines:

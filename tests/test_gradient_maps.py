@@ -264,8 +264,10 @@ def test_batch_of_one_is_batch_of_many(method: str, resize: str) -> None:
     for result, image in zip(together, images, strict=True):
         (alone,) = one.run([image], top_k=2)
         assert alone.classes == result.classes
-        # gradients at pixels jump where rounding moves a ReLU or the largest of four
-        np.testing.assert_allclose(alone.heatmaps, result.heatmaps, atol=2e-2 if method == "backprop" else 4e-3)
+        # gradients at pixels jump where rounding moves a ReLU or the largest of four: at a few of them
+        jumps = np.abs(alone.heatmaps - result.heatmaps) > 4e-3
+        assert jumps.mean() <= (0.01 if method == "backprop" else 0)
+        np.testing.assert_allclose(alone.heatmaps, result.heatmaps, atol=2e-2)
 
 
 @pytest.mark.parametrize("method", GRADIENT_MAPS)

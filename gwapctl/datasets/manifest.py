@@ -121,7 +121,7 @@ def open_manifest(path: Path) -> Manifest | None:
 
 def csv_files(folder: Path) -> list[Path]:
     """Return the CSV files at the top of a folder."""
-    return [file for pattern in ("*.csv", "*.tsv") for file in sorted(folder.glob(pattern)) if file.name[0] != "."]
+    return [file for pattern in ("[!.]*.csv", "[!.]*.tsv") for file in sorted(folder.glob(pattern))]
 
 
 def most_likely(files: Sequence[Path]) -> Path:

@@ -47,7 +47,7 @@ class Masks:
         self._folder = folder
         self._files: dict[str, Path] = {}
         if folder is not None:
-            found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MASK_SUFFIXES)
+            found = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in MASK_SUFFIXES)
             self._files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
             if not self._files:
                 raise DataError(

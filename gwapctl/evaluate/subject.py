@@ -16,6 +16,7 @@ from gwapctl.datasets.wsoleval import WsolevalDataset
 from gwapctl.errors import DataError, UsageError, option
 from gwapctl.formats import read_suffixes
 from gwapctl.formats.reading import checked_samples, folder_kind, read_boxes
+from gwapctl.formats.stored import holds_maps
 from gwapctl.networks.zoo import resolve_model
 from gwapctl.predict.predictions import PREDICTIONS
 from gwapctl.runs import Run
@@ -57,7 +58,7 @@ def find_subject(spec: str) -> Subject:
             raise DataError(f"{path} is no file of boxes ({', '.join(read_suffixes())}). Make one with gwapctl boxes.")
         return Subject("boxes", path, spec)
     if path.is_dir() and not (path / "model.json").is_file() and not (path / "run.json").is_file():
-        if next(path.rglob("*.npy"), None) is not None:
+        if holds_maps(path):
             return Subject("maps", path, spec)
         if (path / PREDICTIONS).is_file() or folder_kind(path) is not None:
             return Subject("boxes", path, spec)

@@ -40,7 +40,7 @@ def predictions_file(path: Path) -> Path | None:
 
 def holds_maps(folder: Path) -> bool:
     """Tell whether there is any ``.npy`` file below ``folder``, but for hidden ones: what a killed writer left."""
-    return folder.is_dir() and any(not file.name.startswith(".") for file in folder.rglob("*.npy"))
+    return folder.is_dir() and any(folder.rglob("[!.]*.npy"))
 
 
 def maps_of(path: Path) -> MapFolder | None:

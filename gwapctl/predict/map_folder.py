@@ -113,7 +113,7 @@ class MapFolder:
         if not path.is_dir():
             raise DataError(f"{path} is not a folder of maps. Make one with: {HOW_TO_MAKE}")
         below = path / MAPS
-        self.path = below if below.is_dir() and not any(path.glob("*.npy")) else path
+        self.path = below if below.is_dir() and not any(path.glob("[!.]*.npy")) else path
 
     def ids(self) -> list[str]:
         """Return the sorted image ids.
@@ -122,8 +122,7 @@ class MapFolder:
             DataError: there is no ``.npy`` file.
 
         """
-        # a hidden one is only being written
-        files = (file for file in self.path.rglob("*.npy") if not file.name.startswith("."))
+        files = self.path.rglob("[!.]*.npy")  # a hidden one is only being written
         found = sorted(printable(file.relative_to(self.path).as_posix()[: -len(".npy")]) for file in files)
         if not found:
             raise DataError(f"{self.path} holds no .npy maps. Make them with: {HOW_TO_MAKE}")

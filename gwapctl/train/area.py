@@ -49,9 +49,12 @@ def choose_area_exponent(
         image = read_image(samples[index].path)
         logits += [_sureness(reader, image, label, boxes) for label, boxes in best.items()]
         progress(Progress(done, len(drawn), "images", "choosing how much the size of a box counts"))
-    means = np.mean(logits, axis=0) if logits else np.zeros(len(EXPONENTS))
+    if not logits:
+        _set(reader, 0.0)
+        return {}
+    means = np.mean(logits, axis=0)
     _set(reader, EXPONENTS[int(means.argmax())])
-    return dict(zip(EXPONENTS, means.tolist(), strict=True)) if logits else {}
+    return dict(zip(EXPONENTS, means.tolist(), strict=True))
 
 
 def _set(reader: DetectorReader, exponent: float) -> None:
