@@ -59,6 +59,13 @@ def images_of(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(5).integers(0, 256, shape, np.uint8)
 
 
+@pytest.mark.usefixtures("traced")
+def test_what_takes_long_says_what_it_does(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    deploy.export_onnx(folder, tmp_path / "net.onnx", top_k=3, progress=lambda state: said.append(state.text))
+    assert said == ["tracing the network", "comparing it with torch"]
+
+
 def test_onnx_gives_what_torch_gives(folder: Path, exported: deploy.Exported) -> None:
     model = load_classifier(folder)
     session = onnxruntime.InferenceSession(exported.files[0], providers=["CPUExecutionProvider"])

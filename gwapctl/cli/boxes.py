@@ -7,8 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from gwapctl.cli import accepting, complete, console, engines, options, sharding
-from gwapctl.cli.inputs import find_images
+from gwapctl.cli import accepting, box_source, complete, console, engines, on_ray, options, sharding
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.cli.tally import Tally, finish
 from gwapctl.engines import AUTO
@@ -17,13 +16,8 @@ from gwapctl.formats import EXPORTERS
 from gwapctl.maps.reading import AS_STORED, MapReading
 
 if TYPE_CHECKING:
-    from gwapctl.formats.base import Exporter
     from gwapctl.formats.reading import Corrections
     from gwapctl.formats.review import Review
-    from gwapctl.formats.stored import BoxStream
-    from gwapctl.predict.base import Predictor
-    from gwapctl.predict.cut import Cutting
-    from gwapctl.predict.shards import Shard
     from gwapctl.regions import BoxRule
 
 BOXES = "Boxes"
@@ -152,6 +146,11 @@ def boxes(
     yolo_scores: YoloScores = False,
     image_prefix: ImagePrefix = None,
     shard: sharding.Shard = None,
+    on: on_ray.On = "local",
+    actors: on_ray.Actors = None,
+    shard_size: on_ray.ShardSize = on_ray.IMAGES,
+    rows: on_ray.Rows = "jsonl",
+    resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
 ) -> None:
@@ -166,6 +165,7 @@ def boxes(
       gwapctl boxes photos --labels from-dataset --split --out boxes.json
       gwapctl boxes photos --format label-studio --out tasks.json
       gwapctl boxes out --accept-error 5% --calibrated-on decisions.json
+      gwapctl boxes photos --on ray --format coco --out r
       gwapctl boxes out --review review
       gwapctl boxes out --apply decisions.json --out checked.json
 
@@ -183,22 +183,29 @@ def boxes(
     name = format_name(format, out)
     chosen = _chosen(name, yolo_scores, image_prefix, masks)
     exporter = EXPORTERS[name].build(**chosen)
-    own = sharding.of_boxes(shard, out, accept_error, apply, review)
-    path = out if own is not None else check_destination(name, out, overwrite=overwrite)
     listed = None if classes is None else read_class_list(classes)
     corrections = None if apply is None or input is None else Corrections(apply)
     input = input if input is not None else _checked_alone(apply)
     rule, several = options.asked_rule(box_rule, threshold), 1 if split is False else max_boxes
     cutting = Cutting(rule, refine, split, several, min_area, masks is not None or name == "png")
+    asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
+    machine = {"device": device, "engine": engine, "precision": precision}
+    said = {"format": name, "exporter": chosen, "classes": listed, "cutting": str(cutting), "min_score": min_score}
+    of_all = {"--accept-error": accept_error, "--apply": apply, "--review": review}
+    way = on_ray.Asked(out, resume, actors, shard_size, rows, dry_run)
+    others = {**of_all, "--shard": shard, "--overwrite": overwrite, "--engine": engine not in (AUTO, "torch")}
+    if on_ray.check(way, on, others):
+        box_source.start_on_ray(way, input, labels, cutting, images, said, model, machine, asked)
+        return
+    own = sharding.of_boxes(shard, out, of_all)
+    path = out if own is not None else check_destination(name, out, overwrite=overwrite)
     found = None if labels is not None else open_stored(Path(input), cutting, images, own)
     if found is None:
-        asked = {"reading": reading, "top_k": top_k, "min_score": min_score or None}
-        machine = {"device": device, "engine": engine, "precision": precision}
-        found = _from_images(input, exporter, model, machine, cutting, asked, labels, own, keep_maps=review is not None)
+        found = box_source.from_images(
+            input, exporter, model, machine, cutting, asked, labels, own, keep_maps=review is not None
+        )
     else:
-        given = {"--model": model is not None, "--top-k": top_k > 1}
-        given |= {"--engine": engine != AUTO, "--precision": precision != "auto"}
-        _check_unused(input, [*reading.flags, *(name for name, value in given.items() if value)])
+        box_source.check_unused(input, model, machine, asked)
     if found.warning:
         console.warn(found.warning)
     if dry_run:
@@ -219,9 +226,7 @@ def boxes(
             items = tally.watch(kept, len(kept), progress)
         items = items if page is None else page.watch(items)
         if own is not None and path is not None and found.ids is not None:
-            said = {"format": name, "exporter": chosen, "classes": listed, "cutting": str(cutting)}
-            settings = {**said, "min_score": min_score, **found.settings}
-            write_shard(path, items, found.ids, settings, overwrite=overwrite)
+            write_shard(path, items, found.ids, {**said, **found.settings}, overwrite=overwrite)
         elif path is not None:
             exporter.write(path, items, listed)
         elif page is not None and format is None:
@@ -296,13 +301,6 @@ def _finish_page(page: Review, text: str) -> None:
     console.note(f"the page is {path}: open it in a browser. next: gwapctl boxes --apply decisions.json")
 
 
-def _check_unused(text: str, given: list[str]) -> None:
-    """Refuse options that would have no effect because ``text`` is not images."""
-    if given:
-        names, verb = ", ".join(given), "is" if len(given) == 1 else "are"
-        raise UsageError(f"{names} {verb} for images; {text} holds what a network found already. Leave it out.")
-
-
 def _chosen(name: str, yolo_scores: bool, image_prefix: str | None, masks: str | None) -> dict[str, Any]:
     """Return the options of the exporter; those of another format are a mistake."""
     chosen: dict[str, Any] = {}
@@ -321,45 +319,3 @@ def _chosen(name: str, yolo_scores: bool, image_prefix: str | None, masks: str |
             raise UsageError(f"{words} goes with --format {wanted}, not {name}.")
         chosen[key] = value
     return chosen
-
-
-def _from_images(
-    text: str,
-    exporter: Exporter,
-    model: str | None,
-    machine: dict[str, Any],
-    cutting: Cutting,
-    asked: dict[str, Any],
-    labels: str | None,
-    shard: Shard | None,
-    *,
-    keep_maps: bool,
-) -> BoxStream:
-    """Localize images; a classifier's boxes are cut from its maps, a detector has its own."""
-    from gwapctl.formats.base import FolderExporter, check_names
-    from gwapctl.formats.stored import BoxStream
-    from gwapctl.predict.classifier import load_model
-    from gwapctl.predict.folder import localize_inputs
-    from gwapctl.predict.threads import chunk_size
-
-    inputs, known = find_images([text], labels)
-    if isinstance(exporter, FolderExporter):
-        check_names(item.id for item in inputs)
-    loaded = load_model(options.model_or_default(model), **machine)
-    if loaded.detects:
-        cut_by = {"box_rule" if key == "rule" else key: value for key, value in vars(cutting).items()}
-        about = f"boxes of detector {loaded.name}"
-    else:
-        cut = cutting.cut(loaded.info.box_rule)
-        cut_by = {"box_rule": cut.rule, "max_boxes": cut.max_boxes, "min_area": cut.min_area, "masks": cut.masks}
-        about = f"boxes by {cut.rule.name} of model {loaded.name}"
-    predictor: Predictor = loaded.predictor(**cut_by, labels=known, **asked)
-    predictor.notice = console.detail
-    if shard is None:
-        found = localize_inputs(predictor, loaded.name, inputs, keep_maps=keep_maps)
-        return BoxStream(found, len(inputs), about, predictor.warning or "")
-    chunk = chunk_size(len(inputs), predictor.batch_size, None)
-    part, ids = shard.of(inputs, chunk), shard.of([item.id for item in inputs], chunk)
-    settings = {**predictor.settings(loaded.name), "chunk": chunk}
-    found = localize_inputs(predictor, loaded.name, part)
-    return BoxStream(found, len(part), about, predictor.warning or "", ids, settings)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import complete, console, engines, options, sharding
+from gwapctl.cli import complete, console, engines, on_ray, options, sharding
 from gwapctl.cli.options import DATA, argument, option
 from gwapctl.datasets import DATASETS
 from gwapctl.errors import UsageError, counted, unknown_name
 from gwapctl.formats import READERS
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.metrics import METRICS, PERCENT
+
+if TYPE_CHECKING:
+    from gwapctl.evaluate import Options
 
 GUESSING = "Five guesses"
 THRESHOLDS = "Box thresholds chosen by images"
@@ -161,6 +164,10 @@ def evaluate(
     workers: options.Workers = None,
     feature_cache: options.EvaluatedFeatures = None,
     shard: sharding.Shard = None,
+    on: on_ray.On = "local",
+    actors: on_ray.Actors = None,
+    shard_size: on_ray.ShardSize = on_ray.IMAGES,
+    resume: options.Resume = False,
     timing: Timing = False,
     fail_under: FailUnder = None,
     json: options.Json = False,
@@ -172,6 +179,7 @@ def evaluate(
       gwapctl evaluate runs/a --scales 224,448,672
       gwapctl evaluate maps/ --dataset metadata/CUB/test --protocol wsoleval --json
       gwapctl evaluate runs/a --shard 0/4 --out s0
+      gwapctl evaluate runs/a --on ray --out r
 
     """
     from gwapctl import evaluate as verb
@@ -180,7 +188,9 @@ def evaluate(
     if timing:
         raise UsageError("--timing has moved: run `python benchmarks/map_cost.py MODEL` in a checkout of gwapctl.")
     gates = [_gate(text) for text in fail_under or ()]
-    own = sharding.parse_shard(shard)
+    way = on_ray.Asked(out, resume, actors, shard_size)
+    on_cluster = on_ray.check(way, on, {"--shard": shard, "--fail-under": gates, "--json": json})
+    own = sharding.parse_shard("0/1" if on_cluster else shard)  # Ray's first stands for all when options are checked
     if own is None:
         options.require_suffix(out, ".json")
     elif out is None or gates or json:
@@ -216,9 +226,12 @@ def evaluate(
     verb.check(subject, asked)
     if (name := dataset_name(subject, dataset)) is not None:
         options.fetch_dataset(name, root, offline, splits_needed(name, split))
+    if on_cluster:
+        _on_ray(way, subject, asked)
+        return
     if own is not None and out is not None:
         with console.progress("evaluate") as progress:
-            count = verb.evaluate_shard(subject, asked, out, progress=progress)
+            count = verb.Shards(subject, asked, progress).write(own, out)
         console.note(f"shard {own}: {counted(count, 'image')} counted in {out}. next: gwapctl merge, with all shards")
         return
     with console.progress("evaluate") as progress:
@@ -230,6 +243,19 @@ def evaluate(
         console.error(text)
     if missed:
         raise typer.Exit(GATE_NOT_MET)
+
+
+def _on_ray(way: on_ray.Asked, subject: str, asked: Options) -> None:
+    """Do the work in shards on Ray."""
+    import torch
+
+    from gwapctl.cluster.work import Evaluating, tasks_for
+    from gwapctl.evaluate import Shards
+
+    shards = Shards(subject, asked)
+    tasks = tasks_for([sample.id for sample in shards.samples], way.shard_size)
+    threads = asked.workers or torch.get_num_threads()
+    on_ray.start("evaluate", way, Evaluating(subject, asked), tasks, shards.settings, threads)
 
 
 def _gate(text: str) -> tuple[str, float]:

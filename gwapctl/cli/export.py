@@ -62,7 +62,8 @@ def openvino(
 def _export(write: Callable[..., Exported], model: str | None, out: Path, **asked: Any) -> None:
     from gwapctl.networks.zoo import resolve_model
 
-    exported = write(resolve_model(options.model_or_default(model)), out, **asked)
+    with console.progress("export") as progress:
+        exported = write(resolve_model(options.model_or_default(model)), out, progress=progress, **asked)
     for path in exported.files:
         console.print_text(str(path))
     console.note(f"agrees with torch within {exported.difference:.1g} of the largest value of each output")

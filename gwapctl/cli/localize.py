@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gwapctl.cli import console, engines, options, parse, sharding
+from gwapctl.cli import console, engines, on_ray, options, parse, sharding
 from gwapctl.cli.inputs import find_images
 from gwapctl.cli.options import DATA, MODEL, OUTPUT, argument, option
 from gwapctl.engines import AUTO
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 SAVES = ("overlay", "map", "mask")
 SOME_FAILED = 3
 DEFAULT_MIN_SCORE = 0.3
-RAY = "On Ray"
 ROWS_PER_TABLE = 1000  # so that any number of images fits into memory
 
 Inputs = Annotated[
@@ -47,15 +46,6 @@ Save = Annotated[
     str | None, option("--save", "What to write below --out, of overlay, map and mask.", OUTPUT, "all three")
 ]
 Format = Annotated[Literal["table", "json", "jsonl"], option("--format -f", "What to print.", OUTPUT)]
-On = Annotated[
-    Literal["local", "ray"],
-    option("--on", "ray: on Ray's workers, many machines or this one; gwapctl merge OUT joins the shards.", RAY),
-]
-Actors = Annotated[
-    int | None, option("--actors", "Workers, each with the model.", RAY, "one per GPU, else per core", min=1)
-]
-ShardSize = Annotated[int, option("--shard-size", "Images per shard, which is done again where it fails.", RAY, min=1)]
-Rows = Annotated[Literal["jsonl", "parquet"], option("--rows", "parquet: a table in every shard as well.", RAY)]
 Recursive = Annotated[bool, option("--recursive/--no-recursive", "Look into subfolders.", DATA)]
 
 
@@ -79,10 +69,10 @@ def localize(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     shard: sharding.Shard = None,
-    on: On = "local",
-    actors: Actors = None,
-    shard_size: ShardSize = 1024,
-    rows: Rows = "jsonl",
+    on: on_ray.On = "local",
+    actors: on_ray.Actors = None,
+    shard_size: on_ray.ShardSize = on_ray.IMAGES,
+    rows: on_ray.Rows = "jsonl",
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
     engine: engines.Engine = AUTO,
@@ -112,27 +102,23 @@ def localize(
 
     if json and format == "jsonl":
         raise UsageError("--json and --format jsonl are two forms. Give one of them.")
-    if on == "ray":
-        from gwapctl.cli import on_ray
+    way = on_ray.Asked(out, resume, actors, shard_size, rows, dry_run)
+    printed = {"--json": json, "--format": format != "table", "--engine": engine not in (AUTO, "torch")}
+    others = {"--shard": shard, "--overwrite": overwrite, **printed}
+    if on_ray.check(way, on, others, resumes=True):
+        from gwapctl.cluster.work import Localizing
 
-        asked = on_ray.Asked(inputs, recursive, limit, resume, actors, shard_size, rows, workers)
-        if labels or shard or overwrite or json or format != "table" or dry_run or engine not in (AUTO, "torch"):
-            others = "--labels, --shard, --overwrite, --dry-run, a --format to print, and engines other than torch"
-            raise UsageError(f"--on ray goes without {others}.")
-        on_ray.localize(
-            asked,
-            options.model_or_default(model),
-            out,
-            parse.parse_names(save, "--save", SAVES) if save is not None else SAVES,
-            device=device,
-            precision=precision,
-            reading=reading,
-            box_rule=options.asked_rule(box_rule, threshold),
-            refine=refine,
-            top_k=top_k,
-            min_score=min_score,
-            batch_size=batch_size,
-        )
+        spec = options.model_or_default(model)
+        sources, known = on_ray.images_anywhere(inputs, labels, recursive=recursive)
+        asked: dict[str, Any] = {
+            "reading": reading,
+            "box_rule": options.asked_rule(box_rule, threshold),
+            "refine": refine,
+        }
+        asked |= {"labels": known, "top_k": top_k, "min_score": min_score, "batch_size": batch_size}
+        saved = parse.parse_names(save, "--save", SAVES) if save is not None else SAVES
+        work = Localizing(spec, spec, device, precision, asked, saved)
+        on_ray.of_images("localize", way, work, sources[:limit], workers)
         return
     saved = _saved(save, out, resume, overwrite, shard)
     own = sharding.parse_shard(shard)

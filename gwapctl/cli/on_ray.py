@@ -1,65 +1,126 @@
-"""``gwapctl localize --on ray``."""
+"""``--on ray`` of ``localize``, ``boxes`` and ``evaluate``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from gwapctl.cli import console
+from gwapctl.cli.inputs import find_images
+from gwapctl.cli.options import option
 from gwapctl.errors import UsageError, counted
 from gwapctl.progress import Progress
 
+if TYPE_CHECKING:
+    from gwapctl.cluster.sources import Source
+    from gwapctl.cluster.work import OfImages, Task, Work
+    from gwapctl.datasets.base import ClassName
+
 SOME_FAILED = 3
+RAY = "On Ray"
+
+On = Annotated[
+    Literal["local", "ray"],
+    option("--on", "ray: on Ray's workers, many machines or this one; gwapctl merge OUT joins the shards.", RAY),
+]
+Actors = Annotated[
+    int | None, option("--actors", "Workers, each with the model.", RAY, "one per GPU, else per core", min=1)
+]
+ShardSize = Annotated[int, option("--shard-size", "Images per shard, which is done again where it fails.", RAY, min=1)]
+Rows = Annotated[Literal["jsonl", "parquet"], option("--rows", "parquet: a table in every shard as well.", RAY)]
+IMAGES = 1024  # of a shard
 
 
 class Asked(NamedTuple):
-    """What is asked about the inputs and the way of the work."""
+    """What is asked about the way of the work."""
 
-    inputs: list[str]
-    recursive: bool
-    limit: int | None
-    resume: bool
-    actors: int | None
-    shard_size: int
-    rows: Literal["jsonl", "parquet"]
-    workers: int | None
+    out: Path | None
+    resume: bool = False
+    actors: int | None = None
+    shard_size: int = IMAGES
+    rows: Literal["jsonl", "parquet"] = "jsonl"
+    dry_run: bool = False
+
+    @property
+    def address(self) -> str:
+        """Where shards are written: an absolute folder, or an address."""
+        text = str(self.out)
+        if ":/" in text:  # a path has lost one of its slashes
+            return text if "://" in text else text.replace(":/", "://", 1)
+        return str(Path(text).absolute())
 
 
-def localize(
-    asked: Asked, model: str, out: Path | None, save: tuple[str, ...], *, device: str, precision: str, **options: Any
-) -> None:
-    """Localize on Ray; ``options`` are those of ``predictor``."""
+def check(asked: Asked, on: str, others: Mapping[str, Any], *, resumes: bool = False) -> bool:
+    """Tell whether the work is Ray's; refuse, by name, options that are for Ray alone, or do not go with it.
+
+    ``others`` are those that do not, with what was given. ``resumes``: the verb can without Ray, too.
+    """
+    if on != "ray":
+        alone = {"--actors": asked.actors, "--shard-size": asked.shard_size != IMAGES, "--rows": asked.rows != "jsonl"}
+        alone |= {} if resumes else {"--resume": asked.resume}
+        given = [name for name, value in alone.items() if value]
+        if given:
+            raise UsageError(f"{given[0]} goes with --on ray. Add that, or leave {given[0]} out.")
+        return False
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise UsageError(f"{given[0]} does not go with --on ray. Leave it out.")
+    if asked.out is None:
+        raise UsageError("--on ray writes shards into a folder that all machines see, or to an address. Give --out.")
+    return True
+
+
+def images_anywhere(
+    inputs: Sequence[str], labels: str | None, *, recursive: bool = True
+) -> tuple[list[Source], Mapping[str, Sequence[ClassName]] | None]:
+    """Return images in folders, lists, tars, tables and at addresses, and the classes of each where labels say them."""
+    from gwapctl.cluster.sources import Source, find_sources
+
+    if labels is None:
+        return find_sources(inputs, recursive=recursive), None
+    images, known = find_images(inputs, labels)
+    return [Source(item.id, str(item.path)) for item in images], known
+
+
+def of_images(verb: str, asked: Asked, work: OfImages, sources: Sequence[Source], workers: int | None) -> None:
+    """Do the work of a network on images; ``workers``: threads of an actor, None: those of torch."""
     import torch
 
-    from gwapctl.cluster.on_ray import Job, check_resumed, localize_on_ray
-    from gwapctl.cluster.sources import find_sources
-    from gwapctl.predict.classifier import load_model
+    from gwapctl.cluster.work import tasks_for
     from gwapctl.predict.threads import chunk_size
 
-    if out is None:
-        raise UsageError("--on ray writes shards into a folder that all machines see, or to an address. Give --out.")
-    sources = find_sources(asked.inputs, recursive=asked.recursive)[: asked.limit]
-    loaded = load_model(model, device=device, precision=precision)  # type: ignore[arg-type]
-    predictor = loaded.predictor(**options)
+    predictor = work.predictor()
     if predictor.warning:
         console.warn(predictor.warning)
-    workers = asked.workers or torch.get_num_threads()
-    chunk = chunk_size(len(sources), predictor.batch_size, workers)
-    address = str(out).replace(":/", "://", 1) if ":/" in str(out) and "://" not in str(out) else str(out.absolute())
-    place = str(Path(model).absolute()) if Path(model).exists() else model
-    shards = max(1, -(-len(sources) // asked.shard_size))
-    job = Job(place, model, address, shards, device, precision, options, save, asked.rows, workers)
-    check_resumed(job, {**predictor.settings(model), "chunk": chunk, "save": list(save)}, sources)
-    console.note(f"{counted(len(sources), 'image')} in {counted(shards, 'shard')}, {predictor.summary(model)}")
+    threads = workers or torch.get_num_threads()
+    chunk = chunk_size(len(sources), predictor.batch_size, threads)
+    console.note(f"{counted(len(sources), 'image')}, {predictor.summary(work.name)}")
+    tasks = tasks_for([source.id for source in sources], asked.shard_size, sources=sources, chunk=chunk)
+    start(verb, asked, work, tasks, {**work.shared(predictor), "chunk": chunk}, threads)
+
+
+def start(
+    verb: str, asked: Asked, work: Work, tasks: Sequence[Task], settings: Mapping[str, Any], threads: int = 1
+) -> None:
+    """Do all shards that are not there yet; ``settings`` are those that shards which are there must have, too."""
+    from gwapctl.cluster.on_ray import Job, check_resumed, run_on_ray
+
+    job, (total, _) = Job(work, asked.address, asked.rows, threads), tasks[0].whole
+    check_resumed(job, settings, tasks[0])
+    if asked.dry_run:
+        console.note(f"would write {counted(len(tasks), 'shard')} of {counted(total, 'image')} to {asked.out}")
+        return
     done = failed = 0
-    with console.progress("localize") as progress:
-        for row in localize_on_ray(job, sources, chunk, actors=asked.actors, resume=asked.resume):
+    with console.progress(verb) as progress:
+        for row in run_on_ray(job, tasks, actors=asked.actors, resume=asked.resume):
             done, failed = done + row["images"], failed + row["failed"]
-            progress(Progress(done, len(sources), "images", f"{failed} failed" if failed else ""))
-    earlier = f" ({len(sources) - done} were done before)" if done < len(sources) else ""
-    console.note(f"{counted(done - failed, 'image')} in {out}{earlier}. next: gwapctl merge {out} --out ALL")
+            progress(Progress(done, total, "images", f"{failed} failed" if failed else ""))
+    earlier = f" ({total - done} were done before)" if done < total else ""
+    shards = f"{counted(done - failed, 'image')} in {counted(len(tasks), 'shard')} in {asked.out}{earlier}"
+    console.note(f"{shards}. next: gwapctl merge {asked.out} --out ALL")
     if failed:
         console.warn(f"{failed} of {counted(done, 'image')} failed.")
         raise typer.Exit(SOME_FAILED)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gwapctl.cli.options import OUTPUT, option
 from gwapctl.errors import UsageError
@@ -29,13 +30,11 @@ def parse_shard(text: str | None) -> Part | None:
     return None if text is None else Shard.parse(text)
 
 
-def of_boxes(
-    shard: str | None, out: Path | None, accept_error: str | None, apply: Path | None, review: Path | None
-) -> Part | None:
-    """Read ``--shard``, which needs a folder, and does not go with what looks at all images."""
+def of_boxes(shard: str | None, out: Path | None, of_all: Mapping[str, Any]) -> Part | None:
+    """Read ``--shard``, which needs a folder, and cannot go with ``of_all``, what looks at all images."""
     if shard is None:
         return None
-    for words, given in (("--accept-error", accept_error), ("--apply", apply), ("--review", review)):
+    for words, given in of_all.items():
         if given is not None:
             raise UsageError(f"{words} is for all images, not for a shard. Use it on what gwapctl merge writes.")
     if out is None or out.suffix:

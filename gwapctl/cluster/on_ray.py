@@ -1,4 +1,4 @@
-"""``localize`` on Ray Data: every actor has the model, every task is one shard of the work, in a folder of its own.
+"""Shards of any work on Ray Data: every actor loads what the work needs, every task is one shard in its own folder.
 
 A shard appears whole: it is made in a temporary folder and renamed, or at an address uploaded with ``shard.json`` last.
 So a task that Ray repeats because a worker died writes what it would have written, every image is in exactly one shard,
@@ -18,13 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gwapctl.cluster.sources import Source, addresses, fetched, file_systems, needed
+from gwapctl.cluster.sources import file_systems, needed
+from gwapctl.cluster.work import Task, Work
 from gwapctl.errors import MissingDependencyError, UsageError, option
-from gwapctl.files import json_text
-from gwapctl.predict.classifier import load_model
-from gwapctl.predict.folder import localize_inputs
 from gwapctl.predict.predictions import PREDICTIONS
-from gwapctl.predict.shards import SHARD, Part, Shard, read_record, whole_of
+from gwapctl.predict.shards import SHARD, Shard, read_record
 
 TABLE = "predictions.parquet"
 Rows = Literal["jsonl", "parquet"]
@@ -32,30 +30,22 @@ Rows = Literal["jsonl", "parquet"]
 
 @dataclass(frozen=True)
 class Job:
-    """What every actor is told: the model and how it runs, the options of its predictor, and what is written where.
+    """What every actor is told.
 
     Attributes:
-        model: what ``load_model`` takes, on every machine; ``name`` is what results call it.
-        device, precision: where and how the network runs.
-        options: those of ``predictor``.
+        work: what is done with a shard.
         out: a folder that all machines see, or an address of fsspec.
-        save: of ``overlay``, ``map`` and ``mask``.
         rows: whether every shard has its predictions as a Parquet table as well.
-        shards: how many there are.
         workers: threads of an actor; the same as in one process, for batches are cut by it.
+        here: the folder that relative paths count from, where a machine has it.
 
     """
 
-    model: str
-    name: str
+    work: Work
     out: str
-    shards: int
-    device: str = "auto"
-    precision: str = "auto"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    save: tuple[str, ...] = ()
     rows: Rows = "jsonl"
     workers: int = 1
+    here: str = field(default_factory=os.getcwd)
 
     def folder(self, shard: Shard) -> str:
         """Return the folder of a shard."""
@@ -69,35 +59,27 @@ class Job:
         return bool(system.exists(f"{path}/{SHARD}"))
 
 
-class Localizer:
-    """What an actor is: the model, loaded once."""
+class Actor:
+    """A worker: it loads what the work needs once, and makes shards."""
 
     def __init__(self, job: Job) -> None:
         import torch
 
-        self.job = job
-        model = load_model(job.model, device=job.device, precision=job.precision)  # type: ignore[arg-type]
+        if Path(job.here).is_dir():
+            os.chdir(job.here)
         torch.set_num_threads(max(1, job.workers))
-        self.predictor = model.predictor(**job.options)
+        self.job, self.write = job, job.work.start(job.workers)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Localize the images of one shard, write its folder, and say how many they were."""
-        shard = Shard(int(row["shard"]), self.job.shards)
-        sources = [Source(**source) for source in json.loads(str(row["sources"]))]
-        total = int(row["total"])
+        """Make one shard, and say how many images it has."""
+        task = Task.of_row(row)
         with tempfile.TemporaryDirectory(prefix="gwapctl-") as folder:
-            inputs = fetched(sources, Path(folder))
-            out = self._temporary(shard, Path(folder))
-            part = Part(inputs, shard, range(total), (total, str(row["digest"])))
-            stream = localize_inputs(
-                self.predictor, self.job.name, part, out=out, save=self.job.save, workers=self.job.workers
-            )
-            failed = sum(found.error is not None for found in stream)
-            _rename_images(out, inputs, addresses(sources))
+            out = self._temporary(task.shard, Path(folder))
+            done = self.write(task, out, Path(folder))
             if self.job.rows == "parquet":
                 _write_table(out)
-            self._publish(out, shard)
-        return {"shard": shard.index, "images": len(sources), "failed": failed, "pid": os.getpid()}
+            self._publish(out, task.shard)
+        return {"shard": task.shard.index, **done._asdict(), "pid": os.getpid()}
 
     def _temporary(self, shard: Shard, folder: Path) -> Path:
         """Return a new folder to write into: beside the shard's where it can be renamed to that."""
@@ -126,35 +108,28 @@ class Localizer:
             system.put_file(str(file), name)
 
 
-def localize_on_ray(
-    job: Job, sources: Sequence[Source], chunk: int, *, actors: int | None = None, resume: bool = False
+def run_on_ray(
+    job: Job, tasks: Sequence[Task], *, actors: int | None = None, resume: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Yield ``{"shard", "images", "failed", "pid"}`` of every shard as it is finished.
 
-    ``chunk`` images go through the network together. ``actors``: None is one per GPU, or without a GPU one per core. A
-    cluster is the one that ``RAY_ADDRESS`` names, else one is started on this machine alone.
+    ``actors``: None is one per GPU, or without a GPU one per core. The cluster is what ``RAY_ADDRESS`` names,
+    else one on this machine alone.
 
     Raises:
         UsageError: ``job.out`` has shards, and nobody said to resume.
         MissingDependencyError: Ray is not installed.
 
     """
-    _, digest = whole_of(source.id for source in sources)
-    todo = []
-    for index in range(job.shards):
-        shard = Shard(index, job.shards)
-        if job.finished(shard):
-            if not resume:
-                more = f"Continue with {option('resume', True)}, or choose another {option('out')}"
-                raise UsageError(f"{job.out} has shards already. {more}.")
-            continue
-        own = [vars(source) for source in shard.of(sources, chunk)]
-        todo.append({"shard": index, "sources": json.dumps(own), "total": len(sources), "digest": digest})
+    todo = [task for task in tasks if not job.finished(task.shard)]
+    if len(todo) < len(tasks) and not resume:
+        more = f"Continue with {option('resume', True)}, or choose another {option('out')}"
+        raise UsageError(f"{job.out} has shards already. {more}.")
     if not todo:
         return
     ray = _started()
     try:
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if job.device in ("auto", "cuda") else 0
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if job.work.device in ("auto", "cuda") else 0
         cores = int(ray.cluster_resources().get("CPU", 1))
         count = min(actors or gpus or max(1, cores // max(1, job.workers)), len(todo))
         data = needed("ray.data")
@@ -163,8 +138,8 @@ def localize_on_ray(
         context.enable_progress_bars = False
         strategy = data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2)
         resources: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": min(job.workers, cores) or 1}
-        table = data.from_items(todo, override_num_blocks=len(todo))
-        done = table.map(Localizer, fn_constructor_args=(job,), compute=strategy, **resources)
+        table = data.from_items([task.row for task in todo], override_num_blocks=len(todo))
+        done = table.map(Actor, fn_constructor_args=(job,), compute=strategy, **resources)
         for row in done.iter_rows():
             yield {name: int(value) for name, value in row.items()}
     finally:
@@ -186,22 +161,6 @@ def _started() -> Any:
     return ray
 
 
-def _rename_images(out: Path, inputs: Sequence[Any], names: Mapping[str, str]) -> None:
-    """Let the results of images that were fetched say where these come from."""
-    paths = {item.id: str(item.path) for item in inputs}
-    if all(paths[name] == address for name, address in names.items()):
-        return
-    lines = []
-    for line in (out / PREDICTIONS).read_text(encoding="utf-8").splitlines():
-        document = json.loads(line)
-        path, name = paths[document["id"]], names[document["id"]]
-        document["image"] = name
-        if document["error"] is not None:
-            document["error"]["message"] = document["error"]["message"].replace(path, name)
-        lines.append(json_text(document) + "\n")
-    (out / PREDICTIONS).write_text("".join(lines), encoding="utf-8")
-
-
 def _write_table(out: Path) -> None:
     """Write the predictions as a Parquet table as well, one row per image."""
     arrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
@@ -217,14 +176,14 @@ def _write_table(out: Path) -> None:
     parquet.write_table(arrow.Table.from_pylist(rows, schema=schema), out / TABLE)
 
 
-def check_resumed(job: Job, settings: Mapping[str, Any], sources: Sequence[Source]) -> None:
-    """Refuse to continue shards in a folder that are of other images or settings than those of this call."""
+def check_resumed(job: Job, settings: Mapping[str, Any], task: Task) -> None:
+    """Refuse to continue shards in a folder that are of other images or settings than those of this call's tasks."""
     if "://" in job.out:
         return
     for file in sorted(Path(job.out).glob(f"*/{SHARD}"))[:1]:
         record = read_record(file.parent)
         other = [name for name, value in settings.items() if record.settings.get(name) != json.loads(json.dumps(value))]
-        if other or record.whole != whole_of(source.id for source in sources) or record.shard.count != job.shards:
+        if other or (record.whole, record.shard.count) != (task.whole, task.shard.count):
             what = f"another {other[0]}" if other else "other images, or another size of shards"
             raise UsageError(
                 f"{job.out} was begun with {what}. Repeat it as it was, or choose another {option('out')}."

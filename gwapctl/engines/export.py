@@ -30,6 +30,7 @@ from gwapctl.files import atomic_path, write_json
 from gwapctl.networks.classifier import Classifier, load_classifier
 from gwapctl.networks.heads.base import Head
 from gwapctl.networks.inference import for_inference
+from gwapctl.progress import Progress, ProgressCallback
 
 SCHEMA_VERSION = 1
 OPSET = 18  # what torch's exporter speaks by itself; every onnxruntime since 1.14 reads it
@@ -38,6 +39,7 @@ CHECKED_SHAPES = ((1, 3, 96, 160), (3, 3, 161, 128))  # neither is square, nor w
 TOLERANCE = 1e-3  # largest difference from torch, as a share of the output's largest value; rounding stays far below
 HALF_TOLERANCE = 2e-2
 NOTHING = "Nothing was written."
+STEPS = ("tracing the network", "comparing it with torch")
 
 Array = npt.NDArray[Any]
 Network = Callable[[Array], dict[str, Array]]  # images (B, 3, H, W) uint8 -> outputs by name
@@ -98,10 +100,19 @@ class Deployed(nn.Module):
         return tuple(self.outputs(images).values())
 
 
-def export_onnx(folder: Path, out: Path, *, top_k: int = 5, half: bool = False, overwrite: bool = False) -> Exported:
+def export_onnx(
+    folder: Path,
+    out: Path,
+    *,
+    top_k: int = 5,
+    half: bool = False,
+    overwrite: bool = False,
+    progress: ProgressCallback = lambda _: None,
+) -> Exported:
     """Write the model in ``folder`` to ``out``, an ``.onnx`` file that holds its weights, and its description.
 
     ``half`` stores and computes the backbone in float16. Nothing is written unless onnxruntime gives what torch gives.
+    ``progress`` is told what is being done: tracing takes minutes where padding depends on the size of the image.
 
     Raises:
         MissingDependencyError: a package of the extra ``onnx`` is not installed.
@@ -114,14 +125,22 @@ def export_onnx(folder: Path, out: Path, *, top_k: int = 5, half: bool = False, 
     model = load_classifier(folder)
     network = Deployed(for_inference(model, torch.device("cpu")), top_k, half=half)
     with atomic_path(out) as temporary:
+        progress(Progress(0, len(STEPS), "steps", STEPS[0]))
         _trace(network, temporary)
+        progress(Progress(1, len(STEPS), "steps", STEPS[1]))
         difference = _compare(model, network, _onnx_network(temporary), HALF_TOLERANCE if half else TOLERANCE)
     write_json(description, _describe(network, out, half))
     return Exported((out, description), difference)
 
 
 def export_openvino(
-    folder: Path, out: Path, *, top_k: int = 5, half: bool = False, overwrite: bool = False
+    folder: Path,
+    out: Path,
+    *,
+    top_k: int = 5,
+    half: bool = False,
+    overwrite: bool = False,
+    progress: ProgressCallback = lambda _: None,
 ) -> Exported:
     """Write the model in ``folder`` to ``out``, an ``.xml`` file, its weights to a ``.bin`` file, and its description.
 
@@ -135,7 +154,9 @@ def export_openvino(
     weights = out.with_suffix(".bin")
     with tempfile.TemporaryDirectory() as folder_of_onnx:
         path = Path(folder_of_onnx, "model.onnx")
+        progress(Progress(0, len(STEPS), "steps", STEPS[0]))
         _trace(network, path)
+        progress(Progress(1, len(STEPS), "steps", STEPS[1]))
         openvino = importlib.import_module("openvino")
         xml = path.with_suffix(".xml")
         # OpenVINO reads ONNX by itself; openvino.convert_model would do the same, and report to its makers

@@ -12,7 +12,7 @@ from gwapctl.evaluate.from_model import from_detector, from_model
 from gwapctl.evaluate.judging import evaluate_predictions
 from gwapctl.evaluate.predictions import Predictions, from_detections
 from gwapctl.evaluate.result import EvaluationResult, GroundTruth
-from gwapctl.evaluate.run import Options, check, evaluate, evaluate_shard
+from gwapctl.evaluate.run import Options, Shards, check, evaluate
 from gwapctl.evaluate.stored_rule import calibrate
 
 __all__ = [
@@ -20,11 +20,11 @@ __all__ = [
     "GroundTruth",
     "Options",
     "Predictions",
+    "Shards",
     "calibrate",
     "check",
     "evaluate",
     "evaluate_predictions",
-    "evaluate_shard",
     "from_boxes",
     "from_detections",
     "from_detector",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from gwapctl.evaluate.subject import (
 from gwapctl.maps.reading import AS_STORED, MapReading
 from gwapctl.predict.base import Precision
 from gwapctl.predict.classifier import Model, load_model
+from gwapctl.predict.detector import DetectorModel
 from gwapctl.predict.prediction import Prediction
 from gwapctl.predict.shards import Shard, weights_digest
 from gwapctl.progress import ProgressCallback
@@ -61,7 +63,7 @@ class Options:
     ``loose`` (a number, or ``otsu``). The paper gives neither: half of the range, and its usual 20 %, are ours.
     ``feature_cache``: the folder of caches that has, or gets, float16 maps of what is frozen of a run's backbone. They
     take the images' place where nothing but the whole image at the run's input size is looked at.
-    ``shard``: judge a part of the images, for ``evaluate_shard``.
+    ``shard``: judge a part of the images, for ``Shards``.
     """
 
     dataset: str | None = None
@@ -134,31 +136,38 @@ def evaluate(
     return keep(result, asked.subject.run, out, whole=options.limit is None)
 
 
-def evaluate_shard(
-    spec: str,
-    options: Options,
-    out: Path,
-    *,
-    required: Collection[str] = (),
-    progress: ProgressCallback | None = None,
-) -> int:
-    """Judge the images of ``options.shard``, write what was counted to the folder ``out``, return how many they are.
+class Shards:
+    """The shards of an evaluation, whose data set is opened once, as is the model where one is judged.
 
-    ``evaluate.merging`` makes the result of all shards. Raises what ``evaluate`` raises.
+    ``samples`` are all images; ``settings`` are choices that all shards must share. ``evaluate.merging`` makes the
+    result of all shards. Raises what ``evaluate`` raises.
     """
-    asked = _ask(spec, options, required, progress)
-    start = time.perf_counter()
-    found = _find(asked)
-    judged = _judge(asked, found)
-    settings = {
-        "subject": asked.subject.kind,
-        "weights": found.weights,
-        "chunk": found.predictions.chunk,
-        "options": {key: str(value) for key, value in vars(options).items() if key not in MACHINE},
-    }
-    closing = [*asked.ground_truth.dataset.warnings(), *_seen(asked)]
-    seconds = round(time.perf_counter() - start, 3)
-    return write_shard(out, asked.ground_truth, asked.subject.run, judged, settings, closing, seconds)
+
+    def __init__(self, spec: str, options: Options, progress: ProgressCallback | None = None) -> None:
+        self._asked = _ask(spec, options, (), progress)
+        self.samples = self._asked.ground_truth.samples
+        self.settings = {"options": {key: str(value) for key, value in vars(options).items() if key not in MACHINE}}
+
+    @cached_property
+    def _model(self) -> Model | DetectorModel | None:
+        return _load(self._asked) if self._asked.subject.kind == "model" else None
+
+    def write(self, shard: Shard, out: Path) -> int:
+        """Judge the images of a shard, write what was counted to the folder ``out``, return how many they are."""
+        start, before = time.perf_counter(), self._asked
+        truth, options = replace(before.ground_truth, shard=shard), replace(before.options, shard=shard)
+        asked = replace(before, ground_truth=truth, options=options, model=self._model)
+        found = _find(asked)
+        judged = _judge(asked, found)
+        settings = {
+            "subject": asked.subject.kind,
+            "weights": found.weights,
+            "chunk": found.predictions.chunk,
+            **self.settings,
+        }
+        closing = [*truth.dataset.warnings(), *_seen(asked)]
+        seconds = round(time.perf_counter() - start, 3)
+        return write_shard(out, truth, asked.subject.run, judged, settings, closing, seconds)
 
 
 def _ask(spec: str, options: Options, required: Collection[str], progress: ProgressCallback | None) -> _Asked:
@@ -242,12 +251,13 @@ def _check_options(subject: Subject, options: Options) -> None:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is evaluated, on what, by which options."""
+    """What is evaluated, on what, by which options; ``model`` where it is loaded already."""
 
     subject: Subject
     ground_truth: GroundTruth
     options: Options
     progress: ProgressCallback | None
+    model: Model | DetectorModel | None = None
 
 
 @dataclass(frozen=True)
@@ -300,13 +310,18 @@ def _in_maps(asked: _Asked) -> _Found:
 
 def _by_model(asked: _Asked) -> _Found:
     subject, options = asked.subject, asked.options
-    model = load_model(subject.path, device=options.device, precision=options.precision, engine=options.engine)
+    model = asked.model or _load(asked)
     if not model.detects:
         return _by_classifier(model, asked)
     _refuse_unused(subject, "detector", options)
     predictor = model.predictor(batch_size=options.batch_size)
     found = from_detector(predictor, asked.ground_truth, name=subject.name, workers=options.workers)
     return _Found(found, weights=weights_digest(model.reader.model) if options.shard else "")
+
+
+def _load(asked: _Asked) -> Model | DetectorModel:
+    options = asked.options
+    return load_model(asked.subject.path, device=options.device, precision=options.precision, engine=options.engine)
 
 
 def _by_classifier(model: Model, asked: _Asked) -> _Found:

@@ -30,7 +30,7 @@ def write_shard(
     prepare_output_folder(out, overwrite=overwrite)
     with atomic_path(out / PREDICTIONS) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json_text(item.to_json()) + "\n" for item in items)
-    write_record(out, "boxes", part.shard, whole_of(part.items), part, settings)
+    write_record(out, "boxes", part.shard, part.whole or whole_of(part.items), part, settings)
 
 
 def exporter_of(records: Sequence[ShardRecord]) -> tuple[str, Exporter, list[str] | None]:
