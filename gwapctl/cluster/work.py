@@ -70,10 +70,11 @@ Write = Callable[[Task, Path, Path], Done]  # writes a shard into an empty folde
 
 
 class Work(Protocol):
-    """What every actor is told: all choices of the verb. Runs on ``device``: ``auto``, ``cpu``, ``cuda`` ..."""
+    """What every actor is told: all choices of the verb."""
 
     @property
-    def device(self) -> str: ...  # noqa: D102
+    def device(self) -> str:
+        """Where it runs: ``auto``, ``cpu``, ``cuda`` ..."""
 
     def start(self, workers: int) -> Write:
         """Load what is needed; a shard is written by so many threads as one process would have."""
