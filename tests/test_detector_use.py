@@ -16,8 +16,9 @@ from gwapctl.boxes import iou
 from gwapctl.cli.localize import DEFAULT_MIN_SCORE
 from gwapctl.config import DetectorConfig, build_train_config
 from gwapctl.datasets import open_dataset
+from gwapctl.datasets.base import BoxedSample
 from gwapctl.errors import DataError, ModelError, UsageError
-from gwapctl.evaluate import Options, evaluate
+from gwapctl.evaluate import GroundTruth, Options, evaluate, from_detector
 from gwapctl.images.decode import read_image
 from gwapctl.maps.reading import split_options
 from gwapctl.metrics.detection import DetectionAP
@@ -28,6 +29,7 @@ from gwapctl.predict.classifier import load_model
 from gwapctl.predict.detector import MIN_SCORE, DetectorModel
 from gwapctl.predict.map_folder import MapFolder
 from gwapctl.predict.predictions import read_predictions
+from gwapctl.regions.edges import move_to_edges
 from gwapctl.runs import Run
 from gwapctl.train.loop import train
 
@@ -183,6 +185,32 @@ def test_localize_writes_boxes_maps_and_overlays(run: Run, voc: Path, tmp_path: 
     other = run_cli(*asked, "--out", out, "--resume")
     assert other.code == 2
     assert "was written with min_score 0.02" in " ".join(other.stderr.split())
+
+
+def test_boxes_follow_edges_where_asked(voc: Path, run: Run, paths: list[Path], run_cli: RunCli) -> None:
+    image = read_image(paths[0])
+    reader = DetectorReader(load_detector(run.folder), device="cpu")
+    plain, moved = reader.run([image])[0], reader.run([image], refine="grabcut")[0]
+    np.testing.assert_array_equal(moved.scores, plain.scores)
+    np.testing.assert_array_equal(moved.boxes[:2], move_to_edges(image, plain.boxes[:2]))
+    np.testing.assert_array_equal(moved.boxes[20:], plain.boxes[20:])
+    model = load_model(run.folder, device="cpu", precision="fp32")
+    for stored in ("none", "grabcut"):
+        model.reader.info = model.info.model_copy(update={"refine": stored})
+        for way in (None, "none", "grabcut"):
+            (found,) = model.localize(image, min_score=0.0, refine=way)
+            expected = plain if (way or stored) == "none" else moved
+            np.testing.assert_array_equal(found.boxes, expected.boxes, err_msg=f"{stored} {way}")
+    with pytest.raises(UsageError, match="refinement"):
+        model.localize(image, refine="crf")  # type: ignore[arg-type]
+    for way, expected in (("none", plain), ("grabcut", moved)):
+        truth = GroundTruth(open_dataset(str(voc)), "test", [BoxedSample(paths[0].stem, paths[0], ())])
+        (judged,) = from_detector(model.predictor(refine=way), truth, name="a run", workers=0).items
+        np.testing.assert_array_equal(judged.detections.boxes, expected.boxes)
+    options = Options(device="cpu", workers=0, refine="grabcut", limit=2)
+    assert evaluate(str(run.folder), options).options["refine"] == "grabcut"
+    said = run_cli("localize", paths[0], "--model", run.folder, "--device", "cpu", "--refine", "grabcut", "--dry-run")
+    assert "boxes refined by grabcut" in " ".join(said.stderr.split())
 
 
 def test_options_of_maps_are_refused(run: Run, paths: list[Path], run_cli: RunCli) -> None:

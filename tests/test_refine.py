@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from gwapctl.boxes import iou
+from gwapctl.boxes import as_boxes, iou
 from gwapctl.errors import DataError
 from gwapctl.regions import map_to_boxes, normalise, parse_box_rule
+from gwapctl.regions.edges import move_to_edges
 from gwapctl.regions.refine import SEGMENTATIONS, close_gaps, grabcut_mask, mean_mask
 
 
@@ -117,3 +118,42 @@ def test_mean_is_of_the_blurred_map() -> None:
 def test_a_constant_map_has_no_object(name: str) -> None:
     image, saliency, _ = object_image()
     assert not SEGMENTATIONS[name](np.full_like(saliency, 3.0), image).any()
+
+
+# --- boxes without a map ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_move_half_way_to_the_object(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    width, height = (int(side) for side in rng.integers(120, 420, 2))
+    true = np.array([0.3 * width, 0.25 * height, 0.7 * width, 0.8 * height]).round()
+    image = rng.integers(20, 60, (height, width, 3)).astype(np.uint8)
+    left, top, right, bottom = true.astype(int)
+    image[top:bottom, left:right] = rng.integers(180, 230, (bottom - top, right - left, 3))
+    sides = np.tile(true[2:] - true[:2], 2)
+    boxes = true + sides * rng.uniform(-0.12, 0.12, (3, 4))
+    moved = move_to_edges(image, boxes)
+    pixel = max(width, height) / 128  # of what GrabCut sees
+    np.testing.assert_allclose(moved, (boxes + true) / 2, atol=1.5 * max(pixel, 1))
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: move_to_edges(image, boxes), range(4)):
+            np.testing.assert_array_equal(found, moved)
+    np.testing.assert_array_equal(move_to_edges(image, boxes[1:]), moved[1:])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 3), (40, 56)])
+def test_any_box_of_any_image_stays_inside(size: tuple[int, int]) -> None:
+    height, width = size
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    boxes = as_boxes(
+        [[0, 0, width, height], [0, 0, 1, 1], [width - 1, height - 1, width, height], [0.2, 0.1, 0.3, 0.3]]
+    )
+    moved = move_to_edges(image, boxes)
+    assert moved.shape == (4, 4)
+    assert (moved >= 0).all()
+    assert (moved <= [width, height, width, height]).all()
+    assert (moved[:, 2:] > moved[:, :2]).all()
+    assert move_to_edges(image, boxes[:0]).shape == (0, 4)
+    flat = np.full((height, width, 3), 90, np.uint8)
+    assert np.isfinite(move_to_edges(flat, boxes)).all()

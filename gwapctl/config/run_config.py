@@ -165,6 +165,7 @@ FOUND_BOXES = DETECTOR_FOLDER | {  # minutes of a CPU for a few hundred photos
     "composites": 1.5,
     "weak": "gwap",  # it learns from labels that are right where boxes are not
     "area_exponent": None,  # boxes found by a classifier may be parts of objects, and so what is learned from them
+    "refine": "grabcut",  # they err by the coarse grid of the maps, and so does what is learned from them
     "cache_features": True,
     "frozen_stages": 5,  # the trunk stays ImageNet's, as a frozen classifier's does
 }

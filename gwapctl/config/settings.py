@@ -214,6 +214,9 @@ class DetectorSettings(RunSettings):
         Bounds(ge=0, le=4),
         About("Multiply a box's score by its share of the image to this power; none: what labels choose.", DETECTOR),
     ] = 0.0
+    refine: Annotated[
+        Literal["none", "grabcut"], About("Move its boxes to the edges that GrabCut finds in the image.", DETECTOR)
+    ] = "none"
     frozen_stages: Annotated[
         int, Bounds(ge=0, le=5), About("Stages of a pretrained network that do not learn, of five.", DETECTOR)
     ] = 2

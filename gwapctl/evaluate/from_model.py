@@ -217,7 +217,7 @@ def from_detector(
 
     def work(part: list[BoxedSample]) -> list[Detections]:
         images = [read_image(sample.path) for sample in part]
-        found = reader.run(images, batch_size=predictor.batch_size)
+        found = reader.run(images, batch_size=predictor.batch_size, refine=predictor.refine)
         return [Detections(item.boxes, item.scores, match[item.labels]) for item in found]
 
     options = {
@@ -226,6 +226,8 @@ def from_detector(
         "precision": reader.precision,
         "box_subset": info.provenance.get("box_subset"),  # the images whose boxes it was trained with
     }
+    if predictor.refine != "none":
+        options["refine"] = predictor.refine
     chunk = chunk_size(len(ground_truth.samples), predictor.batch_size, workers)
     found = in_threads(work, ground_truth.judged(chunk), chunk=predictor.batch_size, workers=workers)
     return replace(from_detections(found, name, options), chunk=chunk)

@@ -198,8 +198,9 @@ def _refuse_unused(subject: Subject, kind: str, options: Options) -> None:
     """Refuse options that a ``kind`` of subject cannot follow, rather than ignore them."""
     asked: dict[str, Any] = dict.fromkeys(options.reading.flags, True)
     if kind != "maps":
-        names = ("box_rule", "refine", "images", "guesses", "calibrate_on", "masks")
+        names = ("box_rule", "images", "guesses", "calibrate_on", "masks")
         asked |= {option(name): getattr(options, name) for name in names}
+        asked[option("refine")] = kind == "boxes" and options.refine
         asked[option("protocol", "wsoleval")] = options.protocol == "wsoleval"
     asked[option("calibrate")] = options.calibrate
     asked[option("feature_cache")] = kind in ("maps", "boxes") and options.feature_cache
@@ -314,7 +315,7 @@ def _by_model(asked: _Asked) -> _Found:
     if not model.detects:
         return _by_classifier(model, asked)
     _refuse_unused(subject, "detector", options)
-    predictor = model.predictor(batch_size=options.batch_size)
+    predictor = model.predictor(batch_size=options.batch_size, refine=options.refine)
     found = from_detector(predictor, asked.ground_truth, name=subject.name, workers=options.workers)
     return _Found(found, weights=weights_digest(model.reader.model) if options.shard else "")
 

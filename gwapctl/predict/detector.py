@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gwapctl.boxes import Detections
 from gwapctl.engines import Choice
-from gwapctl.errors import UsageError, option
+from gwapctl.errors import UsageError, option, unknown_name
 from gwapctl.maps.reading import AS_STORED, MapReading, ReadingOptions, ResolvedReading, split_options
 from gwapctl.predict.base import LocalizingModel, Predictor, checked_score, require_whole, source_name
 from gwapctl.predict.labelled import Labels, indices_of
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gwapctl.networks.rfcn.base import DetectorInfo
     from gwapctl.networks.rfcn.inference import DetectorReader
 
+REFINEMENTS = ("none", "grabcut")
 MIN_SCORE = 0.3  # what people want to see; measuring takes every box
 MASK_RULE = parse_box_rule()
 
@@ -33,7 +34,6 @@ class OfMaps(ReadingOptions, total=False):
     """What a detector is asked along with classifiers and cannot follow: its boxes do not come from maps."""
 
     box_rule: str | BoxRule | None
-    refine: str | None
     max_boxes: int | None
     min_area: float | None
     masks: bool
@@ -77,9 +77,12 @@ class DetectorModel(LocalizingModel):
         reading: MapReading = AS_STORED,
         labels: Labels | None = None,
         top_k: int = 1,
+        refine: str | None = None,
         **cutting: Unpack[OfMaps],
     ) -> DetectorPredictor:
         """Return the object that does the work: boxes that score below ``min_score`` are left out.
+
+        ``refine``: ``grabcut`` (boxes follow the image's edges), ``none``, or None: what the model stores.
 
         ``labels``, the classes of each image by its path, leave out boxes of all others; a class that they name keeps
         its best box, however low that scores.
@@ -92,14 +95,17 @@ class DetectorModel(LocalizingModel):
         given = {**others, "top_k": top_k != 1}
         wrong = [
             *reading.flags,
-            *(option(name) for name, value in given.items() if value and value != "none"),
+            *(option(name) for name, value in given.items() if value),
         ]
         if wrong:
             raise UsageError(f"{', '.join(wrong)} cannot be used with a detector: its boxes do not come from maps.")
         min_score = MIN_SCORE if min_score is None else checked_score(min_score)
         require_whole("batch_size", batch_size, 1)
         known = None if labels is None else indices_of(labels, self.info.classes, self.name)
-        return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size, known)
+        if refine not in (None, *REFINEMENTS):
+            raise unknown_name("refinement", str(refine), REFINEMENTS)
+        refine = refine or self.info.refine
+        return DetectorPredictor(self.reader, min_score, batch_size or self.reader.batch_size, known, refine)
 
 
 class DetectorPredictor(Predictor):
@@ -111,11 +117,13 @@ class DetectorPredictor(Predictor):
         min_score: float,
         batch_size: int,
         known: Mapping[str, tuple[int, ...]] | None = None,
+        refine: str = "none",
     ) -> None:
         super().__init__(batch_size, (reader.info.short_side,), reader.device)
         self.reader = reader
         self.min_score = min_score
         self.known = known
+        self.refine = refine
 
     @property
     def choice(self) -> Choice:
@@ -127,7 +135,9 @@ class DetectorPredictor(Predictor):
     def summary(self, model_name: str) -> str:
         """Say in a few words how objects are found."""
         info = self.reader.info
-        return f"detector {model_name}, sides {info.short_side} to {info.long_side}, scores from {self.min_score:g}"
+        edges = ", boxes refined by grabcut" if self.refine != "none" else ""
+        sides = f"sides {info.short_side} to {info.long_side}"
+        return f"detector {model_name}, {sides}, scores from {self.min_score:g}{edges}"
 
     def describe(self, model_name: str) -> MapsInfo:
         """Say how the maps are made: the class-specific weight maps (arXiv 1809.08264, eq. 8 and Fig. 9)."""
@@ -157,11 +167,18 @@ class DetectorPredictor(Predictor):
     def _predict(self, images: Sequence[tuple[Source, ImageArray]]) -> Iterable[Prediction]:
         pixels = [image for _, image in images]
         least = self.min_score if self.known is None else 0.0
-        results = self.reader.run(pixels, min_score=least, maps=True, batch_size=self.batch_size)
+        results = self.reader.run(pixels, min_score=least, maps=True, batch_size=self.batch_size, refine="none")
         return [
-            self._named(source, self._of_known(source, found))
-            for (source, _), found in zip(images, results, strict=True)
+            self._named(source, self._kept(source, image, found))
+            for (source, image), found in zip(images, results, strict=True)
         ]
+
+    def _kept(self, source: Source, image: ImageArray, found: Detections) -> Detections:
+        """Return the boxes that are wanted, at the edges of the image where that is asked."""
+        from gwapctl.networks.rfcn.inference import refined  # needs torch
+
+        found = self._of_known(source, found)
+        return found if self.refine == "none" else refined(image, found)
 
     def _of_known(self, source: Source, found: Detections) -> Detections:
         """Return the boxes of the classes that the image is known to show; all where nothing is known.

@@ -318,6 +318,7 @@ def _build_model(config: DetectorConfig, data: DetectorData, weights: Path | Non
         image_scores=config.image_scores,
         support=config.support,
         area_exponent=config.area_exponent or 0.0,
+        refine=config.refine,
         mean=trunk.mean,
         std=trunk.std,
         provenance={"dataset": data.dataset.name, "recipe": config.recipe, "seed": config.seed, **seen},

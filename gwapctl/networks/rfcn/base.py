@@ -26,7 +26,8 @@ class DetectorInfo(BaseModel):
     are the proposals of an image before NMS, ``proposals`` those after it, at most. ``region_loss`` is the form of the
     weak branch's local region regularisation. With ``image_scores`` a box's score is multiplied by the chance that the
     weak branch gives its class in the whole image. With ``support`` boxes around a box add to its score. A score is
-    multiplied by the box's share of the image to the power ``area_exponent``.
+    multiplied by the box's share of the image to the power ``area_exponent``. With ``refine`` boxes are moved to the
+    edges that GrabCut finds in the image (``regions.edges.move_to_edges``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class DetectorInfo(BaseModel):
     image_scores: bool = False
     support: bool = False
     area_exponent: float = Field(default=0.0, ge=0, le=4)
+    refine: Literal["none", "grabcut"] = "none"
     short_side: int = Field(default=PAPER_SHORT_SIDE, ge=16)
     long_side: int = Field(default=1000, ge=16)
     mean: tuple[float, float, float] = IMAGENET_MEAN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from gwapctl.geometry import Geometry
 from gwapctl.images.decode import ImageArray
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.transforms import resize
+from gwapctl.regions.edges import move_to_edges
+
+MOST_REFINED, REFINED = 20, 0.1
 
 TrunkMaps = npt.NDArray[np.float16]  # (h, w, K4 + K5): conv4 and conv5 of an image
 
@@ -45,9 +49,18 @@ class DetectorReader:
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
 
     def run(
-        self, images: Sequence[ImageArray], *, min_score: float = 0.0, maps: bool = False, batch_size: int | None = None
+        self,
+        images: Sequence[ImageArray],
+        *,
+        min_score: float = 0.0,
+        maps: bool = False,
+        batch_size: int | None = None,
+        refine: str | None = None,
     ) -> list[Detections]:
-        """Return what is found in images ``(H, W, 3)`` uint8 RGB, in their order; with ``maps`` also weight maps."""
+        """Return what is found in images ``(H, W, 3)`` uint8 RGB, in their order; with ``maps`` also weight maps.
+
+        ``refine``: ``grabcut`` (see ``refined``), ``none``, or None: what the model stores.
+        """
         step = batch_size or self.batch_size
         sides = self.info.short_side, self.info.long_side
         geometries = [Geometry.within(image.shape[1], image.shape[0], *sides) for image in images]
@@ -61,7 +74,9 @@ class DetectorReader:
                 inputs = [resize(images[index], size) for index in part]
                 results = self._forward(inputs, [geometries[index] for index in part], min_score, maps)
                 found |= zip(part, results, strict=True)
-        return [found[index] for index in range(len(images))]
+        if (refine or self.info.refine) == "none":
+            return [found[index] for index in range(len(images))]
+        return [refined(image, found[index]) for index, image in enumerate(images)]
 
     @torch.inference_mode()
     def image_chances(self, images: Sequence[ImageArray]) -> FloatArray:
@@ -108,6 +123,18 @@ class DetectorReader:
             scores, labels = found["scores"].double().cpu().numpy(), found["labels"].cpu().numpy()
             results.append(Detections(boxes, scores, labels, geometry.width, geometry.height, weight_map))
         return results
+
+
+def refined(image: ImageArray, found: Detections) -> Detections:
+    """Return what was ``found`` in an image (H, W, 3), the best first, with boxes that follow its edges.
+
+    These are the best ones, those that may count: ``MOST_REFINED`` at most, no score below ``REFINED`` of the highest.
+    """
+    best = found.scores[:MOST_REFINED] >= REFINED * found.scores.max(initial=0.0)
+    count = int(best.sum())
+    if not count:
+        return found
+    return replace(found, boxes=np.concatenate([move_to_edges(image, found.boxes[:count]), found.boxes[count:]]))
 
 
 def split_trunk_maps(model: Detector, maps: Tensor) -> tuple[Tensor, Tensor]:
