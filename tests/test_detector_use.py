@@ -194,6 +194,9 @@ def test_boxes_follow_edges_where_asked(voc: Path, run: Run, paths: list[Path], 
     np.testing.assert_array_equal(moved.scores, plain.scores)
     np.testing.assert_array_equal(moved.boxes[:2], move_to_edges(image, plain.boxes[:2]))
     np.testing.assert_array_equal(moved.boxes[20:], plain.boxes[20:])
+    reader.info = reader.info.model_copy(update={"area_exponent": 0.2})  # boxes may be parts
+    larger = reader.run([image], refine="grabcut")[0]
+    np.testing.assert_array_equal(larger.boxes[:2], move_to_edges(image, plain.boxes[:2], 0.15))
     model = load_model(run.folder, device="cpu", precision="fp32")
     for stored in ("none", "grabcut"):
         model.reader.info = model.info.model_copy(update={"refine": stored})

@@ -133,13 +133,16 @@ def test_boxes_move_half_way_to_the_object(seed: int) -> None:
     image[top:bottom, left:right] = rng.integers(180, 230, (bottom - top, right - left, 3))
     sides = np.tile(true[2:] - true[:2], 2)
     boxes = true + sides * rng.uniform(-0.12, 0.12, (3, 4))
-    moved = move_to_edges(image, boxes)
+    moved = move_to_edges(image, boxes, 0.15)
     pixel = max(width, height) / 128  # of what GrabCut sees
     np.testing.assert_allclose(moved, (boxes + true) / 2, atol=1.5 * max(pixel, 1))
     with ThreadPoolExecutor(2) as pool:
-        for found in pool.map(lambda _: move_to_edges(image, boxes), range(4)):
+        for found in pool.map(lambda _: move_to_edges(image, boxes, 0.15), range(4)):
             np.testing.assert_array_equal(found, moved)
-    np.testing.assert_array_equal(move_to_edges(image, boxes[1:]), moved[1:])
+    np.testing.assert_array_equal(move_to_edges(image, boxes[1:], 0.15), moved[1:])
+    shrunk = move_to_edges(image, boxes)  # not beyond the box
+    assert (shrunk[:, :2] >= boxes[:, :2] - 0.5 * pixel).all()
+    assert (shrunk[:, 2:] <= boxes[:, 2:] + 0.5 * pixel).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 3), (40, 56)])

@@ -178,7 +178,7 @@ class DetectorPredictor(Predictor):
         from gwapctl.networks.rfcn.inference import refined  # needs torch
 
         found = self._of_known(source, found)
-        return found if self.refine == "none" else refined(image, found)
+        return found if self.refine == "none" else refined(image, found, self.reader.info)
 
     def _of_known(self, source: Source, found: Detections) -> Detections:
         """Return the boxes of the classes that the image is known to show; all where nothing is known.

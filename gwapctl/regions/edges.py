@@ -27,7 +27,7 @@ SURE, NEVER = 0.9, 0.1  # cuts of the map: the object for good above the first, 
 STEPS = 1
 AGREEMENT = 0.3  # smallest IoU of a region's box, or a detector's, and a piece's
 BOX_SIDE, BOX_STEPS = 128, 2  # the same where there is no map but a detector's box
-CORE, MARGIN = 0.4, 0.15  # of the box's sides: the middle that is the object for good, and how far that may go beyond
+CORE = 0.4  # of the box's sides: the middle that is the object for good
 
 
 @dataclass(frozen=True)
@@ -158,24 +158,24 @@ def _judge(region: Region, piece: BoolMask | None, heat: FloatMap, shape: tuple[
     return Region((region.box + box) / 2, float(heat[piece].mean()), area, piece, refined=True)
 
 
-def move_to_edges(image: ImageArray, boxes: FloatArray) -> FloatArray:
-    """Return ``boxes`` (N, 4) in pixels of ``image`` (H, W, 3), moved half way to what GrabCut finds around each. Ours.
+def move_to_edges(image: ImageArray, boxes: FloatArray, margin: float = 0.0) -> FloatArray:
+    """Return ``boxes`` (N, 4) in pixels of ``image`` (H, W, 3), moved half way to what GrabCut finds in each. Ours.
 
-    It sees the image shrunk to ``BOX_SIDE`` pixels. The middle of a box is the object for good, what lies further off
-    than ``MARGIN`` is background for good, and all else is taken for the object at first. As with maps, the mean of the
-    two boxes errs less than either, and where they do not agree the box stays.
+    It sees the image shrunk to ``BOX_SIDE`` pixels. The middle of a box is the object for good, what lies further
+    outside than ``margin`` times its sides is background for good, and all else is taken for the object at first. As
+    with maps, the mean of the two boxes errs less than either, and where they do not agree the box stays.
     """
     height, width = image.shape[:2]
     grid = Geometry.fit(width, height, BOX_SIDE)
     size = grid.input_width, grid.input_height
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    moved = [_moved(small, box) for box in scale(boxes, width, height, *size)]
+    moved = [_moved(small, box, margin) for box in scale(boxes, width, height, *size)]
     return scale(np.reshape(moved, (-1, 4)), *size, width, height)
 
 
-def _moved(image: ImageArray, box: FloatArray) -> FloatArray:
+def _moved(image: ImageArray, box: FloatArray, margin: float) -> FloatArray:
     """Return a box (4,) moved half way to what GrabCut finds in ``image``, a small one."""
-    inside, core = (_within(box, share, image.shape) for share in (1 + 2 * MARGIN, CORE))
+    inside, core = (_within(box, share, image.shape) for share in (1 + 2 * margin, CORE))
     if inside.all():  # something must be background
         inside[[0, -1]] = inside[:, [0, -1]] = False
     cut = grabcut(image, sure=core, likely=inside, never=~inside, steps=BOX_STEPS)

@@ -15,11 +15,13 @@ from gwapctl.boxes import Detections, FloatArray, clip
 from gwapctl.device import autocast, resolve_device
 from gwapctl.geometry import Geometry
 from gwapctl.images.decode import ImageArray
+from gwapctl.networks.rfcn.base import DetectorInfo
 from gwapctl.networks.rfcn.rfcn import Detector
 from gwapctl.networks.transforms import resize
 from gwapctl.regions.edges import move_to_edges
 
 MOST_REFINED, REFINED = 20, 0.1
+MARGIN = 0.15  # of a box's sides
 
 TrunkMaps = npt.NDArray[np.float16]  # (h, w, K4 + K5): conv4 and conv5 of an image
 
@@ -76,7 +78,7 @@ class DetectorReader:
                 found |= zip(part, results, strict=True)
         if (refine or self.info.refine) == "none":
             return [found[index] for index in range(len(images))]
-        return [refined(image, found[index]) for index, image in enumerate(images)]
+        return [refined(image, found[index], self.info) for index, image in enumerate(images)]
 
     @torch.inference_mode()
     def image_chances(self, images: Sequence[ImageArray]) -> FloatArray:
@@ -125,16 +127,18 @@ class DetectorReader:
         return results
 
 
-def refined(image: ImageArray, found: Detections) -> Detections:
+def refined(image: ImageArray, found: Detections, info: DetectorInfo) -> Detections:
     """Return what was ``found`` in an image (H, W, 3), the best first, with boxes that follow its edges.
 
     These are the best ones, those that may count: ``MOST_REFINED`` at most, no score below ``REFINED`` of the highest.
+    An object may be larger than its box where the size of boxes counts, for there they may be parts.
     """
     best = found.scores[:MOST_REFINED] >= REFINED * found.scores.max(initial=0.0)
     count = int(best.sum())
     if not count:
         return found
-    return replace(found, boxes=np.concatenate([move_to_edges(image, found.boxes[:count]), found.boxes[count:]]))
+    moved = move_to_edges(image, found.boxes[:count], MARGIN if info.area_exponent else 0.0)
+    return replace(found, boxes=np.concatenate([moved, found.boxes[count:]]))
 
 
 def split_trunk_maps(model: Detector, maps: Tensor) -> tuple[Tensor, Tensor]:
