@@ -265,8 +265,8 @@ AP is detection AP at IoU 0.5 (11 points, mean over classes; of `voc2012-part` o
 dog, horse, sheep). CorLoc asks, of each class that an image shows, whether the best-scoring box of it is on an object
 of it; where images show one class it is GT-known accuracy. All are the mean over seeds with the range in brackets.
 Minutes are those that all processors together spent on the row's training, not the clock's: two cores take half of
-them at best. Where other work ran beside it, as for the detectors of `iterations=2000`, they are nearly twice as many
-as alone. A detector's hold those of drawing the classifier's boxes on the training images, of composing images, and of
+them at best. Where other work ran beside it, as for the detectors from found boxes, they are nearly twice as many as
+alone. A detector's hold those of drawing the classifier's boxes on the training images, of composing images, and of
 computing the maps of the frozen trunk, some of which the one from true boxes then finds there.
 
 | images | n | boxes | seeds | AP | CorLoc | minutes |

@@ -195,6 +195,8 @@ def test_localized_and_boxed_images_are_those_of_one_process(
         result = run_cli(verb, *asked, *form, "--on", "ray", "--shard-size", 3, "--out", tmp_path / verb)
         assert (result.code, "next: gwapctl merge" in result.stderr) == (0, True), result.stderr
         assert len(shards_in(tmp_path / verb)) > 1
+        again = run_cli(verb, *asked, *form, "--on", "ray", "--shard-size", 3, "--resume", "--out", tmp_path / verb)
+        assert again.code == 0, again.stderr
         assert run_cli("merge", tmp_path / verb, "--out", tmp_path / f"all-{out}").code == 0
     assert files(tmp_path / "all-found") == files(tmp_path / "found")
     assert (tmp_path / "all-boxes.json").read_bytes() == (tmp_path / "boxes.json").read_bytes()
@@ -252,6 +254,7 @@ def test_evaluations_are_those_of_one_process(tmp_path: Path, run_cli: Cli, monk
         (("localize", "photos", "--on", "ray"), "Give --out"),
         (("localize", "photos", "--on", "ray", "--json", "--out", "r"), "--json does not go with --on ray"),
         (("boxes", "photos", "--on", "ray", "--review", "page", "--out", "r"), "--review does not go with --on ray"),
+        (("boxes", "photos", "--on", "ray", "--out", "boxes.json"), "--on ray writes a folder"),
         (("boxes", "photos", "--resume", "--out", "b.csv"), "--resume goes with --on ray"),
         (("evaluate", "run", "--on", "ray", "--shard", "0/2", "--out", "r"), "--shard does not go with --on ray"),
         (("evaluate", "run", "--actors", "2"), "--actors goes with --on ray"),

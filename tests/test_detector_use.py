@@ -212,6 +212,21 @@ def test_boxes_follow_edges_where_asked(voc: Path, run: Run, paths: list[Path], 
         np.testing.assert_array_equal(judged.detections.boxes, expected.boxes)
     options = Options(device="cpu", workers=0, refine="grabcut", limit=2)
     assert evaluate(str(run.folder), options).options["refine"] == "grabcut"
+    found = (
+        "localize",
+        paths[0],
+        "--model",
+        run.folder,
+        "--device",
+        "cpu",
+        "--min-score",
+        0,
+        "--out",
+        run.folder / "out",
+    )
+    assert run_cli(*found, "--refine", "grabcut").code == 0
+    mixed = run_cli(*found, "--resume")
+    assert (mixed.code, "was written with refine 'grabcut'" in " ".join(mixed.stderr.split())) == (2, True)
     said = run_cli("localize", paths[0], "--model", run.folder, "--device", "cpu", "--refine", "grabcut", "--dry-run")
     assert "boxes refined by grabcut" in " ".join(said.stderr.split())
 

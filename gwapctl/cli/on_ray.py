@@ -70,6 +70,8 @@ def check(asked: Asked, on: str, others: Mapping[str, Any], *, resumes: bool = F
         raise UsageError(f"{given[0]} does not go with --on ray. Leave it out.")
     if asked.out is None:
         raise UsageError("--on ray writes shards into a folder that all machines see, or to an address. Give --out.")
+    if asked.out.suffix and not resumes:  # a file, as without Ray
+        raise UsageError("--on ray writes a folder, which gwapctl merge makes the file of. Name one with --out r.")
     return True
 
 
@@ -114,7 +116,8 @@ def start(
         console.note(f"would write {counted(len(tasks), 'shard')} of {counted(total, 'image')} to {asked.out}")
         return
     done = failed = 0
-    with console.progress(verb) as progress:
+    again = "the same command with --resume"
+    with console.resumable(asked.out, again), console.progress(verb) as progress:
         for row in run_on_ray(job, tasks, actors=asked.actors, resume=asked.resume):
             done, failed = done + row["images"], failed + row["failed"]
             progress(Progress(done, total, "images", f"{failed} failed" if failed else ""))

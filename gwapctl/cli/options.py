@@ -149,9 +149,9 @@ Refine = Annotated[
     Literal["grabcut", "none"] | None,
     option(
         "--refine",
-        "grabcut: boxes follow the edges of the image. none: those of the map alone.",
+        "grabcut: boxes follow the edges of the image. none: those of the map, or the detector, alone.",
         MODEL,
-        "as the box rule says",
+        "as the model says",
     ),
 ]
 Labels = Annotated[

@@ -155,10 +155,12 @@ class BoxingImages(OfImages):
     def find(self, predictor: Predictor, part: Part[ImageInput], out: Path, workers: int) -> int:
         """Localize the images, and keep their boxes as they go to the format."""
         from gwapctl.predict.folder import localize_inputs
+        from gwapctl.predict.threads import chunk_size
 
         ids = Part([item.id for item in part], part.shard, part.items, part.whole)
         found = localize_inputs(predictor, self.name, part, workers=workers)
-        return _write_boxes(out, confident(found, self.settings["min_score"]), ids, self.shared(predictor))
+        settings = {**self.shared(predictor), "chunk": chunk_size(len(part.items), predictor.batch_size, workers)}
+        return _write_boxes(out, confident(found, self.settings["min_score"]), ids, settings)
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ class DetectorPredictor(Predictor):
             "minmax",
             class_agnostic=False,
             min_score=self.min_score,
+            refine=self.refine,
             engine=self.choice.engine,
             precision=self.choice.recorded_precision,
         )

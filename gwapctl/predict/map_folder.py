@@ -59,8 +59,8 @@ class MapsInfo:
     lowest and highest), ``minmax_mean`` (mean over scales and flips of maps in [0, 1]), ``raw`` (one scale, as version
     0.1.0 wrote it: the map's own numbers) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all
     ``labels`` of an image. ``box_rule`` is the one that the boxes beside the maps were made with, ``min_score`` is what
-    they score at least; None: not known. ``engine`` and ``precision`` are what the network ran in, as
-    ``engines.Choice`` has it; empty: not known.
+    they score at least; None: not known. ``refine`` is how a detector's boxes were moved. ``engine`` and ``precision``
+    are what the network ran in, as ``engines.Choice`` has it; empty: not known.
     """
 
     reading: ResolvedReading = UNKNOWN
@@ -69,6 +69,7 @@ class MapsInfo:
     class_agnostic: bool = True
     box_rule: str = ""
     min_score: float | None = None
+    refine: str = ""
     engine: str = ""
     precision: str = ""
     images: dict[str, MapImage] = field(default_factory=dict)
@@ -76,9 +77,10 @@ class MapsInfo:
     @property
     def settings(self) -> dict[str, Any]:
         """What must be the same for maps and boxes that go into one folder, as far as it is known."""
-        least = {} if self.min_score is None else {"min_score": self.min_score}
+        found = {} if self.min_score is None else {"min_score": self.min_score}
+        moved = {"refine": self.refine} if self.refine else {}
         runs = {"engine": self.engine, "precision": self.precision} if self.engine else {}
-        return {**vars(self.reading), "box_rule": self.box_rule, **least, **runs}
+        return {**vars(self.reading), "box_rule": self.box_rule, **found, **moved, **runs}
 
     @property
     def raw(self) -> bool:
