@@ -148,7 +148,19 @@ def test_maps_json_keeps_its_flat_fields(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "maps.json").read_text())
     assert set(document) == {
         *("schema_version", "method", "model", "scales", "flip", "resize", "values", "class_agnostic", "box_rule"),
-        *("min_score", "layer", "fuse", "close", "crops", "backprop_seg", "beta", "images", "engine", "precision"),
+        *(
+            "min_score",
+            "layer",
+            "fuse",
+            "close",
+            "crops",
+            "backprop_seg",
+            "beta",
+            "images",
+            "engine",
+            "precision",
+            "refine",
+        ),
     }
     assert MapFolder(tmp_path).info == info
 

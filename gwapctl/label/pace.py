@@ -23,7 +23,7 @@ HEAD_EPOCH = 0.1  # reading its features and training the head
 BOXED = 6.5  # maps at three scales, GrabCut and doubt
 STEP, CACHED_STEP = 1.0, 0.15  # of the detector in training, with a frozen trunk, whose maps may be cached
 COMPOSED = 1.5  # an image composed of others
-FOUND = 1.5  # the detector, the overlay and the heat
+FOUND = 2.5  # the detector, GrabCut, the overlay and the heat
 SIZED = 4.0  # boxes cut out and looked at, to choose how much their size counts
 
 

@@ -59,8 +59,8 @@ class MapsInfo:
     lowest and highest), ``minmax_mean`` (mean over scales and flips of maps in [0, 1]), ``raw`` (one scale, as version
     0.1.0 wrote it: the map's own numbers) or ``unknown`` (somebody else's maps). ``class_agnostic``: one map for all
     ``labels`` of an image. ``box_rule`` is the one that the boxes beside the maps were made with, ``min_score`` is what
-    they score at least; None: not known. ``refine`` is how a detector's boxes were moved. ``engine`` and ``precision``
-    are what the network ran in, as ``engines.Choice`` has it; empty: not known.
+    they score at least; None: not known. ``engine`` and ``precision`` are what the network ran in, as
+    ``engines.Choice`` has it; empty: not known. ``refine`` is how a detector's boxes were moved, empty for others.
     """
 
     reading: ResolvedReading = UNKNOWN
@@ -69,10 +69,10 @@ class MapsInfo:
     class_agnostic: bool = True
     box_rule: str = ""
     min_score: float | None = None
-    refine: str = ""
     engine: str = ""
     precision: str = ""
     images: dict[str, MapImage] = field(default_factory=dict)
+    refine: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
