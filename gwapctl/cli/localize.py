@@ -105,36 +105,24 @@ def localize(
     way = on_ray.Asked(out, resume, actors, shard_size, rows, dry_run)
     printed = {"--json": json, "--format": format != "table", "--engine": engine not in (AUTO, "torch")}
     others = {"--shard": shard, "--overwrite": overwrite, **printed}
-    if on_ray.check(way, on, others, resumes=True):
+    on_cluster = on_ray.check(way, on, others, resumes=True)
+    saved = _saved(save, out, resume, overwrite, shard)
+    own = sharding.parse_shard(shard)
+    rule = options.asked_rule(box_rule, threshold)
+    asked: dict[str, Any] = {"reading": reading, "box_rule": rule, "refine": refine, "top_k": top_k}
+    asked |= {"min_score": min_score, "batch_size": batch_size}
+    if on_cluster:
         from gwapctl.cluster.work import Localizing
 
         spec = options.model_or_default(model)
         sources, known = on_ray.images_anywhere(inputs, labels, recursive=recursive)
-        asked: dict[str, Any] = {
-            "reading": reading,
-            "box_rule": options.asked_rule(box_rule, threshold),
-            "refine": refine,
-        }
-        asked |= {"labels": known, "top_k": top_k, "min_score": min_score, "batch_size": batch_size}
-        saved = parse.parse_names(save, "--save", SAVES) if save is not None else SAVES
-        work = Localizing(spec, spec, device, precision, asked, saved)
+        work = Localizing(spec, spec, device, precision, {**asked, "labels": known}, saved)
         on_ray.of_images("localize", way, work, sources[:limit], workers)
         return
-    saved = _saved(save, out, resume, overwrite, shard)
-    own = sharding.parse_shard(shard)
-    rule = options.asked_rule(box_rule, threshold)
     images, known = find_images(inputs, labels, recursive=recursive)
     images = (images if out is None else without_own(images, out))[:limit]
     loaded = load_model(options.model_or_default(model), device=device, precision=precision, engine=engine)
-    predictor = loaded.predictor(
-        reading=reading,
-        box_rule=rule,
-        refine=refine,
-        labels=known,
-        top_k=top_k,
-        min_score=min_score,
-        batch_size=batch_size,
-    )
+    predictor = loaded.predictor(**asked, labels=known)
     if own is not None:
         images = own.of(images, chunk_size(len(images), predictor.batch_size, workers))
     where = f", {', '.join(('predictions', *saved))} to {out}" if out else ""

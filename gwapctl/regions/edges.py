@@ -62,9 +62,7 @@ class GrabCutRule(BoxRule):
 
     def on_image(self, image: ImageArray) -> BoxRule:
         """Return the rule for the maps of one ``image`` (H, W, 3), uint8 RGB; it keeps a small copy."""
-        grid = Geometry.fit(image.shape[1], image.shape[0], SIDE)
-        small = cv2.resize(image, (grid.input_width, grid.input_height), interpolation=cv2.INTER_AREA)
-        return replace(self, image=np.asarray(small, np.uint8), needs_image=False)
+        return replace(self, image=_shrunk(image, SIDE), needs_image=False)
 
     def without_image(self) -> BoxRule:
         """Return the plain rule."""
@@ -135,6 +133,13 @@ def _piece(image: ImageArray, heat: FloatMap, owners: npt.NDArray[np.int32], num
     return None if cut is None else largest_component(cut)
 
 
+def _shrunk(image: ImageArray, side: int) -> ImageArray:
+    """Return a copy of an image (H, W, 3) whose longer side has at most ``side`` pixels."""
+    grid = Geometry.fit(image.shape[1], image.shape[0], side)
+    small = cv2.resize(image, (grid.input_width, grid.input_height), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.uint8)
+
+
 def _on_grid(heatmap: FloatMap, height: int, width: int) -> FloatMap:
     """Return the map in [0, 1] at the resolution of the image."""
     shrinks = heatmap.size > height * width
@@ -165,12 +170,10 @@ def move_to_edges(image: ImageArray, boxes: FloatArray, margin: float = 0.0) -> 
     outside than ``margin`` times its sides is background for good, and all else is taken for the object at first. As
     with maps, the mean of the two boxes errs less than either, and where they do not agree the box stays.
     """
-    height, width = image.shape[:2]
-    grid = Geometry.fit(width, height, BOX_SIDE)
-    size = grid.input_width, grid.input_height
-    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    moved = [_moved(small, box, margin) for box in scale(boxes, width, height, *size)]
-    return scale(np.reshape(moved, (-1, 4)), *size, width, height)
+    small = _shrunk(image, BOX_SIDE)
+    whole, seen = image.shape[1::-1], small.shape[1::-1]  # width and height
+    moved = [_moved(small, box, margin) for box in scale(boxes, *whole, *seen)]
+    return scale(np.reshape(moved, (-1, 4)), *seen, *whole)
 
 
 def _moved(image: ImageArray, box: FloatArray, margin: float) -> FloatArray:
@@ -180,7 +183,7 @@ def _moved(image: ImageArray, box: FloatArray, margin: float) -> FloatArray:
         inside[[0, -1]] = inside[:, [0, -1]] = False
     cut = grabcut(image, sure=core, likely=inside, never=~inside, steps=BOX_STEPS)
     piece = None if cut is None else largest_component(cut)
-    found = box if piece is None else from_xywh(cv2.boundingRect(piece.view(np.uint8)))[0]
+    found = box if piece is None else _box(piece, image.shape)
     return np.asarray((box + found) / 2) if iou(box, found)[0, 0] >= AGREEMENT else box
 
 
