@@ -46,6 +46,7 @@ CORRECT = 0.5
 LIKELY = 0.05  # the chance of a class from which the classifier's boxes of it are detections
 WAYS = {"single": (1, 0.0), "max-boxes 5": (5, 0.0)}
 HELD_OUT, SHARE = "held-out", 1 / 3
+RECIPE = "photos"  # of the classifier, unless --recipe says otherwise
 ROWS = {
     **{way: f"classifier's boxes, {way}" for way in WAYS},
     "detector": "detector from these boxes",
@@ -98,9 +99,10 @@ class Work:
 
     def run(self, what: str) -> Path:
         """Return the run's folder."""
+        recipe = "" if self.asked.recipe == RECIPE or what == "ceiling" else f"-{self.asked.recipe}"
         changed = "" if what == "classifier" else "".join(f"-{one.replace('=', '')}" for one in sorted(self.asked.set))
         on = f"-{HELD_OUT}" if self.asked.on == HELD_OUT else ""
-        return Path(self.asked.out) / f"{self.name}{on}-{what}-{self.seed}{changed}"
+        return Path(self.asked.out) / f"{self.name}{on}-{what}-{self.seed}{changed}{recipe}"
 
     def samples(self, data: Dataset) -> tuple[str, list[BoxedSample]]:
         """Return the split that boxes are judged on, and its images that show something."""
@@ -150,7 +152,8 @@ def measure(work: Work) -> Iterator[dict[str, Any]]:
     chosen = [
         index for index, one in enumerate(data.classes) if one.name in work.spec.complete or not work.spec.complete
     ]
-    common = {"dataset": work.name, "split": split, "n": len(samples), "seed": work.seed}
+    recipe = work.asked.recipe
+    common = {"dataset": work.name, "split": split, "n": len(samples), "seed": work.seed, "recipe": recipe}
     known = rows_of(work.asked.csv)
     changed = {what: "" if what in WAYS else work.changes for what in ROWS}  # the classifier knows no detector's
 
@@ -166,13 +169,13 @@ def measure(work: Work) -> Iterator[dict[str, Any]]:
 
     if not any(lacks(what) for what in ROWS):
         return
-    minutes = work.train("classifier", ["--recipe", "photos"])
+    minutes = work.train("classifier", ["--recipe", recipe])
     if any(lacks(way) for way in WAYS):
         for way, found in classifier_boxes(work.run("classifier"), samples, len(data.classes)).items():
             yield row(way, found, minutes)
     settings = as_arguments(parse_changes(work.asked.set))
     ways = {"detector": ["--detector", "rfcn", "--boxes-from", str(work.run("classifier")), *settings]}
-    if any(len(sample.boxes) for sample in data.boxed_samples(training_splits(data)[0])):
+    if recipe == RECIPE and any(len(sample.boxes) for sample in data.boxed_samples(training_splits(data)[0])):
         ways["ceiling"] = [*_without_found_boxes(), *settings]
     for what, options in ways.items():
         if lacks(what):
@@ -246,7 +249,19 @@ def judge(found: Sequence[Detections], samples: Sequence[BoxedSample], chosen: S
 
 # --- rows and page --------------------------------------------------------------------------------------------------
 
-COLUMNS = ["dataset", "split", "n", "seed", "settings", "what", "det_map_11pt", "det_map_area", "cor_loc", "minutes"]
+COLUMNS = [
+    "dataset",
+    "split",
+    "n",
+    "seed",
+    "recipe",
+    "settings",
+    "what",
+    "det_map_11pt",
+    "det_map_area",
+    "cor_loc",
+    "minutes",
+]
 PAGE = """# A detector from found boxes
 
 Written by `python benchmarks/detector_from_boxes.py --docs` from `benchmarks/detector_from_boxes.csv`, whose rows the
@@ -293,11 +308,12 @@ def page(rows: pd.DataFrame) -> str:
     """Return the page's text."""
     rows = rows[~rows["split"].astype(str).str.endswith(HELD_OUT)]
     lines, gains = list[str](), list[str]()
-    for (name, split), part in rows.groupby(["dataset", "split"], sort=False):
+    for (name, split, recipe), part in rows.groupby(["dataset", "split", "recipe"], sort=False):
+        title = f"{name} {split}" + ("" if recipe == RECIPE else f" (`{recipe}`)")
         classifier = part[part["what"].isin(WAYS)]
-        lines += [table_row(f"{name} {split}", what, classifier[classifier["what"] == what]) for what in WAYS]
+        lines += [table_row(title, what, classifier[classifier["what"] == what]) for what in WAYS]
         for settings, own in part[~part["what"].isin(WAYS)].groupby("settings", sort=False):
-            named = f"{name} {split}" + (f" (`{settings}`)" if settings else "")
+            named = title + (f" (`{settings}`)" if settings else "")
             lines += [table_row(named, what, own[own["what"] == what]) for what in ("detector", "ceiling")]
             gains += gain(named, classifier, own[own["what"] == "detector"])
     return PAGE.format(rows="\n".join(filter(None, lines)), gains="\n".join(gains))
@@ -336,6 +352,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", help=f"of {', '.join(SETS)}, or folders below --data")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--recipe", default=RECIPE, help="of the classifiers")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the detectors")
     parser.add_argument("--on", choices=("test", HELD_OUT), default="test")
     parser.add_argument("--out", type=Path, default=Path("runs/from-boxes"), help="folder of the runs")

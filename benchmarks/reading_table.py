@@ -106,7 +106,9 @@ def add_batch(
             meters[floor].update(dict.fromkeys(ground_truth, box(width, height)[0]), ground_truth)
         for way in {(reading.map, reading.scales) for reading in readings}:
             terms = [maps[way[0], size][index] for size in way[1]]
-            heat = compose([term[: len(ground_truth)] for term in terms], PreparedImage(width, height, {}), 0, "none")
+            heat, _ = compose(
+                [term[: len(ground_truth)] for term in terms], PreparedImage(width, height, {}), 0, "none"
+            )
             heat = np.broadcast_to(heat, (len(ground_truth), *heat.shape[1:])).astype(np.float32)
             for rule in {reading.rule for reading in readings}:
                 cut = Cut(parse_box_rule(rule).on_image(image))

@@ -37,7 +37,8 @@ def our_step(options: argparse.Namespace, head: str, *, compiled: bool) -> Calla
     from gwapctl.datasets.base import ClassName, Sample
     from gwapctl.device import keep_freed_memory, resolve_device
     from gwapctl.train.checkpoint import Training
-    from gwapctl.train.classification import Batch, ClassificationTask
+    from gwapctl.train.classification import ClassificationTask
+    from gwapctl.train.classifier_batches import Batch
     from gwapctl.train.data import TrainData
     from gwapctl.train.loop import train_step
     from gwapctl.train.task import Resources

@@ -18,7 +18,8 @@ from gwapctl.networks.heads.base import HeadOutput
 from gwapctl.train.augmentations import AUGMENTATIONS
 from gwapctl.train.augmentations.cutmix import cutmix
 from gwapctl.train.augmentations.has import GRID, hide_and_seek
-from gwapctl.train.classification import ClassificationTask, Labelled
+from gwapctl.train.classification import ClassificationTask
+from gwapctl.train.classifier_batches import Labelled
 from gwapctl.train.data import load_train_data
 from gwapctl.train.loop import train
 from gwapctl.train.task import Resources

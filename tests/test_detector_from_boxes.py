@@ -38,7 +38,7 @@ def test_the_best_box_of_each_class_decides_corloc() -> None:
 
 def test_the_page_says_means_ranges_and_the_gain(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
-    common = {"dataset": "mine", "split": "test", "n": 60, "settings": ""}
+    common = {"dataset": "mine", "split": "test", "n": 60, "recipe": "photos", "settings": ""}
     for seed, ap in ((0, 40.0), (1, 44.0)):
         append(file, {**common, "seed": seed, "what": "single", "det_map_11pt": 33.0, "cor_loc": 70.0, "minutes": 1.0})
         append(file, {**common, "seed": seed, "what": "detector", "det_map_11pt": ap, "cor_loc": 69.0, "minutes": 5.0})
@@ -49,5 +49,7 @@ def test_the_page_says_means_ranges_and_the_gain(tmp_path: Path) -> None:
     text = page(rows_of(file))
     assert "| 60 | detector from these boxes | 2 | 42.0 (40.0 to 44.0) | 69.0 (69.0 to 69.0) | 5.0 (5.0" in text
     assert "- mine test: AP +9.0, CorLoc -1.0 against" in text
+    append(file, {**common, "recipe": "other", "seed": 0, "what": "single", "det_map_11pt": 35.0, "cor_loc": 71.0})
+    assert "| mine test (`other`) | 60 | classifier's boxes, single | 1 | 35.0 |" in page(rows_of(file))
     assert "mine trainval" not in text
     assert page(rows_of(tmp_path / "none.csv")).startswith("# A detector from found boxes")

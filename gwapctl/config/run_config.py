@@ -68,6 +68,8 @@ class TrainConfig(ClassifierSettings, RunConfig):
             )
         if self.cache_features and (self.min_crop < 1 or self.train_sizes):
             raise ValueError("cache_features keeps whole images of one size: leave out min_crop and train_sizes")
+        if self.head_start == "imagenet" and self.weights != "imagenet":
+            raise ValueError("head_start = imagenet needs weights = imagenet: its classifier knows no other features")
         if self.cache_features and self.augment:
             raise ValueError("cache_features reads no images, which augment changes: leave one out")
         return self

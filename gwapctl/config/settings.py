@@ -127,6 +127,10 @@ class ClassifierSettings(RunSettings):
     head_options: Annotated[
         dict[str, int | float], About("Options of the head.", NETWORK, spelled="--head-option")
     ] = {}  # noqa: RUF012 - pydantic gives each config its own
+    head_start: Annotated[
+        Literal["random", "imagenet"],
+        About("Start its classes as mixtures of those of ImageNet's classifier that their images look like.", NETWORK),
+    ] = "random"
     new_head: Annotated[
         bool, About("Take the backbone alone from weights.", NETWORK, spelled="--new-head/--take-head")
     ] = False

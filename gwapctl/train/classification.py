@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ from gwapctl.regions import parse_box_rule
 from gwapctl.runs import Run
 from gwapctl.train.augmentations import AUGMENTATIONS
 from gwapctl.train.class_weights import balancing_weights, weights_remark
+from gwapctl.train.classifier_batches import Batch, Labelled
 from gwapctl.train.data import TrainData, load_train_data
 from gwapctl.train.feature_cache import (
     EvaluationFeatures,
@@ -48,6 +49,7 @@ from gwapctl.train.feature_cache import (
 )
 from gwapctl.train.first_model import build_model
 from gwapctl.train.freezing import freeze
+from gwapctl.train.head_start import check_head_start, start_head
 from gwapctl.train.kept_images import Reader, keep_images
 from gwapctl.train.nothing import with_none_threshold
 from gwapctl.train.schedule import parameter_groups
@@ -57,28 +59,6 @@ T = TypeVar("T")
 
 
 AUGMENTING = 2  # ends the seeds of augmentations, so that they are no other's
-
-
-class Batch(NamedTuple):
-    """Images or feature maps, the indices of samples ``(B,)``, and how labels are mixed (``Augmented``).
-
-    Of several processes each has the images of its part; all else is the whole batch's.
-    """
-
-    images: Tensor
-    indices: Tensor
-    partners: Tensor | None = None
-    share: float = 1.0
-
-
-class Labelled(NamedTuple):
-    """A batch's output, labels (n, C) in {0, 1}, how much they count (n, C), and how they are mixed (``Augmented``)."""
-
-    output: HeadOutput
-    labels: Tensor
-    label_mask: Tensor
-    partners: Tensor | None
-    share: float
 
 
 class ClassificationTask(Task[Batch, Labelled]):
@@ -100,6 +80,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         if config.ema:
             average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.head_started = config.head_start == "random"
         self.labels, self.label_mask = image_labels(data.train, len(data.dataset.classes))
         self.class_weights = balancing_weights(self.labels) if config.class_weights == "auto" else None
         if self.class_weights is not None:
@@ -120,6 +101,7 @@ class ClassificationTask(Task[Batch, Labelled]):
     def check(config: TrainConfig) -> None:
         """Look up backbone, head, augmentation, map and box rule, and try output stride and stages on shapes alone."""
         pretrained_weights_info(config.backbone)
+        check_head_start(config)
         if config.output_stride is not None or config.trained_stages:
             with torch.device("meta"):  # nothing is allocated or drawn
                 backbone = build_backbone(config.network, output_stride=config.output_stride)
@@ -201,7 +183,7 @@ class ClassificationTask(Task[Batch, Labelled]):
             raise DataError(f"the background images are not those {run.folder} was started with.")
 
     def prepare(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
-        """Compute those maps of the backbone's frozen part that are not there yet, and read them from now on."""
+        """Keep what training reads again and again, images or feature maps; start the head where that is due."""
         fresh = [name for name in self.not_loaded if name in self.model.state_dict()]
         if fresh and not self.total:
             listener.warn(f"nothing is trained, and {self.config.weights} does not have {', '.join(fresh)}: random.")
@@ -209,9 +191,16 @@ class ClassificationTask(Task[Batch, Labelled]):
             listener.announce(weights_remark(self.class_weights, self.data.dataset.classes))
         if self.not_loaded:
             listener.detail(f"no partner in {self.config.weights} or in the network for: {', '.join(self.not_loaded)}")
-        if not self.config.cache_features:
+        if self.config.cache_features:
+            self._cache_features(run, interrupted, listener)
+        else:
             self.keep_images(interrupted, listener)
-            return
+        if not self.head_started:
+            self.head.load_state_dict(self.processes.on_first(lambda: self._started_head(interrupted, listener)))
+            self.head_started = True
+
+    def _cache_features(self, run: Run, interrupted: Callable[[], bool], listener: Listener) -> None:
+        """Compute those maps of the backbone's frozen part that are not there yet, and read them from now on."""
         config, data, known = self.config, self.data, run.document.get("features")
         samples = [*data.train, *data.val, *data.background]
         parent = self.resources.feature_cache or (Path(known["folder"]).parent if known else default_folder())
@@ -235,6 +224,25 @@ class ClassificationTask(Task[Batch, Labelled]):
             cache.fill(self.model, own, workers=self.workers, stop=interrupted, progress=listener.progress)
         cache.require_all()
         self.read(cache)
+
+    def _started_head(self, interrupted: Callable[[], bool], listener: Listener) -> dict[str, Tensor]:
+        """Return the tensors of the head that starts from ImageNet's classifier."""
+        config, samples, cache = self.config, self.data.train, self.features
+        images: Items = (
+            EvaluationImages(samples, config.image_size) if cache is None else EvaluationFeatures(cache, samples)
+        )
+        self.model.eval()
+        progress = listener.stoppable(interrupted)
+        start_head(self.model, config, self._feature_map, images, self.labels, workers=self.workers, progress=progress)
+        return {name: tensor.cpu() for name, tensor in self.head.state_dict().items()}
+
+    def _feature_map(self, batch: Tensor) -> Tensor:
+        """Return the feature map (B, K, h, w) of what the network reads."""
+        images, _ = self._split(to_device(batch, self.device))
+        with autocast(self.device, self.config.precision):
+            if self.features is None:
+                return self.model.feature_map(images)
+            return self.model.late_map(images.float(), self.features.last)
 
     def keep_images(self, interrupted: Callable[[], bool], listener: Listener) -> None:
         """Keep decoded images from one epoch to the next, where there are several."""
@@ -354,6 +362,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         return {
             "model": self._kept(self.model.state_dict()),
             "ema": self._kept(self.ema.state_dict()) if self.ema else None,
+            "head_started": self.head_started,
             "none_threshold": self.averaged.info.none_threshold,  # a run that is resumed behind its last row keeps it
             "rng": torch.get_rng_state(),
         }
@@ -364,6 +373,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         self.model.load_state_dict(state["model"], strict=strict)
         if self.ema:
             self.ema.load_state_dict(state["ema"], strict=strict)
+        self.head_started = state.get("head_started", True)
         known = {"none_threshold": state.get("none_threshold")}
         self.averaged.info = self.averaged.info.model_copy(update=known)
         torch.set_rng_state(state["rng"].cpu())

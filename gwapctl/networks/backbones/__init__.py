@@ -337,6 +337,12 @@ def imagenet_classifier(name: str, head: str) -> dict[str, Tensor]:
     return {key.removeprefix("head."): tensor for key, tensor in named.items() if key.startswith("head.")}
 
 
+def has_classifier(name: str) -> bool:
+    """Tell whether ``imagenet_classifier`` has a linear classifier on the mean features of the network ``name``."""
+    entry = BACKBONES.get(name)
+    return entry is not None and bool(entry.classifier) and entry.own_head == "gap"
+
+
 def own_names(tensors: Mapping[str, Tensor], name: str, head: str) -> dict[str, Tensor]:
     """Put ``backbone.`` and ``head.`` in front of the names that the network ``name`` has at torchvision's or timm's.
 
