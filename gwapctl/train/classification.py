@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gwapctl.config import TrainConfig
+from gwapctl.datasets.base import Sample
 from gwapctl.device import autocast, to_device
 from gwapctl.errors import DataError, lookup
 from gwapctl.maps import MAPS
@@ -32,6 +33,7 @@ from gwapctl.networks.transforms import (
     image_labels,
     largest_asked_for,
     load_batches,
+    read_sample,
     split_region,
 )
 from gwapctl.regions import parse_box_rule
@@ -227,14 +229,17 @@ class ClassificationTask(Task[Batch, Labelled]):
 
     def _started_head(self, interrupted: Callable[[], bool], listener: Listener) -> dict[str, Tensor]:
         """Return the tensors of the head that starts from ImageNet's classifier."""
-        config, samples, cache = self.config, self.data.train, self.features
-        images: Items = (
-            EvaluationImages(samples, config.image_size) if cache is None else EvaluationFeatures(cache, samples)
-        )
+        images, labels, seed = self._as_judged(self.data.train), self.labels, self.config.seed
         self.model.eval()
         progress = listener.stoppable(interrupted)
-        start_head(self.model, config, self._feature_map, images, self.labels, workers=self.workers, progress=progress)
+        start_head(self.model, self._feature_map, images, labels, seed=seed, workers=self.workers, progress=progress)
         return {name: tensor.cpu() for name, tensor in self.head.state_dict().items()}
+
+    def _as_judged(self, samples: Sequence[Sample], source: Source = read_sample) -> Items:
+        """Return samples as they are judged: whole images, which ``source`` reads, or their feature maps."""
+        if self.features is not None:
+            return EvaluationFeatures(self.features, samples)
+        return EvaluationImages(samples, self.config.image_size, source)
 
     def _feature_map(self, batch: Tensor) -> Tensor:
         """Return the feature map (B, K, h, w) of what the network reads."""
@@ -338,9 +343,7 @@ class ClassificationTask(Task[Batch, Labelled]):
         """Yield the scores (C,) of the images held out, in order; of several processes each those of its batches."""
         model, samples = self.averaged, self.data.val
         network = self._network_of(model)
-        items: Items = EvaluationImages(samples, self.config.image_size, self.val_source)
-        if self.features is not None:
-            items = EvaluationFeatures(self.features, samples)
+        items = self._as_judged(samples, self.val_source)
         step = max(8, self.config.batch_size)
         batches = [range(start, min(start + step, len(samples))) for start in range(0, len(samples), step)]
         model.eval()

@@ -37,7 +37,7 @@ def check_head_start(config: TrainConfig) -> None:
     """
     if config.head_start == "random":
         return
-    if not has_classifier(config.network):
+    if not has_classifier(config.network, SOURCE_HEAD):
         raise UsageError(
             f"{config.network} has no ImageNet classifier of its own behind it. Use "
             f"{setting('head_start', 'random')}, or a whole network such as efficientnet-lite0 or resnet50."
@@ -99,29 +99,29 @@ def source_mixtures(chances: Tensor, labels: Tensor) -> Tensor:
 
 def start_head(
     model: Classifier,
-    config: TrainConfig,
     feature_map: Callable[[Tensor], Tensor],
     images: Items,
     labels: Tensor,
     *,
-    workers: int = 0,
-    progress: ProgressCallback = lambda _: None,
+    seed: int,
+    workers: int,
+    progress: ProgressCallback,
 ) -> None:
     """Let the linear layer of a model's head start from the ImageNet classifier of its backbone.
 
     Args:
         model: the ``classifier`` of its head is changed: a linear layer of a row per class (``check_head_start``).
-        config: names the backbone, and seeds which photos are looked at where there are very many.
         feature_map: makes the feature map (B, K, h, w) of a batch of ``images``.
         images: the photos of the training, or what is kept of them.
         labels: (n, C), above 0 where a photo shows a class.
+        seed: decides which photos are looked at where there are very many.
         workers: threads that read ahead.
         progress: is told how far it is, and may raise to stop.
 
     """
-    chosen = photos_to_look_at(len(labels), config.seed)
+    chosen = photos_to_look_at(len(labels), seed)
     pooled = mean_features(feature_map, images, chosen, workers, progress)
-    tensors = imagenet_classifier(config.network, SOURCE_HEAD)
+    tensors = imagenet_classifier(model.info.backbone, SOURCE_HEAD)
     weight, bias = (tensors[f"classifier.{name}"].to(pooled) for name in ("weight", "bias"))
     layer, shown = cast(nn.Linear, model.head.classifier), labels[chosen].to(pooled)
     set_start(layer, weight, bias, pooled, shown, multi_label=model.info.multi_label)

@@ -325,22 +325,21 @@ def imagenet_weights(name: str, head: str) -> dict[str, Tensor]:
     return own_names(imagenet_tensors(name), name, head)
 
 
+def has_classifier(name: str, head: str) -> bool:
+    """Tell whether the whole network ``name`` ends with ``head``, whose tensors are among its ImageNet weights."""
+    entry = BACKBONES.get(name)
+    return entry is not None and bool(entry.classifier) and entry.own_head == head
+
+
 def imagenet_classifier(name: str, head: str) -> dict[str, Tensor]:
     """Return the ImageNet classifier that belongs behind the whole network ``name``, by the names in ``head``.
 
     1,000 classes in the order of sorted wnids. Empty for a cut network, or one whose own pooling is another.
     """
-    entry = BACKBONES.get(name)
-    if entry is None or not entry.classifier or entry.own_head != head:
+    if not has_classifier(name, head):
         return {}
     named = imagenet_weights(name, head)
     return {key.removeprefix("head."): tensor for key, tensor in named.items() if key.startswith("head.")}
-
-
-def has_classifier(name: str) -> bool:
-    """Tell whether ``imagenet_classifier`` has a linear classifier on the mean features of the network ``name``."""
-    entry = BACKBONES.get(name)
-    return entry is not None and bool(entry.classifier) and entry.own_head == "gap"
 
 
 def own_names(tensors: Mapping[str, Tensor], name: str, head: str) -> dict[str, Tensor]:
